@@ -1,0 +1,115 @@
+"""Engines: load a model, take the two steps of generation, return logits.
+
+An engine has no clock and no policy: `bench.worker` decides what is repeated and what is timed.
+One file an engine; a file imports its packages only inside functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from bench.errors import InputError, unknown
+
+MODULES: Mapping[str, str] = {
+    "transformers": "bench.engines.transformers:TransformersEngine",
+    "synthetic": "bench.engines.synthetic:SyntheticEngine",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What one worker process is told to load."""
+
+    architecture: Mapping[str, Any]
+    """Keys of config.json, for seeded random weights; unused where `folder` is set."""
+    folder: Path | None
+    """Folder with config.json and safetensors; None makes random weights."""
+    random_seed: int
+    initializer_range: float
+    quant: str
+    mode: str
+    dtype: str
+    device: str
+    threads: int | None
+    seed: int
+    """Seed of the prompt's tokens, the same for every arm."""
+    replicate: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """What was really loaded. None where the engine cannot know; `absent` says why."""
+
+    device: str
+    """As resolved: `cpu`, `cuda:0`, ..."""
+    dtype: str
+    n_params: int | None
+    weights_bytes: int | None
+    """Bytes of all weights as held in memory, quantization scales included."""
+    quantized_fraction: float | None
+    """Share of the parameters that is held or computed in the scheme's low precision."""
+    dynamic: str | None
+    """Which meaning of dynamic quantization: `activations`, `online`, `bit-allocation`, or None."""
+    kernel: str | None
+    """What computes the quantized layers at decode, as far as it can be known."""
+    absent: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """One loaded model in one scheme.
+
+    The steps are `start` once a workload; then for each request `reset`, `prefill`, and
+    `n_gen - 1` times `step`, then `tokens`. `rewind` goes back to the state just after `prefill`.
+    """
+
+    def load(self, job: Job) -> Loaded:
+        """Load the weights and apply the scheme. Raises UnsupportedError."""
+
+    def start(self, n_prompt: int, n_gen: int, n_batch: int) -> None:
+        """Make the prompt and whatever memory the requests of this workload need."""
+
+    def reset(self) -> None:
+        """Forget everything but the prompt."""
+
+    def prefill(self) -> None:
+        """Process the prompt and choose the first new token of each sequence (greedy)."""
+
+    def step(self) -> None:
+        """One more token for each sequence. Must not wait for the device."""
+
+    def rewind(self) -> None:
+        """Back to the state after `prefill`."""
+
+    def synchronize(self) -> None:
+        """Wait until the device has done everything asked of it."""
+
+    def tokens(self) -> list[list[int]]:
+        """New tokens of each sequence since `reset`."""
+
+    def log_probs(self, window: Sequence[int]) -> Any:
+        """Log-probabilities of the next token at each position of `window` but the last.
+
+        A float32 array or tensor [len(window) - 1, vocabulary], on the host. Raises
+        UnsupportedError where the engine cannot return logits.
+        """
+
+    def tokenize(self, text: str) -> list[int]:
+        """Tokens of a text, without special tokens added. Raises UnsupportedError."""
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """Text of some tokens."""
+
+
+def engine(name: str) -> Engine:
+    """A new engine of that name; its packages are imported on `load`."""
+    if name not in MODULES:
+        raise InputError(unknown("engine", name, MODULES))
+    module, _, attribute = MODULES[name].partition(":")
+    make: Callable[[], Engine] = getattr(import_module(module), attribute)
+    return make()

@@ -1,0 +1,52 @@
+"""Every error that a user can meet.
+
+BenchError                  one line: what is wrong, where, what to do
+├── InputError         (2)  bad input: a file, a key, a flag, a name
+└── UnsupportedError   (3)  this machine cannot do it: device, memory, package
+
+The number is the exit code. A failed gate is not an error: it is a result, with exit code 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+EXIT_OK = 0
+EXIT_GATE = 1
+EXIT_INPUT = 2
+EXIT_UNSUPPORTED = 3
+EXIT_INTERRUPTED = 130
+
+
+class BenchError(Exception):
+    """An error whose message is meant for the user, without a traceback."""
+
+    exit_code = EXIT_INPUT
+
+
+class InputError(BenchError):
+    """Bad input. `problems` holds every problem found, one line each."""
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+class UnsupportedError(BenchError):
+    """This machine cannot do what was asked; `code` names why (see `bench.validity`)."""
+
+    exit_code = EXIT_UNSUPPORTED
+
+    def __init__(self, message: str, code: str = "UNSUPPORTED") -> None:
+        self.code = code
+        super().__init__(message)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """One line for a name that is not known, with the nearest one that is."""
+    from difflib import get_close_matches
+
+    names = sorted(known)
+    near = get_close_matches(name, names, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
+    return f"unknown {kind} '{name}'; {hint}"

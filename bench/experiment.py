@@ -1,0 +1,279 @@
+"""What will be measured: Experiment (a file), Variant (one arm), Workload, and the plan.
+
+Standard library only: a plan touches no device and imports no engine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+from bench import fields
+from bench.catalog import shipped
+from bench.errors import InputError, unknown
+
+Level = Literal["quick", "standard", "strict"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """`n_batch` sequences of `n_prompt` tokens, each continued by exactly `n_gen` tokens."""
+
+    n_prompt: int
+    n_gen: int
+    n_batch: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One arm: a model on an engine in a scheme, with its settings."""
+
+    model: str
+    engine: str = "transformers"
+    quant: str = "none"
+    mode: str = "eager"
+    dtype: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    """Engine settings beyond the common ones."""
+
+    @property
+    def name(self) -> str:
+        """What tells this arm from others: model/engine/quant, and settings not at default."""
+        parts = [self.model, self.engine, self.quant]
+        if self.mode != "eager":
+            parts.append(self.mode)
+        if self.dtype != "auto":
+            parts.append(self.dtype)
+        if self.threads is not None:
+            parts.append(f"{self.threads}t")
+        parts += [f"{key}={value}" for key, value in sorted(self.options.items())]
+        return "/".join(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """How long and how often to measure; the level gives the defaults."""
+
+    pairs: int
+    """Fresh replicates of each variant."""
+    iterations: int
+    """The least number of measured iterations in a replicate."""
+    window_s: float
+    """Iterations are repeated until they fill this many seconds."""
+    warmup_max_s: float
+    """Warm-up stops here even if the speed is not steady (reason NO_STEADY_STATE)."""
+    time_limit_s: float = 1800.0
+    """A worker that takes longer is stopped (reason TIMEOUT)."""
+
+    def problems(self) -> Iterator[str]:
+        for name in ("pairs", "iterations"):
+            if getattr(self, name) < 1:
+                yield f"{name}: must be at least 1"
+        if self.window_s < 0 or self.warmup_max_s < 0:
+            yield "window_s, warmup_max_s: must not be negative"
+        if self.time_limit_s <= 0:
+            yield "time_limit_s: must be above 0"
+
+
+LEVELS: Final[Mapping[str, Measure]] = MappingProxyType(
+    {
+        "quick": Measure(pairs=3, iterations=3, window_s=2.0, warmup_max_s=15.0),
+        "standard": Measure(pairs=8, iterations=5, window_s=10.0, warmup_max_s=60.0),
+        "strict": Measure(pairs=12, iterations=5, window_s=30.0, warmup_max_s=120.0),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Lists whose combinations are the variants and workloads."""
+
+    model: tuple[str, ...] = ("smollm2-135m-instruct",)
+    engine: tuple[str, ...] = ("transformers",)
+    quant: tuple[str, ...] = ("none",)
+    mode: tuple[str, ...] = ("eager",)
+    dtype: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    n_prompt: tuple[int, ...] = (128,)
+    n_gen: tuple[int, ...] = (32,)
+    n_batch: tuple[int, ...] = (1,)
+    options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+
+    def problems(self) -> Iterator[str]:
+        for name in ("model", "engine", "quant", "mode", "n_prompt", "n_gen", "n_batch"):
+            values = getattr(self, name)
+            if not values:
+                yield f"{name}: must not be empty"
+            if len(set(values)) != len(values):
+                yield f"{name}: a value stands twice"
+        for name in ("n_prompt", "n_gen", "n_batch"):
+            for value in getattr(self, name):
+                if isinstance(value, int) and value < 1:
+                    yield f"{name}: {value} must be at least 1"
+        if self.threads is not None and self.threads < 1:
+            yield "threads: must be at least 1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """Which text the quality of each variant is measured on; no text, no measurement."""
+
+    text: str | None = "english"
+    """Name of a shipped text (bench/data/text/NAME.txt) or a path to the user's own."""
+    max_tokens: int = 1024
+    window: int = 512
+    """Tokens of context; windows do not overlap, and a window's first token is not scored."""
+
+    def problems(self) -> Iterator[str]:
+        if self.max_tokens < 2 or self.window < 2:
+            yield "max_tokens, window: must be at least 2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostAssumption:
+    """The price of an hour of this machine that `bench run` shows cost under."""
+
+    usd_per_hour: float
+    utilization: float = 1.0
+    """Share of paid hours in which the machine makes tokens."""
+    source: str
+    """Where the price comes from, or that it is an assumption."""
+
+    def problems(self) -> Iterator[str]:
+        if not self.usd_per_hour > 0:
+            yield "usd_per_hour: must be above 0"
+        if not 0 < self.utilization <= 1:
+            yield "utilization: must be above 0 and at most 1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """Quality bounds within which 'faster' may be called 'faster at equal quality'."""
+
+    max_ppl_ratio: float | None = 1.02
+    max_mean_kld: float | None = None
+    min_same_top1: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """One question and the grid that answers it."""
+
+    name: str
+    question: str
+    level: Level = "standard"
+    baseline: str = "none"
+    """Scheme, engine, mode or full variant name that the other arms are compared with."""
+    seed: int = 0
+    grid: Grid = field(default_factory=Grid)
+    measure: Mapping[str, float] = field(default_factory=dict)
+    """Overrides of the level's `Measure`."""
+    quality: Quality = field(default_factory=Quality)
+    cost: CostAssumption | None = None
+    gate: Gate = field(default_factory=Gate)
+
+    def problems(self) -> Iterator[str]:
+        from bench.catalog import NAME
+
+        if not NAME.fullmatch(self.name):
+            yield f"name: {self.name!r} is not lower-case letters, digits, '.', '_', '-'"
+        yield from self._measure()[1]
+
+    def _measure(self) -> tuple[Measure, list[str]]:
+        found: list[str] = []
+        table = asdict(LEVELS[self.level]) | dict(self.measure)
+        for name in ("pairs", "iterations"):
+            if float(table[name]).is_integer():
+                table[name] = int(table[name])
+        measure = fields.build(Measure, table, "measure", found)
+        return measure or LEVELS[self.level], found
+
+    @property
+    def measuring(self) -> Measure:
+        """The level's rules with this experiment's overrides."""
+        return self._measure()[0]
+
+    @property
+    def variants(self) -> list[Variant]:
+        """Every arm, in the grid's order."""
+        g = self.grid
+        return [
+            Variant(
+                model=model, engine=engine, quant=quant, mode=mode,
+                dtype=g.dtype, device=g.device, threads=g.threads, options=g.options,
+            )
+            for model, engine, quant, mode in itertools.product(g.model, g.engine, g.quant, g.mode)
+        ]  # fmt: skip
+
+    @property
+    def workloads(self) -> list[Workload]:
+        """Every workload, in the grid's order."""
+        g = self.grid
+        return [
+            Workload(n_prompt=p, n_gen=n, n_batch=b)
+            for p, n, b in itertools.product(g.n_prompt, g.n_gen, g.n_batch)
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicate:
+    """One fresh process of one variant. Replicates of equal `index` are a pair."""
+
+    variant: Variant
+    index: int
+    position: int
+    """Place in the order of measuring, from 0."""
+
+
+def plan(variants: Sequence[Variant], pairs: int, seed: int) -> list[Replicate]:
+    """Replicates in ABBA order: each block holds every variant once, every second one mirrored.
+
+    Blocks come in twos, an order drawn from `seed` and its mirror image, so that a linear drift
+    cancels over each two.
+    """
+    draw = random.Random(seed)
+    order: list[Variant] = []
+    steps: list[tuple[Variant, int]] = []
+    for index in range(pairs):
+        if index % 2 == 0:
+            order = list(variants)
+            draw.shuffle(order)
+        else:
+            order = order[::-1]
+        steps += [(variant, index) for variant in order]
+    return [
+        Replicate(variant=variant, index=index, position=position)
+        for position, (variant, index) in enumerate(steps)
+    ]
+
+
+def key(kind: str, **parts: Any) -> str:
+    """Identity of a piece of work: equal parts, equal key (16 hexadecimal digits)."""
+    text = json.dumps([kind, parts], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def experiments() -> dict[str, Path]:
+    """Name -> file of every shipped experiment."""
+    return {path.stem: path for path in sorted(shipped("experiments").glob("*.toml"))}
+
+
+def load_experiment(ref: str) -> Experiment:
+    """Read an experiment: the name of a shipped one, or a file."""
+    path = Path(ref)
+    if path.suffix != ".toml" and not path.exists():
+        known = experiments()
+        if ref not in known:
+            raise InputError(unknown("experiment", ref, known) + "; or give a .toml file")
+        path = known[ref]
+    return fields.load(Experiment, path)

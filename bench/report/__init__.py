@@ -1,0 +1,1 @@
+"""Showing results: tables, JSON, pages. Nothing here measures or decides."""

@@ -1,0 +1,72 @@
+"""Rows of figures as Markdown, JSON, JSON lines or CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One column of a Markdown table: its heading, and how a row's figure is shown."""
+
+    heading: str
+    show: Callable[[Row], str]
+
+
+def column(key: str, heading: str = "", form: str = "", missing: str = "-") -> Column:
+    """The column of `key`, formatted with the format specification `form`; None is `missing`."""
+
+    def show(row: Row) -> str:
+        value = row.get(key)
+        return missing if value is None else format(value, form)
+
+    return Column(heading=heading or key, show=show)
+
+
+def render(rows: Sequence[Row], columns: Sequence[Column], output: str) -> str:
+    """The rows in one of the formats of `-o`; only Markdown uses `columns`."""
+    if output == "json":
+        return json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if output == "jsonl":
+        return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    if output == "csv":
+        return to_csv(rows)
+    return to_markdown(rows, columns)
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """CSV with a heading line; lists are joined with spaces, a missing figure is empty."""
+    stream = io.StringIO()
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(stream, keys, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(
+            {
+                key: " ".join(map(str, value)) if isinstance(value, list | tuple) else value
+                for key, value in row.items()
+            }
+        )
+    return stream.getvalue()
+
+
+def to_markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
+    """An aligned pipe table that reads well as text and pastes into an issue."""
+    from tabulate import tabulate
+
+    cells = [[escape(column.show(row)) for column in columns] for row in rows]
+    heads = [column.heading for column in columns]
+    # Left to itself tabulate reads text as numbers and reformats them.
+    return tabulate(cells, heads, tablefmt="pipe", disable_numparse=True) + "\n"
+
+
+def escape(text: str) -> str:
+    """Text that cannot break out of its cell."""
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,69 @@
+"""Reasons that make a figure invalid, and the rules that can be decided from samples alone.
+
+Codes are words of the record format: the measuring tower writes them where it can see them, the
+reading tower adds those that only a comparison can see. Standard library only.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+
+REASONS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "THERMAL_THROTTLE": "the device slowed itself down because it was hot",
+        "POWER_BRAKE": "an external power brake slowed the device down",
+        "FOREIGN_PROCESS": "another process used the device while it was measured",
+        "CONFIG_DIFFERS": "driver, power limit, versions or clock policy differ between the arms",
+        "START_TEMPERATURE": "the arms started more than 5 C apart",
+        "TOKEN_COUNT": "the number of tokens made is not the number asked for",
+        "NO_STEADY_STATE": "warm-up reached its limit before the speed was steady",
+        "DRIFT": "speed changed by more than the limit within the measured window",
+        "CV": "replicates differ by more than 5%",
+        "CLOCK_NOT_BRACKETED": "the energy counter's edges could not be aligned with the window",
+        "COUNTER_RESET": "the energy counter went backwards",
+        "SAMPLE_GAP": "device samples are more than 3 s apart",
+        "NONFINITE": "logits or figures are not finite numbers",
+        "QUALITY_GATE": "quality is outside the stated gate",
+        "OOM": "out of memory",
+        "CRASH": "the worker process died",
+        "TIMEOUT": "the worker process passed its time limit",
+        "UNSUPPORTED": "this device, scheme or package cannot do it",
+        "TOO_FEW_PAIRS": "fewer pairs than a verdict needs",
+        "ABOVE_BOUND": "faster than the physical limit: a measuring error",
+    }
+)
+
+STEADY_MEDIAN_LIMIT = 0.05
+"""Two halves of a steady series have medians within this share (pyperf's limit)."""
+
+DRIFT_LIMIT = 0.01
+"""Share by which speed may change from the first to the second half of a measured window."""
+
+
+def is_steady(durations: Sequence[float], *, window: int = 4) -> bool:
+    """Whether the last `window` durations look like one steady state (two-halves test).
+
+    The halves' medians agree within `STEADY_MEDIAN_LIMIT`, and the first value is no outlier
+    (within twice that of the rest's median). Source of the idea: pyperf's calibration.
+    """
+    if window < 2 or len(durations) < window:
+        return False
+    recent = list(durations[-window:])
+    half = window // 2
+    first, second = statistics.median(recent[:half]), statistics.median(recent[-half:])
+    rest = statistics.median(recent[1:])
+    return (
+        abs(first / second - 1) <= STEADY_MEDIAN_LIMIT
+        and abs(recent[0] / rest - 1) <= 2 * STEADY_MEDIAN_LIMIT
+    )
+
+
+def drift(durations: Sequence[float]) -> float | None:
+    """Change of the median from the first to the second half, as a share; None below 4 values."""
+    if len(durations) < 4:
+        return None
+    half = len(durations) // 2
+    return statistics.median(durations[-half:]) / statistics.median(durations[:half]) - 1
