@@ -58,6 +58,10 @@ class Variant:
         parts += [f"{key}={value}" for key, value in sorted(self.options.items())]
         return "/".join(parts)
 
+    def matches(self, selector: str) -> bool:
+        """Whether `selector` names this arm: its full name, model, engine, scheme or mode."""
+        return selector in (self.name, self.model, self.engine, self.quant, self.mode)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
@@ -71,6 +75,8 @@ class Measure:
     """Iterations are repeated until they fill this many seconds."""
     warmup_max_s: float
     """Warm-up stops here even if the speed is not steady (reason NO_STEADY_STATE)."""
+    warmup_window: int = 4
+    """Number of requests that must agree before the speed counts as steady."""
     time_limit_s: float = 1800.0
     """A worker that takes longer is stopped (reason TIMEOUT)."""
 
@@ -78,6 +84,8 @@ class Measure:
         for name in ("pairs", "iterations"):
             if getattr(self, name) < 1:
                 yield f"{name}: must be at least 1"
+        if self.warmup_window < 2:
+            yield "warmup_window: must be at least 2"
         if self.window_s < 0 or self.warmup_max_s < 0:
             yield "window_s, warmup_max_s: must not be negative"
         if self.time_limit_s <= 0:
@@ -86,7 +94,9 @@ class Measure:
 
 LEVELS: Final[Mapping[str, Measure]] = MappingProxyType(
     {
-        "quick": Measure(pairs=3, iterations=3, window_s=2.0, warmup_max_s=15.0),
+        "quick": Measure(
+            pairs=3, iterations=3, window_s=2.0, warmup_max_s=15.0, warmup_window=2
+        ),
         "standard": Measure(pairs=8, iterations=5, window_s=10.0, warmup_max_s=60.0),
         "strict": Measure(pairs=12, iterations=5, window_s=30.0, warmup_max_s=120.0),
     }
@@ -176,7 +186,7 @@ class Experiment:
     """Scheme, engine, mode or full variant name that the other arms are compared with."""
     seed: int = 0
     grid: Grid = field(default_factory=Grid)
-    measure: Mapping[str, float] = field(default_factory=dict)
+    measure: Mapping[str, int | float] = field(default_factory=dict)
     """Overrides of the level's `Measure`."""
     quality: Quality = field(default_factory=Quality)
     cost: CostAssumption | None = None
@@ -192,8 +202,8 @@ class Experiment:
     def _measure(self) -> tuple[Measure, list[str]]:
         found: list[str] = []
         table = asdict(LEVELS[self.level]) | dict(self.measure)
-        for name in ("pairs", "iterations"):
-            if float(table[name]).is_integer():
+        for name in ("pairs", "iterations", "warmup_window"):
+            if isinstance(table[name], float) and table[name].is_integer():
                 table[name] = int(table[name])
         measure = fields.build(Measure, table, "measure", found)
         return measure or LEVELS[self.level], found

@@ -1,0 +1,105 @@
+"""The flags that describe what to measure, the same for `bench run` and `bench plan`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import replace
+from typing import Any
+
+from bench.errors import InputError
+from bench.experiment import Experiment, Grid, load_experiment
+
+MAX_VALUES = 10_000
+_RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([*+])(\d+))?)?")
+
+
+def add_grid(parser: argparse.ArgumentParser) -> None:
+    """EXPERIMENT and the flags that override it."""
+    parser.add_argument(
+        "experiment", nargs="?", metavar="EXPERIMENT", default="quickstart",
+        help="name of a shipped experiment, or a .toml file (default: quickstart)",
+    )  # fmt: skip
+    grid = parser.add_argument_group("what to measure (lists with commas, all combinations)")
+    text = {"type": texts, "metavar": "LIST"}
+    number = {"type": numbers, "metavar": "LIST"}
+    grid.add_argument("-m", "--model", **text, help="NAME, NAME@random, or a folder of weights")
+    grid.add_argument("-e", "--engine", **text, help="engines")
+    grid.add_argument("-q", "--quant", **text, help="schemes, such as none,int8-dynamic")
+    grid.add_argument("-p", "--n-prompt", **number, help="prompt tokens: 128,512 or 128-1024*2")
+    grid.add_argument("-n", "--n-gen", **number, help="new tokens")
+    grid.add_argument("-b", "--n-batch", **number, help="sequences at once")
+    grid.add_argument("-d", "--device", help="auto, cpu, cuda, cuda:1, ...")
+    grid.add_argument("--mode", **text, help="execution modes of the engine")
+    grid.add_argument("--dtype", help="auto, float32, bfloat16 or float16, where not quantized")
+    grid.add_argument("--threads", type=int, help="CPU threads (default: the engine's own)")
+    how = parser.add_argument_group("how to measure")
+    how.add_argument("--level", choices=("quick", "standard", "strict"))
+    how.add_argument("--pairs", type=int, metavar="N", help="fresh replicates of each variant")
+    how.add_argument("--baseline", metavar="NAME", help="the arm that others are compared with")
+    how.add_argument("--seed", type=int, help="of the order and of the prompts")
+
+
+def wanted_experiment(args: argparse.Namespace) -> Experiment:
+    """The experiment with the flags laid over it, checked again."""
+    experiment = load_experiment(args.experiment)
+    names = ("model", "engine", "quant", "n_prompt", "n_gen", "n_batch", "device", "mode",
+             "dtype", "threads")  # fmt: skip
+    grid: dict[str, Any] = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
+    changes: dict[str, Any] = {
+        name: getattr(args, name)
+        for name in ("level", "baseline", "seed")
+        if getattr(args, name) is not None
+    }
+    if args.level is not None:
+        changes["measure"] = {}  # the level asked for, not the file's changes of another
+    if args.pairs is not None:
+        changes["measure"] = dict(changes.get("measure", experiment.measure)) | {
+            "pairs": args.pairs
+        }
+    changed = replace(experiment, grid=replace(experiment.grid, **grid), **changes)
+    problems = [*_problems(changed.grid, "grid"), *changed.problems()]
+    if problems:
+        raise InputError(*(f"{args.experiment}: {problem}" for problem in problems))
+    if "quant" in grid and not any(v.matches(changed.baseline) for v in changed.variants):
+        # The file's baseline is not among what was asked for: the first arm takes its place.
+        changed = replace(changed, baseline=changed.variants[0].name)
+    return changed
+
+
+def _problems(grid: Grid, at: str) -> list[str]:
+    return [f"{at}.{problem}" for problem in grid.problems()]
+
+
+def texts(value: str) -> tuple[str, ...]:
+    """`a,b` as a tuple."""
+    parts = tuple(part.strip() for part in value.split(","))
+    if not all(parts):
+        raise argparse.ArgumentTypeError(f"an empty name in '{value}'")
+    return parts
+
+
+def numbers(value: str) -> tuple[int, ...]:
+    """`128,256` or `128-1024*2` or `1-8+1` as a tuple, in order, each value once."""
+    found: list[int] = []
+    for part in value.split(","):
+        found += _range(part.strip())
+    return tuple(dict.fromkeys(found))
+
+
+def _range(text: str) -> list[int]:
+    match = _RANGE.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is no number and no range such as 128-1024*2 or 1-8+1"
+        )
+    first, last = int(match[1]), int(match[2] or match[1])
+    sign, step = match[3] or "+", int(match[4] or 1)
+    if last < first or (sign == "*" and (step < 2 or first == 0)) or step < 1:
+        raise argparse.ArgumentTypeError(f"the range '{text}' never ends")
+    values = [first]
+    while (value := values[-1] * step if sign == "*" else values[-1] + step) <= last:
+        values.append(value)
+        if len(values) > MAX_VALUES:
+            raise argparse.ArgumentTypeError(f"the range '{text}' has over {MAX_VALUES} values")
+    return values

@@ -1,0 +1,207 @@
+"""Hugging Face transformers, eager: prefill and decode as steps of our own, no `generate()`.
+
+Decoding is bound by reading the weights once a token, prefill by arithmetic over the whole prompt;
+they are separate calls here so that they can be timed apart. Greedy: the next token is the argmax,
+chosen on the device, so that no step waits for the host.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from bench import quantization
+from bench.engines import Job, Loaded
+from bench.errors import InputError, UnsupportedError
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class TransformersEngine:
+    """A causal language model with its own key-value cache. See `bench.engines.Engine`."""
+
+    def __init__(self) -> None:
+        self._model: Any = None
+        self._tokenizer: Any = None
+        self._cache: Any = None
+        self._prompt: Any = None
+        self._new: list[Any] = []
+        self._device = "cpu"
+        self._folder: Any = None
+        self._seed = 0
+
+    def load(self, job: Job) -> Loaded:
+        # Nothing here may reach for a model hub: weights were prepared before.
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        import torch
+
+        device = resolve_device(job.device)
+        if job.mode != "eager":
+            raise InputError(f"unknown mode '{job.mode}'; engine 'transformers' knows: eager")
+        if reason := quantization.refusal(job.quant, device):
+            raise UnsupportedError(reason)
+        if job.threads is not None:
+            torch.set_num_threads(job.threads)
+        torch.inference_mode().__enter__()  # for the life of this process
+        dtype = resolve_dtype(job.dtype, device)
+        model = self._weights(job, device, dtype).eval()
+        self._model = quantization.apply(job.quant, model, device)
+        self._device, self._folder, self._seed = device.name, job.folder, job.seed
+        return self._describe(job, device, dtype)
+
+    def _weights(self, job: Job, device: quantization.Device, dtype: str) -> Any:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        settings = {"dtype": getattr(torch, dtype), "attn_implementation": "sdpa"}
+        if job.folder is not None:
+            model = AutoModelForCausalLM.from_pretrained(
+                job.folder, local_files_only=True, use_safetensors=True,
+                trust_remote_code=False, device_map={"": device.name}, **settings,
+            )  # fmt: skip
+            return model
+        architecture = dict(job.architecture)
+        config = AutoConfig.for_model(architecture.pop("model_type"), **architecture)
+        config.initializer_range = job.initializer_range
+        torch.manual_seed(job.random_seed)
+        with torch.device(device.name):  # made where they will be used, once, in their own dtype
+            return AutoModelForCausalLM.from_config(config, **settings)
+
+    def _describe(self, job: Job, device: quantization.Device, dtype: str) -> Loaded:
+        import torch
+
+        held = quantization.held(self._model)
+        chosen = quantization.scheme(job.quant)
+        return Loaded(
+            device=device.name,
+            dtype=dtype,
+            n_params=held.n_params,
+            weights_bytes=held.weights_bytes,
+            quantized_fraction=held.quantized_fraction,
+            dynamic=chosen.dynamic,
+            kernel=chosen.kernel(device),
+            details={
+                "attention": self._model.config._attn_implementation,
+                "threads": torch.get_num_threads(),
+                "weights": "random" if job.folder is None else "loaded",
+            },
+        )
+
+    def start(self, n_prompt: int, n_gen: int, n_batch: int) -> None:
+        import torch
+
+        config = self._model.config.get_text_config()
+        limit = getattr(config, "max_position_embeddings", None)
+        if limit is not None and n_prompt + n_gen > limit:
+            raise UnsupportedError(
+                f"{n_prompt} + {n_gen} tokens are more than the model's context of {limit}"
+            )
+        draw = torch.Generator().manual_seed(self._seed)
+        prompt = torch.randint(0, config.vocab_size, (n_batch, n_prompt), generator=draw)
+        self._prompt = prompt.to(self._device)
+        self._n_prompt = n_prompt
+        self.reset()
+        logits = self._forward(self._prompt)
+        if not bool(torch.isfinite(logits).all()):
+            raise UnsupportedError("the model's logits are not finite", "NONFINITE")
+        self.reset()
+
+    def set_prompt(self, tokens: Sequence[int]) -> None:
+        """Use these tokens as the prompt of one sequence."""
+        import torch
+
+        self._prompt = torch.tensor([list(tokens)], device=self._device)
+        self._n_prompt = len(tokens)
+        self.reset()
+
+    def reset(self) -> None:
+        from transformers import DynamicCache
+
+        self._cache = DynamicCache(config=self._model.config)
+        self._new = []
+
+    def _forward(self, tokens: Any) -> Any:
+        """Logits [batch, vocabulary] after the last of `tokens` [batch, length]."""
+        return self._model(
+            input_ids=tokens, past_key_values=self._cache, use_cache=True, logits_to_keep=1
+        ).logits[:, -1]
+
+    def prefill(self) -> None:
+        self._new = [self._forward(self._prompt).argmax(-1, keepdim=True)]
+
+    def step(self) -> None:
+        self._new.append(self._forward(self._new[-1]).argmax(-1, keepdim=True))
+
+    def rewind(self) -> None:
+        self._cache.crop(self._n_prompt)
+        del self._new[1:]
+
+    def synchronize(self) -> None:
+        if self._device != "cpu":
+            import torch
+
+            torch.accelerator.synchronize()
+
+    def tokens(self) -> list[list[int]]:
+        import torch
+
+        result: list[list[int]] = torch.cat(self._new, dim=1).tolist() if self._new else []
+        return result
+
+    def log_probs(self, window: Sequence[int]) -> Any:
+        import torch
+
+        logits = self._model(input_ids=torch.tensor([list(window)], device=self._device)).logits
+        return torch.log_softmax(logits[0, :-1].float(), dim=-1).cpu()
+
+    def tokenize(self, text: str) -> list[int]:
+        result: list[int] = self._tokens().encode(text, add_special_tokens=False)
+        return result
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        return str(self._tokens().decode(list(tokens)))
+
+    def _tokens(self) -> Any:
+        if self._folder is None:
+            raise UnsupportedError("random weights have no tokenizer, so quality is not measured")
+        if self._tokenizer is None:
+            from transformers import AutoTokenizer
+
+            self._tokenizer = AutoTokenizer.from_pretrained(
+                self._folder, local_files_only=True, trust_remote_code=False
+            )
+        return self._tokenizer
+
+
+def resolve_device(name: str) -> quantization.Device:
+    """The device of that name; `auto` is the accelerator if there is one, else the CPU."""
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name == "auto":
+        name = "cpu" if accelerator is None else accelerator.type
+    kind, _, index = name.partition(":")
+    if kind == "cpu" and not index:
+        return quantization.Device(name="cpu", kind="cpu")
+    count = torch.accelerator.device_count() if accelerator and accelerator.type == kind else 0
+    if index and not index.isdecimal():
+        raise InputError(f"unknown device '{name}'; known: auto, cpu, cuda:0, ...")
+    if int(index or 0) >= count:
+        there = ["cpu"]
+        if accelerator is not None:
+            there += [f"{accelerator.type}:{i}" for i in range(torch.accelerator.device_count())]
+        raise UnsupportedError(f"no device '{name}' on this machine; there is: {', '.join(there)}")
+    capability = torch.cuda.get_device_capability(int(index or 0)) if kind == "cuda" else None
+    return quantization.Device(name=f"{kind}:{index or 0}", kind=kind, capability=capability)
+
+
+def resolve_dtype(name: str, device: quantization.Device) -> str:
+    """The dtype of unquantized weights: `auto` is float32 on a CPU and bfloat16 elsewhere."""
+    if name == "auto":
+        return "float32" if device.kind == "cpu" else "bfloat16"
+    if name not in DTYPES:
+        from bench.errors import unknown
+
+        raise InputError(unknown("dtype", name, ("auto", *DTYPES)))
+    return name

@@ -1,0 +1,126 @@
+"""Quality of each arm of a run, once a variant, on the weights that were timed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.arms import Arm, baseline_of
+from bench.process import converse
+from bench.records import QualityRecord, utc_now
+from bench.texts import Text
+from bench.weights import cache_folder
+
+if TYPE_CHECKING:
+    from bench.runner import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One arm's quality: what it is compared with and where that is kept."""
+
+    arm: Arm
+    base: Arm | None
+    key: str
+    store: Path | None
+    """Predictions of the baseline arm, which it keeps and the others read."""
+
+    @property
+    def is_base(self) -> bool:
+        return self.base is self.arm
+
+
+def measure_qualities(
+    session: Session, arms: Sequence[Arm], text: Text, done: set[str]
+) -> None:
+    """Measure what is missing, baselines first."""
+    rules = session.experiment.quality
+    about = {
+        "name": text.name, "sha256": text.sha256,
+        "max_tokens": rules.max_tokens, "window": rules.window,
+    }  # fmt: skip
+    tasks = [
+        _task(session, arm, arms, about)
+        for arm in arms
+        if arm.refusal is None and not session.unloadable(arm)
+    ]
+    session.outcome.keys.update(task.key for task in tasks)
+    missing = {task.key for task in tasks if task.key not in done}
+    # A baseline whose predictions are no longer kept is needed again for the others.
+    missing |= {
+        base.key
+        for task in tasks
+        if task.key in missing and not task.is_base and task.store and not task.store.exists()
+        for base in tasks
+        if base.arm is task.base
+    }
+    todo = sorted((task for task in tasks if task.key in missing), key=lambda t: not t.is_base)
+    for number, task in enumerate(todo):
+        session.progress.step(number, len(todo), f"{task.arm.variant.name}, quality")
+        _measure(session, task, text, about)
+
+
+def _task(session: Session, arm: Arm, arms: Sequence[Arm], about: dict[str, Any]) -> Task:
+    base = baseline_of(arm, arms, session.experiment.baseline)
+    store = None
+    if base is not None:
+        store = cache_folder() / "quality" / f"{base.quality_key(about, base)}.npz"
+    return Task(arm=arm, base=base, key=arm.quality_key(about, base), store=store)
+
+
+def _measure(session: Session, task: Task, text: Text, about: dict[str, Any]) -> None:
+    if task.arm.model.source == "random":
+        message = "random weights: quality is not measured"
+        _save(session, task, about, utc_now(), {}, status="failed", message=message)
+        return
+    job = task.arm.job(session.experiment.seed, 0) | {
+        "task": "quality",
+        "quality": {
+            "text": text.text,
+            "max_tokens": about["max_tokens"],
+            "window": about["window"],
+            "base": str(task.store) if task.store and not task.is_base else None,
+            "keep": str(task.store) if task.store and task.is_base else None,
+        },
+    }
+    started, loaded = utc_now(), {}
+    for event in converse(job, limit_s=session.experiment.measuring.time_limit_s):
+        match event["event"]:
+            case "phase":
+                session.progress.phase(event["phase"])
+            case "loaded":
+                loaded = event
+            case "quality":
+                figures = {name: value for name, value in event.items() if name != "event"}
+                _save(session, task, about, started, loaded, status="ok", **_fields(figures))
+            case "failed":
+                session.progress.say(f"{task.arm.variant.name}: quality: {event['message']}")
+                session.outcome.failed += event["code"] != "UNSUPPORTED"
+                _save(
+                    session, task, about, started, loaded, status="failed",
+                    message=event["message"],
+                )  # fmt: skip
+
+
+def _fields(figures: dict[str, Any]) -> dict[str, Any]:
+    """What has a key of its own in the record; the rest goes under `figures`."""
+    own = {name: tuple(figures.pop(name, ())) for name in ("nll", "kld", "same_top1")}
+    return own | {"absent": figures.pop("absent", {}), "figures": figures}
+
+
+def _save(
+    session: Session, task: Task, about: dict[str, Any], started: str, loaded: dict[str, Any],
+    **fields: Any,
+) -> None:  # fmt: skip
+    session.writer.append(
+        QualityRecord(
+            **session.common(task.arm, loaded),
+            key=task.key,
+            started_at=started,
+            text=about,
+            baseline=task.base.variant.name if task.base else None,
+            **fields,
+        )
+    )

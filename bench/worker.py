@@ -1,0 +1,309 @@
+"""The only timing loop: load, warm up until steady, measure, send samples. One fresh process.
+
+    python -m bench.worker        a job as one JSON line on stdin, events as JSON lines on stdout
+
+Events: `phase` (what is being done), `loaded`, `measured` or `failed` (a workload), `quality`,
+`done`. Whatever libraries print goes to stderr. The parent is `bench.runner`.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.devices import Reader, Reading, reader_for
+from bench.devices.clock import Clock, clock_for
+from bench.engines import Engine, Job, Loaded, engine
+from bench.errors import BenchError, UnsupportedError
+from bench.experiment import Measure, Workload
+from bench.validity import is_steady
+
+Emit = Callable[[dict[str, Any]], None]
+Task = Literal["probe", "measure", "quality"]
+
+
+@dataclass(slots=True)
+class Request:
+    """One prompt and its answer: seconds to the first token, then between tokens."""
+
+    prefill_s: float
+    itl_s: list[float]
+    host_s: float
+    """Wall time on the host around the whole request, with the device synchronised."""
+
+
+def request(runs: Engine, clock: Clock, n_gen: int) -> Request:
+    """Run and time one request. Nothing but the engine's steps and the marks is in the loop."""
+    runs.reset()
+    runs.synchronize()
+    before = time.perf_counter()
+    clock.start()
+    runs.prefill()
+    clock.mark()
+    for _ in range(n_gen - 1):
+        runs.step()
+        clock.mark()
+    first, *gaps = clock.stop()
+    return Request(prefill_s=first, itl_s=gaps, host_s=time.perf_counter() - before)
+
+
+def check_tokens(runs: Engine, workload: Workload) -> None:
+    """Exactly n_gen new tokens for each sequence, or the figures are of other work."""
+    made = [len(sequence) for sequence in runs.tokens()]
+    if made != [workload.n_gen] * workload.n_batch:
+        raise UnsupportedError(
+            f"made {made} tokens, not {workload.n_gen} for each of {workload.n_batch} sequences",
+            "TOKEN_COUNT",
+        )
+
+
+@dataclass(slots=True)
+class Spent:
+    """Requests run one after the other, and the time they took by their own clock."""
+
+    requests: list[Request] = field(default_factory=list)
+
+    def add(self, one: Request) -> None:
+        self.requests.append(one)
+
+    @property
+    def seconds(self) -> float:
+        return sum(one.prefill_s + sum(one.itl_s) for one in self.requests)
+
+    @property
+    def prefills(self) -> list[float]:
+        return [one.prefill_s for one in self.requests]
+
+    @property
+    def decodes(self) -> list[float]:
+        return [sum(one.itl_s) for one in self.requests]
+
+
+def warm_up(runs: Engine, clock: Clock, workload: Workload, rules: Measure) -> dict[str, Any]:
+    """Requests until both prefill and decode are steady, or the limit is reached."""
+    spent = Spent()
+    steady = False
+    while not steady and (not spent.requests or spent.seconds < rules.warmup_max_s):
+        spent.add(request(runs, clock, workload.n_gen))
+        steady = is_steady(spent.prefills, window=rules.warmup_window) and (
+            workload.n_gen == 1 or is_steady(spent.decodes, window=rules.warmup_window)
+        )
+    check_tokens(runs, workload)
+    return {"steady": steady, "prefill_s": spent.prefills, "decode_s": spent.decodes}
+
+
+def measure(
+    runs: Engine, clock: Clock, reader: Reader, workload: Workload, rules: Measure, phase: Emit
+) -> dict[str, Any]:
+    """Measure one workload: samples, warm-up, readings of the device."""
+    phase({"phase": "warm up"})
+    runs.start(workload.n_prompt, workload.n_gen, workload.n_batch)
+    warmup = warm_up(runs, clock, workload, rules)
+    spent = Spent()
+    gc.collect()
+    gc.disable()
+    try:
+        reader.begin()
+        while len(spent.requests) < rules.iterations or spent.seconds < rules.window_s:
+            phase({"phase": "measure", "iteration": len(spent.requests)})
+            spent.add(request(runs, clock, workload.n_gen))
+        reading = reader.end()
+    finally:
+        gc.enable()
+    check_tokens(runs, workload)
+    reasons = set(reading.reasons)
+    if not warmup["steady"]:
+        reasons.add("NO_STEADY_STATE")
+    return {
+        "samples": samples(spent.requests),
+        "warmup": warmup,
+        "memory": dict(reading.memory),
+        "device": dict(reading.device) | {"clock": clock.name},
+        "energy": dict(reading.energy) | energy(runs, reader, workload, rules, phase, reasons),
+        "absent": dict(reading.absent),
+        "reasons": sorted(reasons),
+        "first_tokens": [sequence[:64] for sequence in runs.tokens()[:1]],
+    }
+
+
+def samples(requests: Sequence[Request]) -> dict[str, Any]:
+    """The raw figures of some requests: one list an iteration, nothing carried over."""
+    return {
+        "prefill_s": [one.prefill_s for one in requests],
+        "itl_s": [one.itl_s for one in requests],
+        "e2e_s": [one.prefill_s + sum(one.itl_s) for one in requests],
+        "host_s": [one.host_s for one in requests],
+    }
+
+
+def energy(
+    runs: Engine,
+    reader: Reader,
+    workload: Workload,
+    rules: Measure,
+    phase: Emit,
+    reasons: set[str],
+) -> dict[str, Any]:
+    """Energy of prefill and of decode apart, each repeated to fill a window; {} if unreadable."""
+    if not reader.has_energy:
+        return {}
+
+    def prefill() -> int:
+        runs.reset()
+        runs.prefill()
+        return workload.n_prompt * workload.n_batch
+
+    def decode() -> int:
+        runs.rewind()
+        for _ in range(workload.n_gen - 1):
+            runs.step()
+        return (workload.n_gen - 1) * workload.n_batch
+
+    figures: dict[str, Any] = {}
+    prefill()
+    for name, work in (("prefill", prefill), ("decode", decode)):
+        if name == "decode" and workload.n_gen == 1:
+            continue
+        phase({"phase": f"energy of {name}"})
+        reading, tokens = fill(reader, runs, work, rules.window_s)
+        reasons.update(reading.reasons)
+        figures[name] = dict(reading.energy) | {"tokens": tokens, "absent": dict(reading.absent)}
+    return figures
+
+
+def fill(
+    reader: Reader, runs: Engine, work: Callable[[], int], seconds: float
+) -> tuple[Reading, int]:
+    """Repeat `work` for at least `seconds` between the reader's edges; the tokens it made."""
+    tokens = 0
+    runs.synchronize()
+    reader.begin()
+    end = time.perf_counter() + seconds
+    while tokens == 0 or time.perf_counter() < end:
+        tokens += work()
+        runs.synchronize()
+    return reader.end(), tokens
+
+
+def perform(job: dict[str, Any], emit: Emit) -> None:
+    """Do what the parent asked for, sending an event for each thing done."""
+    task: Task = job["task"]
+    if task == "probe":
+        emit({"event": "probed", **probe(job["device"])})
+        return
+
+    def phase(what: dict[str, Any]) -> None:
+        emit({"event": "phase", **what})
+
+    phase({"phase": "load"})
+    runs, loaded = load(job, emit)
+    if task == "quality":
+        phase({"phase": "quality"})
+        emit({"event": "quality", **quality(runs, job)})
+        return
+    clock = getattr(runs, "clock", None) or clock_for(loaded.device)
+    reader = reader_for(loaded.device)
+    try:
+        for table in job["workloads"]:
+            workload = Workload(**table)
+            phase({"phase": "start", "workload": table})
+            try:
+                figures = measure(runs, clock, reader, workload, Measure(**job["measure"]), phase)
+                emit({"event": "measured", "workload": table, **figures})
+            except Exception as error:  # one workload that fails must not take the others along
+                emit(failure(error) | {"workload": table})
+                release()
+    finally:
+        reader.close()
+
+
+def load(job: dict[str, Any], emit: Emit) -> tuple[Engine, Loaded]:
+    """Load the engine that the job names, and say what was loaded."""
+    table = job["load"]
+    wanted = Job(**(table | {"folder": Path(table["folder"]) if table["folder"] else None}))
+    runs = engine(job["engine"])
+    before = time.perf_counter()
+    loaded = runs.load(wanted)
+    emit({"event": "loaded", "load_s": time.perf_counter() - before, **asdict(loaded)})
+    return runs, loaded
+
+
+def quality(runs: Engine, job: dict[str, Any]) -> dict[str, Any]:
+    """Quality figures of what is loaded, on the job's text."""
+    from bench.quality import evaluate
+
+    return evaluate(runs, **job["quality"])
+
+
+def probe(device: str) -> dict[str, Any]:
+    """What `device` stands for on this machine, without loading anything."""
+    from bench.engines.transformers import resolve_device
+
+    found = resolve_device(device)
+    return {"device": found.name, "kind": found.kind, "capability": found.capability}
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    """The event for something that went wrong: a code, and one line for the user."""
+    if isinstance(error, UnsupportedError):
+        code, message = error.code, str(error)
+    elif isinstance(error, BenchError):
+        code, message = "INPUT", str(error)
+    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        code, message = "OOM", f"out of memory: {first_line(error)}"
+    elif "not enough memory" in str(error) or "can't allocate memory" in str(error):
+        # PyTorch's CPU allocator raises a plain RuntimeError.
+        code, message = "OOM", f"out of memory: {first_line(error)}"
+    else:
+        code, message = "CRASH", f"{type(error).__name__}: {first_line(error)}"
+        traceback.print_exception(error)
+    return {"event": "failed", "code": code, "message": message}
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text that says something."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+
+
+def release() -> None:
+    """Give memory back after a failed workload."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
+
+
+def claim_stdout() -> Emit:
+    """Keep stdout for events alone; whatever else is printed goes to stderr."""
+    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def emit(event: dict[str, Any]) -> None:
+        stream.write(json.dumps(event, allow_nan=False) + "\n")
+        stream.flush()
+
+    return emit
+
+
+def main() -> int:
+    """One job from stdin."""
+    emit = claim_stdout()
+    try:
+        perform(json.loads(sys.stdin.readline()), emit)
+    except Exception as error:  # reported to the parent, which writes it down
+        emit(failure(error))
+        return 1
+    emit({"event": "done"})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
