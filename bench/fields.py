@@ -59,9 +59,7 @@ def build(cls: type[T], table: Mapping[str, object], at: str, problems: list[str
     for name, field in fields.items():
         if name in table:
             values[name] = convert(hints[name], table[name], _join(at, name), problems)
-        elif (
-            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        ):
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             problems.append(f"{_join(at, name)}: missing")
     if len(problems) > before:
         return None

@@ -16,7 +16,7 @@ class Reading:
     """What was read over one window."""
 
     energy: Mapping[str, Any] = field(default_factory=dict)
-    """`energy_j`, `window_s`, `scope`, `systematic_error`, ... ; empty where there is no counter."""
+    """`energy_j`, `window_s`, `scope`, `systematic_error`, ...; empty where there is no counter."""
     memory: Mapping[str, Any] = field(default_factory=dict)
     """`peak_device_bytes`, `peak_host_bytes` over the window."""
     device: Mapping[str, Any] = field(default_factory=dict)
@@ -44,3 +44,18 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """Give back whatever the reader holds."""
+
+
+def reader_for(device: str) -> Reader:
+    """The reader of a device as torch names it: `cpu`, `cuda:0`, `xpu:0`, `mps`, ...
+
+    A device that cannot be read gets a reader that says so; this never fails for want of one.
+    """
+    from bench.devices.host import HostReader
+
+    kind = device.partition(":")[0]
+    if kind == "cpu":
+        return HostReader()
+    from bench.devices.none import NullReader
+
+    return NullReader(device, f"gpu-cost-bench reads no counters of `{kind}` devices")

@@ -1,0 +1,113 @@
+"""The machine and software of one run: what must be equal for figures to be pooled, and the rest.
+
+Imports neither torch nor any other package that is measured: their versions are read from what
+is installed. Standard library, and nvidia-ml-py where it is installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import bench
+from bench.devices import machine, nvml
+from bench.devices.figures import Figures, Unreadable
+from bench.devices.host import host_identity
+from bench.records import Environment, utc_now
+
+PACKAGES = (
+    "torch", "transformers", "torchao", "triton", "accelerate", "bitsandbytes",
+    "compressed-tensors", "gptqmodel", "gguf", "llama-cpp-python", "vllm", "flash-attn", "optimum",
+)  # fmt: skip
+"""Packages whose version can change a figure; one that is not installed is left out."""
+
+SETTINGS = (
+    "OMP_NUM_THREADS", "OMP_PROC_BIND", "MKL_NUM_THREADS", "KMP_AFFINITY", "GOMP_CPU_AFFINITY",
+    "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "NVIDIA_TF32_OVERRIDE",
+    "CUDA_LAUNCH_BLOCKING", "CUDA_DEVICE_MAX_CONNECTIONS", "TORCH_COMPILE_DISABLE",
+    "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MALLOC_CONF",
+)  # fmt: skip
+"""Environment variables that change a figure; recorded where they are set."""
+
+
+def capture(device: str | None = None) -> Environment:
+    """The environment now. `device` as torch names it; None or `auto` takes in the GPUs there are.
+
+    GPU facts come from the driver, so this does not need torch. Takes well below a second.
+    """
+    gpu, no_gpu = gpu_identity(device)
+    identity = host_identity() | versions() | gpu
+    identity["bench"] = bench.__version__
+    identity["settings"] = {name: os.environ[name] for name in SETTINGS if name in os.environ}
+    state = host_state() | commit() | {"time": utc_now()}
+    if no_gpu is not None:
+        state["absent"]["gpu"] = no_gpu
+    return Environment(id=hash_of(identity), identity=identity, state=state)
+
+
+def hash_of(identity: dict[str, Any]) -> str:
+    """Equal identities, equal hash (16 hexadecimal digits)."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of what is installed, without importing it; torch and transformers always named."""
+    found: dict[str, str | None] = {"torch": None, "transformers": None, "torchao": None}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def gpu_identity(device: str | None) -> tuple[dict[str, Any], str | None]:
+    """Facts of the card that will be measured, and why there are none; no card on device `cpu`."""
+    if device == "cpu":
+        return {"gpu": None}, "the device is the CPU"
+    try:
+        return nvml.describe(device), None
+    except Unreadable as reason:
+        return {"gpu": None}, str(reason)
+
+
+def host_state() -> dict[str, Any]:
+    """Load, governor, clocks, temperature, free memory now; `absent` says what is missing."""
+    state = Figures()
+    state.read("load_average", machine.load_average)
+    state.read("governor", machine.governors)
+    state.read("turbo", machine.turbo)
+    state.read("cpu_mhz", machine.frequency_mhz)
+    state.read("cpu_temperature_c", machine.temperature_c)
+    state.read("memory_available_bytes", lambda: machine.memory_info("MemAvailable"))
+    return state.values | {"absent": state.absent, "command": Path(sys.argv[0]).name}
+
+
+def commit() -> dict[str, Any]:
+    """Commit of this checkout of the harness and whether it was changed; {} if not a checkout."""
+    folder = Path(bench.__file__).resolve().parent.parent
+    if not (folder / ".git").exists():
+        return {}
+    head = _git(folder, "rev-parse", "HEAD")
+    if head is None:
+        return {}
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": head, "dirty": None if changed is None else bool(changed)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
