@@ -14,16 +14,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from bench.weights import import_root, last_line
 
 Event = dict[str, Any]
+WORKER = (sys.executable, "-m", "bench.worker")
 END = frozenset({"done", "failed", "probed"})
 
 
-def converse(job: Event, *, limit_s: float) -> Iterator[Event]:
+def converse(
+    job: Event, *, limit_s: float, command: Sequence[str] = WORKER
+) -> Iterator[Event]:
     """Start a worker on `job` and yield its events.
 
     However the worker ends, the last event says so: `done`, or `failed` with a code when it was
@@ -32,7 +35,7 @@ def converse(job: Event, *, limit_s: float) -> Iterator[Event]:
     """
     with tempfile.TemporaryFile() as errors:
         worker = subprocess.Popen(
-            [sys.executable, "-m", "bench.worker"],
+            command,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
             cwd=import_root(),
             start_new_session=True,  # Ctrl-C is for the parent, which ends the worker itself
