@@ -1,0 +1,310 @@
+"""What a card allows at most: bytes over bandwidth, FLOPs over peak, and which of the two binds.
+
+A decode step reads every weight it uses and every cached key and value once; prefill multiplies
+every weight with every token. Nothing can be faster than the larger of the two times, so a figure
+above the bound is a measuring error (`ABOVE_BOUND`). docs/metrics.md has the formulas. Standard
+library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from bench.catalog import ModelCard
+from bench.gpus import GIB, Gpu, Precision
+from bench.layout import Compute, Held, float_bytes, held, layout
+from bench.shape import Shape, shape
+
+Limit = Literal["memory", "compute"]
+
+TOLERANCE = 0.02
+"""Share by which a figure may pass the bound before it is flagged: memory clocks vary a little."""
+
+RESERVE_BYTES = 768 * 2**20
+"""What the driver's context and the framework's libraries hold, seen with PyTorch on CUDA."""
+
+
+class Machine(Protocol):
+    """What the arithmetic needs to know about a device; `Gpu` and `Measured` are ones."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def bandwidth(self) -> float: ...
+    @property
+    def vram_bytes(self) -> int: ...
+    def peak(self, precision: Precision) -> float | None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A device by rates that were measured on it."""
+
+    name: str
+    bandwidth: float
+    """Bytes per second of a large copy, read and write both counted."""
+    vram_bytes: int
+    peaks: Mapping[Precision, float] = field(default_factory=dict)
+    """Operations per second of a large matmul at each precision."""
+
+    def peak(self, precision: Precision) -> float | None:
+        return self.peaks.get(precision)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What one decode step, or one prefill, moves and computes; both for the whole batch."""
+
+    n_bytes: float
+    flops: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """The most that a device allows. A rate that cannot be bounded is None; `absent` says why."""
+
+    decode_tok_s: float
+    """New tokens per second over the whole batch."""
+    prefill_tok_s: float | None
+    limited_by: Limit
+    """What binds decode."""
+    prefill_limited_by: Limit | None
+    decode_bytes: float
+    """Read by one step, at the mean context of the generation."""
+    decode_flops: float
+    prefill_flops: float
+    weights_bytes: int
+    memory_bytes: int
+    """Needed for weights, cache, logits and activations, reserve included."""
+    fits: bool
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+
+def n_params(card: ModelCard) -> int:
+    """Parameters of a model; a tied head counts once."""
+    return shape(card).n_params
+
+
+def active_params(card: ModelCard) -> int:
+    """Parameters that one token is multiplied with."""
+    return shape(card).n_active_params
+
+
+def weights_bytes(
+    card: ModelCard, quant: str = "none", dtype: str = "auto", engine: str = "transformers"
+) -> int:
+    """Bytes of all weights as a scheme holds them, scales included."""
+    return held(shape(card), quant, dtype, engine).weights_bytes
+
+
+def kv_bytes_per_token(card: ModelCard, kv_dtype: str = "auto") -> int:
+    """Cached bytes for each token that no window has dropped: 2 l n_kv d_h, MLA l (r_kv + d_rope).
+
+    transformers' own DeepSeek code caches full keys and values instead of MLA's latent.
+    """
+    return float_bytes(kv_dtype) * sum(a.cache_width * a.layers for a in shape(card).attention)
+
+
+def decode_work(
+    card: ModelCard,
+    quant: str = "none",
+    *,
+    context: float,
+    n_batch: int = 1,
+    dtype: str = "auto",
+    kv_dtype: str = "auto",
+    static_cache: int | None = None,
+    engine: str = "transformers",
+) -> Work:
+    """One step at a context of `context` tokens (its mean over a generation).
+
+    Bytes: weights without the input embedding, experts by the share that the batch touches, and
+    B x cached positions. A static cache of `static_cache` positions is read whole.
+    """
+    s = shape(card)
+    return _decode(s, held(s, quant, dtype, engine), context, n_batch, kv_dtype, static_cache)
+
+
+def _decode(
+    s: Shape, weights: Held, context: float, n_batch: int, kv_dtype: str, static: int | None
+) -> Work:
+    cached = macs = 0.0
+    for a in s.attention:
+        seen = context if a.window is None else min(context, a.window)
+        stored = context if static is None else static
+        stored = stored if a.window is None else min(stored, a.window)
+        cached += a.layers * a.cache_width * max(stored, seen)
+        macs += a.layers * a.decode_macs * seen
+    return Work(
+        n_bytes=weights.step_bytes
+        + weights.expert_bytes * s.experts_read(n_batch)
+        + n_batch * float_bytes(kv_dtype) * cached,
+        flops=n_batch * 2 * (s.n_active_params + macs),
+    )
+
+
+def prefill_work(
+    card: ModelCard,
+    quant: str = "none",
+    *,
+    n_prompt: int,
+    n_batch: int = 1,
+    dtype: str = "auto",
+    kv_dtype: str = "auto",
+    engine: str = "transformers",
+) -> Work:
+    """One prefill: B (2 N_active,no head S + attention over a causal triangle + 2 V d).
+
+    The head is applied to the last position only. Each weight is read once, the cache written.
+    """
+    s = shape(card)
+    weights = held(s, quant, dtype, engine)
+    return _prefill(s, weights, n_prompt, n_batch, kv_dtype)
+
+
+def _prefill(s: Shape, weights: Held, n_prompt: int, n_batch: int, kv_dtype: str) -> Work:
+    head = sum(m.n_params for m in s.matrices if m.part == "head")
+    cached = macs = 0.0
+    for a in s.attention:
+        window = n_prompt if a.window is None else min(a.window, n_prompt)
+        # Positions attended to, summed over the prompt: a triangle, then a band.
+        pairs = window * (window + 1) / 2 + (n_prompt - window) * window
+        macs += a.layers * a.prefill_macs * pairs
+        cached += a.layers * a.cache_width * window
+    matmul = (s.n_active_params - head) * n_prompt + head
+    return Work(
+        n_bytes=weights.step_bytes
+        + weights.expert_bytes * s.experts_read(n_prompt * n_batch)
+        + n_batch * float_bytes(kv_dtype) * cached,
+        flops=n_batch * 2 * (matmul + macs),
+    )
+
+
+def mean_context(n_prompt: int, n_gen: int) -> float:
+    """Tokens that a decode step attends to, on average over the n_gen - 1 steps of a generation."""
+    return n_prompt + max(n_gen, 2) / 2
+
+
+def memory_bytes(
+    card: ModelCard,
+    quant: str = "none",
+    *,
+    n_prompt: int,
+    n_gen: int,
+    n_batch: int = 1,
+    dtype: str = "auto",
+    kv_dtype: str = "auto",
+    engine: str = "transformers",
+) -> int:
+    """Memory that a workload needs: weights, full cache, logits, activations and a reserve.
+
+    An estimate from below for the activations: the widest matrix' output and four hidden states
+    for each prompt token, and one set of 32-bit logits for each sequence.
+    """
+    s = shape(card)
+    weights = held(s, quant, dtype, engine).weights_bytes
+    width = float_bytes(dtype)
+    inner = max(m.n_out for m in s.matrices if m.part in ("mlp", "expert", "attention"))
+    vocab = next(m.n_out for m in s.matrices if m.part == "head")
+    cache = n_batch * (n_prompt + n_gen) * kv_bytes_per_token(card, kv_dtype)
+    activations = n_batch * n_prompt * width * (2 * inner + 4 * s.hidden_size)
+    return weights + cache + activations + n_batch * vocab * 4 + RESERVE_BYTES
+
+
+def fits(needed_bytes: int, machine: Machine) -> bool:
+    """Whether that much memory is there."""
+    return needed_bytes <= machine.vram_bytes
+
+
+def bound(
+    card: ModelCard,
+    gpu: Machine,
+    quant: str = "none",
+    n_prompt: int = 128,
+    n_gen: int = 128,
+    n_batch: int = 1,
+    *,
+    dtype: str = "auto",
+    kv_dtype: str = "auto",
+    static_cache: int | None = None,
+    engine: str = "transformers",
+    n_devices: int = 1,
+) -> Bound:
+    """The most that `gpu` allows for a workload; `n_devices` of them share work perfectly."""
+    s = shape(card)
+    weights = held(s, quant, dtype, engine)
+    step = _decode(s, weights, mean_context(n_prompt, n_gen), n_batch, kv_dtype, static_cache)
+    first = _prefill(s, weights, n_prompt, n_batch, kv_dtype)
+    needed = memory_bytes(
+        card, quant, n_prompt=n_prompt, n_gen=n_gen, n_batch=n_batch,
+        dtype=dtype, kv_dtype=kv_dtype, engine=engine,
+    )  # fmt: skip
+    peak = peak_flops(gpu, layout(quant, engine).compute, dtype)
+    memory_s = step.n_bytes / (gpu.bandwidth * n_devices)
+    compute_s = step.flops / (peak * n_devices) if peak else 0.0
+    prefill_s, prefill_limit = _slower(first, gpu.bandwidth, peak, n_devices)
+    absent = {} if peak else {"prefill_tok_s": f"no matmul peak is known for {gpu.name}"}
+    return Bound(
+        decode_tok_s=n_batch / max(memory_s, compute_s),
+        prefill_tok_s=None if prefill_s is None else n_batch * n_prompt / prefill_s,
+        limited_by="compute" if compute_s > memory_s else "memory",
+        prefill_limited_by=prefill_limit,
+        decode_bytes=step.n_bytes,
+        decode_flops=step.flops,
+        prefill_flops=first.flops,
+        weights_bytes=weights.weights_bytes,
+        memory_bytes=needed,
+        fits=needed + (n_devices - 1) * RESERVE_BYTES <= gpu.vram_bytes * n_devices,
+        absent=absent,
+    )
+
+
+def _slower(
+    work: Work, bandwidth: float, peak: float | None, n_devices: int
+) -> tuple[float | None, Limit | None]:
+    if peak is None:
+        return None, None
+    memory_s = work.n_bytes / (bandwidth * n_devices)
+    compute_s = work.flops / (peak * n_devices)
+    return max(memory_s, compute_s), "compute" if compute_s >= memory_s else "memory"
+
+
+def peak_flops(gpu: Machine, compute: Compute, dtype: str = "auto") -> float | None:
+    """The fastest dense rate that a scheme's arithmetic may reach on this device.
+
+    A card without FP8 units falls back to the 16-bit rate. 16-bit products may be summed in 16
+    bits, which GeForce cards do at twice the catalogued rate, so `fp16` allows for that. 32-bit
+    arithmetic has no sourced peak here.
+    """
+    if compute == "float" and float_bytes(dtype) == 4:
+        return None
+    sixteen = gpu.peak("bf16")
+    if compute in ("fp16", "float") and isinstance(gpu, Gpu) and sixteen is not None:
+        narrow = compute == "fp16" or dtype in ("fp16", "float16")
+        return sixteen * 2 if narrow and gpu.kind == "consumer" else sixteen
+    if compute in ("fp8", "int8"):
+        eight = gpu.peak("fp8" if compute == "fp8" else "int8")
+        return eight if eight is not None else sixteen
+    return sixteen
+
+
+def mbu(step_bytes: float, tpot_s: float, bandwidth: float) -> float:
+    """Model bandwidth utilization: bytes a step must read over what the memory could deliver."""
+    return step_bytes / (tpot_s * bandwidth)
+
+
+def mfu(flops: float, seconds: float, peak: float | None) -> float | None:
+    """Model FLOP utilization: operations that had to be done over what the device could do."""
+    return None if peak is None else flops / (seconds * peak)
+
+
+def above_bound(measured: float | None, limit: float | None) -> bool:
+    """Whether a rate is beyond the bound by more than clocks vary: a measuring error."""
+    return measured is not None and limit is not None and measured > limit * (1 + TOLERANCE)
+
+
+def gib(n_bytes: float) -> float:
+    """Bytes as GiB, for messages."""
+    return n_bytes / GIB

@@ -1,0 +1,116 @@
+"""The catalog of cards and the recognition of device names."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.errors import InputError
+from bench.gpus import FIGURES, gpus, match, resolve_gpu, validate_gpus
+
+
+def test_the_shipped_catalog_has_no_problems() -> None:
+    assert validate_gpus() == []
+
+
+@pytest.mark.parametrize(
+    ("reported", "name"),
+    [
+        ("NVIDIA GeForce RTX 4080 SUPER", "rtx-4080-super"),
+        ("NVIDIA GeForce RTX 4080", "rtx-4080"),
+        ("NVIDIA GeForce RTX 3080", "rtx-3080"),
+        ("NVIDIA H200", "h200-sxm"),
+        ("NVIDIA H100 80GB HBM3", "h100-sxm"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA A100-SXM4-80GB", "a100-sxm-80gb"),
+        ("NVIDIA L40S", "l40s"),
+        ("AMD Instinct MI300X", "mi300x"),
+    ],
+)
+def test_names_that_drivers_report_are_recognised(reported, name) -> None:
+    card = match(reported)
+
+    assert card is not None
+    assert card.name == name
+
+
+@pytest.mark.parametrize(
+    "reported", ["NVIDIA GeForce RTX 4080 Laptop GPU", "NVIDIA GeForce GTX 1080", "cpu", ""]
+)
+def test_a_card_that_is_not_in_the_catalog_is_not_guessed(reported) -> None:
+    assert match(reported) is None
+
+
+def test_an_unknown_card_is_an_input_error_with_a_hint() -> None:
+    with pytest.raises(InputError, match="did you mean 'rtx-4080-super'"):
+        resolve_gpu("rtx-4080-supr")
+
+
+def test_every_figure_has_a_source_or_a_reason() -> None:
+    for card in gpus().values():
+        for figure in FIGURES:
+            assert (
+                card.source_of(figure)
+                if getattr(card, figure) is not None
+                else (card.absent[figure])
+            )
+
+
+def test_every_problem_of_a_file_is_listed(tmp_path) -> None:
+    file = tmp_path / "gpus.toml"
+    file.write_text(
+        """
+[some-card]
+title = "Some Card"
+arch = "Ada"
+kind = "consumer"
+vram_gib = 16
+bandwidth_gbs = 700
+bf16_tflops = 100
+fp8_tflops = 500
+int8_tops = 400
+tdp_w = 300
+launch_usd = 999
+released = 2024-01-01
+source = "a test"
+read = 2026-01-01
+
+[other]
+title = "Some Card"
+arch = "Ada"
+kind = "datacenter"
+vram_gib = 16
+bandwidth_gb_s = 700
+bf16_tflops = 100
+fp8_tflops = 400
+tdp_w = 300
+launch_usd = 999
+released = 2024-01-01
+source = "a test"
+read = 2026-01-01
+""",
+        encoding="utf-8",
+    )
+    problems = "\n".join(validate_gpus(file))
+
+    assert "some-card.bandwidth_gbs: unknown key; did you mean 'bandwidth_gb_s'?" in problems
+    assert "other.absent.int8_tops: say why the figure is missing" in problems
+    assert "other.fp8_tflops: 4.0x bf16; is it a sparse figure?" in problems
+
+
+def test_two_cards_cannot_share_a_name(tmp_path) -> None:
+    table = """
+title = "Same"
+arch = "Ada"
+kind = "consumer"
+vram_gib = 16
+bandwidth_gb_s = 700
+tdp_w = 300
+released = 2024-01-01
+source = "a test"
+read = 2026-01-01
+absent = { bf16_tflops = "x", fp8_tflops = "x", int8_tops = "x", launch_usd = "x" }
+"""
+    file = tmp_path / "gpus.toml"
+    file.write_text(f"[one]{table}\n[two]{table}", encoding="utf-8")
+
+    assert validate_gpus(file) == [f"{file}: two: 'same' also names one"]
