@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from bench.errors import InputError
@@ -56,7 +56,7 @@ class Machine:
     busy_usd: float = 0.0
     """Dollars for each busy hour, without electricity: egress."""
     usd_per_wh: float = 0.0
-    """Dollars for a watt-hour at the machine, with PUE; 0 where the rent includes it."""
+    """Dollars for a watt-hour from the grid; 0 where the rent includes electricity."""
     busy_w: float = 0.0
     idle_w: float = 0.0
     pue: float = 1.0
@@ -79,7 +79,7 @@ class Machine:
 
     def usd_per_busy_hour(self) -> float:
         """Dollars for each hour in which tokens are made; idle hours are charged to these."""
-        electricity = self.usd_per_wh / self.pue * self.wh_per_busy_hour()
+        electricity = self.usd_per_wh * self.wh_per_busy_hour()
         return self.powered_usd * self.powered_hours + self.busy_usd + electricity
 
     def break_even_utilization(self, usd_per_mtok: float, total_tok_s: float) -> float | None:
@@ -89,8 +89,9 @@ class Machine:
         """
         above_zero("usd_per_mtok", usd_per_mtok)
         above_zero("total_tok_s", total_tok_s)
-        fixed = self.powered_usd + self.usd_per_wh * self.idle_w
-        variable = self.busy_usd + self.usd_per_wh * (self.busy_w - self.idle_w)
+        usd_per_wh = self.usd_per_wh * self.pue
+        fixed = self.powered_usd + usd_per_wh * self.idle_w
+        variable = self.busy_usd + usd_per_wh * (self.busy_w - self.idle_w)
         left = usd_per_mtok * SECONDS_PER_HOUR * total_tok_s / TOKENS_PER_MTOK - variable
         if left <= 0 or not 0 < fixed / left <= 1:
             return None
@@ -100,16 +101,6 @@ class Machine:
         """Total tok/s at which a million tokens cost `usd_per_mtok` at this utilization."""
         above_zero("usd_per_mtok", usd_per_mtok)
         return self.usd_per_busy_hour() * TOKENS_PER_MTOK / (SECONDS_PER_HOUR * usd_per_mtok)
-
-    def times(self, count: int) -> Machine:
-        """`count` such machines working as one."""
-        return replace(
-            self,
-            powered_usd=self.powered_usd * count,
-            busy_usd=self.busy_usd * count,
-            busy_w=self.busy_w * count,
-            idle_w=self.idle_w * count,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +156,7 @@ def owned(
     return Machine(
         powered_usd=ownership.usd_per_powered_hour(),
         utilization=utilization,
-        usd_per_wh=usd_per_kwh * pue / 1000,
+        usd_per_wh=usd_per_kwh / 1000,
         busy_w=busy_w,
         idle_w=idle_w,
         pue=pue,
@@ -202,7 +193,7 @@ def months_to_pay_back(
     above_zero("instead_usd_per_mtok", instead_usd_per_mtok)
     busy_hours = HOURS_PER_MONTH * ownership.powered_share * machine.utilization
     mtok = total_tok_s * SECONDS_PER_HOUR * busy_hours / TOKENS_PER_MTOK
-    electricity = machine.usd_per_wh / machine.pue * machine.wh_per_busy_hour() * busy_hours
+    electricity = machine.usd_per_wh * machine.wh_per_busy_hour() * busy_hours
     saved = mtok * instead_usd_per_mtok - electricity - ownership.opex_usd_per_year / 12
     return ownership.outlay_usd / saved if saved > 0 else None
 

@@ -189,6 +189,14 @@ def to_usd(amount: float, currency: str, rates: Mapping[str, float]) -> float:
     return amount * rates[currency]
 
 
+def parse_date(text: str) -> datetime.date:
+    """The day that a user wrote for `--on`."""
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        raise InputError(f"--on: {text!r} is not a date (2025-01-31)") from None
+
+
 _ALIASES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "h200": "H200 SXM",
