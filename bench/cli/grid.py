@@ -61,7 +61,7 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
     problems = [*_problems(changed.grid, "grid"), *changed.problems()]
     if problems:
         raise InputError(*(f"{args.experiment}: {problem}" for problem in problems))
-    if "quant" in grid and not any(v.matches(changed.baseline) for v in changed.variants):
+    if args.baseline is None and not any(v.matches(changed.baseline) for v in changed.variants):
         # The file's baseline is not among what was asked for: the first arm takes its place.
         changed = replace(changed, baseline=changed.variants[0].name)
     return changed

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from bench.report.tables import Column, column, render
 
     experiment = wanted_experiment(args)
-    check_names(experiment.variants)
+    check_names(experiment)
     folder = args.into or Path("results/local") / experiment.name
     before = read(folder) if (folder / FILE).is_file() else Results()
     rows = forecast(experiment, here(experiment.grid.device, args.gpu), before)

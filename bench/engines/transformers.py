@@ -12,10 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench import quantization
-from bench.engines import Job, Loaded
-from bench.errors import InputError, UnsupportedError
-
-DTYPES = ("float32", "bfloat16", "float16")
+from bench.engines import MODES, Job, Loaded
+from bench.errors import InputError, UnsupportedError, unknown
 
 
 class TransformersEngine:
@@ -38,8 +36,8 @@ class TransformersEngine:
         import torch
 
         device = resolve_device(job.device)
-        if job.mode != "eager":
-            raise InputError(f"unknown mode '{job.mode}'; engine 'transformers' knows: eager")
+        if job.mode not in MODES["transformers"]:
+            raise InputError(unknown("mode", job.mode, MODES["transformers"]))
         if reason := quantization.refusal(job.quant, device):
             raise UnsupportedError(reason)
         if job.threads is not None:
@@ -210,11 +208,7 @@ def resolve_device(name: str) -> quantization.Device:
 
 
 def resolve_dtype(name: str, device: quantization.Device) -> str:
-    """The dtype of unquantized weights: `auto` is float32 on a CPU and bfloat16 elsewhere."""
+    """The dtype of weights that are not quantized."""
     if name == "auto":
         return "float32" if device.kind == "cpu" else "bfloat16"
-    if name not in DTYPES:
-        from bench.errors import unknown
-
-        raise InputError(unknown("dtype", name, ("auto", *DTYPES)))
     return name
