@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.catalog import resolve_model
-from bench.experiment import Experiment, Variant, Workload, plan
+from bench.experiment import Experiment, Variant, Workload, plan, short_names
 from bench.here import Here
 from bench.layout import LAYOUTS
 from bench.records import Results
@@ -42,7 +42,8 @@ def forecast(experiment: Experiment, place: Here, before: Results) -> list[dict[
 def order(experiment: Experiment) -> list[str]:
     """Names of the replicates in the order in which they will be measured."""
     steps = plan(experiment.variants, experiment.measuring.pairs, experiment.seed)
-    return [f"{step.variant.name} #{step.index + 1}" for step in steps]
+    names = short_names([variant.name for variant in experiment.variants])
+    return [f"{names[step.variant.name]} #{step.index + 1}" for step in steps]
 
 
 def _about(variant: Variant, place: Here) -> dict[str, Any]:
