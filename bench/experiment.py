@@ -105,9 +105,7 @@ class Measure:
 
 LEVELS: Final[Mapping[str, Measure]] = MappingProxyType(
     {
-        "quick": Measure(
-            pairs=3, iterations=3, window_s=2.0, warmup_max_s=15.0, warmup_window=2
-        ),
+        "quick": Measure(pairs=3, iterations=3, window_s=2.0, warmup_max_s=15.0, warmup_window=2),
         "standard": Measure(pairs=8, iterations=5, window_s=10.0, warmup_max_s=60.0),
         "strict": Measure(pairs=12, iterations=5, window_s=30.0, warmup_max_s=120.0),
     }

@@ -12,11 +12,13 @@ from typing import Any
 from bench.quality_figures import Figures, all_figures
 from bench.records import Record, Results
 
-SPEEDS = ("prefill_tok_s", "decode_tok_s", "output_tok_s", "total_tok_s", "ttft_s", "tpot_s", "e2e_s")
+SPEEDS = (
+    "prefill_tok_s", "decode_tok_s", "output_tok_s", "total_tok_s", "ttft_s", "tpot_s", "e2e_s",
+)  # fmt: skip
 
 
 def replicate_figures(record: Record) -> dict[str, float | None]:
-    """Medians of one replicate, by the definitions of docs/metrics.md; None where there are none."""
+    """Medians of one replicate, by the definitions of docs/metrics.md; None if it has none."""
     n_prompt, n_gen, n_batch = (record.workload[k] for k in ("n_prompt", "n_gen", "n_batch"))
     samples = record.samples
     ttft = median(samples["prefill_s"])

@@ -99,7 +99,8 @@ def words(
         base = bases.get(_work(row))
         if base is not None and base is not row:
             at = f" at {row['n_prompt']}+{row['n_gen']} x {row['n_batch']}" if many else ""
-            yield f"**{names[row['variant']]}**{at}: {meaning(experiment.gate, row, base, quality)}."
+            said = meaning(experiment.gate, row, base, quality)
+            yield f"**{names[row['variant']]}**{at}: {said}."
     yield from notes(experiment, rows)
 
 
