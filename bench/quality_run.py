@@ -32,9 +32,7 @@ class Task:
         return self.base is self.arm
 
 
-def measure_qualities(
-    session: Session, arms: Sequence[Arm], text: Text, done: set[str]
-) -> None:
+def measure_qualities(session: Session, arms: Sequence[Arm], text: Text, done: set[str]) -> None:
     """Measure what is missing, baselines first."""
     rules = session.experiment.quality
     about = {
