@@ -97,7 +97,7 @@ def evaluate(
         "tokens": len(tokens),
         "scored_tokens": len(scores.nll),
         "window": window,
-        "method": method(k) if base or keep else None,
+        "method": method(k) if writer or reader else None,
         "rest_mass": mean(scores.rest_mass),
         "continuations": told(runs, continuations, expected),
         "absent": absent,
