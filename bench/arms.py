@@ -8,7 +8,7 @@ from typing import Any
 
 from bench import quantization, weights
 from bench.catalog import Model, resolve_model
-from bench.engines import MODULES
+from bench.engines import DTYPES, MODES, MODULES
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.experiment import Experiment, Variant, Workload, key
 from bench.process import converse, last
@@ -71,11 +71,19 @@ class Arm:
         }
 
 
-def check_names(variants: Sequence[Variant]) -> None:
-    """Refuse an unknown engine, scheme or model before anything slow is done."""
+def check_names(experiment: Experiment) -> None:
+    """Refuse an unknown engine, mode, dtype, scheme, model or baseline before anything slow."""
+    variants = experiment.variants
+    if not any(variant.matches(experiment.baseline) for variant in variants):
+        names = {name for v in variants for name in (v.name, v.model, v.engine, v.quant, v.mode)}
+        raise InputError(unknown("baseline", experiment.baseline, names))
     for variant in variants:
         if variant.engine not in MODULES:
             raise InputError(unknown("engine", variant.engine, MODULES))
+        if variant.mode not in MODES[variant.engine]:
+            raise InputError(unknown("mode", variant.mode, MODES[variant.engine]))
+        if variant.dtype not in DTYPES:
+            raise InputError(unknown("dtype", variant.dtype, DTYPES))
         if variant.engine != SYNTHETIC:
             quantization.scheme(variant.quant)
         resolve_model(variant.model)
@@ -83,7 +91,7 @@ def check_names(variants: Sequence[Variant]) -> None:
 
 def resolve(experiment: Experiment, say: Callable[[str], None]) -> list[Arm]:
     """The experiment's arms on this machine; weights are fetched and converted where needed."""
-    check_names(experiment.variants)
+    check_names(experiment)
     device = find_device(experiment)
     arms = []
     for variant in experiment.variants:

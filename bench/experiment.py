@@ -63,6 +63,17 @@ class Variant:
         return selector in (self.name, self.model, self.engine, self.quant, self.mode)
 
 
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Names of variants without the parts that all of them share: `none`, not `m/engine/none`."""
+    parts = {name: name.split("/") for name in names}
+    shared = set.intersection(*map(set, parts.values())) if len(parts) > 1 else set()
+    short = {
+        name: "/".join(part for part in split if part not in shared) or name
+        for name, split in parts.items()
+    }
+    return short if len(set(short.values())) == len(short) else {name: name for name in names}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
     """How long and how often to measure; the level gives the defaults."""

@@ -7,6 +7,7 @@ own number of bits. A scheme says which it is. torch is imported only by `apply`
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -56,7 +57,10 @@ def _none(model: torch.nn.Module) -> torch.nn.Module:
 def _torch_dynamic_int8(model: torch.nn.Module) -> torch.nn.Module:
     import torch
 
-    return torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    with warnings.catch_warnings():
+        # It announces its own removal; it is measured because people use it.
+        warnings.simplefilter("ignore")
+        return torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
 
 
 def _torchao(config_name: str) -> Callable[[torch.nn.Module], torch.nn.Module]:

@@ -95,6 +95,17 @@ def test_energy_has_windows_of_its_own_for_prefill_and_decode() -> None:
     assert "rewind" in runs.calls
 
 
+def test_an_engine_that_cannot_go_back_has_no_energy_of_decode_and_says_why() -> None:
+    class Forgetful(FakeEngine):
+        def rewind(self) -> None:
+            raise UnsupportedError("cannot go back")
+
+    reader = FakeReader(Reading(energy={"energy_j": 4.0}), has_energy=True)
+    figures = measure(Forgetful(), FakeClock([0.1]), reader, WORKLOAD, RULES, quiet)
+    assert figures["energy"]["prefill"]["energy_j"] == 4.0
+    assert figures["energy"]["decode"] == {"absent": {"energy_j": "cannot go back"}}
+
+
 def test_a_wrong_number_of_tokens_is_an_error() -> None:
     with pytest.raises(UnsupportedError, match="made \\[63\\] tokens") as error:
         measure(

@@ -61,10 +61,14 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
     problems = [*_problems(changed.grid, "grid"), *changed.problems()]
     if problems:
         raise InputError(*(f"{args.experiment}: {problem}" for problem in problems))
-    if "quant" in grid and not any(v.matches(changed.baseline) for v in changed.variants):
+    if args.baseline is None and _has_baseline(experiment) and not _has_baseline(changed):
         # The file's baseline is not among what was asked for: the first arm takes its place.
         changed = replace(changed, baseline=changed.variants[0].name)
     return changed
+
+
+def _has_baseline(experiment: Experiment) -> bool:
+    return any(variant.matches(experiment.baseline) for variant in experiment.variants)
 
 
 def _problems(grid: Grid, at: str) -> list[str]:

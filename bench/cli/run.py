@@ -88,7 +88,7 @@ class ProgressLine:
             self._status.stop()
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=True)
 
     def step(self, done: int, total: int, title: str) -> None:
         now = time.monotonic()

@@ -42,6 +42,12 @@ class Reader(Protocol):
     def end(self) -> Reading:
         """Close the window."""
 
+    def idle(self, seconds: float) -> None:
+        """Measure the power at rest, with whatever is loaded; later windows carry it.
+
+        Does nothing where there is no energy counter.
+        """
+
     def close(self) -> None:
         """Give back whatever the reader holds."""
 
@@ -56,6 +62,24 @@ def reader_for(device: str) -> Reader:
     kind = device.partition(":")[0]
     if kind == "cpu":
         return HostReader()
+    if kind == "cuda":
+        return _gpu_reader(device)
     from bench.devices.none import NullReader
 
     return NullReader(device, f"gpu-cost-bench reads no counters of `{kind}` devices")
+
+
+def _gpu_reader(device: str) -> Reader:
+    """The reader of an NVIDIA or AMD card; torch calls both `cuda`."""
+    from bench.devices.figures import Unreadable
+    from bench.devices.gpu import GpuReader
+    from bench.devices.host import HostReader
+    from bench.devices.none import NullReader
+    from bench.devices.nvidia import NvidiaCard
+    from bench.devices.torch_memory import TorchMemory
+
+    try:
+        card = NvidiaCard(device)
+    except Unreadable as reason:
+        return NullReader(device, str(reason))
+    return GpuReader(card, host=HostReader(computes=False), memory=TorchMemory(device))

@@ -42,6 +42,7 @@ class HostReader:
         except Unreadable as reason:
             self._no_rapl = str(reason)
         self._opened_s = 0.0
+        self._idle_w: float | None = None
         self._before: dict[str, Any] = {}
         self._peak_reset = False
         self.has_energy = self._rapl is not None
@@ -89,6 +90,15 @@ class HostReader:
             reasons.append("THERMAL_THROTTLE")
         return tuple(reasons)
 
+    def idle(self, seconds: float) -> None:
+        """Measure the package's power at rest; later windows carry it."""
+        if self._rapl is None:
+            return
+        self.begin()
+        time.sleep(seconds)
+        power = self.end().energy.get("mean_power_w")
+        self._idle_w = None if power is None else float(power)
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -100,6 +110,7 @@ class HostReader:
             "energy_j": joules,
             "window_s": window_s,
             "mean_power_w": joules / window_s,
+            "idle_power_w": self._idle_w,
             "scope": "cpu-package",
             "counter": "rapl",
             "systematic_error": None,

@@ -41,5 +41,8 @@ class NullReader:
             absent={**host.absent, **memory.absent, **dict.fromkeys(FIGURES, self._why)},
         )
 
+    def idle(self, seconds: float) -> None:
+        """There is no counter."""
+
     def close(self) -> None:
         self._host.close()

@@ -76,7 +76,7 @@ class Nvml:
         if index >= count:
             raise Unreadable(f"there is no device {index}: the driver shows {count}")
         handles = [self.call("nvmlDeviceGetHandleByIndex", i) for i in range(count)]
-        if os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+        if count > 1 and os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
             names = {self.call("nvmlDeviceGetName", handle) for handle in handles}
             if len(names) > 1:
                 raise Unreadable(

@@ -19,6 +19,12 @@ MODULES: Mapping[str, str] = {
     "synthetic": "bench.engines.synthetic:SyntheticEngine",
 }
 
+MODES: Mapping[str, tuple[str, ...]] = {"transformers": ("eager",), "synthetic": ("eager",)}
+"""Execution modes of each engine."""
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+"""Of weights that are not quantized; `auto` is float32 on a CPU and bfloat16 elsewhere."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:

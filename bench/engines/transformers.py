@@ -12,10 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench import quantization
-from bench.engines import Job, Loaded
-from bench.errors import InputError, UnsupportedError
-
-DTYPES = ("float32", "bfloat16", "float16")
+from bench.engines import MODES, Job, Loaded
+from bench.errors import InputError, UnsupportedError, unknown
 
 
 class TransformersEngine:
@@ -27,6 +25,7 @@ class TransformersEngine:
         self._cache: Any = None
         self._prompt: Any = None
         self._new: list[Any] = []
+        self._inference: Any = None
         self._device = "cpu"
         self._folder: Any = None
         self._seed = 0
@@ -37,13 +36,13 @@ class TransformersEngine:
         import torch
 
         device = resolve_device(job.device)
-        if job.mode != "eager":
-            raise InputError(f"unknown mode '{job.mode}'; engine 'transformers' knows: eager")
+        if job.mode not in MODES["transformers"]:
+            raise InputError(unknown("mode", job.mode, MODES["transformers"]))
         if reason := quantization.refusal(job.quant, device):
             raise UnsupportedError(reason)
         if job.threads is not None:
             torch.set_num_threads(job.threads)
-        torch.inference_mode().__enter__()  # for the life of this process
+        self._inference = torch.inference_mode
         dtype = resolve_dtype(job.dtype, device)
         model = self._weights(job, device, dtype).eval()
         self._model = quantization.apply(job.quant, model, device)
@@ -53,7 +52,9 @@ class TransformersEngine:
     def _weights(self, job: Job, device: quantization.Device, dtype: str) -> Any:
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         settings = {"dtype": getattr(torch, dtype), "attn_implementation": "sdpa"}
         if job.folder is not None:
             model = AutoModelForCausalLM.from_pretrained(
@@ -100,10 +101,10 @@ class TransformersEngine:
         draw = torch.Generator().manual_seed(self._seed)
         prompt = torch.randint(0, config.vocab_size, (n_batch, n_prompt), generator=draw)
         self._prompt = prompt.to(self._device)
-        self._n_prompt = n_prompt
         self.reset()
-        logits = self._forward(self._prompt)
-        if not bool(torch.isfinite(logits).all()):
+        with self._inference():
+            finite = bool(torch.isfinite(self._forward(self._prompt)).all())
+        if not finite:
             raise UnsupportedError("the model's logits are not finite", "NONFINITE")
         self.reset()
 
@@ -112,7 +113,6 @@ class TransformersEngine:
         import torch
 
         self._prompt = torch.tensor([list(tokens)], device=self._device)
-        self._n_prompt = len(tokens)
         self.reset()
 
     def reset(self) -> None:
@@ -128,13 +128,20 @@ class TransformersEngine:
         ).logits[:, -1]
 
     def prefill(self) -> None:
-        self._new = [self._forward(self._prompt).argmax(-1, keepdim=True)]
+        with self._inference():
+            self._new = [self._forward(self._prompt).argmax(-1, keepdim=True)]
 
     def step(self) -> None:
-        self._new.append(self._forward(self._new[-1]).argmax(-1, keepdim=True))
+        with self._inference():
+            self._new.append(self._forward(self._new[-1]).argmax(-1, keepdim=True))
 
     def rewind(self) -> None:
-        self._cache.crop(self._n_prompt)
+        if len(self._new) == 1:
+            return
+        try:
+            self._cache.crop(-(len(self._new) - 1))  # negative: tokens to drop from the end
+        except ValueError as error:  # a sliding window has forgotten what it would go back to
+            raise UnsupportedError(f"this model's cache cannot go back: {error}") from error
         del self._new[1:]
 
     def synchronize(self) -> None:
@@ -152,8 +159,10 @@ class TransformersEngine:
     def log_probs(self, window: Sequence[int]) -> Any:
         import torch
 
-        logits = self._model(input_ids=torch.tensor([list(window)], device=self._device)).logits
-        return torch.log_softmax(logits[0, :-1].float(), dim=-1).cpu()
+        tokens = torch.tensor([list(window)], device=self._device)
+        with self._inference():
+            logits = self._model(input_ids=tokens, use_cache=False).logits
+            return torch.log_softmax(logits[0, :-1].float(), dim=-1).cpu()
 
     def tokenize(self, text: str) -> list[int]:
         result: list[int] = self._tokens().encode(text, add_special_tokens=False)
@@ -178,7 +187,9 @@ def resolve_device(name: str) -> quantization.Device:
     """The device of that name; `auto` is the accelerator if there is one, else the CPU."""
     import torch
 
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    accelerator = None
+    if torch.accelerator.is_available():
+        accelerator = torch.accelerator.current_accelerator()
     if name == "auto":
         name = "cpu" if accelerator is None else accelerator.type
     kind, _, index = name.partition(":")
@@ -197,11 +208,7 @@ def resolve_device(name: str) -> quantization.Device:
 
 
 def resolve_dtype(name: str, device: quantization.Device) -> str:
-    """The dtype of unquantized weights: `auto` is float32 on a CPU and bfloat16 elsewhere."""
+    """The dtype of weights that are not quantized."""
     if name == "auto":
         return "float32" if device.kind == "cpu" else "bfloat16"
-    if name not in DTYPES:
-        from bench.errors import unknown
-
-        raise InputError(unknown("dtype", name, ("auto", *DTYPES)))
     return name

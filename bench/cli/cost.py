@@ -1,0 +1,317 @@
+"""`bench cost`: $ per million tokens of what was measured, under stated assumptions."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.cli import add_output
+from bench.errors import InputError
+
+if TYPE_CHECKING:
+    from bench.pricing import Against, Row, Terms
+    from bench.scenario import Basis, Figure, Scenario
+    from bench.throughput import Throughput
+
+EPILOG = """\
+examples:
+  bench cost results/local/quickstart --rent 0.42 --utilization 0.3
+  bench cost results/local/quickstart --rent 0.34:0.42:0.60 --utilization 0.1:0.3:0.6 --tornado
+  bench cost RESULTS --own 1200 --years 3 --rate-of-return 0.08 --salvage 0.3 --host 800 \\
+      --kwh 0.17 --watts-busy 420 --watts-idle 80 --utilization 0.3 --against openai/gpt-4o
+  bench cost RESULTS --scenario home-rtx4080-japan --rate JPY=0.0067 --against 2.50:10 --mix 3:1
+  bench cost RESULTS --rent book --gpu 'H200 SXM' --on 2026-06-01
+
+A figure is a number or a range LOW:MODE:HIGH; ranges give the band. `book` takes the dated price
+of the card (`bench prices`). Figures not given are neutral (no interest, no resale, PUE 1).
+"""
+
+FIGURES: Mapping[str, tuple[str, str, str]] = {
+    "utilization": ("--utilization", "SHARE", "busy share of powered (rented: billed) hours; default 1"),
+    "rent_per_hour": ("--rent", "USD_PER_HOUR", "rent of the machine, or `book`"),
+    "storage_per_hour": ("--storage", "USD_PER_HOUR", "storage billed beside the rent"),
+    "egress_per_busy_hour": ("--egress", "USD_PER_HOUR", "egress for each busy hour"),
+    "price": ("--own", "USD", "price of the card, bought, or `book`; needs --years and --kwh"),
+    "years": ("--years", "YEARS", "years until it is sold"),
+    "rate_of_return": ("--rate-of-return", "SHARE", "yearly cost of capital"),
+    "salvage_share": ("--salvage", "SHARE", "value of the card at the end, as a share of its price"),
+    "host_price": ("--host", "USD", "price of the rest of the machine"),
+    "opex_per_year": ("--opex", "USD_PER_YEAR", "room, repairs, work"),
+    "powered_share": ("--powered", "SHARE", "share of the year in which it is on"),
+    "electricity_per_kwh": ("--kwh", "USD_PER_KWH", "price of electricity, or a region of the book"),
+    "pue": ("--pue", "RATIO", "power of the site over power of the machine"),
+    "watts_busy": ("--watts-busy", "WATTS", "power at the wall while busy"),
+    "watts_idle": ("--watts-idle", "WATTS", "power at the wall while idle"),
+    "watts_host": ("--watts-host", "WATTS", "power beside the card, added to a measured card's"),
+}  # fmt: skip
+"""Figure of a scenario -> flag, its placeholder and help; `bench.scenario.RULES` has the limits."""
+
+
+def add(verbs: Any) -> argparse.ArgumentParser:
+    """Describe the arguments of `bench cost`."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        "cost",
+        help="$ per million tokens: owned, rented, against an API",
+        description="Price what was measured. The measurement's interval and the scenario's band "
+        "are kept apart.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS")
+    parser.add_argument(
+        "--scenario", action="append", default=[], metavar="NAME|FILE",
+        help="a shipped scenario or a .toml file; may be repeated; flags replace its figures",
+    )  # fmt: skip
+    for name, (flag, placeholder, text) in FIGURES.items():
+        parser.add_argument(flag, dest=name, metavar=placeholder, help=text)
+    parser.add_argument("--gpus", type=int, metavar="N", help="machines that worked as one")
+    parser.add_argument("--gpu", metavar="NAME", help="price as this card, whatever was measured")
+    parser.add_argument(
+        "--against", action="append", default=[], metavar="PROVIDER/MODEL|IN:OUT",
+        help="an API of the price book, or its USD per million input:output tokens",
+    )  # fmt: skip
+    parser.add_argument("--cached", metavar="SHARE", help="share of the API's input that is cached")
+    parser.add_argument("--batch-discount", metavar="SHARE", help="discount of the API's batches")
+    parser.add_argument("--on", metavar="DATE", help="day whose prices count (default: today)")
+    parser.add_argument("--mix", metavar="IN:OUT", help="price at this mix of tokens, such as 3:1")
+    parser.add_argument("--currency", default="USD", help="also show costs in this currency")
+    parser.add_argument(
+        "--rate", action="append", default=[], metavar="CODE=USD",
+        help="dollars for one unit of a currency, such as JPY=0.0067",
+    )  # fmt: skip
+    parser.add_argument("--co2", metavar="G_PER_KWH", help="grams of CO2 for a kilowatt-hour")
+    parser.add_argument(
+        "--tornado", action="store_true", help="show what drives the cost instead of the cost"
+    )
+    add_output(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Price the results and print one table."""
+    from bench import pricing
+    from bench.report.costs import TORNADO_COLUMNS, cost_columns, cost_notes
+    from bench.report.tables import render
+
+    items = _measured(args.results)
+    terms = _terms(args)
+    scenarios = _scenarios(args, items)
+    if args.tornado:
+        if not scenarios:
+            raise InputError("--tornado: needs --scenario, or --rent or --own with ranges")
+        rows = [row for one in scenarios for row in pricing.tornado_rows(items, one, terms)]
+        if not rows:
+            raise InputError("--tornado: no figure is a range; write LOW:MODE:HIGH")
+        print(render(rows, TORNADO_COLUMNS, args.output), end="")
+        return 0
+    rows = [row for one in scenarios for row in pricing.price(items, one, terms)]
+    rows += pricing.api_rows(items, terms)
+    _in_currency(rows, args.currency, terms)
+    print(render(rows, cost_columns(rows, args.currency), args.output), end="")
+    if args.output == "md":
+        print("\n" + "\n".join(f"- {note}" for note in cost_notes(rows)))
+    return 0
+
+
+def _measured(paths: Sequence[Path]) -> list[Throughput]:
+    """What the results hold; unreadable lines are said on stderr."""
+    import sys
+
+    from bench.records import read
+    from bench.throughput import throughputs
+
+    results = read(*paths)
+    for problem in results.problems:
+        print(f"bench: {problem}", file=sys.stderr)
+    items = throughputs(results)
+    if not items:
+        names = ", ".join(map(str, paths))
+        raise InputError(f"{names}: no finished measurement there; `bench run` makes them")
+    return items
+
+
+def _terms(args: argparse.Namespace) -> Terms:
+    from bench.pricing import Terms
+
+    mix = _parts("--mix", args.mix) if args.mix else None
+    return Terms(
+        rates=_rates(args.rate),
+        against=tuple(_against(text, args) for text in args.against),
+        mix=mix,
+        co2_g_per_kwh=_number("--co2", args.co2) if args.co2 else None,
+        any_card=args.gpu is not None,
+    )
+
+
+def _against(text: str, args: argparse.Namespace) -> Against:
+    """An API from the book, or from `IN:OUT` dollars for a million tokens."""
+    from bench.cost import ApiRates
+    from bench.pricing import Against
+    from bench.prices import api_price, to_usd
+
+    found = None
+    if ":" in text:
+        rates = ApiRates(**dict(zip(("input", "output"), _parts("--against", text), strict=True)))
+    else:
+        found = api_price(text, _on(args))
+        one = to_usd(1.0, found.currency, _rates(args.rate))
+        cached = None if found.cached_input is None else found.cached_input * one
+        rates = ApiRates(input=found.input * one, output=found.output * one, cached_input=cached)
+    api = Against(
+        name=text,
+        rates=rates,
+        cached_share=_number("--cached", args.cached or "0"),
+        batch_discount=_number("--batch-discount", args.batch_discount or "0"),
+        price=found,
+    )
+    if not api.usd_per_mtok(1, 1) > 0:
+        raise InputError(f"--against {text}: the price must be above 0")
+    return api
+
+
+def _scenarios(args: argparse.Namespace, items: Sequence[Throughput]) -> list[Scenario]:
+    """The scenarios that are asked for, flags applied. InputError if nothing says the price."""
+    from bench.scenario import adapt, load_scenario
+
+    on = _on(args)
+    made: list[Scenario] = []
+    for ref in args.scenario:
+        base = load_scenario(ref)
+        made.append(adapt(base, base.basis, _given(args, on, base.gpu, items), args.gpus))
+    if not args.scenario:
+        both: tuple[tuple[Basis, str | None], ...] = (("rent", args.rent_per_hour), ("own", args.price))
+        for basis, price in both:
+            if price is not None:
+                figures = _of_basis(_given(args, on, args.gpu, items), basis, both)
+                made.append(adapt(None, basis, figures, args.gpus))
+    if not made and not args.against:
+        raise InputError(
+            "nothing says what the machine costs; give --rent USD_PER_HOUR (or `--rent book`), "
+            "--own USD, or --scenario NAME"
+        )
+    return made
+
+
+def _of_basis(
+    given: Mapping[str, Figure], basis: Basis, both: Sequence[tuple[Basis, str | None]]
+) -> dict[str, Figure]:
+    """With --rent and --own together each takes its own figures; alone, all, to be checked."""
+    from bench.scenario import RULES
+
+    if all(price is not None for _, price in both):
+        return {name: one for name, one in given.items() if basis in RULES[name].bases}
+    return dict(given)
+
+
+def _given(
+    args: argparse.Namespace, on: datetime.date, gpu: str | None, items: Sequence[Throughput]
+) -> dict[str, Figure]:
+    """The figures that flags give."""
+    from bench.scenario import Figure
+
+    texts = {name: getattr(args, name) for name in FIGURES if getattr(args, name) is not None}
+    if not args.scenario:
+        texts.setdefault("utilization", "1")
+    figures: dict[str, Figure] = {}
+    for name, text in texts.items():
+        flag = FIGURES[name][0]
+        if text == "book" and name in ("rent_per_hour", "price"):
+            figures[name] = _from_book(name, args.gpu or gpu or _only_card(items), on)
+        elif name == "electricity_per_kwh" and text[:1].isalpha():
+            figures[name] = _from_book(name, text, on)
+        else:
+            figures[name] = Figure(value=_value(flag, text), source=flag, date=on)
+    return figures
+
+
+def _from_book(name: str, item: str, on: datetime.date) -> Figure:
+    """A figure from the price book: the prices in force on that day, as a range if they differ."""
+    from bench import prices
+    from bench.scenario import Figure, Range
+
+    look = {
+        "rent_per_hour": prices.gpu_rent,
+        "price": prices.gpu_purchase,
+        "electricity_per_kwh": prices.electricity,
+    }[name]
+    market = look(item, on)
+    value: float | Range = market.mode
+    if market.low < market.high:
+        value = Range(low=market.low, mode=market.mode, high=market.high)
+    return Figure(
+        value=value,
+        source="; ".join(dict.fromkeys(one.source for one in market.prices)),
+        date=max(one.source_date for one in market.prices if one.source_date),
+        currency=market.currency,
+    )
+
+
+def _only_card(items: Sequence[Throughput]) -> str:
+    cards = {one.device for one in items}
+    card = cards.pop() if len(cards) == 1 else None
+    if card is None:
+        raise InputError("`book`: the results name no card, or several; give --gpu NAME")
+    return card
+
+
+def _value(flag: str, text: str) -> Any:
+    """A number, or a range LOW:MODE:HIGH."""
+    from bench.scenario import Range
+
+    if ":" not in text:
+        return _number(flag, text)
+    parts = [_number(flag, part) for part in text.split(":")]
+    if len(parts) != 3:
+        raise InputError(f"{flag}: {text!r} is neither a number nor LOW:MODE:HIGH")
+    return Range(low=parts[0], mode=parts[1], high=parts[2])
+
+
+def _parts(flag: str, text: str) -> tuple[float, float]:
+    parts = [_number(flag, part) for part in text.split(":")]
+    if len(parts) != 2 or min(parts) < 0 or not sum(parts) > 0:
+        raise InputError(f"{flag}: {text!r} is not IN:OUT, such as 3:1")
+    return parts[0], parts[1]
+
+
+def _number(flag: str, text: str) -> float:
+    import math
+
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{flag}: {text!r} is not a number")
+    return value
+
+
+def _rates(texts: Sequence[str]) -> dict[str, float]:
+    rates = {}
+    for text in texts:
+        code, _, rate = text.partition("=")
+        value = _number("--rate", rate)
+        if not (len(code) == 3 and code.isupper() and value > 0):
+            raise InputError(f"--rate: {text!r} is not CODE=USD, such as JPY=0.0067")
+        rates[code] = value
+    return rates
+
+
+def _on(args: argparse.Namespace) -> datetime.date:
+    from bench.prices import parse_date
+
+    return parse_date(args.on) if args.on else datetime.datetime.now(datetime.UTC).date()
+
+
+def _in_currency(rows: Sequence[Row], currency: str, terms: Terms) -> None:
+    """Add the cost in another currency to each row."""
+    if currency == "USD":
+        return
+    from bench.prices import to_usd
+
+    rate = to_usd(1.0, currency, terms.rates)
+    for row in rows:
+        value = row["usd_per_mtok"]
+        row["currency"] = currency
+        row["per_mtok"] = None if value is None else value / rate

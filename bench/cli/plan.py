@@ -1,0 +1,70 @@
+"""`bench plan`: what `bench run` would do, without doing it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.cli import add_output
+from bench.cli.grid import add_grid, wanted_experiment
+
+EPILOG = """\
+examples:
+  bench plan                                              the quickstart
+  bench plan -m llama-3.1-8b@random -q none,int8-dynamic --gpu rtx-4080-super
+  bench plan --level strict -o json
+"""
+
+
+def add(verbs: Any) -> argparse.ArgumentParser:
+    """Describe the verb."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        "plan", help="what would be measured, in which order, for how long", epilog=EPILOG,
+        description="Show the plan of an experiment: order, time, memory and bound. "
+        "Touches no device.",
+    )  # fmt: skip
+    add_grid(parser)
+    parser.add_argument("--gpu", metavar="NAME", help="plan for a catalogued card (`bench gpus`)")
+    parser.add_argument("--into", type=Path, metavar="DIR", help="results folder to go by")
+    add_output(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the plan."""
+    from bench.arms import check_names
+    from bench.forecast import forecast, order, total_s
+    from bench.here import here
+    from bench.records import FILE, Results, read
+    from bench.report.tables import Column, column, render
+
+    experiment = wanted_experiment(args)
+    check_names(experiment)
+    folder = args.into or Path("results/local") / experiment.name
+    before = read(folder) if (folder / FILE).is_file() else Results()
+    rows = forecast(experiment, here(experiment.grid.device, args.gpu), before)
+    columns = [
+        column("variant"),
+        column("n_prompt", "prompt"),
+        column("n_gen", "new"),
+        column("n_batch", "batch"),
+        column("replicates"),
+        Column(heading="memory GB", show=lambda r: _gigabytes(r["memory_bytes"])),
+        Column(heading="fits", show=lambda r: {None: "-", True: "yes", False: "NO"}[r["fits"]]),
+        column("bound_decode_tok_s", "decode at most, tok/s", ",.1f"),
+        column("estimate_s", "about, s", ".0f"),
+    ]
+    print(render(rows, columns, args.output), end="")
+    if args.output == "md":
+        print(f"\n{experiment.question}\n")
+        print(f"Order: {', '.join(order(experiment))}")
+        print(f"About {total_s(rows) / 60:.1f} minutes ({rows[0]['estimate_basis']}).")
+    if any(row["fits"] is False for row in rows):
+        print("bench: some of this does not fit in memory; see the table", file=sys.stderr)
+    return 0
+
+
+def _gigabytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e9:.2f}"

@@ -1,0 +1,62 @@
+"""The device that this machine would measure on, as far as it is known without touching it.
+
+The driver and the operating system are asked for names and sizes; nothing is loaded or allocated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.devices import machine, nvml
+from bench.devices.figures import Unreadable
+from bench.errors import UnsupportedError
+from bench.gpus import Gpu, match, resolve_gpu
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Here:
+    """A device and what fits on it."""
+
+    name: str
+    kind: str
+    """`cpu` or `cuda`."""
+    memory_bytes: int | None
+    gpu: Gpu | None = None
+    """Its entry in the catalog; None for a CPU or a card that is not listed."""
+
+    @property
+    def dtype(self) -> str:
+        """What `--dtype auto` means there."""
+        return "float32" if self.kind == "cpu" else "bfloat16"
+
+
+def here(device: str = "auto", gpu: str | None = None) -> Here:
+    """The device that `device` means, or the catalogued card `gpu` that this machine need not have.
+
+    Raises UnsupportedError for a GPU that the driver does not show.
+    """
+    if gpu is not None:
+        card = resolve_gpu(gpu)
+        return Here(name=card.title, kind="cuda", memory_bytes=card.vram_bytes, gpu=card)
+    if device != "cpu":
+        try:
+            facts = nvml.describe(None if device == "auto" else device)
+            name = str(facts["gpu"])
+            return Here(
+                name=name, kind="cuda", memory_bytes=facts["gpu_memory_bytes"], gpu=match(name)
+            )
+        except Unreadable as reason:
+            if device != "auto":
+                raise UnsupportedError(
+                    f"no device '{device}' on this machine: {reason}; --gpu NAME plans for a card "
+                    "that is not here"
+                ) from reason
+    try:
+        name = machine.cpu_model()
+    except Unreadable:
+        name = "CPU"
+    try:
+        memory = machine.memory_bytes()
+    except Unreadable:
+        memory = None
+    return Here(name=name, kind="cpu", memory_bytes=memory)

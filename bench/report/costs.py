@@ -1,0 +1,147 @@
+"""Tables of `bench cost` and `bench prices`, and the lines below them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bench.prices import AnyPrice, Price
+from bench.report.tables import Column, Row, column
+
+PRICE_COLUMNS = (
+    column("kind"),
+    column("item"),
+    column("offer"),
+    column("price"),
+    column("from"),
+    column("until"),
+    column("grade"),
+    column("provider"),
+    column("source_date", "source date"),
+)
+
+
+def price_row(price: AnyPrice) -> dict[str, Any]:
+    """One price as a row; dates as text, an API's three prices apart."""
+    row: dict[str, Any] = {
+        "kind": price.kind,
+        "item": price.item,
+        "offer": price.offer,
+        "currency": price.currency,
+        "unit": price.unit,
+        "from": price.since.isoformat() if price.since else None,
+        "until": price.until.isoformat() if price.until else None,
+        "grade": price.grade,
+        "source": price.source,
+        "source_date": price.source_date.isoformat() if price.source_date else None,
+        "note": price.note,
+    }
+    if isinstance(price, Price):
+        amounts: dict[str, Any] = {
+            "price": f"{price.amount:g} {price.currency}/{price.unit}",
+            "amount": price.amount,
+            "provider": price.provider,
+            "listed_as": price.listed_as,
+        }
+    else:
+        amounts = {
+            "price": f"{price.input:g} in, {price.output:g} out {price.currency}/{price.unit}",
+            "input": price.input,
+            "cached_input": price.cached_input,
+            "output": price.output,
+            "provider": price.item.partition("/")[0],
+        }
+    return row | amounts
+
+
+def _range(low: str, high: str, heading: str) -> Column:
+    def show(row: Row) -> str:
+        ends = row.get(low), row.get(high)
+        return "-" if None in ends else f"{ends[0]:.3g} to {ends[1]:.3g}"
+
+    return Column(heading=heading, show=show)
+
+
+def _work(row: Row) -> str:
+    batch = row.get("n_batch")
+    return f"{row['n_prompt']}+{row['n_gen']}" + (f" x{batch}" if batch else "")
+
+
+def _cheapest(row: Row) -> str:
+    value = row.get("usd_per_mtok")
+    text = "-" if value is None else format(value, ".4g")
+    return f"{text} *" if row.get("cheapest_batch") else text
+
+
+_COST = (
+    (None, column("variant")),
+    (None, Column(heading="prompt+gen x batch", show=_work)),
+    ("total_tok_s", column("total_tok_s", "total tok/s", ".4g")),
+    (None, column("scenario", "scenario", missing="list price")),
+    ("utilization", column("utilization", "busy", ".0%")),
+    ("usd_per_busy_hour", column("usd_per_busy_hour", "USD/busy h", ".4g")),
+    (None, Column(heading="USD/Mtok", show=_cheapest)),
+    ("ci_low", _range("ci_low", "ci_high", "95% measured")),
+    ("band_low", _range("band_low", "band_high", "95% scenario")),
+    ("per_mtok", column("per_mtok", "", ".4g")),
+    ("usd_per_mtok_input", column("usd_per_mtok_input", "in", ".3g")),
+    ("usd_per_mtok_output", column("usd_per_mtok_output", "out", ".3g")),
+    ("split_rho", column("split_method", "split")),
+    ("co2_g_per_mtok", column("co2_g_per_mtok", "g CO2/Mtok", ".3g")),
+    ("against", column("against")),
+    ("break_even_tok_s", column("break_even_utilization", "break-even busy", ".2%")),
+    ("break_even_tok_s", column("break_even_tok_s", "break-even tok/s", ",.0f")),
+    ("months_to_pay_back", column("months_to_pay_back", "months to pay back", ".3g")),
+    ("reasons", column("reasons")),
+)
+"""Key that must be there in some row for the column to be shown, and the column."""
+
+
+def cost_columns(rows: Sequence[Mapping[str, Any]], currency: str = "USD") -> list[Column]:
+    """The columns that have something to say about these rows."""
+    columns = []
+    for key, shown in _COST:
+        if key is not None and not any(row.get(key) for row in rows):
+            continue
+        if key == "per_mtok":
+            shown = Column(heading=f"{currency}/Mtok", show=shown.show)
+        if key == "reasons":
+            shown = Column(heading="invalid", show=lambda row: ", ".join(row["reasons"]) or "-")
+        columns.append(shown)
+    return columns
+
+
+def cost_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the figures rest on, and why some are missing: one line each, none twice."""
+    notes = [f"{row['scenario']}: {row['assumptions']}" for row in rows if row.get("scenario")]
+    notes += [
+        f"{row['variant']}: list price from {row['price_from'] or 'no date'}, "
+        f"{row['price_source']}; {row['assumptions']}"
+        for row in rows
+        if row["basis"] == "api"
+    ]
+    powers = {row["energy_source"] for row in rows if row["basis"] == "own"}
+    notes += [f"power: {power}" for power in sorted(powers)]
+    if any(row.get("cheapest_batch") for row in rows):
+        notes.append("*: the cheapest batch of its workload")
+    origins = {row.get("origin", "measured") for row in rows} - {"measured"}
+    notes += [f"not measured by this tool: {origin}" for origin in sorted(origins)]
+    missing = [
+        f"no {reason}"
+        for row in rows
+        if row["basis"] != "api"
+        for reason in row["absent"]
+        if "--against" not in reason and not reason.startswith("ci_high")
+    ]
+    return list(dict.fromkeys(notes + missing))
+
+
+TORNADO_COLUMNS = (
+    column("variant"),
+    Column(heading="prompt+gen x batch", show=_work),
+    column("scenario"),
+    column("figure"),
+    column("usd_per_mtok_at_low", "USD/Mtok at its lowest", ".4g"),
+    column("usd_per_mtok_at_high", "at its highest", ".4g"),
+    column("variance_share", "share of variance", ".1%"),
+)

@@ -1,0 +1,172 @@
+"""What `bench run` prints: the table, what was assumed, and what it means in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.cost import usd_per_mtok
+from bench.experiment import Experiment, Gate, short_names
+from bench.quality_figures import Figures, check_gate
+from bench.records import Results
+from bench.report.tables import Column, column, render
+from bench.summary import quality_of, summarise
+from bench.validity import REASONS
+
+Row = dict[str, Any]
+
+ALIKE = 0.05
+"""Ratios this near to 1 are called `about as`: a choice of words, not a verdict."""
+
+
+def show(experiment: Experiment, results: Results, folder: Path, output: str) -> str:
+    """The results of an experiment in one of the formats of `-o`."""
+    rows = priced(experiment, summarise(results))
+    table = render(rows, columns(rows), output)
+    if output != "md":
+        return table
+    text = "\n".join(f"- {line}" for line in words(experiment, rows, quality_of(results)))
+    return f"{experiment.question}\n\n{table}\n{text}\n\nRecords: {folder}\n"
+
+
+def priced(experiment: Experiment, rows: Sequence[Row]) -> list[Row]:
+    """The rows with cost under the experiment's own assumption, where it states one."""
+    cost = experiment.cost
+    result = []
+    for row in rows:
+        speed = row["total_tok_s"]
+        usd, why = None, "the experiment states no price; `bench cost --rent` takes one"
+        if cost is not None and speed is None:
+            why = "no throughput"
+        elif cost is not None:
+            usd = usd_per_mtok(speed, cost.usd_per_hour, cost.utilization)
+        absent = row["absent"] if usd is not None else row["absent"] | {"usd_per_mtok": why}
+        result.append(row | {"usd_per_mtok": usd, "absent": absent})
+    return result
+
+
+def columns(rows: Sequence[Row]) -> list[Column]:
+    """Columns to read; what is the same in every row is not shown."""
+    names = short_names([row["variant"] for row in rows])
+
+    def speed(key: str, heading: str) -> Column:
+        return column(key, heading, ",.1f")
+
+    def bytes_of(key: str, heading: str) -> Column:
+        return Column(
+            heading=heading, show=lambda r: "-" if r[key] is None else f"{r[key] / 1e6:,.0f}"
+        )
+
+    swept = [
+        column(key, heading)
+        for key, heading in (("n_prompt", "prompt"), ("n_gen", "new"), ("n_batch", "batch"))
+        if len({row[key] for row in rows}) > 1
+    ]
+    return [
+        Column(heading="variant", show=lambda row: names[row["variant"]]),
+        *swept,
+        speed("prefill_tok_s", "prefill tok/s"),
+        Column(heading="decode tok/s", show=_decode),
+        bytes_of("weights_bytes", "weights MB"),
+        bytes_of("peak_memory_bytes", "peak MB"),
+        column("ppl", "perplexity", ".2f"),
+        column("mean_kld", "KLD", ".4f"),
+        column("usd_per_mtok", "$ per Mtok", ".3f"),
+        Column(heading="valid", show=_valid),
+    ]
+
+
+def _decode(row: Mapping[str, Any]) -> str:
+    if row["decode_tok_s"] is None:
+        return "-"
+    spread = "" if row["decode_spread"] is None else f" ± {row['decode_spread']:.0%}"
+    return f"{row['decode_tok_s']:,.1f}{spread}"
+
+
+def _valid(row: Mapping[str, Any]) -> str:
+    return "yes" if row["valid"] else ", ".join(row["reasons"]) or "not measured"
+
+
+def words(
+    experiment: Experiment, rows: Sequence[Row], quality: Mapping[str, Figures]
+) -> Iterator[str]:
+    """What the table means, one sentence each."""
+    bases = {_work(row): row for row in rows if _is_baseline(experiment, row)}
+    names = short_names([row["variant"] for row in rows])
+    many = len({_work(row)[1:] for row in rows}) > 1
+    for row in rows:
+        base = bases.get(_work(row))
+        if base is not None and base is not row:
+            at = f" at {row['n_prompt']}+{row['n_gen']} x {row['n_batch']}" if many else ""
+            yield f"**{names[row['variant']]}**{at}: {meaning(experiment.gate, row, base, quality)}."
+    yield from notes(experiment, rows)
+
+
+def meaning(gate: Gate, row: Row, base: Row, quality: Mapping[str, Figures]) -> str:
+    """One arm against its baseline, in words."""
+    if row["decode_tok_s"] is None or base["decode_tok_s"] is None:
+        return str(row["absent"].get("decode_tok_s", "nothing to compare it with"))
+    speed = row["decode_tok_s"] / base["decode_tok_s"]
+    parts = [f"decodes {times(speed, 'as fast')}"]
+    if row["weights_bytes"] and base["weights_bytes"]:
+        parts.append(f"weights {row['weights_bytes'] / base['weights_bytes']:.2f}x the bytes")
+    if row["usd_per_mtok"] and base["usd_per_mtok"]:
+        parts.append(f"a token costs {row['usd_per_mtok'] / base['usd_per_mtok']:.2f}x")
+    figures = quality.get(row["variant"])
+    if figures is None or figures.ppl_ratio is None:
+        return f"{', '.join(parts)}; {row['absent'].get('ppl', 'quality was not compared')}"
+    parts.append(f"perplexity {figures.ppl_ratio.value:.2f}x")
+    return f"{', '.join(parts)}: {_judged(speed, kept=not check_gate(gate, figures))}"
+
+
+def _judged(speed: float, *, kept: bool) -> str:
+    quality = "at equal quality" if kept else "not at equal quality"
+    if abs(speed - 1) <= ALIKE:
+        return f"no faster, {quality}"
+    return f"{'faster' if speed > 1 else 'slower'}, {quality}"
+
+
+def times(ratio: float, what: str) -> str:
+    """`2.0x as fast`, or `about as fast`."""
+    return f"about {what}" if abs(ratio - 1) <= ALIKE else f"{ratio:.2f}x {what}"
+
+
+def notes(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
+    """What the figures rest on."""
+    gate = experiment.gate
+    bounds = [
+        f"{words} {value:g}"
+        for words, value in (
+            ("perplexity ratio at most", gate.max_ppl_ratio),
+            ("mean KLD at most", gate.max_mean_kld),
+            ("same top token at least", gate.min_same_top1),
+        )
+        if value is not None
+    ]
+    if bounds and any(row["ppl"] is not None for row in rows):
+        yield f"Equal quality means: {', '.join(bounds)}, on `{experiment.quality.text}`."
+    if experiment.cost is not None:
+        yield (
+            f"Cost per million tokens, prompt and new alike, at ${experiment.cost.usd_per_hour:g} "
+            f"an hour, busy {experiment.cost.utilization:.0%} of it ({experiment.cost.source})."
+        )
+    pairs = min((row["n_replicates"] for row in rows), default=0)
+    if pairs < 6:
+        yield (
+            f"{pairs} replicates show a size, not a verdict: `--level standard` measures 8, and "
+            "`bench compare` gives the interval."
+        )
+    for reason in sorted({reason for row in rows for reason in row["reasons"]}):
+        yield f"`{reason}`: {REASONS.get(reason, 'see the records')}."
+
+
+def _is_baseline(experiment: Experiment, row: Row) -> bool:
+    return any(
+        variant.matches(experiment.baseline) and variant.name == row["variant"]
+        for variant in experiment.variants
+    )
+
+
+def _work(row: Row) -> tuple[Any, ...]:
+    return row["model"], row["n_prompt"], row["n_gen"], row["n_batch"]

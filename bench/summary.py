@@ -1,0 +1,134 @@
+"""Records -> one row a variant and workload: medians, spread, quality, validity. Docs: metrics.md.
+
+A replicate's figure is the median over its requests, a variant's the median over its replicates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from bench.quality_figures import Figures, all_figures
+from bench.records import Record, Results
+
+SPEEDS = ("prefill_tok_s", "decode_tok_s", "output_tok_s", "total_tok_s", "ttft_s", "tpot_s", "e2e_s")
+
+
+def replicate_figures(record: Record) -> dict[str, float | None]:
+    """Medians of one replicate, by the definitions of docs/metrics.md; None where there are none."""
+    n_prompt, n_gen, n_batch = (record.workload[k] for k in ("n_prompt", "n_gen", "n_batch"))
+    samples = record.samples
+    ttft = median(samples["prefill_s"])
+    e2e = median(samples["e2e_s"])
+    tpots = [sum(gaps) / len(gaps) for gaps in samples["itl_s"] if gaps]
+    tpot = median(tpots) if tpots else None
+    return {
+        "ttft_s": ttft,
+        "tpot_s": tpot,
+        "e2e_s": e2e,
+        "prefill_tok_s": n_batch * n_prompt / ttft,
+        "decode_tok_s": None if tpot is None else n_batch / tpot,
+        "output_tok_s": n_batch * n_gen / e2e,
+        "total_tok_s": n_batch * (n_prompt + n_gen) / e2e,
+    }
+
+
+def summarise(results: Results) -> list[dict[str, Any]]:
+    """Rows with the keys that the contract gives `bench run`, in order of first appearance."""
+    groups: dict[tuple[str, int, int, int], list[Record]] = {}
+    for record in results.records:
+        w = record.workload
+        key = (record.variant["name"], w["n_prompt"], w["n_gen"], w["n_batch"])
+        groups.setdefault(key, []).append(record)
+    quality = quality_of(results)
+    return [_row(group, quality.get(key[0])) for key, group in groups.items()]
+
+
+def quality_of(results: Results) -> dict[str, Figures]:
+    """Quality figures by the variant's name."""
+    figures = all_figures(results.qualities)
+    return {record.variant["name"]: figures[record.key] for record in results.qualities}
+
+
+def _row(group: Sequence[Record], quality: Figures | None) -> dict[str, Any]:
+    variant, good = group[0].variant, [record for record in group if record.status == "ok"]
+    each = [replicate_figures(record) for record in good]
+    reasons = sorted({reason for record in group for reason in record.reasons})
+    absent = _absent(group, each)
+    row: dict[str, Any] = {
+        "variant": variant["name"],
+        "model": variant["model"],
+        "engine": variant["engine"],
+        "quant": variant["quant"],
+        "device": variant["device"],
+        "dtype": variant["dtype"],
+        **group[0].workload,
+        "n_replicates": len(good),
+        "n_failed": len(group) - len(good),
+    }
+    for name in SPEEDS:
+        row[name] = _median(figures[name] for figures in each)
+    row["decode_spread"] = _spread(figures["decode_tok_s"] for figures in each)
+    row |= _memory(good, absent)
+    row |= _quality(quality, absent)
+    return row | {
+        "usd_per_mtok": None,
+        "valid": bool(good) and not reasons,
+        "reasons": reasons,
+        "absent": absent,
+        "origin": group[0].origin,
+    }
+
+
+def _memory(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
+    """Peak memory on the device, or of the process on a CPU, and what the weights hold."""
+    on_device = [r.memory["peak_device_bytes"] for r in good if r.memory.get("peak_device_bytes")]
+    on_host = [r.memory["peak_host_bytes"] for r in good if r.memory.get("peak_host_bytes")]
+    peak = _median(on_device or on_host)
+    if peak is not None:
+        absent.pop("peak_memory_bytes", None)
+    held = good[0].model if good else {}
+    return {
+        "peak_memory_bytes": None if peak is None else int(peak),
+        "weights_bytes": held.get("weights_bytes"),
+        "quantized_fraction": held.get("quantized_fraction"),
+        "dynamic": held.get("dynamic"),
+        "kernel": held.get("kernel"),
+    }
+
+
+def _quality(figures: Figures | None, absent: dict[str, str]) -> dict[str, Any]:
+    """Values and, for the perplexity ratio, its interval; `bench.quality_figures` has the rest."""
+    names = ("ppl", "ppl_ratio", "mean_kld", "same_top1")
+    if figures is None:
+        absent.update(dict.fromkeys(names, "quality was not measured"))
+        return dict.fromkeys(names)
+    absent.update(figures.absent)
+    return {
+        name: None if getattr(figures, name) is None else getattr(figures, name).value
+        for name in names
+    }
+
+
+def _absent(group: Sequence[Record], each: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for record in group:
+        found |= record.absent
+    if not each:
+        why = str(next((r.message for r in reversed(group) if r.message), "not measured"))
+        found |= dict.fromkeys((*SPEEDS, "peak_memory_bytes", "weights_bytes"), why)
+    elif each[0]["tpot_s"] is None:
+        found |= dict.fromkeys(("tpot_s", "decode_tok_s"), "n_gen is 1: there are no gaps")
+    return found
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def _spread(values: Iterable[float | None]) -> float | None:
+    """Half the range over the median: what replicates differ by. None for fewer than 2."""
+    known = [value for value in values if value is not None]
+    return (max(known) - min(known)) / 2 / median(known) if len(known) > 1 else None

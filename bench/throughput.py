@@ -1,0 +1,167 @@
+"""Records -> what a price needs: total tok/s of each variant and workload, with its interval.
+
+A replicate's figure is the batch's tokens over its median request time. Over replicates the point
+is the geometric mean, and the 95% interval a t interval on the logarithms. Reading tower.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.prices import card_name
+from bench.records import Environment, Record, Results
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throughput:
+    """One variant at one workload on one machine, as far as its cost needs it."""
+
+    variant: str
+    n_prompt: int
+    n_gen: int
+    n_batch: int = 1
+    total_tok_s: float
+    """Input and output tokens of all sequences, over the time of a request."""
+    low: float | None = None
+    high: float | None = None
+    """95% interval of `total_tok_s`; None with the reason in `absent`."""
+    n_replicates: int = 1
+    prefill_s: float | None = None
+    """Seconds to the first token of each sequence."""
+    power_w: float | None = None
+    """Average power while working, as far as `power_scope` reaches."""
+    power_scope: str | None = None
+    """What `power_w` covers: `wall`, or the device."""
+    limit_w: float | None = None
+    """Power limit of the card, where it was read."""
+    device: str | None = None
+    """Card, by its catalog name."""
+    environment: str = ""
+    origin: str = "measured"
+    reasons: tuple[str, ...] = ()
+    """Validity codes of the replicates."""
+    absent: Mapping[str, str] = field(default_factory=dict)
+    """Figure -> why it is missing."""
+
+    @property
+    def request_tokens(self) -> int:
+        """Input and output tokens of one sequence."""
+        return self.n_prompt + self.n_gen
+
+    @property
+    def request_s(self) -> float:
+        """One sequence's share of the machine's time: the batch's time over its sequences."""
+        return self.request_tokens / self.total_tok_s
+
+    @property
+    def valid(self) -> bool:
+        return not self.reasons
+
+
+def throughputs(results: Results) -> list[Throughput]:
+    """One for each machine, variant and workload with a finished replicate, in file order."""
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    for record in results.records:
+        if record.status == "ok" and record.samples.get("e2e_s"):
+            work = record.workload
+            key = (
+                record.environment, record.variant["name"],
+                work["n_prompt"], work["n_gen"], work["n_batch"],
+            )  # fmt: skip
+            groups.setdefault(key, []).append(record)
+    return [_throughput(group, results.environments) for group in groups.values()]
+
+
+def _throughput(group: Sequence[Record], environments: Mapping[str, Environment]) -> Throughput:
+    first = group[0]
+    work = first.workload
+    tokens = work["n_batch"] * (work["n_prompt"] + work["n_gen"])
+    rates = [tokens / statistics.median(record.samples["e2e_s"]) for record in group]
+    point, low, high, why = interval(rates)
+    prefills = [
+        statistics.median(record.samples["prefill_s"])
+        for record in group
+        if record.samples.get("prefill_s")
+    ]
+    power, scope, no_power = _power(group)
+    device, limit = _device(environments.get(first.environment), first)
+    absent = {"ci_low": why, "ci_high": why} if why else {}
+    return Throughput(
+        variant=first.variant["name"],
+        n_prompt=work["n_prompt"],
+        n_gen=work["n_gen"],
+        n_batch=work["n_batch"],
+        total_tok_s=point,
+        low=low,
+        high=high,
+        n_replicates=len(group),
+        prefill_s=statistics.geometric_mean(prefills) if prefills else None,
+        power_w=power,
+        power_scope=scope,
+        limit_w=limit,
+        device=device,
+        environment=first.environment,
+        origin=first.origin,
+        reasons=tuple(sorted({code for record in group for code in record.reasons})),
+        absent=absent | ({"power_w": no_power} if no_power else {}),
+    )
+
+
+def interval(values: Sequence[float]) -> tuple[float, float | None, float | None, str | None]:
+    """Geometric mean, the ends of its 95% t interval on logarithms, and why there are none."""
+    logs = [math.log(value) for value in values]
+    centre = statistics.fmean(logs)
+    if len(logs) < 2:
+        return math.exp(centre), None, None, "one replicate has no interval; run more pairs"
+    from scipy.special import stdtrit
+
+    t = float(stdtrit(len(logs) - 1, 0.5 + CONFIDENCE / 2))
+    half = t * statistics.stdev(logs) / math.sqrt(len(logs))
+    return math.exp(centre), math.exp(centre - half), math.exp(centre + half), None
+
+
+def _power(group: Iterable[Record]) -> tuple[float | None, str | None, str | None]:
+    """Mean power over the replicates, its scope, and why there is none."""
+    found = [_record_power(record) for record in group]
+    powers = [(watts, scope) for watts, scope in found if watts is not None]
+    if len(powers) < len(found) or len({scope for _, scope in powers}) > 1:
+        why = next((r.absent[key] for r in group for key in r.absent if "energy" in key), None)
+        return None, None, why or "energy was not read in every replicate"
+    return statistics.fmean(watts for watts, _ in powers), powers[0][1], None
+
+
+def _record_power(record: Record) -> tuple[float | None, str]:
+    """Average watts of a request: prefill and decode by their shares of its time, else whole."""
+    energy = record.energy
+    prefill, decode = (_watts(energy.get(phase)) for phase in ("prefill", "decode"))
+    scope = energy.get("scope") or (energy.get("decode") or {}).get("scope") or "device"
+    if prefill is not None and decode is not None and record.samples.get("prefill_s"):
+        whole = statistics.median(record.samples["e2e_s"])
+        part = min(statistics.median(record.samples["prefill_s"]) / whole, 1.0)
+        return prefill * part + decode * (1 - part), str(scope)
+    return _watts(energy), str(scope)
+
+
+def _watts(window: Mapping[str, Any] | None) -> float | None:
+    joules, seconds = ((window or {}).get(key) for key in ("energy_j", "window_s"))
+    return joules / seconds if joules and seconds else None
+
+
+def _device(environment: Environment | None, record: Record) -> tuple[str | None, float | None]:
+    """Catalog name and power limit of the card that a record was measured on."""
+    if str(record.variant.get("device", "")).startswith("cpu") or environment is None:
+        return None, None
+    identity = environment.identity
+    for key in ("gpu", "device", "accelerator"):
+        about = identity.get(key)
+        if isinstance(about, str) and key != "device":
+            return card_name(about), None
+        if isinstance(about, Mapping) and about.get("name"):
+            return card_name(str(about["name"])), about.get("power_limit_w")
+    return None, None
