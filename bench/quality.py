@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 DIGITS: Final = 8
 """Significant digits kept of each token's figures; logits have about 7."""
 
-CONTINUATIONS: Final = 2
+CONTINUATIONS: Final = 1
+"""Slow schemes decode a few tokens a second: one continuation to look at, not a statistic."""
 PROMPT_TOKENS: Final = 64
 NEW_TOKENS: Final = 64
 
@@ -96,7 +97,7 @@ def evaluate(
         "tokens": len(tokens),
         "scored_tokens": len(scores.nll),
         "window": window,
-        "method": method(k) if base or keep else None,
+        "method": method(k) if writer or reader else None,
         "rest_mass": mean(scores.rest_mass),
         "continuations": told(runs, continuations, expected),
         "absent": absent,
