@@ -50,6 +50,7 @@ FLAGS: Final[Mapping[str, str]] = MappingProxyType(
 _NAMES: Final[Mapping[str, str]] = MappingProxyType(
     {"rent": "card", "purchase": "card", "electricity": "region", "api": "API model"}
 )
+_TEXTS = ("item", "offer", "currency", "unit", "grade", "source", "note")
 _COMMON = ("currency", "unit", "from", "until", "grade", "source", "source_date", "note")
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -173,9 +174,7 @@ def book(kind: Kind, folder: Path = FOLDER) -> tuple[AnyPrice, ...]:
 
 def validate_prices(folder: Path = FOLDER) -> list[str]:
     """Every problem in every price book, each with file and line; empty if all is well."""
-    return [
-        problem for kind in KINDS for problem in read_book(kind, folder / f"{kind}.csv")[1]
-    ]
+    return [problem for kind in KINDS for problem in read_book(kind, folder / f"{kind}.csv")[1]]
 
 
 def to_usd(amount: float, currency: str, rates: Mapping[str, float]) -> float:
@@ -326,7 +325,7 @@ class _Cells:
             "since": self.date("from"),
             "until": self.date("until"),
             "source_date": self.date("source_date"),
-        } | {key: cells[key] for key in ("item", "offer", "currency", "unit", "grade", "source", "note")}  # fmt: skip
+        } | {key: cells[key] for key in _TEXTS}
         if kind == "api":
             cached = self.amount("cached_input") if cells["cached_input"] else None
             return ApiPrice(

@@ -266,7 +266,9 @@ def ownership(values: Mapping[str, float]) -> cost.Ownership:
     )
 
 
-def machine(basis: Basis, values: Mapping[str, float], busy_w: float, idle_w: float) -> cost.Machine:
+def machine(
+    basis: Basis, values: Mapping[str, float], busy_w: float, idle_w: float
+) -> cost.Machine:
     """The hourly cost under one set of values, drawing `busy_w` and `idle_w` at the wall."""
     if basis == "rent":
         made = cost.rented(
@@ -275,9 +277,7 @@ def machine(basis: Basis, values: Mapping[str, float], busy_w: float, idle_w: fl
             storage_usd_per_hour=values.get("storage_per_hour", 0.0),
             egress_usd_per_busy_hour=values.get("egress_per_busy_hour", 0.0),
         )
-        return dataclasses.replace(
-            made, busy_w=busy_w, idle_w=idle_w, pue=values.get("pue", 1.0)
-        )
+        return dataclasses.replace(made, busy_w=busy_w, idle_w=idle_w, pue=values.get("pue", 1.0))
     return cost.owned(
         ownership(values),
         utilization=values["utilization"],

@@ -157,11 +157,7 @@ def _device(environment: Environment | None, record: Record) -> tuple[str | None
     """Catalog name and power limit of the card that a record was measured on."""
     if str(record.variant.get("device", "")).startswith("cpu") or environment is None:
         return None, None
-    identity = environment.identity
-    for key in ("gpu", "device", "accelerator"):
-        about = identity.get(key)
-        if isinstance(about, str) and key != "device":
-            return card_name(about), None
-        if isinstance(about, Mapping) and about.get("name"):
-            return card_name(str(about["name"])), about.get("power_limit_w")
-    return None, None
+    name = environment.identity.get("gpu")
+    if not name:
+        return None, None
+    return card_name(name), environment.identity.get("gpu_power_limit_w")

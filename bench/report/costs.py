@@ -18,7 +18,13 @@ PRICE_COLUMNS = (
     column("grade"),
     column("provider"),
     column("source_date", "source date"),
+    Column(heading="source", show=lambda row: _site(row["source"])),
 )
+
+
+def _site(source: str) -> str:
+    """The host of an address; other sources as they are."""
+    return source.split("/")[2] if "://" in source else source
 
 
 def price_row(price: AnyPrice) -> dict[str, Any]:
@@ -57,7 +63,7 @@ def price_row(price: AnyPrice) -> dict[str, Any]:
 def _range(low: str, high: str, heading: str) -> Column:
     def show(row: Row) -> str:
         ends = row.get(low), row.get(high)
-        return "-" if None in ends else f"{ends[0]:.3g} to {ends[1]:.3g}"
+        return "-" if None in ends else f"{ends[0]:.4g} to {ends[1]:.4g}"
 
     return Column(heading=heading, show=show)
 
@@ -115,8 +121,7 @@ def cost_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the figures rest on, and why some are missing: one line each, none twice."""
     notes = [f"{row['scenario']}: {row['assumptions']}" for row in rows if row.get("scenario")]
     notes += [
-        f"{row['variant']}: list price from {row['price_from'] or 'no date'}, "
-        f"{row['price_source']}; {row['assumptions']}"
+        f"{row['variant']}: {_listed(row)}; {row['assumptions']}"
         for row in rows
         if row["basis"] == "api"
     ]
@@ -134,6 +139,12 @@ def cost_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if "--against" not in reason and not reason.startswith("ci_high")
     ]
     return list(dict.fromkeys(notes + missing))
+
+
+def _listed(row: Row) -> str:
+    if row["price_from"] is None:
+        return str(row["price_source"])
+    return f"list price since {row['price_from']}, {row['price_source']}"
 
 
 TORNADO_COLUMNS = (
