@@ -63,7 +63,8 @@ class CostRow:
     break_even_tok_s: float | None = None
     """Total tok/s at which it does, at the scenario's utilization."""
     months_to_pay_back: float | None = None
-    price_from: str | None = None
+    price_date: str | None = None
+    """Day of the machine's price; first day of an API's."""
     price_source: str | None = None
     assumptions: str
     valid: bool = True

@@ -214,9 +214,17 @@ def card_name(device: str) -> str:
 
     `NVIDIA GeForce RTX 4080 SUPER` -> `RTX 4080 SUPER`, `NVIDIA H200` -> `H200 SXM`.
     """
-    plain = re.sub(r"\b(nvidia|geforce|amd|instinct)\b", " ", device, flags=re.IGNORECASE)
-    plain = " ".join(plain.replace("-", " ").split())
-    return _ALIASES.get(plain.casefold(), plain or device)
+    shown = _VENDORS.sub(" ", device)
+    return _ALIASES.get(plain(device), " ".join(shown.replace("-", " ").split()) or device)
+
+
+@cache
+def plain(name: str) -> str:
+    """A name without case, punctuation and vendor: `rtx-4080-super` is `RTX 4080 SUPER`."""
+    return " ".join(re.sub(r"[^a-z0-9./]+", " ", _VENDORS.sub(" ", name).lower()).split())
+
+
+_VENDORS: Final = re.compile(r"\b(nvidia|geforce|amd|instinct)\b", re.IGNORECASE)
 
 
 def _market(kind: Kind, item: str, on: datetime.date, offers: Sequence[str]) -> Market:
@@ -236,7 +244,8 @@ def _market(kind: Kind, item: str, on: datetime.date, offers: Sequence[str]) -> 
 
 
 def _named(kind: Kind, item: str) -> list[AnyPrice]:
-    rows = [row for row in book(kind) if row.item.casefold() == item.casefold()]
+    wanted = plain(card_name(item))
+    rows = [row for row in book(kind) if plain(row.item) == wanted]
     if not rows:
         known = {row.item for row in book(kind)}
         raise InputError(

@@ -17,7 +17,7 @@ from bench import bands, cost
 from bench.costrow import CostRow
 from bench.errors import InputError
 from bench.power import Power, wall_power
-from bench.prices import ApiPrice
+from bench.prices import ApiPrice, plain
 from bench.scenario import Scenario, machine, ownership
 from bench.throughput import Throughput
 
@@ -76,6 +76,8 @@ class Pricer:
         self._base = machine(scenario.basis, self.values, 0.0, self.idle_w or 0.0)
         self._bands: dict[tuple[Any, ...], tuple[float, float]] = {}
         self._assumed = str(scenario)
+        paid = scenario.rent_per_hour or scenario.price
+        self._paid = (paid.date.isoformat(), paid.source) if paid else (None, None)
 
     def power(self, one: Throughput) -> Power | None:
         """Power of one machine; InputError where the cost needs it and nothing gives it."""
@@ -112,7 +114,7 @@ class Pricer:
     def check_card(self, one: Throughput) -> None:
         """InputError if the scenario's prices are for another card than was measured."""
         gpu = self.scenario.gpu
-        if gpu is None or self.terms.any_card or (one.device or "").casefold() == gpu.casefold():
+        if gpu is None or self.terms.any_card or plain(one.device or "") == plain(gpu):
             return
         raise InputError(
             f"scenario '{self.scenario.name}' prices a {gpu}, but {one.variant} was measured on "
@@ -143,7 +145,11 @@ class Pricer:
         hourly = made.usd_per_busy_hour()
         per_mtok = cost.usd_per_mtok(each_tok_s, hourly)
         per_request = per_mtok * one.request_tokens / cost.TOKENS_PER_MTOK
-        absent = [f"{name}: {why}" for name, why in one.absent.items()] if one.absent else []
+        absent = [
+            f"{name}: {why}"
+            for name, why in one.absent.items()
+            if name != "power_w" or scenario.basis == "own"
+        ]
         c_in, c_out, at_mix = self._split(one, per_request, per_mtok, time, absent)
         ends = self.band(one, power)
         if ends is None:
@@ -183,6 +189,8 @@ class Pricer:
             busy_w=power.busy_w if power else None,
             energy_wh_per_mtok=wh,
             co2_g_per_mtok=None if wh is None or co2 is None else wh / 1000 * co2,
+            price_date=self._paid[0],
+            price_source=self._paid[1],
             assumptions=self._assumed,
             valid=not one.reasons,
             reasons=one.reasons,
@@ -307,7 +315,7 @@ def _api_row(api: Against, work: tuple[int, int], mix: Mix | None) -> CostRow:
         usd_per_mtok_output=api.usd_per_mtok(0, 1),
         split_method="list-price",
         energy_source="in the price",
-        price_from=found.since.isoformat() if found and found.since else None,
+        price_date=found.since.isoformat() if found and found.since else None,
         price_source=found.source if found else "given by --against",
         assumptions="as many tokens by the API's tokenizer as by the model's: not checked",
         absent=("ci_low: a list price is not measured", "band_low: a list price has no range"),

@@ -101,9 +101,9 @@ def run(args: argparse.Namespace) -> int:
     if args.tornado:
         if not scenarios:
             raise InputError("--tornado: needs --scenario, or --rent or --own with ranges")
-        bars = [bar for one in scenarios for bar in pricing.tornado_rows(items, one, terms)]
-        if not bars:
+        if not any(one.ranges for one in scenarios):
             raise InputError("--tornado: no figure is a range; write LOW:MODE:HIGH")
+        bars = [bar for one in scenarios for bar in pricing.tornado_rows(items, one, terms)]
         print(render(bars, TORNADO_COLUMNS, args.output), end="")
         return 0
     priced = [row for one in scenarios for row in pricing.price(items, one, terms)]
@@ -173,15 +173,17 @@ def _against(text: str, args: argparse.Namespace) -> Against:
 
 def _scenarios(args: argparse.Namespace, items: Sequence[Throughput]) -> list[Scenario]:
     """The scenarios that are asked for, flags applied. InputError if nothing says the price."""
+    from bench.prices import plain
     from bench.scenario import adapt, load_scenario
 
     on = _on(args)
     made: list[Scenario] = []
     for ref in args.scenario:
         base = load_scenario(ref)
-        if args.gpu and base.gpu and args.gpu.casefold() != base.gpu.casefold():
+        if args.gpu and base.gpu and plain(args.gpu) != plain(base.gpu):
             raise InputError(f"--gpu: scenario '{base.name}' prices a {base.gpu}, not {args.gpu}")
-        made.append(adapt(base, base.basis, _given(args, on, base.gpu, items), args.gpus))
+        given = _given(args, on, base.gpu, items)
+        made.append(adapt(base, base.basis, given, gpus=args.gpus))
     if not args.scenario:
         both: tuple[tuple[Basis, str | None], ...] = (
             ("rent", args.rent_per_hour),
@@ -190,7 +192,8 @@ def _scenarios(args: argparse.Namespace, items: Sequence[Throughput]) -> list[Sc
         for basis, price in both:
             if price is not None:
                 figures = _of_basis(_given(args, on, args.gpu, items), basis, both)
-                made.append(adapt(None, basis, figures, args.gpus))
+                card = args.gpu or (_only_card(items) if price == "book" else None)
+                made.append(adapt(None, basis, figures, gpu=card, gpus=args.gpus))
     if not made and not args.against:
         raise InputError(
             "nothing says what the machine costs; give --rent USD_PER_HOUR (or `--rent book`), "
