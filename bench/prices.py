@@ -200,9 +200,8 @@ _ALIASES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "h200": "H200 SXM",
         "h100 80gb hbm3": "H100 SXM",
-        "h100 sxm5": "H100 SXM",
-        "a100 sxm4 80gb": "A100 SXM 80GB",
-        "a100 sxm4 40gb": "A100 SXM 40GB",
+        "a100 sxm 80gb": "A100 SXM 80GB",
+        "a100 sxm 40gb": "A100 SXM 40GB",
         "a100 80gb pcie": "A100 PCIe 80GB",
         "a100 pcie 40gb": "A100 PCIe 40GB",
     }
@@ -221,10 +220,11 @@ def card_name(device: str) -> str:
 @cache
 def plain(name: str) -> str:
     """A name without case, punctuation and vendor: `rtx-4080-super` is `RTX 4080 SUPER`."""
-    return " ".join(re.sub(r"[^a-z0-9./]+", " ", _VENDORS.sub(" ", name).lower()).split())
+    text = re.sub(r"sxm[45]", "sxm", _VENDORS.sub(" ", name).lower())
+    return " ".join(re.sub(r"[^a-z0-9./]+", " ", text).split())
 
 
-_VENDORS: Final = re.compile(r"\b(nvidia|geforce|amd|instinct)\b", re.IGNORECASE)
+_VENDORS: Final = re.compile(r"\b(nvidia|geforce|amd|instinct|generation)\b", re.IGNORECASE)
 
 
 def _market(kind: Kind, item: str, on: datetime.date, offers: Sequence[str]) -> Market:

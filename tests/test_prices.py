@@ -93,6 +93,19 @@ def test_card_names_of_drivers(driver, card) -> None:
     assert prices.card_name(driver) == card
 
 
+@pytest.mark.parametrize(
+    ("driver", "listed"),
+    [
+        ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada"),
+        ("NVIDIA A40", "A40"),
+        ("NVIDIA H100 NVL", "H100 NVL"),
+        ("NVIDIA A100-SXM4-40GB", "A100 SXM 40GB"),
+    ],
+)
+def test_cards_that_only_the_books_know_are_found_by_their_driver_s_name(driver, listed) -> None:
+    assert prices.plain(prices.card_name(driver)) == prices.plain(listed)
+
+
 def test_an_unknown_card_names_the_nearest_and_the_flag() -> None:
     with pytest.raises(InputError, match=r"unknown card 'RTX 4091'; did you mean .*--rent"):
         prices.gpu_rent("RTX 4091", LATE_2026)
