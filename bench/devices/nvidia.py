@@ -102,7 +102,7 @@ class NvidiaCard:
         """Seconds so far that each cause has held the clocks down. Raises Unreadable."""
         figures = Figures()
         for cause, number in self._held_fields.items():
-            figures.read(cause, lambda number=number: self._field(number) / 1e9)  # type: ignore[misc]  # mypy infers no lambda with defaults
+            figures.read(cause, lambda number=number: self.field(number) / 1e9)  # type: ignore[misc]  # mypy infers no lambda with defaults
         if not figures.values:
             raise Unreadable("; ".join(figures.absent.values()))
         return figures.values
@@ -148,7 +148,8 @@ class NvidiaCard:
     def _ask(self, name: str, *arguments: Any) -> Any:
         return self._nvml.call(name, self._handle, *arguments)
 
-    def _field(self, number: int) -> float:
+    def field(self, number: int) -> float:
+        """One of NVML's numbered fields. Raises Unreadable."""
         return self._nvml.field(self._handle, number)
 
     def _constant(self, name: str) -> int:
@@ -156,7 +157,7 @@ class NvidiaCard:
 
     def _power_w(self) -> float:
         try:
-            return self._field(POWER_INSTANT) / 1e3
+            return self.field(POWER_INSTANT) / 1e3
         except Unreadable:
             return float(self._ask("nvmlDeviceGetPowerUsage")) / 1e3
 
