@@ -38,6 +38,8 @@ class Trace:
     stalls: Sequence[tuple[float, float]] = ()
     no_energy: str | None = None
     truth: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What was learned while it was recorded: tick period, idle lag, which fields answer."""
 
     def at(self, name: str, at_s: float) -> Any:
         """The value of a figure at a time. Raises Unreadable if it was not recorded."""
