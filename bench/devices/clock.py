@@ -77,10 +77,7 @@ class EventClock:
     def stop(self) -> list[float]:
         self._synchronize()
         events = self._pool[: self._used]
-        return [
-            before.elapsed_time(after) / 1e3
-            for before, after in pairwise(events)
-        ]
+        return [before.elapsed_time(after) / 1e3 for before, after in pairwise(events)]
 
 
 def clock_for(device: str) -> Clock:
