@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Final, Literal, TypeVar
 
 from bench.errors import InputError, unknown
+from bench.gpus import match
 
 Kind = Literal["rent", "purchase", "electricity", "api"]
 KINDS: Final[tuple[Kind, ...]] = ("rent", "purchase", "electricity", "api")
@@ -196,25 +197,14 @@ def parse_date(text: str) -> datetime.date:
         raise InputError(f"--on: {text!r} is not a date (2025-01-31)") from None
 
 
-_ALIASES: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "h200": "H200 SXM",
-        "h100 80gb hbm3": "H100 SXM",
-        "a100 sxm 80gb": "A100 SXM 80GB",
-        "a100 sxm 40gb": "A100 SXM 40GB",
-        "a100 80gb pcie": "A100 PCIe 80GB",
-        "a100 pcie 40gb": "A100 PCIe 40GB",
-    }
-)
-
-
 def card_name(device: str) -> str:
     """The catalog's name of a card from what its driver calls it, or `device` as it is.
 
-    `NVIDIA GeForce RTX 4080 SUPER` -> `RTX 4080 SUPER`, `NVIDIA H200` -> `H200 SXM`.
+    `NVIDIA GeForce RTX 4080 SUPER` -> `RTX 4080 SUPER`, `NVIDIA H200` -> `H200 SXM`. Books also
+    price cards that the catalog does not describe: those are found by `plain`.
     """
-    shown = _VENDORS.sub(" ", device)
-    return _ALIASES.get(plain(device), " ".join(shown.replace("-", " ").split()) or device)
+    card = match(device)
+    return device if card is None else card.title
 
 
 @cache

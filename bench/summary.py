@@ -1,12 +1,14 @@
 """Records -> one row a variant and workload: medians, spread, quality, validity. Docs: metrics.md.
 
-A replicate's figure is the median over its requests, a variant's the median over its replicates.
+A replicate's figure is the median over its requests, which single slow requests do not move; a
+variant's is the geometric mean over its replicates, the centre of the intervals that `bench cost`
+gives (logarithms, as ratios are what is compared).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import median
+from statistics import geometric_mean, median
 from typing import Any
 
 from bench.quality_figures import Figures, all_figures
@@ -70,7 +72,7 @@ def _row(group: Sequence[Record], quality: Figures | None) -> dict[str, Any]:
         "n_failed": len(group) - len(good),
     }
     for name in SPEEDS:
-        row[name] = _median(figures[name] for figures in each)
+        row[name] = _centre(figures[name] for figures in each)
     row["decode_spread"] = _spread(figures["decode_tok_s"] for figures in each)
     row |= _memory(good, absent)
     row |= _quality(quality, absent)
@@ -125,12 +127,18 @@ def _absent(group: Sequence[Record], each: Sequence[Mapping[str, Any]]) -> dict[
     return found
 
 
+def _centre(values: Iterable[float | None]) -> float | None:
+    """Geometric mean of what is known."""
+    known = [value for value in values if value is not None]
+    return geometric_mean(known) if known else None
+
+
 def _median(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return median(known) if known else None
 
 
 def _spread(values: Iterable[float | None]) -> float | None:
-    """Half the range over the median: what replicates differ by. None for fewer than 2."""
+    """Half the range over the centre: what replicates differ by. None for fewer than 2."""
     known = [value for value in values if value is not None]
-    return (max(known) - min(known)) / 2 / median(known) if len(known) > 1 else None
+    return (max(known) - min(known)) / 2 / geometric_mean(known) if len(known) > 1 else None

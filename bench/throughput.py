@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.cost import above_zero
+from bench.gpus import match
 from bench.prices import card_name
 from bench.records import Environment, Record, Results
 
@@ -40,7 +41,7 @@ class Throughput:
     power_scope: str | None = None
     """What `power_w` covers: `wall`, or the device."""
     limit_w: float | None = None
-    """Power limit of the card, where it was read."""
+    """Power limit of the card as read, else as its data sheet has it."""
     device: str | None = None
     """Card, by its catalog name."""
     environment: str = ""
@@ -171,4 +172,5 @@ def _device(environment: Environment | None, record: Record) -> tuple[str | None
     name = environment.identity.get("gpu")
     if not name:
         return None, None
-    return card_name(name), environment.identity.get("gpu_power_limit_w")
+    card, limit = match(name), environment.identity.get("gpu_power_limit_w")
+    return card_name(name), limit if limit or card is None else card.tdp_w

@@ -13,6 +13,7 @@ from bench.experiment import Experiment, experiments, load_experiment
 from bench.gpus import gpus, validate_gpus
 from bench.prices import book, validate_prices
 from bench.records import FILE, Record, read
+from bench.scenario import scenarios, validate_scenarios
 from bench.validity import REASONS
 
 
@@ -37,6 +38,7 @@ def check_shipped() -> list[Check]:
             n_checked=sum(len(book(kind)) for kind in ("rent", "purchase", "api", "electricity")),
             problems=tuple(validate_prices()),
         ),
+        Check(what="scenarios", n_checked=len(scenarios()), problems=tuple(validate_scenarios())),
     ]
 
 

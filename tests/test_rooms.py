@@ -21,8 +21,8 @@ MEASURING = {
 
 READING = {
     "analysis", "statistics", "comparison", "cost", "pricing", "prices", "scenario", "bands",
-    "throughput", "costrow", "roofline", "shape", "layout", "gpus", "predict", "claims", "verdicts",
-    "evidence", "report", "quality_figures", "diagnosis",
+    "throughput", "costrow", "power", "roofline", "shape", "layout", "gpus", "predict", "claims",
+    "verdicts", "evidence", "report", "quality_figures", "diagnosis",
 }  # fmt: skip
 """Never import torch, nor a measuring room."""
 

@@ -65,7 +65,7 @@ def test_definitions() -> None:
     )
 
 
-def test_a_row_is_the_median_of_its_replicates() -> None:
+def test_a_row_is_the_geometric_mean_of_its_replicates() -> None:
     records = [record("none", i, gap=gap) for i, gap in enumerate([0.1, 0.2, 0.4])]
     (row,) = summarise(Results(records=records))
     assert row["decode_tok_s"] == pytest.approx(10)
