@@ -80,8 +80,9 @@ LAUNCH_SPREAD: Final = 0.7
 """Spread of the log of a kernel family's factor on the fixed time."""
 MOE: Final = (np.log(5.0), 1.5)
 SIGMA: Final = 0.06
-"""Expected log residual of a batch-1 row; rows of larger batches count as if it were SIGMA_BATCH."""
+"""Expected log residual of a batch-1 row."""
 SIGMA_BATCH: Final = 0.25
+"""The same for larger batches, which schedulers decide; so they count for less."""
 
 
 class DecodeModel:
@@ -102,8 +103,8 @@ class DecodeModel:
 
         self.engines = sorted({p.engine for p in points})
         self.kernels = sorted({p.kernel for p in points} - {"float"})
-        columns = self._columns(points) if start is None else start.columns
-        self.columns = columns
+        columns: dict[str, Any] = self._columns(points) if start is None else start.columns
+        self.columns: dict[str, Any] = columns
         measured = np.log(seconds)
         batch = np.array([p.n_batch > 1 for p in points])
         scale = weights / np.where(batch, SIGMA_BATCH, SIGMA)
@@ -112,8 +113,13 @@ class DecodeModel:
             misfit = (np.log(self._seconds(x, columns)) - measured) * scale
             return np.concatenate([misfit, self._prior(x)])
 
+        prior = self._prior_slopes()
+
+        def slopes(x: Floats) -> Floats:
+            return np.vstack([self._slopes(x, columns) * scale[:, None], prior])
+
         first = self._centre() if start is None else start.x
-        self.x: Floats = least_squares(residuals, first, max_nfev=80, ftol=1e-5, xtol=1e-5).x
+        self.x: Floats = least_squares(residuals, first, jac=slopes, max_nfev=200).x
 
     def _centre(self) -> Floats:
         kernels = len(self.kernels)
@@ -186,20 +192,47 @@ class DecodeModel:
         )  # fmt: skip
 
     def _seconds(self, x: Floats, c: dict[str, Any]) -> Floats:
+        found: Floats = sum(self._terms(x, c), start=np.zeros(len(c["n"])))
+        return found
+
+    def _terms(self, x: Floats, c: dict[str, Any]) -> list[Floats]:
+        """The summands: fixed, weights, unpacking, cache at bandwidth, attention, batch."""
         local, unpack, launch, moe = self._split(x)
         p = local[c["engine"]]
-        share = 1 / (1 + np.exp(-(p[:, 1] - p[:, 2] * c["hbm"])))
         cost = np.concatenate([[0.0], np.exp(unpack), [np.exp(UNPACK[0])]])[c["kernel"]]
         factor = np.exp(np.concatenate([[0.0], launch, [0.0]]))[c["kernel"]]
-        fixed = c["layers"] * np.exp(p[:, 0]) * factor * c["slow"] * np.exp(moe * c["moe"])
-        found: Floats = (
-            fixed
-            + c["bytes"] / (c["bandwidth"] * share)
-            + c["batch"] * c["n"] * cost / c["rate"]
-            + c["kv"] * (1 / c["bandwidth"] + np.exp(p[:, 3]) / c["rate"])
-            + (c["batch"] - 1) * c["layers"] * np.exp(p[:, 4]) * c["slow"]
-        )
-        return found
+        return [
+            c["layers"] * np.exp(p[:, 0]) * factor * c["slow"] * np.exp(moe * c["moe"]),
+            c["bytes"] / c["bandwidth"] * (1 + np.exp(p[:, 2] * c["hbm"] - p[:, 1])),
+            c["batch"] * c["n"] * cost / c["rate"],
+            c["kv"] / c["bandwidth"],
+            c["kv"] * np.exp(p[:, 3]) / c["rate"],
+            (c["batch"] - 1) * c["layers"] * np.exp(p[:, 4]) * c["slow"],
+        ]
+
+    def _slopes(self, x: Floats, c: dict[str, Any]) -> Floats:
+        """Derivatives [point, parameter] of the log of the predicted seconds."""
+        fixed, weights, unpacking, _, attention, batch = terms = self._terms(x, c)
+        total = sum(terms, start=np.zeros(len(c["n"])))
+        spare = weights - c["bytes"] / c["bandwidth"]
+        found = np.zeros((len(total), len(x)))
+        row, n_local, n_kernels = np.arange(len(total)), len(LOCAL), len(self.kernels)
+        for i, part in enumerate((fixed, -spare, spare * c["hbm"], attention, batch)):
+            found[row, c["engine"] * n_local + i] = part
+        first = (len(self.engines) + 1) * n_local
+        fitted = (c["kernel"] > 0) & (c["kernel"] <= n_kernels)
+        at = first + c["kernel"][fitted] - 1
+        found[row[fitted], at] = unpacking[fitted]
+        found[row[fitted], at + n_kernels] = fixed[fitted]
+        found[:, -1] = fixed * c["moe"]
+        slopes: Floats = found / total[:, None]
+        return slopes
+
+    def _prior_slopes(self) -> Floats:
+        """Derivatives of `_prior`, which is linear in the parameters."""
+        size = (len(self.engines) + 1) * len(LOCAL) + 2 * len(self.kernels) + 1
+        zero = self._prior(np.zeros(size))
+        return np.stack([self._prior(unit) - zero for unit in np.eye(size)], axis=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

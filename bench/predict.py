@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.catalog import ModelCard
 from bench.efficiency import DecodeModel, Floats, Point, PrefillModel, Prompt, kernel
@@ -73,9 +74,13 @@ def _sample(row: Row) -> Sample | None:
     if row.measure == "end_to_end":
         assert row.n_prompt is not None
         assert row.n_gen is not None
-        size = {"n_prompt": row.n_prompt, "n_batch": row.n_batch}
-        needed = memory_bytes(model, row.quant, n_gen=row.n_gen, engine=row.engine, **size)
-        flops = prefill_work(model, row.quant, engine=row.engine, **size).flops
+        needed = memory_bytes(
+            model, row.quant, n_prompt=row.n_prompt, n_gen=row.n_gen, n_batch=row.n_batch,
+            engine=row.engine,
+        )  # fmt: skip
+        flops = prefill_work(
+            model, row.quant, n_prompt=row.n_prompt, n_batch=row.n_batch, engine=row.engine
+        ).flops
         prefill_s = flops / (PREFILL_SHARE * (gpu.peak("bf16") or float("inf")))
         # Requests that do not fit at once are served in waves, which is another measurement.
         if needed > gpu.vram_bytes or prefill_s > 0.4 * step_s * row.n_gen:
@@ -183,11 +188,19 @@ class Predictor:
             new.append("arch")
         return tuple(new)
 
-    def half_width(self, target: Point, new: tuple[Fold, ...], without: str | None = None) -> float:
+    def half_width(
+        self,
+        target: Point,
+        new: tuple[Fold, ...],
+        *,
+        without: str | None = None,
+        new_source: bool = True,
+    ) -> float:
         """q of the interval x e^-q .. x e^q: the widest that applies.
 
         Errors of all rows that asked nothing new, of the engine's own rows, and of each fold in
-        `new`. `without` leaves a card's own errors out.
+        `new`; and, for what a measurement of one's own would show, errors of rows whose source was
+        left out (`new_source`): builds and hosts differ. `without` leaves a card's own errors out.
         """
         batched = target.n_batch > 1
         allowed = np.array(
@@ -199,17 +212,38 @@ class Predictor:
         own = allowed & np.array([p.engine == target.engine for p in self.points])
         if own.any():
             widths.append(self._quantile(self.by_gpu, own))
+        if new_source:
+            widths.append(self._quantile(self.by_source, self._source_known))
         # So few mixtures of experts are there that they get the width of an unseen architecture.
         folds: tuple[Fold, ...] = (*new, "arch") if target.moe else new
         widths += [self._quantile(self._fold_errors[fold], allowed) for fold in folds]
         return max(widths)
 
     @cached_property
+    def by_source(self) -> Floats:
+        """Errors with each sample's source left out."""
+        return self.errors("source")
+
+    @cached_property
+    def _source_known(self) -> NDArray[np.bool_]:
+        """Samples of one card whose engine, kernels and architecture other sources have too."""
+        return np.array(
+            [
+                s.point.n_batch == 1
+                and not s.point.moe
+                and not self.novelty(
+                    s.point, [o.point for o in self.samples if o.row.source != s.row.source]
+                )
+                for s in self.samples
+            ]
+        )
+
+    @cached_property
     def _fold_errors(self) -> dict[Fold, Floats]:
         folds: tuple[Fold, ...] = ("engine", "kernel", "arch")
         return {fold: self.errors(fold) for fold in folds}
 
-    def _quantile(self, errors: Floats, chosen: Floats) -> float:
+    def _quantile(self, errors: Floats, chosen: NDArray[np.bool_]) -> float:
         """The smallest q that covers 90% of the groups' weight (each group counts once)."""
         size, weight = np.abs(errors[chosen]), self.weights[chosen] ** 2
         order = np.argsort(size)
@@ -263,7 +297,8 @@ class Predictor:
         )  # fmt: skip
         absent = dict(limit.absent)
         context = mean_context(n_prompt, n_gen)
-        decode, low, high, new = None, None, None, ()
+        decode, low, high = None, None, None
+        new: tuple[Fold, ...] = ()
         if n_gpus > 1 and engine != "llama.cpp":
             absent["decode_tok_s"] = "several cards: only llama.cpp's split by layers was fitted"
         else:
@@ -322,9 +357,7 @@ def _fold_key(sample: Sample, fold: Fold) -> str:
     return keys[fold]()
 
 
-def _explain(
-    new: tuple[Fold, ...], gpu: Gpu, engine: str, quant: str, s: Shape
-) -> tuple[str, ...]:
+def _explain(new: tuple[Fold, ...], gpu: Gpu, engine: str, quant: str, s: Shape) -> tuple[str, ...]:
     texts = {
         "engine": f"no measurement of {engine}",
         "kernel": f"no measurement of {quant} or a scheme like it on {engine}",
@@ -396,26 +429,31 @@ def engine_for(name: str) -> str:
 def card_of_size(n_bytes: int, quant: str) -> ModelCard:
     """A made-up dense model whose weights take `n_bytes` in a scheme: Llama 3.1 8B, scaled.
 
-    Width and depth grow with the cube root of the size, as in families of models.
+    Width and depth grow with the cube root of the size, as in families of models; the inner width
+    is then set so that the bytes are right.
     """
     base = card("llama-3.1-8b")
-    scale = n_bytes / held(shape(base), quant, engine="any").weights_bytes
     a = base.architecture
-    step = 128
-    for _ in range(4):
-        side = scale ** (1 / 3)
-        width = max(step, round(a["hidden_size"] * side / step) * step)
-        inner = max(step, round(a["intermediate_size"] * side / step) * step)
-        heads = max(1, width // step)
-        sized = replace(
+
+    def size_of(model: ModelCard) -> float:
+        return held(shape(model), quant, engine="any").weights_bytes
+
+    side = (n_bytes / size_of(base)) ** (1 / 3)
+    heads = max(1, round(a["num_attention_heads"] * side))
+
+    def sized(inner: int) -> ModelCard:
+        return replace(
             base,
             name=f"{n_bytes / 1e9:.3g} GB of weights",
             architecture={
                 **a,
-                "hidden_size": width, "intermediate_size": inner, "head_dim": step,
-                "num_attention_heads": heads, "num_key_value_heads": max(1, heads // 4),
+                "hidden_size": heads * 128, "head_dim": 128, "num_attention_heads": heads,
+                "num_key_value_heads": max(1, heads // 4), "intermediate_size": inner,
+                "vocab_size": max(1024, round(a["vocab_size"] * min(side, 1.0))),
                 "num_hidden_layers": max(1, round(a["num_hidden_layers"] * side)),
             },
         )  # fmt: skip
-        scale *= n_bytes / held(shape(sized), quant, engine="any").weights_bytes
-    return sized
+
+    # A step of 1024 keeps clear of the padding of four-bit kernels.
+    least, more = size_of(sized(1024)), size_of(sized(2048))
+    return sized(max(64, round(1024 * (1 + (n_bytes - least) / (more - least)))))

@@ -14,7 +14,7 @@ from importlib import import_module
 
 from bench.errors import EXIT_INTERRUPTED, BenchError
 
-VERBS = ("run", "plan", "models", "doctor", "validate")
+VERBS = ("run", "plan", "models", "doctor", "validate", "predict", "gpus")
 
 EPILOG = """\
 examples:
