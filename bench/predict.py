@@ -8,7 +8,7 @@ of another engine, family or architecture were left out, and the prediction says
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final, Literal
@@ -19,90 +19,26 @@ from numpy.typing import NDArray
 from bench.catalog import ModelCard
 from bench.efficiency import DecodeModel, Floats, Point, PrefillModel, Prompt, kernel
 from bench.errors import InputError
-from bench.gpus import Gpu, gpus
+from bench.gpus import Gpu
 from bench.layout import held
 from bench.published import Row, card, rows
-from bench.roofline import (
-    Bound,
-    bound,
-    decode_work,
-    mean_context,
-    memory_bytes,
-    prefill_work,
+from bench.roofline import Bound, bound, mean_context, prefill_work
+from bench.samples import (
+    MIN_PROMPT,
+    Sample,
+    has_prefill,
+    point,
+    prefill_model,
+    prefill_seconds,
+    prompt_of,
+    samples,
 )
 from bench.shape import Shape, shape
 
 COVERAGE: Final = 0.90
-PREFILL_SHARE: Final = 0.5
-"""Share of the dense peak that prefill is taken to reach where a row's latency includes it."""
-MIN_PROMPT: Final = 64
-"""Prompts shorter than this say nothing about prefill."""
+"""Share of new measurements that an interval is meant to hold."""
+
 Fold = Literal["gpu", "source", "engine", "kernel", "arch"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """A published row, or a record, with what the models need."""
-
-    row: Row
-    point: Point
-    step_s: float
-
-    @property
-    def group(self) -> tuple[object, ...]:
-        """Rows of one group differ in context only and count as one."""
-        p = self.point
-        return p.gpu.name, p.engine, p.kernel, self.row.model, p.n_batch
-
-
-def samples(given: Iterable[Row] | None = None) -> list[Sample]:
-    """The rows that may be used, as decode samples."""
-    found = (
-        _sample(row)
-        for row in (rows() if given is None else given)
-        if not row.excluded and row.decode_tok_s is not None
-    )
-    return [sample for sample in found if sample is not None]
-
-
-def _sample(row: Row) -> Sample | None:
-    assert row.decode_tok_s is not None
-    assert row.context is not None
-    assert row.n_batch is not None
-    gpu, model = gpus()[row.gpu], card(row.model)
-    step_s = row.n_batch / row.decode_tok_s
-    if row.measure == "end_to_end":
-        assert row.n_prompt is not None
-        assert row.n_gen is not None
-        needed = memory_bytes(
-            model, row.quant, n_prompt=row.n_prompt, n_gen=row.n_gen, n_batch=row.n_batch,
-            engine=row.engine,
-        )  # fmt: skip
-        flops = prefill_work(
-            model, row.quant, n_prompt=row.n_prompt, n_batch=row.n_batch, engine=row.engine
-        ).flops
-        prefill_s = flops / (PREFILL_SHARE * (gpu.peak("bf16") or float("inf")))
-        # Requests that do not fit at once are served in waves, which is another measurement.
-        if needed > gpu.vram_bytes or prefill_s > 0.4 * step_s * row.n_gen:
-            return None
-        step_s -= prefill_s / row.n_gen
-    at = point(model, gpu, row.quant, row.engine, row.context, row.n_batch)
-    return Sample(row=row, point=at, step_s=step_s)
-
-
-def point(
-    model: ModelCard, gpu: Gpu, quant: str, engine: str, context: float, n_batch: int
-) -> Point:
-    """A decode step of a card's model as the efficiency model sees it."""
-    s = shape(model)
-    weights = held(s, quant, engine=engine)
-    step = weights.step_bytes + weights.expert_bytes * s.experts_read(n_batch)
-    work = decode_work(model, quant, context=context, n_batch=n_batch, engine=engine)
-    return Point(
-        engine=engine, kernel=kernel(quant), gpu=gpu, layers=s.n_layers, n_batch=n_batch,
-        step_bytes=step, kv_bytes=work.n_bytes - step, n_weights=s.n_active_params,
-        moe=s.n_experts > 0,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +77,7 @@ class Predictor:
         """Fit on the published rows, and on `extra` ones."""
         usable = [row for row in (*rows(), *extra) if not row.excluded]
         self.samples = samples(usable)
-        self.prompts = [row for row in usable if _has_prefill(row)]
+        self.prompts = [row for row in usable if has_prefill(row)]
         self.points = [sample.point for sample in self.samples]
         self.seconds: Floats = np.array([sample.step_s for sample in self.samples])
         counts: dict[object, int] = {}
@@ -263,11 +199,11 @@ class Predictor:
         names = [row.gpu for row in self.prompts]
         for name in sorted(set(names)):
             out = np.array([n == name for n in names])
-            model = _prefill_model([r for r, o in zip(self.prompts, out, strict=True) if not o])
+            model = prefill_model([r for r, o in zip(self.prompts, out, strict=True) if not o])
             for i in np.flatnonzero(out):
                 row = self.prompts[i]
-                measured = _prefill_seconds(row)
-                found[i] = np.log(measured / model.seconds([_prompt_of(row)])[0])
+                measured = prefill_seconds(row)
+                found[i] = np.log(measured / model.seconds([prompt_of(row)])[0])
         return self.prompts, found
 
     @cached_property
@@ -276,7 +212,7 @@ class Predictor:
         _, errors = self.prefill_errors()
         size = np.sort(np.abs(errors))
         at = min(int(np.ceil(COVERAGE * (len(size) + 1))), len(size)) - 1
-        return _prefill_model(self.prompts), float(size[at])
+        return prefill_model(self.prompts), float(size[at])
 
     def predict(
         self,
@@ -367,36 +303,6 @@ def _explain(new: tuple[Fold, ...], gpu: Gpu, engine: str, quant: str, s: Shape)
     if s.n_experts:
         found.append("few measurements of mixtures of experts, all of DeepSeek R1 on llama.cpp")
     return tuple(found)
-
-
-def _has_prefill(row: Row) -> bool:
-    return (
-        row.prefill_tok_s is not None
-        and row.n_gpus == 1
-        and row.n_batch == 1
-        and (row.n_prompt or 0) >= MIN_PROMPT
-    )
-
-
-def _prefill_seconds(row: Row) -> float:
-    assert row.n_prompt is not None
-    assert row.prefill_tok_s is not None
-    return row.n_prompt / row.prefill_tok_s
-
-
-def _prompt_of(row: Row) -> Prompt:
-    assert row.n_prompt is not None
-    model = card(row.model)
-    work = prefill_work(model, row.quant, n_prompt=row.n_prompt, engine=row.engine)
-    return Prompt(
-        gpu=gpus()[row.gpu], kernel=kernel(row.quant), n_prompt=row.n_prompt,
-        layers=shape(model).n_layers, flops=work.flops,
-    )  # fmt: skip
-
-
-def _prefill_model(given: Sequence[Row]) -> PrefillModel:
-    seconds = np.array([_prefill_seconds(row) for row in given])
-    return PrefillModel([_prompt_of(row) for row in given], seconds)
 
 
 ALIASES: Final = {

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.efficiency import Floats
-from bench.predict import Predictor, Sample
+from bench.predict import Predictor
+from bench.samples import Sample
 
 BEGIN: Final = "<!-- made by scripts/validate-predictor -->"
 END: Final = "<!-- end -->"

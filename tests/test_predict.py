@@ -12,10 +12,11 @@ from bench import cli
 from bench.efficiency import DecodeModel, Point, PrefillModel, Prompt, kernel
 from bench.errors import InputError
 from bench.gpus import gpus
-from bench.predict import Predictor, card_of_size, engine_for, point, samples, scheme_for
+from bench.predict import Predictor, card_of_size, engine_for, scheme_for
 from bench.predict_report import BEGIN, END, TARGETS, Validation, spliced
 from bench.published import FOLDER, card, rows, sources, validate_published
 from bench.roofline import bound
+from bench.samples import point, samples
 from bench.shape import shape
 
 
