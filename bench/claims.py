@@ -1,0 +1,384 @@
+"""Claims as data: what somebody published, taken apart into sub-claims that evidence can decide.
+
+A file in claims/ is one source. It is written before anything is measured, and the SHA-256 of its
+bytes goes into every verdict. docs/claims.md says how to write one. Standard library only.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from bench import fields
+from bench.catalog import NAME, model_cards, shipped
+from bench.errors import BenchError, InputError, unknown
+from bench.experiment import Gate, experiments
+from bench.gpus import gpus
+from bench.layout import check_quant
+from bench.prices import book, parse_date
+
+Direction = Literal["at_least", "at_most", "equals"]
+Figure = Literal["decode_tok_s", "prefill_tok_s", "output_tok_s", "usd_per_mtok"]
+METRICS: Final = (
+    "decode_tok_s", "prefill_tok_s", "output_tok_s", "usd_per_mtok", "weights_bytes",
+    "memory_bytes", "price_usd_per_mtok", "released", "usd_per_solved_task",
+)  # fmt: skip
+UNITS: Final = ("ratio", "tok/s", "cards")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Who published it, where and when."""
+
+    title: str
+    publisher: str
+    date: str
+    """2025-05-31, or 2025-05 or 2025 where the source says no more."""
+    language: str
+    """ISO 639-1 code of the quotes."""
+    found: str
+    """Address, or how to find it where no address is known."""
+
+    def problems(self) -> Iterator[str]:
+        for name in ("title", "publisher", "found"):
+            if not getattr(self, name).strip():
+                yield f"{name}: missing"
+        if not re.fullmatch(r"[a-z]{2}", self.language):
+            yield f"language: {self.language!r} is not a code such as 'ja'"
+        if not _is_date(self.date):
+            yield f"date: {self.date!r} is not 2025-05-31, 2025-05 or 2025"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByDates:
+    """The treatment is the latest if no baseline came out after it, up to `on`."""
+
+    on: datetime.date
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByBound:
+    """The most that a card allows. It can refute; it never supports."""
+
+    compare: Literal["cards", "schemes", "rate", "fits"]
+    """What treatment and baselines name: cards or schemes. `rate`: the treatment is a card, the
+    threshold a stated rate. `fits`: the treatment holds the model and the baseline does not."""
+    model: str
+    quant: str = "none"
+    engine: str = "transformers"
+    dtype: str = "auto"
+    figure: Literal["decode_tok_s", "prefill_tok_s"] = "decode_tok_s"
+    n_prompt: int = 128
+    n_gen: int = 128
+    n_batch: int = 1
+    gpu: str | None = None
+    """The card, where treatment and baselines are schemes."""
+    n_gpus: int = 1
+    least_share: float = 1.0
+    """Least share of its own bound that a baseline is taken to reach: the ratio of two cards'
+    bounds is divided by it. 1 says: as efficient as the treatment."""
+    least_share_why: str = ""
+
+    def problems(self) -> Iterator[str]:
+        if not 0 < self.least_share <= 1:
+            yield "least_share: must be above 0 and at most 1"
+        if self.least_share < 1 and not self.least_share_why:
+            yield "least_share_why: say where the share comes from"
+        for name in ("n_prompt", "n_gen", "n_batch", "n_gpus"):
+            if getattr(self, name) < 1:
+                yield f"{name}: must be at least 1"
+        if self.model not in model_cards():
+            yield f"model: {unknown('model', self.model, model_cards())}"
+        if self.compare == "schemes" and self.gpu is None:
+            yield "gpu: missing; which card are the schemes compared on?"
+        if self.gpu is not None and self.gpu not in gpus():
+            yield f"gpu: {unknown('gpu', self.gpu, gpus())}"
+        try:
+            check_quant(self.quant)
+        except InputError as error:
+            yield f"quant: {error}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByPublished:
+    """Pairs of rows of bench/data/published/throughput.csv that differ in `vary` alone."""
+
+    vary: Literal["gpu", "quant"]
+    same: Mapping[str, str | int]
+    """Column -> value that both rows of a pair have."""
+    figure: Literal["decode_tok_s", "prefill_tok_s", "usd_per_mtok"] = "decode_tok_s"
+    """`usd_per_mtok`: the price of an hour is the same, so the inverse of the decode ratio."""
+    treatment: str | None = None
+    """What stands for the treatment where it was not measured; then the rows never decide."""
+
+    def problems(self) -> Iterator[str]:
+        for column in self.same:
+            if column not in ("gpu", "n_gpus", "model", "quant", "engine", "n_batch", "source"):
+                yield f"same.{column}: no such column to choose rows by"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByPrices:
+    """Dated list prices of APIs: treatment over baseline."""
+
+    on: datetime.date
+    """The day on which both prices must be in force."""
+    kinds: tuple[Literal["input", "cached_input", "output"], ...] = ()
+    """Ratios of which prices; their range is the value."""
+    offer: Literal["list", "off-peak"] = "list"
+    """The treatment's offer; baselines count at list price."""
+    fresh_tokens: float | None = None
+    cached_tokens: float | None = None
+    output_tokens: float | None = None
+    mix_source: str = ""
+    """Where the token mix comes from."""
+
+    @property
+    def mix(self) -> tuple[float, float, float] | None:
+        """Fresh input, cached input and output tokens."""
+        if self.fresh_tokens is None or self.cached_tokens is None or self.output_tokens is None:
+            return None
+        return self.fresh_tokens, self.cached_tokens, self.output_tokens
+
+    def problems(self) -> Iterator[str]:
+        tokens = (self.fresh_tokens, self.cached_tokens, self.output_tokens)
+        given = [count for count in tokens if count is not None]
+        if bool(given) == bool(self.kinds):
+            yield "kinds: give either kinds, or the three token counts of a mix"
+        if given and len(given) != 3:
+            yield "fresh_tokens, cached_tokens, output_tokens: a mix needs all three"
+        if any(count < 0 for count in given) or (given and not sum(given) > 0):
+            yield "fresh_tokens, cached_tokens, output_tokens: must not be negative, nor all 0"
+        if given and not self.mix_source:
+            yield "mix_source: missing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByRent:
+    """Published throughput and a dated rent, as dollars for output tokens over an API's price."""
+
+    line: Mapping[str, str | int]
+    """Column -> value that picks one row of bench/data/published/throughput.csv."""
+    gpu: str
+    """The card to rent, by its catalog name."""
+    rent_on: datetime.date
+    api_on: datetime.date
+    level: Literal["published", "vendor"]
+
+    def problems(self) -> Iterator[str]:
+        if self.gpu not in gpus():
+            yield f"gpu: {unknown('gpu', self.gpu, gpus())}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reported:
+    """A ratio or rate that somebody states, without rows to compute it from."""
+
+    level: Literal["published", "vendor"]
+    value: float
+    low: float | None = None
+    high: float | None = None
+    title: str
+    found: str
+    date: str
+    scope: str
+
+    def problems(self) -> Iterator[str]:
+        if not _is_date(self.date):
+            yield f"date: {self.date!r} is not 2025-05-31, 2025-05 or 2025"
+        for name in ("title", "found", "scope"):
+            if not getattr(self, name).strip():
+                yield f"{name}: missing"
+        if (self.low is None) != (self.high is None):
+            yield "low, high: give both or none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByRecords:
+    """An experiment of this project whose records decide it."""
+
+    experiment: str
+    figure: Figure = "decode_tok_s"
+    n_batch: int | None = None
+    """Only workloads of this batch size; every workload if absent."""
+    to_write: str = ""
+    """What the experiment needs that is not offered yet; empty where its file is there."""
+
+    def problems(self) -> Iterator[str]:
+        if not self.to_write and self.experiment not in experiments():
+            yield f"experiment: {unknown('experiment', self.experiment, experiments())}"
+        if self.to_write and self.experiment in experiments():
+            yield f"to_write: experiments/{self.experiment}.toml is there"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecidedBy:
+    """Every way in which a sub-claim may be decided, or why there is none."""
+
+    records: ByRecords | None = None
+    published: tuple[ByPublished, ...] = ()
+    rent: tuple[ByRent, ...] = ()
+    reported: tuple[Reported, ...] = ()
+    bound: ByBound | None = None
+    list_price: ByPrices | None = None
+    date: ByDates | None = None
+    not_testable: str = ""
+
+    def problems(self) -> Iterator[str]:
+        ways = (
+            self.records, self.published, self.rent, self.reported, self.bound, self.list_price,
+            self.date,
+        )  # fmt: skip
+        if bool(self.not_testable) == any(ways):
+            yield "give at least one way to decide it, or not_testable with the reason"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubClaim:
+    """One statement with one number, under one reading of what is compared with what."""
+
+    id: str
+    text: str
+    metric: str
+    unit: str = "ratio"
+    treatment: str
+    baselines: tuple[str, ...] = ()
+    """What it is compared with; several where the source names none. Empty for a stated rate."""
+    workload: str
+    thresholds: tuple[float, ...] = ()
+    """More than one where the source's percentage has more than one reading."""
+    direction: Direction = "at_least"
+    rounding: float = 0.0
+    """Half the last digit that the source gives: `equals` holds within it."""
+    quality_gate: Gate | None = None
+    """Quality that must hold for the claim to be supported; absent where quality is no part."""
+    scope: str
+    assumptions: tuple[str, ...] = ()
+    would_change: str
+    decided_by: DecidedBy
+
+    def problems(self) -> Iterator[str]:
+        if self.metric not in METRICS:
+            yield f"metric: {self.metric!r} is not one of {', '.join(METRICS)}"
+        if self.unit not in UNITS:
+            yield f"unit: {self.unit!r} is not one of {', '.join(UNITS)}"
+        for i, threshold in enumerate(self.thresholds):
+            if not math.isfinite(threshold) or threshold < 0:
+                yield f"thresholds[{i}]: must be a finite number of at least 0"
+        if not self.thresholds and not self.decided_by.not_testable:
+            yield "thresholds: missing; without a number nothing can be decided"
+        if len(set(self.thresholds)) != len(self.thresholds):
+            yield "thresholds: a value stands twice"
+        if self.rounding < 0 or (self.rounding and self.direction != "equals"):
+            yield "rounding: must not be negative, and belongs to direction = 'equals'"
+        yield from self._names()
+
+    def _names(self) -> Iterator[str]:
+        """Cards and APIs that the ways to decide it look up must exist."""
+        by, sides = self.decided_by, (self.treatment, *self.baselines)
+        if not self.baselines and (by.date or by.list_price or by.rent):
+            yield "baselines: missing; compared with what?"
+        if by.date or (by.bound and by.bound.compare != "schemes"):
+            for side in sides:
+                if side not in gpus():
+                    yield f"treatment, baselines: {unknown('gpu', side, gpus())}"
+        if by.bound and by.bound.compare == "schemes":
+            for side in sides:
+                try:
+                    check_quant(side)
+                except InputError as error:
+                    yield f"treatment, baselines: {error}"
+        apis = {row.item for row in book("api")}
+        for side in sides if by.list_price else self.baselines if by.rent else ():
+            if side not in apis:
+                yield f"treatment, baselines: {unknown('API model', side, apis)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One sentence of the source."""
+
+    id: str
+    quote: str
+    """In the original language."""
+    translation: str
+    """In English; the quote again where it is English."""
+    sub_claims: tuple[SubClaim, ...]
+
+    def problems(self) -> Iterator[str]:
+        for name in ("quote", "translation"):
+            if not getattr(self, name).strip():
+                yield f"{name}: missing"
+        if not self.sub_claims:
+            yield "sub_claims: missing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimFile:
+    """Every claim of one source."""
+
+    name: str
+    source: Source
+    claims: tuple[Claim, ...]
+    sha256: str
+    """Of the file's bytes, so that a verdict says which wording it judged."""
+
+    def problems(self) -> Iterator[str]:
+        if not NAME.fullmatch(self.name):
+            yield f"name: {self.name!r} is not lower-case letters, digits, '.', '_', '-'"
+        if not self.claims:
+            yield "claims: missing"
+        names = [claim.id for claim in self.claims]
+        names += [part.id for claim in self.claims for part in claim.sub_claims]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"claims: the id {name!r} stands twice"
+
+
+def claim_files() -> dict[str, Path]:
+    """Name -> file of every shipped claim."""
+    return {path.stem: path for path in sorted(shipped("claims").glob("*.toml"))}
+
+
+def load_claims(ref: str) -> ClaimFile:
+    """Read the claims of one source: a shipped name, or a file. InputError lists every problem."""
+    path = Path(ref)
+    if path.suffix != ".toml" and not path.exists():
+        known = claim_files()
+        if ref not in known:
+            raise InputError(unknown("claim", ref, known) + "; or give a .toml file")
+        path = known[ref]
+    fields.read_toml(path)  # names the file where it cannot be read
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    loaded = fields.load(ClaimFile, path, sha256=digest)
+    if loaded.name != path.stem:
+        raise InputError(f"{path}: name: {loaded.name!r} is not the file's name {path.stem!r}")
+    return loaded
+
+
+def validate_claims(paths: Sequence[Path] | None = None) -> list[str]:
+    """Every problem of every claim file (all that ship, if none are given), one line each."""
+    found: list[str] = []
+    for path in claim_files().values() if paths is None else paths:
+        try:
+            load_claims(str(path))
+        except InputError as error:
+            found += error.problems
+        except BenchError as error:
+            found.append(f"{path}: {error}")
+    return found
+
+
+def _is_date(text: str) -> bool:
+    if not re.fullmatch(r"\d{4}(-\d{2}){0,2}", text):
+        return False
+    try:
+        parse_date(text + "-01" * (2 - text.count("-")))
+    except InputError:
+        return False
+    return True
