@@ -1,0 +1,325 @@
+"""Evidence for a sub-claim against one baseline: dates, list prices, bounds, published figures.
+
+What was measured here comes from `bench.measured`. Each figure carries how it was computed, line by
+line. Standard library only, so that claims can be judged on any machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+from bench import published
+from bench.catalog import load_card, model_cards
+from bench.claims import ByBound, ByPublished, ByRent, Reported, SubClaim
+from bench.errors import InputError
+from bench.gpus import gpus
+from bench.prices import ApiPrice, api_price, gpu_rent
+from bench.roofline import TOLERANCE, Bound, bound, gib
+from bench.verdicts import Evidence
+
+PUBLISHED_MARGIN: Final = 0.10
+"""What a published rate without a spread may be off by, on either side: an assumption, wider than
+the 1% to 3% between runs that notebooks with several runs show."""
+
+PAIRS_TO_SUPPORT: Final = 3
+"""Published pairs from which their whole range, widened by the margin, may support."""
+
+
+def gather(part: SubClaim, baseline: str | None) -> list[Evidence]:
+    """All that is known without own measurements; a baseline of None is a stated figure."""
+    by = part.decided_by
+    found: list[Evidence] = []
+    if by.date and baseline is not None:
+        found.append(_by_date(part, baseline))
+    if by.list_price and baseline is not None:
+        found.append(_by_price(part, baseline))
+    if by.bound is not None:
+        found += _by_bound(part, by.bound, baseline)
+    if baseline is not None:
+        found += [item for way in by.published for item in _by_rows(part, way, baseline)]
+        found += [_by_rent(way, baseline) for way in by.rent]
+    return found + [_reported(item) for item in by.reported]
+
+
+def _by_date(part: SubClaim, baseline: str) -> Evidence:
+    """1 if the baseline is newer than the treatment and out on that day, else 0."""
+    assert part.decided_by.date is not None
+    on = part.decided_by.date.on
+    ours, other = gpus()[part.treatment], gpus()[baseline]
+    if on < ours.released:
+        return Evidence(
+            level="published", value=None, invalid=f"{ours.title} was not out on {on}"
+        )
+    newer = ours.released < other.released <= on
+    dates = f"{ours.title} came out {ours.released}, {other.title} {other.released}"
+    return Evidence(
+        level="published", value=float(newer), exact=True, scope=f"up to {on}",
+        source=other.source_of("released"), note=f"by date: {dates}",
+        steps=(dates, f"newer and out on {on}: {'yes' if newer else 'no'}"),
+    )  # fmt: skip
+
+
+def _by_price(part: SubClaim, baseline: str) -> Evidence:
+    """The ratio of list prices, or its range over the kinds of tokens."""
+    way = part.decided_by.list_price
+    assert way is not None
+    try:
+        ours = api_price(part.treatment, way.on, way.offer)
+        theirs = api_price(baseline, way.on)
+    except InputError as error:
+        return Evidence(level="list_price", value=None, invalid=str(error))
+    pairs: list[tuple[str, float | None, float | None]]
+    if way.mix is not None:
+        pairs = [("mix", _of_mix(ours, way.mix), _of_mix(theirs, way.mix))]
+    else:
+        pairs = [(kind, getattr(ours, kind), getattr(theirs, kind)) for kind in way.kinds]
+    ratios, steps = [], []
+    for kind, cost, against in pairs:
+        if cost is None or against is None:
+            who = part.treatment if cost is None else baseline
+            reason = f"{who} has no {kind} price on {way.on}"
+            return Evidence(level="list_price", value=None, invalid=reason)
+        ratios.append(cost / against)
+        steps.append(f"{kind}: ${cost:.6g} / ${against:.6g} = {cost / against:.4%}")
+    return Evidence(
+        level="list_price", value=sum(ratios) / len(ratios), low=min(ratios), high=max(ratios),
+        exact=True, scope=f"prices of {way.on}", source=f"{ours.source}; {theirs.source}",
+        note=way.mix_source and f"mix: {way.mix_source}",
+        steps=(f"{ours.place.rsplit('/', 1)[-1]} over {theirs.place.rsplit('/', 1)[-1]}", *steps),
+    )  # fmt: skip
+
+
+def _of_mix(price: ApiPrice, mix: tuple[float, float, float]) -> float | None:
+    """Dollars for those tokens."""
+    fresh, cached, output = mix
+    if cached and price.cached_input is None:
+        return None
+    return (fresh * price.input + cached * (price.cached_input or 0) + output * price.output) / 1e6
+
+
+def _by_bound(part: SubClaim, way: ByBound, baseline: str | None) -> list[Evidence]:
+    if way.compare == "rate":
+        return [_rate_bound(part, way)]
+    if baseline is None:
+        return []
+    if way.compare == "fits":
+        return [_fits_bound(part, way, baseline)]
+    ours, theirs = _limits(part, way, baseline)
+    top, bottom = getattr(ours, way.figure), getattr(theirs, way.figure)
+    if top is None or bottom is None:
+        reason = (ours.absent | theirs.absent).get(way.figure, "no bound is known")
+        return [Evidence(level="bound", value=None, invalid=reason)]
+    ratio = top / bottom
+    found = [
+        Evidence(
+            level="bound", value=ratio, high=ratio / way.least_share,
+            scope=f"{way.model}, {way.quant}" if way.compare == "cards" else f"on {way.gpu}",
+            source="data sheets, bench/data/gpus.toml",
+            note=f"{part.treatment} over {baseline} at equal efficiency {ratio:.3g}",
+            steps=(
+                f"most that {part.treatment} allows: {top:.4g} tok/s",
+                f"most that {baseline} allows: {bottom:.4g} tok/s; ratio {ratio:.3f}",
+                *_share_steps(way, ratio),
+            ),
+        )
+    ]  # fmt: skip
+    if way.compare == "cards":
+        found += _against_measured(part, way, baseline, top)
+    return found
+
+
+def _share_steps(way: ByBound, ratio: float) -> Iterator[str]:
+    if way.least_share < 1:
+        yield (
+            f"a baseline at {way.least_share:.0%} of its bound: at most "
+            f"{ratio / way.least_share:.3f} ({way.least_share_why})"
+        )
+
+
+def _limits(part: SubClaim, way: ByBound, baseline: str) -> tuple[Bound, Bound]:
+    if way.compare == "schemes":
+        assert way.gpu is not None
+        return _limit(way, way.gpu, part.treatment), _limit(way, way.gpu, baseline)
+    return _limit(way, part.treatment, way.quant), _limit(way, baseline, way.quant)
+
+
+def _limit(way: ByBound, gpu: str, quant: str) -> Bound:
+    return bound(
+        load_card(model_cards()[way.model]), gpus()[gpu], quant, way.n_prompt, way.n_gen,
+        way.n_batch, dtype=way.dtype, engine=way.engine, n_devices=way.n_gpus,
+    )  # fmt: skip
+
+
+def _against_measured(
+    part: SubClaim, way: ByBound, baseline: str, top: float
+) -> Iterator[Evidence]:
+    """The treatment at its bound over the baseline as somebody measured it: a hard ceiling."""
+    rows = [
+        row for row in published.rows()
+        if (row.gpu, row.model, row.quant, row.engine, row.n_gpus, row.excluded)
+        == (baseline, way.model, way.quant, way.engine, way.n_gpus, "")
+        and (row.n_prompt, row.n_batch) == (way.n_gen, way.n_batch)
+    ]  # fmt: skip
+    for row in rows[:1]:
+        rate: float | None = getattr(row, way.figure)
+        if rate is None:
+            continue
+        ceiling = top / (rate * (1 - PUBLISHED_MARGIN))
+        yield Evidence(
+            level="bound", value=top / rate, high=ceiling,
+            scope=f"{way.model}, {way.quant}, {way.engine}",
+            source=published.sources()[row.source].url,
+            note=f"{part.treatment} at its bound over {baseline} as published",
+            steps=(
+                f"{baseline} was measured at {rate:g} tok/s ({row.source}, line {row.line})",
+                f"{part.treatment} at its very bound, {top:.4g} tok/s: at most {ceiling:.3f} times "
+                f"that, with {PUBLISHED_MARGIN:.0%} for the missing spread",
+            ),
+        )  # fmt: skip
+
+
+def _rate_bound(part: SubClaim, way: ByBound) -> Evidence:
+    """The most a card allows, for a stated rate."""
+    limit = _limit(way, part.treatment, way.quant)
+    most: float | None = getattr(limit, way.figure)
+    if most is None:
+        return Evidence(level="bound", value=None, invalid=limit.absent.get(way.figure, "unknown"))
+    needed = f"needs {gib(limit.memory_bytes):.1f} GiB of {way.n_gpus} x {part.treatment}"
+    return Evidence(
+        level="bound", value=most, high=most * (1 + TOLERANCE),
+        scope=f"{way.model}, {way.quant}, batch {way.n_batch}",
+        source=gpus()[part.treatment].source,
+        note=f"{needed}: {'fits' if limit.fits else 'does not fit'}",
+        steps=(
+            f"a step reads {limit.decode_bytes / 1e9:.2f} GB; {part.treatment} moves "
+            f"{gpus()[part.treatment].bandwidth_gb_s:g} GB/s",
+            f"at most {most:.2f} tok/s; with {TOLERANCE:.0%} for memory clocks "
+            f"{most * (1 + TOLERANCE):.2f}",
+            needed + (": fits" if limit.fits else ": does not fit"),
+        ),
+    )  # fmt: skip
+
+
+def _fits_bound(part: SubClaim, way: ByBound, baseline: str) -> Evidence:
+    """Whether only the treatment holds the model: at most 0 if it does not, or the other does."""
+    ours, theirs = _limit(way, part.treatment, way.quant), _limit(way, baseline, way.quant)
+    only = ours.fits and not theirs.fits
+    needed = f"needs {gib(ours.memory_bytes):.1f} GiB"
+    held = [
+        f"{name} {'holds' if limit.fits else 'does not hold'} it ({gpus()[name].vram_gib:g} GiB)"
+        for name, limit in ((part.treatment, ours), (baseline, theirs))
+    ]
+    return Evidence(
+        level="bound", value=float(only), high=float(only), scope=f"{way.model}, {way.quant}",
+        exact=True, source="data sheets, bench/data/gpus.toml",
+        note=f"{needed}: {', '.join(held)}", steps=(needed, *held),
+    )  # fmt: skip
+
+
+def _by_rows(part: SubClaim, way: ByPublished, baseline: str) -> Iterator[Evidence]:
+    """The range of the ratio over every pair of rows that differ in one column alone."""
+    treatment = way.treatment or part.treatment
+    pairs = list(_pairs(way, treatment, baseline))
+    if not pairs:
+        return
+    ratios = [ratio for ratio, _ in pairs]
+    stands_in = way.treatment is not None and way.treatment != part.treatment
+    low, high = min(ratios) * (1 - PUBLISHED_MARGIN), max(ratios) * (1 + PUBLISHED_MARGIN)
+    invalid = f"{treatment} was measured, not {part.treatment}" if stands_in else ""
+    middle = sorted(ratios)[len(ratios) // 2]
+    note = f"{treatment} over {baseline}: {min(ratios):.3g} to {max(ratios):.3g} "
+    note += f"in {len(pairs)} published pair{'s' * (len(pairs) > 1)}"
+    if not stands_in and len(pairs) < PAIRS_TO_SUPPORT:
+        note += f", too few to support (needs {PAIRS_TO_SUPPORT})"
+    if invalid:
+        invalid += f" ({note})"
+    names = {row.source for _, row in pairs}
+    yield Evidence(
+        level="published", value=middle, low=low, high=high, invalid=invalid,
+        can_support=len(pairs) >= PAIRS_TO_SUPPORT,
+        scope=", ".join(f"{key} {value}" for key, value in way.same.items()),
+        source="; ".join(published.sources()[name].url for name in sorted(names)), note=note,
+        steps=(
+            *(f"throughput.csv:{row.line}: ratio {ratio:.3f}" for ratio, row in pairs),
+            f"range widened by {PUBLISHED_MARGIN:.0%}, as no spread is published: "
+            f"{low:.3g} to {high:.3g}",
+        ),
+    )  # fmt: skip
+
+
+def _pairs(
+    way: ByPublished, treatment: str, baseline: str
+) -> Iterator[tuple[float, published.Row]]:
+    """(ratio, treatment's row) of rows that agree in everything that defines the measurement."""
+    rows = [row for row in published.rows() if matches(row, way.same)]
+    figure = "decode_tok_s" if way.figure == "usd_per_mtok" else way.figure
+    by_setting: dict[tuple[object, ...], published.Row] = {
+        _setting(row, way.vary): row for row in rows if getattr(row, way.vary) == baseline
+    }
+    for row in rows:
+        other = by_setting.get(_setting(row, way.vary))
+        if getattr(row, way.vary) != treatment or other is None:
+            continue
+        ours, theirs = getattr(row, figure), getattr(other, figure)
+        if ours and theirs:
+            yield (theirs / ours if way.figure == "usd_per_mtok" else ours / theirs), row
+
+
+def matches(row: published.Row, columns: Mapping[str, str | int]) -> bool:
+    """Whether a published row has these values."""
+    return all(getattr(row, column) == value for column, value in columns.items())
+
+
+def _setting(row: published.Row, vary: str) -> tuple[object, ...]:
+    keys = (
+        "gpu", "n_gpus", "model", "quant", "engine", "version", "measure", "n_prompt", "n_gen",
+        "n_batch", "source",
+    )  # fmt: skip
+    return tuple(getattr(row, key) for key in keys if key != vary)
+
+
+def _by_rent(way: ByRent, baseline: str) -> Evidence:
+    """Dollars for a million output tokens on rented cards, over the API's output price."""
+    rows = [row for row in published.rows() if matches(row, way.line) and row.decode_tok_s]
+    if len(rows) != 1:
+        picked = f"{len(rows)} published rows match {dict(way.line)}; exactly one must"
+        return Evidence(level=way.level, value=None, invalid=picked)
+    row = rows[0]
+    assert row.decode_tok_s is not None
+    try:
+        rent = gpu_rent(way.gpu, way.rent_on)
+        api = api_price(baseline, way.api_on).output
+    except InputError as error:
+        return Evidence(level=way.level, value=None, invalid=str(error))
+    unit = row.n_gpus / (3600 * row.decode_tok_s) * 1e6 / api
+    wide = (1 - PUBLISHED_MARGIN, 1 + PUBLISHED_MARGIN)
+    low, high = rent.low * unit / wide[1], rent.high * unit / wide[0]
+    return Evidence(
+        level=way.level, value=rent.mode * unit, low=low, high=high, can_support=False,
+        scope=f"{row.n_gpus} x {way.gpu}, {row.quant}, {row.decode_tok_s:g} tok/s",
+        source=published.sources()[row.source].url,
+        note=f"{row.n_gpus} x {way.gpu} at {row.decode_tok_s:g} tok/s: one published run",
+        steps=(
+            f"throughput.csv:{row.line}: {row.decode_tok_s:g} tok/s on {row.n_gpus} x {row.gpu}",
+            f"rent on {way.rent_on}: ${rent.low:g} to ${rent.high:g} an hour and card",
+            f"${rent.low * unit * api:.4g} to ${rent.high * unit * api:.4g} a million output "
+            f"tokens, over ${api:g}: {rent.low * unit:.3%} to {rent.high * unit:.3%}",
+            f"with {PUBLISHED_MARGIN:.0%} for the rate's missing spread: {low:.3%} to {high:.3%}",
+        ),
+    )  # fmt: skip
+
+
+def _reported(item: Reported) -> Evidence:
+    """A figure without rows: it never supports, as nobody can recompute it."""
+    return Evidence(
+        level=item.level, value=item.value, low=item.low, high=item.high, can_support=False,
+        scope=item.scope, source=f"{item.title}, {item.date}: {item.found}",
+        note=f"as stated in {item.title}, {item.date}", steps=(f"stated: {item.value:g}",),
+    )  # fmt: skip
+
+
+def as_rows(items: Sequence[Evidence]) -> list[dict[str, Any]]:
+    """For JSON: every field, steps as a list."""
+    return [asdict(item) | {"steps": list(item.steps)} for item in items]
