@@ -107,13 +107,13 @@ def measure(
     phase({"phase": "warm up"})
     runs.start(workload.n_prompt, workload.n_gen, workload.n_batch)
     warmup = warm_up(runs, clock, workload, rules)
+    phase({"phase": "measure"})  # the last word until the window is full: nothing disturbs it
     spent = Spent()
     gc.collect()
     gc.disable()
     try:
         reader.begin()
         while len(spent.requests) < rules.iterations or spent.seconds < rules.window_s:
-            phase({"phase": "measure", "iteration": len(spent.requests)})
             spent.add(request(runs, clock, workload.n_gen))
         reading = reader.end()
     finally:
