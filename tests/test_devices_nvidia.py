@@ -14,7 +14,7 @@ from bench.devices.figures import Unreadable
 from bench.devices.gpu import GpuReader
 from bench.devices.none import NullReader
 from bench.devices.nvidia import NvidiaCard
-from bench.devices.nvml import Nvml, describe, index_of, short_hash, visible_entry
+from bench.devices.nvml import Nvml, index_of, short_hash, visible_entry
 from bench.devices.replay import TracePace
 from tests.fake_nvml import FakeNvml, errors, field_value, process
 
@@ -70,7 +70,7 @@ def test_a_card_in_order() -> None:
 
 
 def test_identity() -> None:
-    found = describe("cuda:0", FakeNvml())
+    found = NvidiaCard("cuda:0", FakeNvml()).identity()
     assert found == {
         "gpu": "Invented 100",
         "gpu_id": short_hash("GPU-0bc"),

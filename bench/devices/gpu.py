@@ -105,6 +105,7 @@ class GpuReader:
 
     def begin(self) -> None:
         """Open a window; waits for the counter's tick, at most two limits long."""
+        self._pace.stop()  # of a window that failed work left open
         self._before = Figures()
         self._opened, self._looks = None, 0
         self._held = self._before.read("held_s", self._card.held_s)

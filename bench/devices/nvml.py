@@ -115,15 +115,6 @@ def visible_entry(visible: str, index: int) -> str:
     return shown[index]
 
 
-def describe(device: str | None = None, library: Any = None) -> dict[str, Any]:
-    """Facts of one card that must not differ between pooled figures. Raises Unreadable."""
-    nvml = Nvml(library)
-    try:
-        return card_identity(nvml, nvml.handle_for(device))
-    finally:
-        nvml.close()
-
-
 def card_identity(nvml: Nvml, handle: Any) -> dict[str, Any]:
     """Name, memory, driver, power limit, ECC, MIG, persistence; None where NVML does not say."""
     found = Figures()
