@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pynvml
@@ -14,7 +16,7 @@ from bench.devices.figures import Unreadable
 from bench.devices.gpu import GpuReader
 from bench.devices.none import NullReader
 from bench.devices.nvidia import NvidiaCard
-from bench.devices.nvml import Nvml, index_of, short_hash, visible_entry
+from bench.devices.nvml import Nvml, describe, index_of, short_hash, visible_entry
 from bench.devices.replay import TracePace
 from tests.fake_nvml import FakeNvml, errors, field_value, process
 
@@ -70,7 +72,8 @@ def test_a_card_in_order() -> None:
 
 
 def test_identity() -> None:
-    found = NvidiaCard("cuda:0", FakeNvml()).identity()
+    found = describe("cuda:0", FakeNvml())
+    assert found == NvidiaCard("cuda:0", FakeNvml()).identity()
     assert found == {
         "gpu": "Invented 100",
         "gpu_id": short_hash("GPU-0bc"),
@@ -305,6 +308,16 @@ def test_cards_are_matched_as_cuda_shows_them(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert Nvml(FakeNvml(cards=3)).handle_for(device) == card
+
+
+@pytest.mark.parametrize("uuid", ["2bc", "GPU-2bc"])
+def test_the_uuid_is_torchs(monkeypatch: pytest.MonkeyPatch, uuid: str) -> None:
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True,
+        get_device_properties=lambda _index: SimpleNamespace(uuid=uuid),
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    assert Nvml(FakeNvml(cards=3)).handle_for("cuda:0") == "card-2"
 
 
 def test_torchs_uuid_decides_if_torch_is_running(monkeypatch: pytest.MonkeyPatch) -> None:
