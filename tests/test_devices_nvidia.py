@@ -130,6 +130,29 @@ def test_a_card_lost_while_it_is_measured() -> None:
     assert "GPU is lost" in reading.absent["energy_j"]
 
 
+def test_a_look_that_fails_once_is_no_loss() -> None:
+    answers = iter([pynvml.NVMLError(pynvml.NVML_ERROR_TIMEOUT)])
+
+    def clock(_handle: str, _kind: int) -> int:
+        for error in answers:
+            raise error
+        return 1500
+
+    reading = read(FakeNvml(nvmlDeviceGetClockInfo=clock))
+    assert reading.device["sm_mhz"] == 1500.0
+    assert "sm_mhz" not in reading.absent
+
+
+def test_counters_of_throttling_that_go_back_are_absent() -> None:
+    library = FakeNvml()
+    reader = GpuReader(NvidiaCard("cuda:0", library), pace=TracePace())
+    reader.begin()
+    library.fields[74] = 1
+    reading = reader.end()
+    assert "went backwards" in reading.absent["held_share"]
+    assert "held_share" not in reading.device
+
+
 def test_a_call_that_the_package_lost_is_a_reason() -> None:
     class Newer(FakeNvml):
         def __getattr__(self, name: str) -> Any:

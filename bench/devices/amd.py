@@ -76,7 +76,7 @@ class AmdCard:
     def sample(self, at_s: float, *, thorough: bool) -> Sample:
         """Look once. A figure that fails is None, and `missing` says why."""
         seen = Figures()
-        if self.no_energy is None:
+        if thorough and self.no_energy is None:
             seen.read("counter_mj", self.counter_mj)
         seen.read("power_w", self._power_w)
         if thorough:
