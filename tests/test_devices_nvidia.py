@@ -147,6 +147,7 @@ def test_counters_of_throttling_that_go_back_are_absent() -> None:
     library = FakeNvml()
     reader = GpuReader(NvidiaCard("cuda:0", library), pace=TracePace())
     reader.begin()
+    reader._pace.sleep(1.0)
     library.fields[74] = 1
     reading = reader.end()
     assert "went backwards" in reading.absent["held_share"]
