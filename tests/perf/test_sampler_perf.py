@@ -2,11 +2,11 @@
 
     python -m pytest tests/perf/test_sampler_perf.py --benchmark-enable
 
-`paired` runs a loop without and with the sampler, side by side: `overhead_share` is what it
-loses, `nothing_share` what the same comparison shows with no sampler at all, which is the noise
-of this machine. Believe the first only where it stands clear of the second. `look` shows the
-time of one look, of which there are ten a second. The library here answers at once: on a card
-the call waits in the driver, without the interpreter's lock.
+`paired` runs a loop without and with the sampler, side by side: `overhead_share` is what it loses,
+`nothing_share` what the same comparison shows with no sampler at all, which is the noise of this
+machine. Believe the first only where it stands clear of the second. `look` shows the time of one
+look, of which there are ten a second. The library
+here answers at once: on a card the call waits in the driver, without the interpreter's lock.
 """
 
 from __future__ import annotations
