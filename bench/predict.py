@@ -150,8 +150,10 @@ class Predictor:
             widths.append(self._quantile(self.by_gpu, own))
         if new_source:
             widths.append(self._quantile(self.by_source, self._source_known))
-        # So few mixtures of experts are there that they get the width of an unseen architecture.
-        folds: tuple[Fold, ...] = (*new, "arch") if target.moe else new
+        # Few mixtures of experts, or none of this kind: the width of an unseen architecture, or
+        # of an unseen engine.
+        like: dict[str, tuple[Fold, ...]] = {"none": (), "latent": ("arch",), "plain": ("engine",)}
+        folds = (*new, *like[target.experts])
         widths += [self._quantile(self._fold_errors[fold], allowed) for fold in folds]
         return max(widths)
 
@@ -166,7 +168,7 @@ class Predictor:
         return np.array(
             [
                 s.point.n_batch == 1
-                and not s.point.moe
+                and s.point.experts == "none"
                 and not self.novelty(
                     s.point, [o.point for o in self.samples if o.row.source != s.row.source]
                 )
@@ -300,8 +302,10 @@ def _explain(new: tuple[Fold, ...], gpu: Gpu, engine: str, quant: str, s: Shape)
         "arch": f"no measurement of {engine} on a {gpu.arch} card",
     }
     found = [texts[fold] for fold in new]
-    if s.n_experts:
+    if s.n_experts and s.latent:
         found.append("few measurements of mixtures of experts, all of DeepSeek R1 on llama.cpp")
+    elif s.n_experts:
+        found.append("no measurement of a mixture of experts with plain attention")
     return tuple(found)
 
 

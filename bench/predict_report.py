@@ -188,7 +188,7 @@ class Validation:
 
 
 def _is_target(sample: Sample) -> bool:
-    return sample.row.n_gpus == 1 and sample.point.n_batch == 1 and not sample.point.moe
+    return sample.row.n_gpus == 1 and sample.point.n_batch == 1 and sample.point.experts == "none"
 
 
 def _engine_scheme(sample: Sample) -> str:

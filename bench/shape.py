@@ -87,6 +87,8 @@ class Shape:
     """Routed experts in a layer; 0 for a dense model."""
     n_active_experts: int = 0
     n_layers: int
+    latent: bool = False
+    """Multi-head latent attention."""
     name: str = field(default="model")
 
     @property
@@ -162,6 +164,7 @@ def _shape(card: _Frozen) -> Shape:
         n_experts=n_experts,
         n_active_experts=int(a.get("num_experts_per_tok", 0)) if n_experts else 0,
         n_layers=int(a["num_hidden_layers"]),
+        latent="kv_lora_rank" in a,
         name=card.name,
     )
 
