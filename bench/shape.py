@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final, Literal
 
-from bench.catalog import ModelCard
-from bench.errors import UnsupportedError, unknown
+from bench.catalog import ModelCard, load_card, model_cards
+from bench.errors import InputError, UnsupportedError, unknown
 
 Part = Literal["embedding", "head", "attention", "mlp", "expert", "router", "small"]
 """`mlp` holds dense layers and shared experts; `small` holds norms, biases and attention sinks."""
@@ -276,3 +276,16 @@ def _windows(a: Mapping[str, Any], n: int) -> Iterator[tuple[int | None, int]]:
         yield int(window), sliding
     if n - sliding:
         yield None, n - sliding
+
+
+def validate_models() -> list[str]:
+    """Every problem in the shipped model cards, one line each."""
+    problems: list[str] = []
+    for path in model_cards().values():
+        try:
+            shape(load_card(path))
+        except InputError as error:
+            problems += error.problems
+        except UnsupportedError as error:
+            problems.append(f"{path}: {error}")
+    return problems

@@ -10,7 +10,7 @@ import pytest
 from bench.catalog import load_card, model_cards
 from bench.errors import InputError, UnsupportedError
 from bench.layout import LAYOUTS, Layout, held, layout
-from bench.shape import Matrix, Shape, shape
+from bench.shape import Matrix, Shape, shape, validate_models
 
 PUBLISHED = {
     # Billions of parameters, all and active, as the model's makers state them.
@@ -76,6 +76,25 @@ def test_experts_read_grow_with_the_batch_up_to_all() -> None:
     assert moe.experts_read(1) == pytest.approx(8 / 128)
     assert moe.experts_read(2) == pytest.approx(1 - (120 / 128) ** 2)
     assert moe.experts_read(10_000) == pytest.approx(1)
+
+
+def test_every_shipped_card_is_in_order() -> None:
+    assert validate_models() == []
+
+
+def test_problems_of_cards_name_their_file(monkeypatch, tmp_path) -> None:
+    good = model_cards()["llama-3.1-8b"].read_text(encoding="utf-8")
+    strange = tmp_path / "llama-3.1-8b.toml"
+    strange.write_text(good.replace('model_type = "llama"', 'model_type = "mamba"'), "utf-8")
+    renamed = tmp_path / "other.toml"
+    renamed.write_text(good, encoding="utf-8")
+    monkeypatch.setattr("bench.shape.model_cards", lambda: {"a": strange, "b": renamed})
+    problems = validate_models()
+
+    assert len(problems) == 2
+    assert problems[0].startswith(f"{strange}: ")
+    assert "unknown model type 'mamba'" in problems[0]
+    assert problems[1].startswith(f"{renamed}: name:")
 
 
 def one_matrix(tied: bool = False) -> Shape:
