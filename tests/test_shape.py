@@ -177,3 +177,40 @@ def test_layouts_are_what_torchao_holds(scheme, config) -> None:
     how: Layout = LAYOUTS[scheme]
     assert how.bits is not None
     assert size(linear[0].weight) == 128 * 256 * how.bits / 8 + 256 * how.row_bytes
+
+
+TINY = {
+    "vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+}  # fmt: skip
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised on import inside torchao
+@pytest.mark.parametrize("scheme", ["none", "torch-dynamic-int8", "int8-dynamic"])
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        {"model_type": "llama", "tie_word_embeddings": True},
+        {"model_type": "qwen2", "tie_word_embeddings": False},
+        {"model_type": "qwen3_moe", "tie_word_embeddings": False, **EXPERTS},
+    ],
+    ids=lambda a: a["model_type"],
+)
+def test_bytes_of_a_whole_model_are_those_held(architecture, scheme) -> None:
+    quantization = pytest.importorskip("bench.quantization")
+    transformers = pytest.importorskip("transformers")
+    keys = {**TINY, **architecture}
+    kind = keys.pop("model_type")
+    config = transformers.AutoConfig.for_model(kind, **keys)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    real = quantization.held(quantization.scheme(scheme).quantize(model))
+    base = load_card(model_cards()["llama-3.1-8b"])
+    counted = held(
+        shape(replace(base, name="tiny", architecture={"model_type": kind, **keys})),
+        scheme,
+        dtype="float32",
+    )
+
+    assert counted.weights_bytes == real.weights_bytes
+    assert counted.quantized_fraction == pytest.approx(real.quantized_fraction)
