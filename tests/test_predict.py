@@ -12,7 +12,8 @@ from bench import cli
 from bench.efficiency import DecodeModel, Point, PrefillModel, Prompt, kernel
 from bench.errors import InputError
 from bench.gpus import gpus
-from bench.predict import Predictor, card_of_size, engine_for, scheme_for
+from bench.predict import Predictor
+from bench.predict_names import card_of_size, engine_for, scheme_for
 from bench.predict_report import BEGIN, END, TARGETS, Validation, spliced
 from bench.published import FOLDER, card, rows, sources, validate_published
 from bench.roofline import bound
@@ -169,6 +170,16 @@ def test_the_claimed_card_against_its_baselines(predictor, baseline, low, high) 
 
     assert low < ours.decode_tok_s / theirs.decode_tok_s < high
     assert ours.low < ours.decode_tok_s < ours.high <= ours.bound_decode_tok_s
+
+
+def test_a_ratio_of_cards_is_narrower_than_the_rates(predictor) -> None:
+    """Measured by others, llama-bench: an RTX 4080 decodes at 1.50x a 3070, 1.00x a 3080."""
+    for baseline, measured in (("rtx-3070", 1.50), ("rtx-3080", 1.00), ("rtx-4070-ti", 1.29)):
+        found = predictor.ratio(LLAMA, "q4_k_m", "llama.cpp", gpus()["rtx-4080"], gpus()[baseline])
+        assert found.low < measured < found.high
+        assert found.ratio == pytest.approx(measured, rel=0.1)
+        rate = predictor.predict(LLAMA, gpus()["rtx-4080"], "q4_k_m", "llama.cpp")
+        assert found.high / found.ratio < rate.high / rate.decode_tok_s * 1.05
 
 
 def test_what_was_not_measured_widens_the_interval_and_says_so(predictor) -> None:

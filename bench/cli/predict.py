@@ -90,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
 
     from bench.errors import InputError
     from bench.layout import check_quant
-    from bench.predict import Predictor, engine_for, scheme_for
+    from bench.predict import Predictor
+    from bench.predict_names import engine_for, scheme_for
     from bench.report.tables import render
     from bench.user_rows import rows_of
 
@@ -138,7 +139,7 @@ def _cards(names: str) -> list[Gpu]:
 
 def _models(args: argparse.Namespace, quant: str) -> list[ModelCard]:
     from bench.catalog import resolve_model
-    from bench.predict import card_of_size
+    from bench.predict_names import card_of_size
 
     if args.weights_bytes is not None:
         return [card_of_size(args.weights_bytes, quant)]
