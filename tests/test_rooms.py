@@ -20,9 +20,10 @@ MEASURING = {
 """May import torch; the only rooms that run in the worker."""
 
 READING = {
-    "analysis", "statistics", "comparison", "summary", "quality_figures", "cost", "costrow", "power",
-    "pricing", "prices", "scenario", "bands", "throughput", "shape", "layout", "roofline", "gpus",
-    "diagnosis", "published", "samples", "user_rows", "efficiency", "predict", "predict_report",
+    "analysis", "statistics", "comparison", "summary", "quality_figures", "cost", "costrow",
+    "power", "pricing", "prices", "scenario", "bands", "throughput", "shape", "layout", "roofline",
+    "gpus", "diagnosis", "published", "samples", "user_rows", "efficiency", "predict",
+    "predict_report",
     "claims", "verdicts", "evidence", "report",
 }  # fmt: skip
 """Never import torch, nor a measuring room."""

@@ -63,6 +63,9 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         for key, heading in (("n_prompt", "prompt"), ("n_gen", "new"), ("n_batch", "batch"))
         if len({row[key] for row in rows}) > 1
     ]
+    energy = [column("energy_per_output_token_j", "J per new token", ".3g")]
+    if all(row["energy_per_output_token_j"] is None for row in rows):
+        energy = []
     return [
         Column(heading="variant", show=lambda row: names[row["variant"]]),
         *swept,
@@ -70,6 +73,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         Column(heading="decode tok/s", show=_decode),
         bytes_of("weights_bytes", "weights MB"),
         bytes_of("peak_memory_bytes", "peak MB"),
+        *energy,
         column("ppl", "perplexity", ".2f"),
         column("mean_kld", "KLD", ".4f"),
         column("usd_per_mtok", "$ per Mtok", ".3f"),
