@@ -67,11 +67,6 @@ class Point:
     experts: Experts = "none"
     """Routed experts: none, with plain attention, or with latent attention as DeepSeek has it."""
 
-    @property
-    def hbm(self) -> bool:
-        """Whether the card has stacked memory: those above 1200 GB/s that are not GeForce."""
-        return self.gpu.kind == "datacenter" and self.gpu.bandwidth_gb_s > 1200
-
 
 LOCAL: Final = ("tau", "share", "stacked", "attention", "sequence")
 """Parameters of an engine: log s, logit, logit, log, log s."""
@@ -170,7 +165,7 @@ class DecodeModel:
             "slow": CLOCK / clocks,
             "rate": clocks * column([p.gpu.sms or 64 for p in points]),
             "bandwidth": column([p.gpu.bandwidth for p in points]),
-            "hbm": column([p.hbm for p in points]),
+            "hbm": column([p.gpu.hbm for p in points]),
             "latent": column([p.experts == "latent" for p in points]),
             "plain": column([p.experts == "plain" for p in points]),
             "layers": column([p.layers for p in points]),

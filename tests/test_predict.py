@@ -297,6 +297,19 @@ def test_the_verb_takes_a_size_and_a_rent(capsys) -> None:
     assert code == 0
     assert row["usd_per_mtok"] == pytest.approx(0.2 / 3600 / row["decode_tok_s"] * 1e6)
     assert row["usd_per_mtok_low"] < row["usd_per_mtok"] < row["usd_per_mtok_high"]
+    assert row["energy_per_output_token_j"] is None
+    assert "energy_per_output_token_j: no published power of a GDDR card" in row["absent"]
+    assert row["energy_per_output_token_j_max"] == pytest.approx(170 / row["low"])
+
+
+@pytest.mark.usefixtures("_verbs")
+def test_energy_has_an_interval_where_power_was_measured(capsys) -> None:
+    _, out, _ = run(capsys, "-m", "llama-3.1-8b", "-e", "vllm", "--gpu", "h100-sxm", "-o", "jsonl")
+    row = json.loads(out)
+
+    # Published for this card, model and engine: 2.87 J at batch 1, prompt included.
+    assert row["energy_low_j"] < 2.87 < row["energy_high_j"]
+    assert row["energy_per_output_token_j"] == pytest.approx(2.87, rel=0.15)
 
 
 @pytest.mark.usefixtures("_verbs")
