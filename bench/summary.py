@@ -66,6 +66,7 @@ def _row(group: Sequence[Record], quality: Figures | None) -> dict[str, Any]:
         "engine": variant["engine"],
         "quant": variant["quant"],
         "device": variant["device"],
+        "mode": variant.get("mode", "eager"),
         "dtype": variant["dtype"],
         **group[0].workload,
         "n_replicates": len(good),

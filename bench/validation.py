@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import fields, published
+from bench.board_power import power_rows, validate_power
 from bench.catalog import load_card, model_cards
 from bench.errors import BenchError, InputError
 from bench.experiment import Experiment, experiments, load_experiment
@@ -44,6 +45,9 @@ def check_shipped() -> list[Check]:
             what="published measurements",
             n_checked=_count(published.rows),
             problems=tuple(validate_published()),
+        ),
+        Check(
+            what="published power", n_checked=_count(power_rows), problems=tuple(validate_power())
         ),
         Check(what="scenarios", n_checked=len(scenarios()), problems=tuple(validate_scenarios())),
     ]
