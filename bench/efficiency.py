@@ -9,7 +9,7 @@ Decode, seconds a step of a batch of B:
       + (B - 1) L s_e c0/c               what each further sequence adds
 
 with `e` the engine (f_e differs between GDDR and HBM cards), `k` the kernel family of the scheme.
-A mixture of experts multiplies the fixed time. Each engine's parameters are pulled towards those
+Experts multiply the fixed time. Each engine's parameters are pulled towards those
 of all engines, so that an engine with few rows stays near the others. Prefill is a straight line
 in logarithms: achieved FLOP/s over peak, processors, bandwidth and prompt length.
 """
@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,9 @@ def kernel(quant: str) -> str:
     return next((k for k, pattern in KERNELS if re.fullmatch(pattern, name)), name)
 
 
+Experts = Literal["none", "plain", "latent"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
     """One workload on one card, as the decode model sees it."""
@@ -61,12 +64,8 @@ class Point:
     """Cached keys and values read by a step, over the whole batch."""
     n_weights: float
     """Parameters that one token is multiplied with."""
-    moe: bool = False
-
-    @property
-    def hbm(self) -> bool:
-        """Whether the card has stacked memory: those above 1200 GB/s that are not GeForce."""
-        return self.gpu.kind == "datacenter" and self.gpu.bandwidth_gb_s > 1200
+    experts: Experts = "none"
+    """Routed experts: none, with plain attention, or with latent attention as DeepSeek has it."""
 
 
 LOCAL: Final = ("tau", "share", "stacked", "attention", "sequence")
@@ -78,7 +77,11 @@ UNPACK: Final = (np.log(0.02), 1.5)
 """Mean and spread of the log of a kernel family's unpacking cost, clocks a weight."""
 LAUNCH_SPREAD: Final = 0.7
 """Spread of the log of a kernel family's factor on the fixed time."""
-MOE: Final = (np.log(5.0), 1.5)
+LATENT: Final = (np.log(5.0), 1.5)
+"""The same of a mixture of experts with latent attention; its rows are three, all of one model."""
+PLAIN: Final = np.log(2.0)
+"""The same with plain attention, for which there are no rows: router and gather, taken as twice
+the kernels of a dense layer."""
 SIGMA: Final = 0.06
 """Expected log residual of a batch-1 row."""
 SIGMA_BATCH: Final = 0.25
@@ -125,7 +128,7 @@ class DecodeModel:
         kernels = len(self.kernels)
         return np.concatenate(
             [np.tile(CENTRE, len(self.engines) + 1), np.full(kernels, UNPACK[0]),
-             np.zeros(kernels), [MOE[0]]]
+             np.zeros(kernels), [LATENT[0]]]
         )  # fmt: skip
 
     def fitted_seconds(self) -> Floats:
@@ -162,8 +165,9 @@ class DecodeModel:
             "slow": CLOCK / clocks,
             "rate": clocks * column([p.gpu.sms or 64 for p in points]),
             "bandwidth": column([p.gpu.bandwidth for p in points]),
-            "hbm": column([p.hbm for p in points]),
-            "moe": column([p.moe for p in points]),
+            "hbm": column([p.gpu.hbm for p in points]),
+            "latent": column([p.experts == "latent" for p in points]),
+            "plain": column([p.experts == "plain" for p in points]),
             "layers": column([p.layers for p in points]),
             "batch": column([p.n_batch for p in points]),
             "bytes": column([p.step_bytes for p in points]),
@@ -183,12 +187,12 @@ class DecodeModel:
         return local, x[n : n + k], x[n + k : n + 2 * k], float(x[-1])
 
     def _prior(self, x: Floats) -> Floats:
-        local, unpack, launch, moe = self._split(x)
+        local, unpack, launch, latent = self._split(x)
         return np.concatenate(
             [((local[:-1] - local[-1]) / SPREAD_ENGINE).ravel(),
              (local[-1] - CENTRE) / SPREAD_ALL,
              (unpack - UNPACK[0]) / UNPACK[1], launch / LAUNCH_SPREAD,
-             [(moe - MOE[0]) / MOE[1]]]
+             [(latent - LATENT[0]) / LATENT[1]]]
         )  # fmt: skip
 
     def _seconds(self, x: Floats, c: dict[str, Any]) -> Floats:
@@ -197,12 +201,16 @@ class DecodeModel:
 
     def _terms(self, x: Floats, c: dict[str, Any]) -> list[Floats]:
         """The summands: fixed, weights, unpacking, cache at bandwidth, attention, batch."""
-        local, unpack, launch, moe = self._split(x)
+        local, unpack, launch, latent = self._split(x)
         p = local[c["engine"]]
         cost = np.concatenate([[0.0], np.exp(unpack), [np.exp(UNPACK[0])]])[c["kernel"]]
         factor = np.exp(np.concatenate([[0.0], launch, [0.0]]))[c["kernel"]]
         return [
-            c["layers"] * np.exp(p[:, 0]) * factor * c["slow"] * np.exp(moe * c["moe"]),
+            c["layers"]
+            * np.exp(p[:, 0])
+            * factor
+            * c["slow"]
+            * np.exp(latent * c["latent"] + PLAIN * c["plain"]),
             c["bytes"] / c["bandwidth"] * (1 + np.exp(p[:, 2] * c["hbm"] - p[:, 1])),
             c["batch"] * c["n"] * cost / c["rate"],
             c["kv"] / c["bandwidth"],
@@ -224,7 +232,7 @@ class DecodeModel:
         at = first + c["kernel"][fitted] - 1
         found[row[fitted], at] = unpacking[fitted]
         found[row[fitted], at + n_kernels] = fixed[fitted]
-        found[:, -1] = fixed * c["moe"]
+        found[:, -1] = fixed * c["latent"]
         slopes: Floats = found / total[:, None]
         return slopes
 

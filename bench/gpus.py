@@ -73,6 +73,11 @@ class Gpu:
     def vram_bytes(self) -> int:
         return int(self.vram_gib * GIB)
 
+    @property
+    def hbm(self) -> bool:
+        """Whether the memory is stacked: data centre cards above 1200 GB/s are."""
+        return self.kind == "datacenter" and self.bandwidth_gb_s > 1200
+
     def peak(self, precision: Precision) -> float | None:
         """Dense operations per second at that precision; None if no sourced figure exists."""
         tera = {"bf16": self.bf16_tflops, "fp8": self.fp8_tflops, "int8": self.int8_tops}[precision]

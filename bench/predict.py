@@ -9,8 +9,9 @@ of another engine, family or architecture were left out, and the prediction says
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 from typing import Final, Literal
 
 import numpy as np
@@ -18,10 +19,8 @@ from numpy.typing import NDArray
 
 from bench.catalog import ModelCard
 from bench.efficiency import DecodeModel, Floats, Point, PrefillModel, Prompt, kernel
-from bench.errors import InputError
 from bench.gpus import Gpu
-from bench.layout import held
-from bench.published import Row, card, rows
+from bench.published import Row, rows
 from bench.roofline import Bound, bound, mean_context, prefill_work
 from bench.samples import (
     MIN_PROMPT,
@@ -68,6 +67,18 @@ class Prediction:
     extrapolates: tuple[str, ...]
     """What the question has that no measurement has; the interval is wider for it."""
     absent: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ratio:
+    """Decode rate of one card over another's, with a 90% interval, and the ratio of the bounds."""
+
+    candidate: str
+    baseline: str
+    ratio: float
+    low: float
+    high: float
+    bound_ratio: float
 
 
 class Predictor:
@@ -150,8 +161,10 @@ class Predictor:
             widths.append(self._quantile(self.by_gpu, own))
         if new_source:
             widths.append(self._quantile(self.by_source, self._source_known))
-        # So few mixtures of experts are there that they get the width of an unseen architecture.
-        folds: tuple[Fold, ...] = (*new, "arch") if target.moe else new
+        # Few mixtures of experts, or none of this kind: the width of an unseen architecture, or
+        # of an unseen engine.
+        like: dict[str, tuple[Fold, ...]] = {"none": (), "latent": ("arch",), "plain": ("engine",)}
+        folds = (*new, *like[target.experts])
         widths += [self._quantile(self._fold_errors[fold], allowed) for fold in folds]
         return max(widths)
 
@@ -166,7 +179,7 @@ class Predictor:
         return np.array(
             [
                 s.point.n_batch == 1
-                and not s.point.moe
+                and s.point.experts == "none"
                 and not self.novelty(
                     s.point, [o.point for o in self.samples if o.row.source != s.row.source]
                 )
@@ -192,6 +205,51 @@ class Predictor:
         """Seconds a step, q of its interval, and what is new about the question."""
         new = self.novelty(target, self.points)
         return float(self.decode.seconds([target])[0]), self.half_width(target, new), new
+
+    def ratio(
+        self, model: ModelCard, quant: str, engine: str, candidate: Gpu, baseline: Gpu,
+        *, n_prompt: int = 512, n_gen: int = 128,
+    ) -> Ratio:  # fmt: skip
+        """Batch-1 decode of one card over another, all else equal.
+
+        Errors that both cards share cancel, so the interval is made of differences of errors
+        between cards in the same engine, family of schemes and model, both left out of the fit.
+        """
+        context = mean_context(n_prompt, n_gen)
+        ours, theirs = (
+            point(model, gpu, quant, engine, context, 1) for gpu in (candidate, baseline)
+        )
+        seconds = self.decode.seconds([ours, theirs])
+        q = self._ratio_width
+        new = {n for at in (ours, theirs) for n in self.novelty(at, self.points)}
+        if new:
+            q = max(q, *(self.half_width(at, tuple(sorted(new))) for at in (ours, theirs)))
+        value = float(seconds[1] / seconds[0])
+        bounds = [
+            bound(model, gpu, quant, n_prompt, n_gen, engine=engine, dtype="float16").decode_tok_s
+            for gpu in (candidate, baseline)
+        ]
+        return Ratio(
+            candidate=candidate.name, baseline=baseline.name, ratio=value,
+            low=value * float(np.exp(-q)), high=value * float(np.exp(q)),
+            bound_ratio=bounds[0] / bounds[1],
+        )  # fmt: skip
+
+    @cached_property
+    def _ratio_width(self) -> float:
+        """90% quantile of how far the errors of two cards lie apart."""
+        sums: dict[tuple[object, ...], dict[str, list[float]]] = {}
+        for sample, error, new in zip(self.samples, self.by_gpu, self.novelties, strict=True):
+            p = sample.point
+            if p.n_batch == 1 and p.experts == "none" and not new:
+                key = p.engine, p.kernel, sample.row.model, sample.row.source
+                sums.setdefault(key, {}).setdefault(p.gpu.name, []).append(float(error))
+        apart = [
+            abs(np.mean(cards[a]) - np.mean(cards[b]))
+            for cards in sums.values()
+            for a, b in combinations(sorted(cards), 2)
+        ]
+        return float(np.quantile(apart, COVERAGE))
 
     def prefill_errors(self) -> tuple[list[Row], Floats]:
         """ln(measured / predicted) seconds of each prefill row, its card left out."""
@@ -300,66 +358,8 @@ def _explain(new: tuple[Fold, ...], gpu: Gpu, engine: str, quant: str, s: Shape)
         "arch": f"no measurement of {engine} on a {gpu.arch} card",
     }
     found = [texts[fold] for fold in new]
-    if s.n_experts:
+    if s.n_experts and s.latent:
         found.append("few measurements of mixtures of experts, all of DeepSeek R1 on llama.cpp")
+    elif s.n_experts:
+        found.append("no measurement of a mixture of experts with plain attention")
     return tuple(found)
-
-
-ALIASES: Final = {
-    "fp16": "none", "bf16": "none", "int8": "int8-weight-only", "fp8": "fp8-dynamic",
-    "int4": "int4-weight-only", "nf4": "bnb-nf4", "gptq": "gptq-int4", "awq": "gptq-int4",
-    "1.58-bit": "ud-iq1_s", "ud-iq1_s 1.58-bit": "ud-iq1_s",
-}  # fmt: skip
-"""Names that people use -> the scheme that is meant."""
-
-
-def scheme_for(quant: str, engine: str) -> str:
-    """The scheme that a user means; llama.cpp's unquantized files are `f16`."""
-    name = ALIASES.get(quant.lower(), quant.lower())
-    return "f16" if name == "none" and engine == "llama.cpp" else name
-
-
-ENGINES: Final = ("llama.cpp", "vllm", "tensorrt-llm", "gpt-fast", "exllamav2", "transformers")
-"""Engines with published rows, as they are spelled there."""
-
-
-def engine_for(name: str) -> str:
-    """The engine's name in lower case."""
-    plain = {"llamacpp": "llama.cpp", "trt-llm": "tensorrt-llm", "hf": "transformers"}
-    lowered = name.strip().lower()
-    if not lowered:
-        raise InputError(f"engine: empty; known: {', '.join(ENGINES)}")
-    return plain.get(lowered, lowered)
-
-
-def card_of_size(n_bytes: int, quant: str) -> ModelCard:
-    """A made-up dense model whose weights take `n_bytes` in a scheme: Llama 3.1 8B, scaled.
-
-    Width and depth grow with the cube root of the size, as in families of models; the inner width
-    is then set so that the bytes are right.
-    """
-    base = card("llama-3.1-8b")
-    a = base.architecture
-
-    def size_of(model: ModelCard) -> float:
-        return held(shape(model), quant, engine="any").weights_bytes
-
-    side = (n_bytes / size_of(base)) ** (1 / 3)
-    heads = max(1, round(a["num_attention_heads"] * side))
-
-    def sized(inner: int) -> ModelCard:
-        return replace(
-            base,
-            name=f"{n_bytes / 1e9:.3g} GB of weights",
-            architecture={
-                **a,
-                "hidden_size": heads * 128, "head_dim": 128, "num_attention_heads": heads,
-                "num_key_value_heads": max(1, heads // 4), "intermediate_size": inner,
-                "vocab_size": max(1024, round(a["vocab_size"] * min(side, 1.0))),
-                "num_hidden_layers": max(1, round(a["num_hidden_layers"] * side)),
-            },
-        )  # fmt: skip
-
-    # A step of 1024 keeps clear of the padding of four-bit kernels.
-    least, more = size_of(sized(1024)), size_of(sized(2048))
-    return sized(max(64, round(1024 * (1 + (n_bytes - least) / (more - least)))))

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.efficiency import Floats
+from bench.gpus import gpus
 from bench.predict import Predictor
+from bench.published import card
 from bench.samples import Sample
 
 BEGIN: Final = "<!-- made by scripts/validate-predictor -->"
@@ -26,7 +28,7 @@ WHY: Final[dict[str, str]] = {
     "gpt-fast int8-dynamic": "int8 x int8 matmul at batch 1 falls back to a slow path; no other "
     "card or engine in the data shows it",
     "gpt-fast": "measured on one card only, so leaving the card out leaves the engine out",
-    "transformers": "eager: the host's speed decides, and the two hosts differ",
+    "transformers": "eager: launches from the host likely decide, and the two hosts differ",
     "llama.cpp q6_k": "from a cold start, one run",
     "llama.cpp q4_0 2025": "a build of 2025 is much faster than those of 2023 in the same scheme",
 }
@@ -119,6 +121,11 @@ class Validation:
                 "What was fitted, by engine:",
                 "",
                 *self._parameters(),
+                "",
+                "RTX 4080 SUPER over other cards, decode of Llama 3.1 8B Q4_K_M on llama.cpp at "
+                "batch 1, predicted with a 90% interval, and the ratio of the bounds:",
+                "",
+                *self._ratios(),
             ]
         )
 
@@ -176,6 +183,17 @@ class Validation:
             if len(shown) == 10:
                 return
 
+    def _ratios(self) -> Iterator[str]:
+        yield "| baseline | predicted | 90% interval | bound |"
+        yield "| --- | ---: | ---: | ---: |"
+        for name in BASELINES:
+            at = self.predictor.ratio(
+                card("llama-3.1-8b"), "q4_k_m", "llama.cpp",
+                gpus()["rtx-4080-super"], gpus()[name],
+            )  # fmt: skip
+            interval = f"{at.low:.2f} .. {at.high:.2f}"
+            yield f"| {name} | {at.ratio:.2f} | {interval} | {at.bound_ratio:.2f} |"
+
     def _parameters(self) -> Iterator[str]:
         yield "| engine | fixed time, us a layer at 2 GHz | share of bandwidth, GDDR | HBM |"
         yield "| --- | ---: | ---: | ---: |"
@@ -187,8 +205,15 @@ class Validation:
             )
 
 
+BASELINES: Final = (
+    "rtx-3070", "rtx-3080", "rtx-3080-ti", "rtx-3090", "rtx-4070-ti", "rtx-4070-ti-super",
+    "rtx-4080", "rtx-4090",
+)  # fmt: skip
+"""Cards that the RTX 4080 SUPER is compared with in claims about it."""
+
+
 def _is_target(sample: Sample) -> bool:
-    return sample.row.n_gpus == 1 and sample.point.n_batch == 1 and not sample.point.moe
+    return sample.row.n_gpus == 1 and sample.point.n_batch == 1 and sample.point.experts == "none"
 
 
 def _engine_scheme(sample: Sample) -> str:

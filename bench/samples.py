@@ -84,7 +84,7 @@ def point(
     return Point(
         engine=engine, kernel=kernel(quant), gpu=gpu, layers=s.n_layers, n_batch=n_batch,
         step_bytes=step, kv_bytes=work.n_bytes - step, n_weights=s.n_active_params,
-        moe=s.n_experts > 0,
+        experts="none" if s.n_experts == 0 else "latent" if s.latent else "plain",
     )  # fmt: skip
 
 

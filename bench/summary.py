@@ -66,6 +66,7 @@ def _row(group: Sequence[Record], quality: Figures | None) -> dict[str, Any]:
         "engine": variant["engine"],
         "quant": variant["quant"],
         "device": variant["device"],
+        "mode": variant.get("mode", "eager"),
         "dtype": variant["dtype"],
         **group[0].workload,
         "n_replicates": len(good),
@@ -75,6 +76,7 @@ def _row(group: Sequence[Record], quality: Figures | None) -> dict[str, Any]:
         row[name] = _centre(figures[name] for figures in each)
     row["decode_spread"] = _spread(figures["decode_tok_s"] for figures in each)
     row |= _memory(good, absent)
+    row |= _energy(good, absent)
     row |= _quality(quality, absent)
     return row | {
         "usd_per_mtok": None,
@@ -100,6 +102,28 @@ def _memory(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
         "dynamic": held.get("dynamic"),
         "kernel": held.get("kernel"),
     }
+
+
+ENERGY = {"energy_per_output_token_j": "decode", "energy_per_prompt_token_j": "prefill"}
+
+
+def _energy(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
+    """Joules a token, everything in the counter's scope; net of idle where that was measured."""
+    figures: dict[str, Any] = {}
+    for name, phase in ENERGY.items():
+        windows = [w for r in good if (w := r.energy.get(phase)) and w.get("energy_j") is not None]
+        figures[name] = _centre(w["energy_j"] / w["tokens"] for w in windows)
+        figures[f"net_{name}"] = _centre(
+            net / w["tokens"]
+            for w in windows
+            if w.get("idle_power_w") is not None
+            and (net := w["energy_j"] - w["idle_power_w"] * w["window_s"]) > 0
+        )
+        if figures[name] is None:
+            told = (r.energy.get(phase, {}).get("absent", {}) | r.absent for r in good)
+            absent[name] = next((a["energy_j"] for a in told if "energy_j" in a), "no counter read")
+    scopes = {window.get("scope") for r in good for window in r.energy.values()}
+    return figures | {"energy_scope": scopes.pop() if len(scopes) == 1 else None}
 
 
 def _quality(figures: Figures | None, absent: dict[str, str]) -> dict[str, Any]:

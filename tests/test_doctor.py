@@ -14,7 +14,7 @@ import pytest
 
 from bench import doctor
 from bench.cli import doctor as cli
-from bench.devices import load, machine, nvidia, peaks, rapl
+from bench.devices import card, load, machine, nvidia, peaks, rapl
 from bench.devices.figures import Unreadable
 from bench.devices.nvidia import NvidiaCard
 from bench.doctor import Check, examine, find_device
@@ -50,7 +50,7 @@ def use_load(monkeypatch: pytest.MonkeyPatch, cores: float) -> None:
 
 
 def use_card(monkeypatch: pytest.MonkeyPatch, library: FakeNvml) -> None:
-    monkeypatch.setattr(nvidia, "NvidiaCard", lambda device: NvidiaCard(device, library))
+    monkeypatch.setattr(card, "open_card", lambda device: NvidiaCard(device, library))
 
 
 def of(checks: Any, name: str) -> Check:

@@ -12,7 +12,8 @@ from bench import cli
 from bench.efficiency import DecodeModel, Point, PrefillModel, Prompt, kernel
 from bench.errors import InputError
 from bench.gpus import gpus
-from bench.predict import Predictor, card_of_size, engine_for, scheme_for
+from bench.predict import Predictor
+from bench.predict_names import card_of_size, engine_for, scheme_for
 from bench.predict_report import BEGIN, END, TARGETS, Validation, spliced
 from bench.published import FOLDER, card, rows, sources, validate_published
 from bench.roofline import bound
@@ -171,6 +172,16 @@ def test_the_claimed_card_against_its_baselines(predictor, baseline, low, high) 
     assert ours.low < ours.decode_tok_s < ours.high <= ours.bound_decode_tok_s
 
 
+def test_a_ratio_of_cards_is_narrower_than_the_rates(predictor) -> None:
+    """Measured by others, llama-bench: an RTX 4080 decodes at 1.50x a 3070, 1.00x a 3080."""
+    for baseline, measured in (("rtx-3070", 1.50), ("rtx-3080", 1.00), ("rtx-4070-ti", 1.29)):
+        found = predictor.ratio(LLAMA, "q4_k_m", "llama.cpp", gpus()["rtx-4080"], gpus()[baseline])
+        assert found.low < measured < found.high
+        assert found.ratio == pytest.approx(measured, rel=0.1)
+        rate = predictor.predict(LLAMA, gpus()["rtx-4080"], "q4_k_m", "llama.cpp")
+        assert found.high / found.ratio < rate.high / rate.decode_tok_s * 1.05
+
+
 def test_what_was_not_measured_widens_the_interval_and_says_so(predictor) -> None:
     def width(quant: str, engine: str) -> float:
         found = predictor.predict(LLAMA, gpus()["h200-sxm"], quant, engine)
@@ -286,6 +297,19 @@ def test_the_verb_takes_a_size_and_a_rent(capsys) -> None:
     assert code == 0
     assert row["usd_per_mtok"] == pytest.approx(0.2 / 3600 / row["decode_tok_s"] * 1e6)
     assert row["usd_per_mtok_low"] < row["usd_per_mtok"] < row["usd_per_mtok_high"]
+    assert row["energy_per_output_token_j"] is None
+    assert "energy_per_output_token_j: no published power of a GDDR card" in row["absent"]
+    assert row["energy_per_output_token_j_max"] == pytest.approx(170 / row["low"])
+
+
+@pytest.mark.usefixtures("_verbs")
+def test_energy_has_an_interval_where_power_was_measured(capsys) -> None:
+    _, out, _ = run(capsys, "-m", "llama-3.1-8b", "-e", "vllm", "--gpu", "h100-sxm", "-o", "jsonl")
+    row = json.loads(out)
+
+    # Published for this card, model and engine: 2.87 J at batch 1, prompt included.
+    assert row["energy_low_j"] < 2.87 < row["energy_high_j"]
+    assert row["energy_per_output_token_j"] == pytest.approx(2.87, rel=0.15)
 
 
 @pytest.mark.usefixtures("_verbs")

@@ -86,6 +86,22 @@ def test_the_contracts_keys_are_there() -> None:
     assert row["usd_per_mtok"] == pytest.approx(1e-4 / 44 * 1e6)
 
 
+def test_energy_is_gross_first_and_net_of_idle_second() -> None:
+    window = {"energy_j": 30.0, "window_s": 10.0, "idle_power_w": 1.0, "tokens": 100}
+    one = record("none", energy={"decode": window | {"scope": "gpu-board"}})
+    (row,) = summarise(Results(records=[one]))
+    assert row["energy_per_output_token_j"] == pytest.approx(0.3)
+    assert row["net_energy_per_output_token_j"] == pytest.approx(0.2)
+    assert row["energy_scope"] == "gpu-board"
+    assert row["energy_per_prompt_token_j"] is None
+
+
+def test_energy_that_was_not_read_is_null_with_the_reason() -> None:
+    (row,) = summarise(Results(records=[record("none", absent={"energy_j": "no RAPL"})]))
+    assert row["energy_per_output_token_j"] is None
+    assert row["absent"]["energy_per_output_token_j"] == "no RAPL"
+
+
 def test_a_failure_has_no_figures_and_says_why() -> None:
     failed = record("int8", status="failed", reasons=("OOM",), message="out of memory", samples={})
     row = summarise(Results(records=[record("none"), failed]))[1]

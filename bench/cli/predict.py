@@ -90,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
 
     from bench.errors import InputError
     from bench.layout import check_quant
-    from bench.predict import Predictor, engine_for, scheme_for
+    from bench.predict import Predictor
+    from bench.predict_names import engine_for, scheme_for
     from bench.report.tables import render
     from bench.user_rows import rows_of
 
@@ -138,7 +139,7 @@ def _cards(names: str) -> list[Gpu]:
 
 def _models(args: argparse.Namespace, quant: str) -> list[ModelCard]:
     from bench.catalog import resolve_model
-    from bench.predict import card_of_size
+    from bench.predict_names import card_of_size
 
     if args.weights_bytes is not None:
         return [card_of_size(args.weights_bytes, quant)]
@@ -153,9 +154,7 @@ def _row(found: Prediction, gpu: Gpu, args: argparse.Namespace) -> dict[str, Any
     row: dict[str, Any] = dataclasses.asdict(found)
     row["extrapolates"] = list(found.extrapolates)
     row["absent"] = [f"{figure}: {why}" for figure, why in found.absent.items()]
-    if found.decode_tok_s is not None:
-        # Boards draw no more than their limit for long; how much less is not predicted.
-        row["energy_per_output_token_j_max"] = gpu.tdp_w * found.n_gpus / found.decode_tok_s
+    _add_energy(row, found, gpu)
     if args.rent is not None and found.decode_tok_s is not None:
         for key, rate in (
             ("usd_per_mtok", found.decode_tok_s), ("usd_per_mtok_low", found.high),
@@ -169,6 +168,26 @@ def _row(found: Prediction, gpu: Gpu, args: argparse.Namespace) -> dict[str, Any
             ["ABOVE_BOUND"] if above_bound(args.measured, found.bound_decode_tok_s) else []
         )
     return row
+
+
+def _add_energy(row: dict[str, Any], found: Prediction, gpu: Gpu) -> None:
+    """Joules of the boards for each new token, in decode: what they draw, and at most."""
+    from bench.board_power import expected_share
+
+    share = expected_share(gpu, found.n_batch)
+    limit_w = gpu.tdp_w * found.n_gpus
+    if found.decode_tok_s is None or found.low is None or found.high is None:
+        return
+    row["energy_per_output_token_j_max"] = limit_w / found.low
+    for key in ("energy_per_output_token_j", "energy_low_j", "energy_high_j"):
+        row[key] = None
+    if share is None:
+        why = "energy_per_output_token_j: no published power of a GDDR card"
+        row["absent"] = [*row["absent"], why]
+        return
+    row["energy_per_output_token_j"] = limit_w * share.median / found.decode_tok_s
+    row["energy_low_j"] = limit_w * share.low / found.high
+    row["energy_high_j"] = limit_w * share.high / found.low
 
 
 def _columns(args: argparse.Namespace) -> list[Any]:
@@ -190,6 +209,7 @@ def _columns(args: argparse.Namespace) -> list[Any]:
         column("bound_decode_tok_s", "bound", ".4g"),
         column("limited_by", "limited by"),
         column("prefill_tok_s", "prefill tok/s", ".3g"),
+        column("energy_per_output_token_j", "J/token", ".2g"),
         Column(heading="fits", show=lambda row: "yes" if row["fits"] else "no"),
     ]
     if args.rent is not None:

@@ -85,7 +85,7 @@ class NvidiaCard:
     def sample(self, at_s: float, *, thorough: bool) -> Sample:
         """Look once. A figure that fails is None, and `missing` says why."""
         seen = Figures()
-        if self.no_energy is None:  # first, so that it belongs to `at_s`
+        if thorough and self.no_energy is None:  # first, so that it belongs to `at_s`
             seen.read("counter_mj", self.counter_mj)
         seen.read("power_w", self._power_w)
         seen.read("events", self._events)

@@ -55,12 +55,12 @@ def examine(device: str | None = None, *, with_peaks: bool = False) -> list[Chec
 
 def find_device(device: str | None) -> tuple[str, Any]:
     """The device to examine, and its card where a vendor's library shows one."""
+    from bench.devices.card import open_card
     from bench.devices.figures import Unreadable
-    from bench.devices.nvidia import NvidiaCard
 
     if device in (None, "auto"):
         try:
-            return "cuda:0", NvidiaCard("cuda:0")
+            return "cuda:0", open_card("cuda:0")
         except Unreadable:
             return "cpu", None
     assert device is not None
@@ -69,7 +69,7 @@ def find_device(device: str | None) -> tuple[str, Any]:
         return device, None
     if kind == "cuda":
         try:
-            return device, NvidiaCard(device)
+            return device, open_card(device)
         except Unreadable as reason:
             raise UnsupportedError(f"device '{device}': {reason}; try -d cpu") from None
     ask_torch(device)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from bench.devices.amd import AmdCard
 from bench.devices.figures import Unreadable
 from bench.devices.gpu import BRAKE, THERMAL
 from bench.devices.nvidia import NvidiaCard
 from bench.doctor import Check
 
 
-def gpu_checks(card: NvidiaCard) -> Iterator[Check]:
+def gpu_checks(card: NvidiaCard | AmdCard) -> Iterator[Check]:
     """Every check of one card; gives the card back."""
     try:
         facts = dict(card.identity())
@@ -23,7 +24,8 @@ def gpu_checks(card: NvidiaCard) -> Iterator[Check]:
             state="ok",
             found=f"{facts['gpu'] or 'no name'}, driver {facts['gpu_driver']}",
         )
-        yield persistence_check(facts)
+        if "gpu_persistence" in facts:  # a thing of NVIDIA's driver
+            yield persistence_check(facts)
         yield power_limit_check(facts)
         yield process_check(card)
         yield temperature_check(sample.temperature_c, facts.get("slowdown_c"), missing)
@@ -47,7 +49,7 @@ def persistence_check(facts: dict[str, Any]) -> Check:
 
 
 def power_limit_check(facts: dict[str, Any]) -> Check:
-    limit, usual = facts["gpu_power_limit_w"], facts.get("default_power_limit_w")
+    limit, usual = facts.get("gpu_power_limit_w"), facts.get("default_power_limit_w")
     if limit is None:
         return Check(check="power limit", state="warn", found="not shown",
                      meaning="a card with another limit has another speed")  # fmt: skip
@@ -60,7 +62,7 @@ def power_limit_check(facts: dict[str, Any]) -> Check:
     )  # fmt: skip
 
 
-def process_check(card: NvidiaCard) -> Check:
+def process_check(card: NvidiaCard | AmdCard) -> Check:
     try:
         others = card.foreign(computing=False)
     except Unreadable as reason:
@@ -106,7 +108,7 @@ def event_check(events: frozenset[str] | None, missing: Mapping[str, str]) -> Ch
     return Check(check="clock events", state="ok", found=found)
 
 
-def energy_check(card: NvidiaCard) -> Check:
+def energy_check(card: NvidiaCard | AmdCard) -> Check:
     if card.no_energy is None:
         return Check(check="energy counter", state="ok", found=card.counter)
     return Check(check="energy counter", state="warn", found="none",
@@ -127,14 +129,14 @@ def memory_check(used: int | None, total: int | None) -> Check:
 
 def sharing_checks(facts: dict[str, Any]) -> Iterator[Check]:
     """MIG, vGPU, ECC: only what is worth a word."""
-    if facts["gpu_mig"]:
+    if facts.get("gpu_mig"):
         yield Check(check="mig", state="warn", found="on",
                     meaning="other instances share the card's power and memory bandwidth; "
                     "no energy per token",
                     advice="measure on a whole card, or say so beside the figures")  # fmt: skip
-    if facts["gpu_virtualization"] == "vgpu":
+    if facts.get("gpu_virtualization") == "vgpu":
         yield Check(check="virtualization", state="warn", found="vGPU",
                     meaning="others may use the same card unseen; no energy per token",
                     advice="measure on a whole card")  # fmt: skip
-    if facts["gpu_ecc"] is not None:
+    if facts.get("gpu_ecc") is not None:
         yield Check(check="ecc", state="ok", found="on" if facts["gpu_ecc"] else "off")

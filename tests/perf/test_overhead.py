@@ -81,3 +81,24 @@ def test_overhead_of_an_empty_step(benchmark: BenchmarkFixture) -> None:
     benchmark(marks)
     benchmark.extra_info["steps"] = 1000
     assert len(clock.stop()) == 1000
+
+
+def test_the_parent_while_a_worker_measures(
+    benchmark: BenchmarkFixture, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Share of a core that the parent uses over a whole run of real workers."""
+    from bench import runner
+    from tests.fakes import Quiet
+    from tests.test_runner import tiny
+
+    shares = []
+
+    def run() -> None:
+        experiment = tiny(tiny_folder, measure={"pairs": 1, "window_s": 5.0})
+        cpu, wall = time.process_time(), time.perf_counter()
+        outcome = runner.run(experiment, tmp_path / str(len(shares)), Quiet())
+        shares.append((time.process_time() - cpu) / (time.perf_counter() - wall))
+        assert outcome.failed == 0
+
+    benchmark.pedantic(run, rounds=1)
+    benchmark.extra_info["parent_share_of_a_core"] = max(shares)

@@ -24,8 +24,8 @@ from bench.devices.meter import SAMPLE_S, LivePace
 from bench.devices.nvidia import NvidiaCard
 from tests.fake_nvml import FakeNvml, field_value
 
-BLOCK_S = 0.5
-PAIRS = 10
+BLOCK_S = 0.2
+PAIRS = 25
 
 
 def card() -> NvidiaCard:
