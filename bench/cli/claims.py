@@ -1,0 +1,91 @@
+"""`bench claims`: what published claims are worth, with the evidence each verdict rests on."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.cli import add_output
+
+if TYPE_CHECKING:
+    from bench.findings import Finding
+    from bench.records import Results
+
+EPILOG = """\
+examples:
+  bench claims                                  what dates, prices, bounds and published rows decide
+  bench claims results/local/mine               the same with own measurements, which count most
+  bench claims --claim hawk-insight-2025 --explain
+  bench claims --claim mine.toml --strict       exit 1 if anything in it is refuted
+
+Evidence, strongest first: measured here, published measurements, a physical bound, list prices, a
+vendor's own figure. Nothing is supported by a point estimate; docs/claims.md has the rules.
+"""
+
+
+def add(verbs: Any) -> argparse.ArgumentParser:
+    """Describe the verb."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        "claims",
+        help="a verdict on each published claim, with its evidence",
+        description="Judges every sub-claim of every source in claims/.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("results", nargs="*", type=Path, metavar="RESULTS")
+    parser.add_argument(
+        "--claim", action="append", default=[], metavar="CLAIM",
+        help="only this source: a shipped name or a .toml file; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--explain", action="store_true", help="the reasoning, step by step")
+    parser.add_argument("--strict", action="store_true", help="exit 1 if anything is refuted")
+    add_output(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the verdicts; with --strict, fail on a refuted one."""
+    import sys
+
+    from bench.claims import claim_files, load_claims
+    from bench.errors import EXIT_GATE, EXIT_OK
+    from bench.findings import as_row, findings, sentences
+    from bench.measured import missing
+    from bench.report.claims import to_markdown
+    from bench.report.tables import render
+
+    files = [load_claims(name) for name in args.claim or claim_files()]
+    results = _results(args.results)
+    judged = [(file, findings(file, results)) for file in files]
+    rows = [as_row(found) for _, found_all in judged for found in found_all]
+    if args.output == "md":
+        for file, found_all in judged:
+            todo = missing(file, results)
+            print(to_markdown(file, found_all, sentences(file, found_all), todo), end="")
+            if args.explain:
+                _print_reasons(found_all)
+    else:
+        print(render(rows, [], args.output), end="")
+        if args.explain:
+            print("bench: --explain prints with -o md; the JSON rows hold 'steps'", file=sys.stderr)
+    refuted = any(row["verdict"] == "refuted" for row in rows)
+    return EXIT_GATE if args.strict and refuted else EXIT_OK
+
+
+def _results(paths: Sequence[Path]) -> Results:
+    import sys
+
+    from bench.records import Results, read
+
+    results = read(*paths) if paths else Results()
+    for problem in results.problems:
+        print(f"bench: {problem}", file=sys.stderr)
+    return results
+
+
+def _print_reasons(found_all: Iterable[Finding]) -> None:
+    from bench.report.claims import explained
+
+    for found in found_all:
+        print(explained(found))

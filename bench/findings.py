@@ -1,0 +1,148 @@
+"""Claims and evidence -> one finding a sub-claim, baseline and threshold, and a sentence a claim."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.claims import Claim, ClaimFile, SubClaim
+from bench.evidence import gather
+from bench.measured import measured
+from bench.records import Results
+from bench.verdicts import Evidence, Verdict, decide, readings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """The verdict on one sub-claim against one baseline at one threshold."""
+
+    file: ClaimFile
+    claim: Claim
+    part: SubClaim
+    baseline: str | None
+    verdict: Verdict
+    evidence: tuple[Evidence, ...]
+    """All that was looked at, the deciding one among it."""
+    note: str
+
+
+def findings(file: ClaimFile, results: Results | None = None) -> list[Finding]:
+    """Every finding on the claims of one source, in the file's order."""
+    have = results or Results()
+    return [
+        found
+        for claim in file.claims
+        for part in claim.sub_claims
+        for baseline in part.baselines or (None,)
+        for found in _against(file, claim, part, baseline, have)
+    ]
+
+
+def _against(
+    file: ClaimFile, claim: Claim, part: SubClaim, baseline: str | None, results: Results
+) -> list[Finding]:
+    why = part.decided_by.not_testable
+    if why:
+        verdicts = [Verdict(outcome="not_testable", threshold=None, note=why, steps=(why,))]
+        evidence: list[Evidence] = []
+    else:
+        evidence = gather(part, baseline) + measured(part, baseline, results)
+        verdicts = [
+            decide(
+                evidence, threshold, part.direction,
+                rounding=part.rounding, gated=part.quality_gate is not None,
+            )
+            for threshold in part.thresholds
+        ]  # fmt: skip
+    differ = readings(verdicts)
+    return [
+        Finding(
+            file=file, claim=claim, part=part, baseline=baseline, verdict=verdict,
+            evidence=tuple(evidence), note=_note(part, verdict, differ),
+        )
+        for verdict in verdicts
+    ]  # fmt: skip
+
+
+def _note(part: SubClaim, verdict: Verdict, differ: str) -> str:
+    """What the figures do not say: the evidence's own words, and what would decide."""
+    item = verdict.decided_by
+    said = [item.note] if item is not None and item.note else []
+    said += [verdict.note, differ]
+    if verdict.outcome == "undecided":
+        said.append(what_would_decide(part))
+    return "; ".join(dict.fromkeys(text for text in said if text))
+
+
+def what_would_decide(part: SubClaim) -> str:
+    """The experiment that decides it, else what would change the verdict."""
+    way = part.decided_by.records
+    if way is None:
+        return f"would decide: {part.would_change}"
+    if way.to_write:
+        return f"would decide: experiment {way.experiment}, still to be written: {way.to_write}"
+    return f"would decide: bench run {way.experiment}"
+
+
+def as_row(found: Finding) -> dict[str, Any]:
+    """The contract's keys, and more."""
+    verdict, part, item = found.verdict, found.part, found.verdict.decided_by
+    low, high = item.interval if item is not None else (None, None)
+    return {
+        "claim": found.file.name,
+        "sub_claim": part.id,
+        "verdict": verdict.outcome,
+        "evidence": None if item is None else item.level,
+        "value": None if item is None else item.value,
+        "threshold": verdict.threshold,
+        "ci_low": low,
+        "ci_high": high,
+        "note": found.note,
+        "baseline": found.baseline,
+        "treatment": part.treatment,
+        "direction": part.direction,
+        "metric": part.metric,
+        "unit": part.unit,
+        "margin": verdict.margin,
+        "text": part.text,
+        "workload": part.workload,
+        "scope": part.scope if item is None or not item.scope else f"{part.scope}; {item.scope}",
+        "assumptions": list(part.assumptions),
+        "would_change": part.would_change,
+        "source": None if item is None else item.source,
+        "steps": list(verdict.steps),
+        "claim_sha256": found.file.sha256,
+    }
+
+
+def sentences(file: ClaimFile, found: Sequence[Finding]) -> list[str]:
+    """For each claim of a source one honest sentence: what stands, what fails, what is open."""
+    return [_sentence(claim, [f for f in found if f.claim is claim]) for claim in file.claims]
+
+
+def _sentence(claim: Claim, found: Sequence[Finding]) -> str:
+    by_part: dict[str, list[Finding]] = {}
+    for item in found:
+        by_part.setdefault(item.part.id, []).append(item)
+    said: dict[str, list[str]] = {}
+    for name, items in by_part.items():
+        counts = Counter(item.verdict.outcome for item in items)
+        for outcome, count in counts.items():
+            part = "" if count == len(items) else f" ({count} of {len(items)})"
+            said.setdefault(outcome, []).append(name + part)
+    words = {
+        "supported": "holds as", "refuted": "does not hold as", "undecided": "is open as",
+        "not_testable": "cannot be tested as",
+    }  # fmt: skip
+    parts = [f"{word} {', '.join(said[key])}" for key, word in words.items() if key in said]
+    if said.keys() == {"supported"}:
+        whole = "The claim as read here holds"
+    elif "refuted" in said and "supported" not in said:
+        whole = "Nothing read into the claim holds on this evidence, and some of it is false"
+    elif "refuted" in said:
+        whole = "The claim holds only in part"
+    else:
+        whole = "The claim is not decided"
+    return f"Claim {claim.id}: {whole}: it {'; '.join(parts)}."
