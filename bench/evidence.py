@@ -39,7 +39,7 @@ def gather(part: SubClaim, baseline: str | None) -> list[Evidence]:
         found += _by_bound(part, by.bound, baseline)
     if baseline is not None:
         found += [item for way in by.published for item in _by_rows(part, way, baseline)]
-        found += [_by_rent(way, baseline) for way in by.rent]
+        found += [_by_rent(part, way, baseline) for way in by.rent]
     return found + [_reported(item) for item in by.reported]
 
 
@@ -49,9 +49,7 @@ def _by_date(part: SubClaim, baseline: str) -> Evidence:
     on = part.decided_by.date.on
     ours, other = gpus()[part.treatment], gpus()[baseline]
     if on < ours.released:
-        return Evidence(
-            level="published", value=None, invalid=f"{ours.title} was not out on {on}"
-        )
+        return Evidence(level="published", value=None, invalid=f"{ours.title} was not out on {on}")
     newer = ours.released < other.released <= on
     dates = f"{ours.title} came out {ours.released}, {other.title} {other.released}"
     return Evidence(
@@ -109,7 +107,7 @@ def _by_bound(part: SubClaim, way: ByBound, baseline: str | None) -> list[Eviden
     ours, theirs = _limits(part, way, baseline)
     top, bottom = getattr(ours, way.figure), getattr(theirs, way.figure)
     if top is None or bottom is None:
-        reason = (ours.absent | theirs.absent).get(way.figure, "no bound is known")
+        reason = {**ours.absent, **theirs.absent}.get(way.figure, "no bound is known")
         return [Evidence(level="bound", value=None, invalid=reason)]
     ratio = top / bottom
     found = [
@@ -127,7 +125,7 @@ def _by_bound(part: SubClaim, way: ByBound, baseline: str | None) -> list[Eviden
     ]  # fmt: skip
     if way.compare == "cards":
         found += _against_measured(part, way, baseline, top)
-    return found
+    return sorted(found, key=lambda item: item.high or 0)  # the tightest ceiling first
 
 
 def _share_steps(way: ByBound, ratio: float) -> Iterator[str]:
@@ -221,6 +219,8 @@ def _fits_bound(part: SubClaim, way: ByBound, baseline: str) -> Evidence:
 def _by_rows(part: SubClaim, way: ByPublished, baseline: str) -> Iterator[Evidence]:
     """The range of the ratio over every pair of rows that differ in one column alone."""
     treatment = way.treatment or part.treatment
+    if treatment == baseline:
+        return
     pairs = list(_pairs(way, treatment, baseline))
     if not pairs:
         return
@@ -280,7 +280,7 @@ def _setting(row: published.Row, vary: str) -> tuple[object, ...]:
     return tuple(getattr(row, key) for key in keys if key != vary)
 
 
-def _by_rent(way: ByRent, baseline: str) -> Evidence:
+def _by_rent(part: SubClaim, way: ByRent, baseline: str) -> Evidence:
     """Dollars for a million output tokens on rented cards, over the API's output price."""
     rows = [row for row in published.rows() if matches(row, way.line) and row.decode_tok_s]
     if len(rows) != 1:
@@ -293,7 +293,8 @@ def _by_rent(way: ByRent, baseline: str) -> Evidence:
         api = api_price(baseline, way.api_on).output
     except InputError as error:
         return Evidence(level=way.level, value=None, invalid=str(error))
-    unit = row.n_gpus / (3600 * row.decode_tok_s) * 1e6 / api
+    scale = row.n_gpus / 3600 * 1e6 / api
+    unit = scale / row.decode_tok_s
     wide = (1 - PUBLISHED_MARGIN, 1 + PUBLISHED_MARGIN)
     low, high = rent.low * unit / wide[1], rent.high * unit / wide[0]
     return Evidence(
@@ -307,6 +308,11 @@ def _by_rent(way: ByRent, baseline: str) -> Evidence:
             f"${rent.low * unit * api:.4g} to ${rent.high * unit * api:.4g} a million output "
             f"tokens, over ${api:g}: {rent.low * unit:.3%} to {rent.high * unit:.3%}",
             f"with {PUBLISHED_MARGIN:.0%} for the rate's missing spread: {low:.3%} to {high:.3%}",
+            *(
+                f"{threshold:.3%} is reached from {rent.low * scale / threshold:.4g} to "
+                f"{rent.high * scale / threshold:.4g} tok/s on"
+                for threshold in part.thresholds
+            ),
         ),
     )  # fmt: skip
 

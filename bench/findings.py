@@ -1,4 +1,4 @@
-"""Claims and evidence -> one finding a sub-claim, baseline and threshold, and a sentence a claim."""
+"""Claims and evidence -> a finding a sub-claim, baseline and threshold, and a sentence a claim."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _sentence(claim: Claim, found: Sequence[Finding]) -> str:
     for name, items in by_part.items():
         counts = Counter(item.verdict.outcome for item in items)
         for outcome, count in counts.items():
-            part = "" if count == len(items) else f" ({count} of {len(items)})"
+            part = "" if count == len(items) else f" ({count} of {len(items)} readings)"
             said.setdefault(outcome, []).append(name + part)
     words = {
         "supported": "holds as", "refuted": "does not hold as", "undecided": "is open as",

@@ -18,6 +18,8 @@ from bench.records import Record, Results
 from bench.summary import replicate_figures
 from bench.verdicts import Evidence
 
+SIZES = ("n_prompt", "n_gen", "n_batch")
+
 Group = tuple[str, tuple[tuple[str, str], ...], int, int, int]
 """Environment, every setting of the variant but its scheme, and the workload."""
 
@@ -91,7 +93,7 @@ def _evidence(
 
 
 def figure(record: Record, name: str) -> float | None:
-    """A replicate's figure; the price of a token is the inverse of its rate at one price an hour."""
+    """A replicate's figure; at one price an hour, a token's price is the inverse of its rate."""
     found = replicate_figures(record)
     if name == "usd_per_mtok":
         total = found["total_tok_s"]
@@ -152,10 +154,10 @@ def _missing(wanted: Mapping[str, Sequence[SubClaim]], results: Results) -> Iter
             continue
         experiment = load_experiment(name)
         done = {
-            (r.variant["name"], r.replicate, *(r.workload[k] for k in ("n_prompt", "n_gen", "n_batch")))
+            (r.variant["name"], r.replicate, *(r.workload[key] for key in SIZES))
             for r in results.records
             if r.experiment == name and r.status == "ok"
-        }  # fmt: skip
+        }
         todo = [
             (step.variant.name, step.index, w.n_prompt, w.n_gen, w.n_batch)
             for step in plan(experiment.variants, experiment.measuring.pairs, experiment.seed)

@@ -145,7 +145,9 @@ def _judge(
     outcome = compare(item.interval, threshold, direction, rounding, point=not item.exact)
     shown = _shown(item)
     if outcome == "undecided":
-        return outcome, f"{shown} lies on both sides of {threshold:g}, or is a point"
+        if item.interval == (None, None):
+            return outcome, f"{shown} has no interval, and a point decides nothing"
+        return outcome, f"{shown} does not tell it from {threshold:g}"
     if outcome == "refuted":
         return (
             outcome,

@@ -7,9 +7,22 @@ from collections.abc import Sequence
 from bench.claims import ClaimFile, SubClaim
 from bench.findings import Finding
 from bench.measured import Missing
-from bench.report.tables import Row, column, to_markdown as table
+from bench.report.tables import Row, column
+from bench.report.tables import to_markdown as table
 
 SIGNS = {"at_least": "at least", "at_most": "at most", "equals": "="}
+
+WORDS = {
+    "released": "newer cards",
+    "memory_bytes": "held by it alone",
+    "price_usd_per_mtok": "list price",
+    "usd_per_mtok": "cost of a token",
+    "usd_per_solved_task": "cost of a task",
+    "decode_tok_s": "decode",
+    "prefill_tok_s": "prefill",
+    "output_tok_s": "output rate",
+    "weights_bytes": "size of the weights",
+}
 
 
 def to_markdown(
@@ -18,8 +31,7 @@ def to_markdown(
     """Heading, table, sentences and what is still to be measured."""
     source = file.source
     lines = [f"## {file.name}: {source.publisher}, {source.date}", ""]
-    for claim in file.claims:
-        lines.append(f"> {claim.id}. {claim.translation}")
+    lines += [f"> {claim.id}. {claim.translation}" for claim in file.claims]
     lines += ["", table(_rows(found), COLUMNS), *said, ""]
     for item in todo:
         parts = ", ".join(item.sub_claims)
@@ -49,8 +61,11 @@ def _rows(found: Sequence[Finding]) -> list[Row]:
         key = (item.part.id, verdict.threshold, verdict.outcome, level)
         groups.setdefault(key, []).append(item)
     order = {part: place for place, part in enumerate(dict.fromkeys(f.part.id for f in found))}
-    ranked = sorted(groups.values(), key=lambda group: order[group[0].part.id])
-    return [_row(group) for group in ranked]
+
+    def place(group: list[Finding]) -> tuple[int, float]:
+        return order[group[0].part.id], group[0].verdict.threshold or 0.0
+
+    return [_row(group) for group in sorted(groups.values(), key=place)]
 
 
 def _row(group: Sequence[Finding]) -> Row:
@@ -63,7 +78,7 @@ def _row(group: Sequence[Finding]) -> Row:
         "against": ", ".join(f.baseline for f in group if f.baseline) or None,
         "verdict": verdict.outcome.replace("_", " "),
         "evidence": None if decided is None else _evidence(first),
-        "found": ", ".join(dict.fromkeys(figure(f) for f in group)),
+        "found": ", ".join(dict.fromkeys(figure(f) for f in group)).replace(", at most", ","),
     }
 
 
@@ -77,8 +92,10 @@ def _evidence(found: Finding) -> str:
 
 def _claimed(part: SubClaim, threshold: float | None) -> str:
     if threshold is None:
-        return part.metric
-    return f"{part.metric} {SIGNS[part.direction]} {amount(part, threshold)}"
+        return WORDS.get(part.metric, part.metric)
+    return (
+        f"{WORDS.get(part.metric, part.metric)} {SIGNS[part.direction]} {amount(part, threshold)}"
+    )
 
 
 def amount(part: SubClaim, value: float) -> str:
