@@ -60,9 +60,7 @@ def _without(row: Row, why: str) -> Row:
     return row | dict.fromkeys(FIGURES) | {"absent": absent}
 
 
-def _figures(
-    row: Row, rows: Sequence[Row], card: ModelCard, gpu: Gpu, most: Bound
-) -> Row:
+def _figures(row: Row, rows: Sequence[Row], card: ModelCard, gpu: Gpu, most: Bound) -> Row:
     step_s, ttft_s = row["tpot_s"], row["ttft_s"]
     peak = peak_flops(gpu, layout(row["quant"], row["engine"]).compute, row["dtype"])
     return {

@@ -14,7 +14,18 @@ from importlib import import_module
 
 from bench.errors import EXIT_INTERRUPTED, BenchError
 
-VERBS = ("run", "plan", "cost", "predict", "models", "gpus", "prices", "doctor", "validate")
+VERBS = (
+    "run",
+    "plan",
+    "compare",
+    "cost",
+    "predict",
+    "models",
+    "gpus",
+    "prices",
+    "doctor",
+    "validate",
+)
 
 EPILOG = """\
 examples:
