@@ -38,7 +38,7 @@ class Arm:
     def key(self, experiment: Experiment, workload: Workload, replicate: int) -> str:
         """Identity of one measurement; what does not change the figure is left out."""
         rules = asdict(experiment.measuring)
-        for name in ("pairs", "time_limit_s"):
+        for name in ("pairs", "time_limit_s", "idle_s"):
             del rules[name]
         return key(
             "measurement", method=METHOD, variant=asdict(self.variant), weights=self.identity,

@@ -40,9 +40,7 @@ class Draws:
 
     def usd_per_busy_hour(self, busy_w: Any, idle_w: Any) -> Array:
         """Dollars for a busy hour in each draw; watts are numbers or drawn."""
-        hourly: Array = (
-            self.base_usd + self.usd_per_busy_w * busy_w + self.usd_per_idle_w * idle_w
-        )
+        hourly: Array = self.base_usd + self.usd_per_busy_w * busy_w + self.usd_per_idle_w * idle_w
         return hourly
 
 
@@ -52,13 +50,14 @@ def draw(
     """Draw each range `count` times: a Latin hypercube, so that a few thousand are enough."""
     random = np.random.default_rng(seed)
     values: dict[str, Array] = {}
+    ranges = scenario.ranges
     for name, likeliest in scenario.values(rates).items():
-        if name not in scenario.ranges:
+        if name not in ranges:
             values[name] = np.full(count, likeliest)
             continue
         strata = (random.permutation(count) + random.random(count)) / count
         factor = scenario.usd_factor(name, rates)
-        values[name] = np.array([scenario.ranges[name].quantile(q) * factor for q in strata])
+        values[name] = np.array([ranges[name].quantile(q) * factor for q in strata])
     base, per_busy, per_idle = (np.empty(count) for _ in range(3))
     for i in range(count):
         one = {name: float(column[i]) for name, column in values.items()}

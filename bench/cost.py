@@ -62,10 +62,25 @@ class Machine:
     pue: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("powered_usd", "busy_usd", "usd_per_wh", "busy_w", "idle_w"):
-            not_negative(name, getattr(self, name))
+        not_negative("powered_usd", self.powered_usd)
+        not_negative("busy_usd", self.busy_usd)
+        not_negative("usd_per_wh", self.usd_per_wh)
+        not_negative("busy_w", self.busy_w)
+        not_negative("idle_w", self.idle_w)
         share("utilization", self.utilization)
         at_least_one("pue", self.pue)
+
+    def drawing(self, busy_w: float) -> Machine:
+        """The same machine, drawing `busy_w` while busy."""
+        return Machine(
+            powered_usd=self.powered_usd,
+            utilization=self.utilization,
+            busy_usd=self.busy_usd,
+            usd_per_wh=self.usd_per_wh,
+            busy_w=busy_w,
+            idle_w=self.idle_w,
+            pue=self.pue,
+        )
 
     @property
     def powered_hours(self) -> float:
@@ -121,7 +136,8 @@ class Ownership:
     """Share of the year in which the machine is on."""
 
     def __post_init__(self) -> None:
-        for name in ("price_usd", "rate_of_return", "salvage_share", "host_usd", "opex_usd_per_year"):  # fmt: skip
+        yearly = ("rate_of_return", "salvage_share", "opex_usd_per_year")
+        for name in ("price_usd", "host_usd", *yearly):
             not_negative(name, getattr(self, name))
         above_zero("years", self.years)
         share("powered_share", self.powered_share)
@@ -135,7 +151,8 @@ class Ownership:
 
     def usd_per_year(self) -> float:
         """CRF (P + host - S / (1 + r)^L) + opex."""
-        salvage = self.price_usd * self.salvage_share / (1 + self.rate_of_return) ** self.years
+        worth: float = (1 + self.rate_of_return) ** -self.years
+        salvage = self.price_usd * self.salvage_share * worth
         factor = capital_recovery(self.rate_of_return, self.years)
         return factor * (self.outlay_usd - salvage) + self.opex_usd_per_year
 
@@ -152,7 +169,7 @@ def owned(
     idle_w: float,
     pue: float = 1.0,
 ) -> Machine:
-    """A bought machine: CF / (8760 a u) + PUE k (W_busy + W_idle (1 - u) / u) / 1000 a busy hour."""
+    """A bought machine: CF / (8760 a u) + PUE k (W_busy + W_idle (1-u)/u) / 1000 a busy hour."""
     return Machine(
         powered_usd=ownership.usd_per_powered_hour(),
         utilization=utilization,
@@ -296,19 +313,19 @@ def at_mix(input_price: float, output_price: float, mix: tuple[float, float]) ->
 
 def above_zero(name: str, value: float) -> None:
     """InputError unless `value` is a finite number above 0."""
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < value < math.inf:
         raise InputError(f"{name}: {value:g} must be a number above 0")
 
 
 def not_negative(name: str, value: float) -> None:
     """InputError unless `value` is a finite number of at least 0."""
-    if not (math.isfinite(value) and value >= 0):
+    if not 0 <= value < math.inf:
         raise InputError(f"{name}: {value:g} must be a number that is not negative")
 
 
 def at_least_one(name: str, value: float) -> None:
     """InputError unless `value` is a finite number of at least 1."""
-    if not (math.isfinite(value) and value >= 1):
+    if not 1 <= value < math.inf:
         raise InputError(f"{name}: {value:g} must be a number of at least 1")
 
 

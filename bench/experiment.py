@@ -88,6 +88,8 @@ class Measure:
     """Warm-up stops here even if the speed is not steady (reason NO_STEADY_STATE)."""
     warmup_window: int = 4
     """Number of requests that must agree before the speed counts as steady."""
+    idle_s: float = 3.0
+    """Seconds at rest, model loaded, over which idle power is measured, once a replicate."""
     time_limit_s: float = 1800.0
     """A worker that takes longer is stopped (reason TIMEOUT)."""
 
@@ -97,19 +99,18 @@ class Measure:
                 yield f"{name}: must be at least 1"
         if self.warmup_window < 2:
             yield "warmup_window: must be at least 2"
-        if self.window_s < 0 or self.warmup_max_s < 0:
-            yield "window_s, warmup_max_s: must not be negative"
+        for name in ("window_s", "warmup_max_s", "idle_s"):
+            if getattr(self, name) < 0:
+                yield f"{name}: must not be negative"
         if self.time_limit_s <= 0:
             yield "time_limit_s: must be above 0"
 
 
 LEVELS: Final[Mapping[str, Measure]] = MappingProxyType(
     {
-        "quick": Measure(
-            pairs=3, iterations=3, window_s=2.0, warmup_max_s=15.0, warmup_window=2
-        ),
-        "standard": Measure(pairs=8, iterations=5, window_s=10.0, warmup_max_s=60.0),
-        "strict": Measure(pairs=12, iterations=5, window_s=30.0, warmup_max_s=120.0),
+        "quick": Measure(pairs=3, iterations=3, window_s=2.0, warmup_max_s=15.0, warmup_window=2),
+        "standard": Measure(pairs=8, iterations=5, window_s=10.0, warmup_max_s=60.0, idle_s=10.0),
+        "strict": Measure(pairs=12, iterations=5, window_s=30.0, warmup_max_s=120.0, idle_s=30.0),
     }
 )
 

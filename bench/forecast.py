@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from bench.catalog import resolve_model
@@ -64,7 +65,7 @@ def _limits(variant: Variant, workload: Workload, place: Here) -> dict[str, Any]
         absent["memory_bytes"] = f"the bytes of scheme '{variant.quant}' are not known beforehand"
     else:
         dtype = place.dtype if variant.dtype == "auto" else variant.dtype
-        work = {"n_prompt": workload.n_prompt, "n_gen": workload.n_gen, "n_batch": workload.n_batch}
+        work: dict[str, Any] = asdict(workload)
         needed = memory_bytes(card, variant.quant, dtype=dtype, **work)
         figures["memory_bytes"] = needed
         if place.memory_bytes is not None:

@@ -24,7 +24,7 @@ Precision = Literal["bf16", "fp8", "int8"]
 
 FIGURES: Final = (
     "vram_gib", "bandwidth_gb_s", "bf16_tflops", "fp8_tflops", "int8_tops",
-    "tdp_w", "launch_usd", "released",
+    "sms", "boost_mhz", "tdp_w", "launch_usd", "released",
 )  # fmt: skip
 
 
@@ -45,6 +45,9 @@ class Gpu:
     bf16_tflops: float | None = None
     fp8_tflops: float | None = None
     int8_tops: float | None = None
+    sms: int | None = None
+    """Streaming multiprocessors, or compute units."""
+    boost_mhz: float | None = None
     tdp_w: float
     launch_usd: float | None = None
     released: datetime.date
@@ -69,6 +72,11 @@ class Gpu:
     @property
     def vram_bytes(self) -> int:
         return int(self.vram_gib * GIB)
+
+    @property
+    def hbm(self) -> bool:
+        """Whether the memory is stacked: data centre cards above 1200 GB/s are."""
+        return self.kind == "datacenter" and self.bandwidth_gb_s > 1200
 
     def peak(self, precision: Precision) -> float | None:
         """Dense operations per second at that precision; None if no sourced figure exists."""

@@ -6,6 +6,7 @@ run on a CPU against the bytes really held. Standard library only.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -61,10 +62,15 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
     "int4-weight-only": Layout(
         bits=4, group=64, group_bytes=4, pad_in=1024, pad_out=8, leaves=FUSED
     ),
+    "int4-weight-only-g32": Layout(
+        bits=4, group=32, group_bytes=4, pad_in=1024, pad_out=8, leaves=FUSED
+    ),
     # Loaded through transformers, which leaves the head alone.
     "bnb-int8": Layout(bits=8, row_bytes=4, leaves=FUSED | HEAD, compute="int8"),
     "bnb-nf4": Layout(bits=4, group=64, group_bytes=4, leaves=FUSED | HEAD),
     "quanto-int8": Layout(bits=8, row_bytes=2, leaves=FUSED | HEAD),
+    # Groups of 128 with a 16-bit scale and a zero point.
+    "gptq-int4": Layout(bits=4, group=128, group_bytes=3, leaves=FUSED | HEAD),
 }
 
 FILE_BITS: Final[Mapping[str, float]] = {
@@ -89,21 +95,33 @@ of DeepSeek R1 (unsloth.ai/blog/deepseekr1-dynamic, 2025-01-27).
 """
 
 
+MEAN_BITS: Final = re.compile(r"(?:[a-z0-9]+-)?(\d+(?:\.\d+)?)bpw")
+"""`4.0bpw`, `exl2-4.0bpw`: any file by its mean bits a weight."""
+
+
 def quants() -> list[str]:
     """Names of every scheme with a known size."""
-    return [*LAYOUTS, *FILE_BITS]
+    return [*LAYOUTS, *FILE_BITS, "Nbpw"]
+
+
+def file_bits(quant: str) -> float | None:
+    """Mean bits a weight of a scheme that is a file's, None for one that an engine applies."""
+    name = quant.lower()
+    if found := MEAN_BITS.fullmatch(name):
+        return float(found[1])
+    return FILE_BITS.get(name)
 
 
 def check_quant(quant: str) -> None:
     """InputError for a scheme without a known size."""
-    if quant not in LAYOUTS and quant.lower() not in FILE_BITS:
+    if quant not in LAYOUTS and not file_bits(quant):
         raise InputError(unknown("scheme", quant, quants()))
 
 
 def layout(quant: str, engine: str = "transformers") -> Layout:
     """Layout of a scheme. Engines other than transformers do quantize experts."""
     check_quant(quant)
-    if quant.lower() in FILE_BITS:
+    if quant not in LAYOUTS:
         return Layout(bits=None, compute="fp16" if quant.lower() == "f16" else "int8")
     found = LAYOUTS[quant]
     return found if engine == "transformers" else replace(found, leaves=found.leaves - FUSED)
@@ -134,8 +152,8 @@ class Held:
 def held(shape: Shape, quant: str, dtype: str = "auto", engine: str = "transformers") -> Held:
     """Bytes of a model in a scheme. InputError for an unknown scheme or dtype."""
     check_quant(quant)
-    if quant.lower() in FILE_BITS:
-        return _held_file(shape, FILE_BITS[quant.lower()] / 8)
+    if bits := file_bits(quant):
+        return _held_file(shape, bits / 8)
     how, width = layout(quant, engine), float_bytes(dtype)
     total = step = experts = 0.0
     quantized = 0

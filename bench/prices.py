@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Final, Literal, TypeVar
 
 from bench.errors import InputError, unknown
+from bench.gpus import match
 
 Kind = Literal["rent", "purchase", "electricity", "api"]
 KINDS: Final[tuple[Kind, ...]] = ("rent", "purchase", "electricity", "api")
@@ -50,6 +51,7 @@ FLAGS: Final[Mapping[str, str]] = MappingProxyType(
 _NAMES: Final[Mapping[str, str]] = MappingProxyType(
     {"rent": "card", "purchase": "card", "electricity": "region", "api": "API model"}
 )
+_TEXTS = ("item", "offer", "currency", "unit", "grade", "source", "note")
 _COMMON = ("currency", "unit", "from", "until", "grade", "source", "source_date", "note")
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -173,9 +175,7 @@ def book(kind: Kind, folder: Path = FOLDER) -> tuple[AnyPrice, ...]:
 
 def validate_prices(folder: Path = FOLDER) -> list[str]:
     """Every problem in every price book, each with file and line; empty if all is well."""
-    return [
-        problem for kind in KINDS for problem in read_book(kind, folder / f"{kind}.csv")[1]
-    ]
+    return [problem for kind in KINDS for problem in read_book(kind, folder / f"{kind}.csv")[1]]
 
 
 def to_usd(amount: float, currency: str, rates: Mapping[str, float]) -> float:
@@ -197,27 +197,24 @@ def parse_date(text: str) -> datetime.date:
         raise InputError(f"--on: {text!r} is not a date (2025-01-31)") from None
 
 
-_ALIASES: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "h200": "H200 SXM",
-        "h100 80gb hbm3": "H100 SXM",
-        "h100 sxm5": "H100 SXM",
-        "a100 sxm4 80gb": "A100 SXM 80GB",
-        "a100 sxm4 40gb": "A100 SXM 40GB",
-        "a100 80gb pcie": "A100 PCIe 80GB",
-        "a100 pcie 40gb": "A100 PCIe 40GB",
-    }
-)
-
-
 def card_name(device: str) -> str:
     """The catalog's name of a card from what its driver calls it, or `device` as it is.
 
-    `NVIDIA GeForce RTX 4080 SUPER` -> `RTX 4080 SUPER`, `NVIDIA H200` -> `H200 SXM`.
+    `NVIDIA GeForce RTX 4080 SUPER` -> `RTX 4080 SUPER`, `NVIDIA H200` -> `H200 SXM`. Books also
+    price cards that the catalog does not describe: those are found by `plain`.
     """
-    plain = re.sub(r"\b(nvidia|geforce|amd|instinct)\b", " ", device, flags=re.IGNORECASE)
-    plain = " ".join(plain.replace("-", " ").split())
-    return _ALIASES.get(plain.casefold(), plain or device)
+    card = match(device)
+    return device if card is None else card.title
+
+
+@cache
+def plain(name: str) -> str:
+    """A name without case, punctuation and vendor: `rtx-4080-super` is `RTX 4080 SUPER`."""
+    text = re.sub(r"sxm[45]", "sxm", _VENDORS.sub(" ", name).lower())
+    return " ".join(re.sub(r"[^a-z0-9./]+", " ", text).split())
+
+
+_VENDORS: Final = re.compile(r"\b(nvidia|geforce|amd|instinct|generation)\b", re.IGNORECASE)
 
 
 def _market(kind: Kind, item: str, on: datetime.date, offers: Sequence[str]) -> Market:
@@ -237,7 +234,8 @@ def _market(kind: Kind, item: str, on: datetime.date, offers: Sequence[str]) -> 
 
 
 def _named(kind: Kind, item: str) -> list[AnyPrice]:
-    rows = [row for row in book(kind) if row.item.casefold() == item.casefold()]
+    wanted = plain(card_name(item))
+    rows = [row for row in book(kind) if plain(row.item) == wanted]
     if not rows:
         known = {row.item for row in book(kind)}
         raise InputError(
@@ -326,7 +324,7 @@ class _Cells:
             "since": self.date("from"),
             "until": self.date("until"),
             "source_date": self.date("source_date"),
-        } | {key: cells[key] for key in ("item", "offer", "currency", "unit", "grade", "source", "note")}  # fmt: skip
+        } | {key: cells[key] for key in _TEXTS}
         if kind == "api":
             cached = self.amount("cached_input") if cells["cached_input"] else None
             return ApiPrice(

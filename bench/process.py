@@ -24,9 +24,7 @@ WORKER = (sys.executable, "-m", "bench.worker")
 END = frozenset({"done", "failed", "probed"})
 
 
-def converse(
-    job: Event, *, limit_s: float, command: Sequence[str] = WORKER
-) -> Iterator[Event]:
+def converse(job: Event, *, limit_s: float, command: Sequence[str] = WORKER) -> Iterator[Event]:
     """Start a worker on `job` and yield its events.
 
     However the worker ends, the last event says so: `done`, or `failed` with a code when it was

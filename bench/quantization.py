@@ -61,7 +61,10 @@ def _torch_dynamic_int8(model: torch.nn.Module) -> torch.nn.Module:
     with warnings.catch_warnings():
         # It announces its own removal; it is measured because people use it.
         warnings.simplefilter("ignore")
-        return torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+        quantized: torch.nn.Module = torch.ao.quantization.quantize_dynamic(  # type: ignore[no-untyped-call]  # it has no types
+            model, {torch.nn.Linear}, dtype=torch.qint8
+        )
+        return quantized
 
 
 def _torchao(config_name: str) -> Callable[[torch.nn.Module], torch.nn.Module]:
@@ -74,11 +77,15 @@ def _torchao(config_name: str) -> Callable[[torch.nn.Module], torch.nn.Module]:
     return quantize
 
 
-def _float_kernel(device: Device) -> str:
+def _float_kernel(_: Device) -> str:
     return "float matmul"
 
 
-def _torch_int8_kernel(device: Device) -> str:
+def _weight_only_kernel(_: Device) -> str:
+    return "dequantized in the matmul"
+
+
+def _torch_int8_kernel(_: Device) -> str:
     import torch
 
     return f"quantized::linear_dynamic ({torch.backends.quantized.engine})"
@@ -131,7 +138,7 @@ SCHEMES: Final[Mapping[str, Scheme]] = MappingProxyType(
                 package="torchao",
                 kinds=("cpu", "cuda"),
                 quantize=_torchao("Int8WeightOnlyConfig"),
-                kernel=lambda device: "dequantize in the matmul",
+                kernel=_weight_only_kernel,
             ),
         )
     }
@@ -174,7 +181,9 @@ def refusal(name: str, device: Device) -> str | None:
         try:
             metadata.version(wanted.package)
         except metadata.PackageNotFoundError:
-            return f"scheme '{name}' needs the package {wanted.package}: pip install {wanted.package}"
+            return (
+                f"scheme '{name}' needs the package {wanted.package}: pip install {wanted.package}"
+            )
     return None
 
 

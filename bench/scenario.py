@@ -36,9 +36,9 @@ class Range:
 
     def problems(self) -> Iterator[str]:
         if not self.low <= self.mode <= self.high:
-            yield f"low {self.low:g}, mode {self.mode:g}, high {self.high:g}: not in order"
+            yield f"low, mode, high: {self.low:g}, {self.mode:g}, {self.high:g} are not in order"
         elif self.low == self.high:
-            yield "low equals high: write a number"
+            yield "low, high: are equal; write a number"
 
     def quantile(self, q: float) -> float:
         """The value below which the share `q` of draws lies (0 <= q <= 1)."""
@@ -219,7 +219,12 @@ class Scenario:
 
 
 def adapt(
-    base: Scenario | None, basis: Basis, given: Mapping[str, Figure], gpus: int | None = None
+    base: Scenario | None,
+    basis: Basis,
+    given: Mapping[str, Figure],
+    *,
+    gpu: str | None = None,
+    gpus: int | None = None,
 ) -> Scenario:
     """A scenario of the user's own figures, or `base` with some of them replaced.
 
@@ -234,8 +239,8 @@ def adapt(
         if missing:
             first = "--rent" if basis == "rent" else "--own"
             raise InputError(f"{first} also needs {', '.join(missing)}")
-        base = Scenario(name=basis, title="from flags", basis=basis, **given)  # type: ignore[arg-type]  # names are checked by RULES
-    changed = dataclasses.replace(base, **given, gpus=gpus or base.gpus)  # type: ignore[arg-type]  # as above
+        base = Scenario(name=basis, title="from flags", basis=basis, gpu=gpu, **given)  # type: ignore[arg-type]  # names are checked by RULES
+    changed = dataclasses.replace(base, **given, gpus=base.gpus if gpus is None else gpus)  # type: ignore[arg-type]  # as above
     faults = [
         line
         for name, figure in given.items()
@@ -266,7 +271,9 @@ def ownership(values: Mapping[str, float]) -> cost.Ownership:
     )
 
 
-def machine(basis: Basis, values: Mapping[str, float], busy_w: float, idle_w: float) -> cost.Machine:
+def machine(
+    basis: Basis, values: Mapping[str, float], busy_w: float, idle_w: float
+) -> cost.Machine:
     """The hourly cost under one set of values, drawing `busy_w` and `idle_w` at the wall."""
     if basis == "rent":
         made = cost.rented(
@@ -275,9 +282,7 @@ def machine(basis: Basis, values: Mapping[str, float], busy_w: float, idle_w: fl
             storage_usd_per_hour=values.get("storage_per_hour", 0.0),
             egress_usd_per_busy_hour=values.get("egress_per_busy_hour", 0.0),
         )
-        return dataclasses.replace(
-            made, busy_w=busy_w, idle_w=idle_w, pue=values.get("pue", 1.0)
-        )
+        return dataclasses.replace(made, busy_w=busy_w, idle_w=idle_w, pue=values.get("pue", 1.0))
     return cost.owned(
         ownership(values),
         utilization=values["utilization"],

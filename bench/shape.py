@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final, Literal
 
-from bench.catalog import ModelCard
-from bench.errors import UnsupportedError, unknown
+from bench.catalog import ModelCard, load_card, model_cards
+from bench.errors import InputError, UnsupportedError, unknown
 
 Part = Literal["embedding", "head", "attention", "mlp", "expert", "router", "small"]
 """`mlp` holds dense layers and shared experts; `small` holds norms, biases and attention sinks."""
@@ -87,6 +87,8 @@ class Shape:
     """Routed experts in a layer; 0 for a dense model."""
     n_active_experts: int = 0
     n_layers: int
+    latent: bool = False
+    """Multi-head latent attention."""
     name: str = field(default="model")
 
     @property
@@ -162,6 +164,7 @@ def _shape(card: _Frozen) -> Shape:
         n_experts=n_experts,
         n_active_experts=int(a.get("num_experts_per_tok", 0)) if n_experts else 0,
         n_layers=int(a["num_hidden_layers"]),
+        latent="kv_lora_rank" in a,
         name=card.name,
     )
 
@@ -273,3 +276,16 @@ def _windows(a: Mapping[str, Any], n: int) -> Iterator[tuple[int | None, int]]:
         yield int(window), sliding
     if n - sliding:
         yield None, n - sliding
+
+
+def validate_models() -> list[str]:
+    """Every problem in the shipped model cards, one line each."""
+    problems: list[str] = []
+    for path in model_cards().values():
+        try:
+            shape(load_card(path))
+        except InputError as error:
+            problems += error.problems
+        except UnsupportedError as error:
+            problems.append(f"{path}: {error}")
+    return problems

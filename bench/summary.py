@@ -1,22 +1,26 @@
 """Records -> one row a variant and workload: medians, spread, quality, validity. Docs: metrics.md.
 
-A replicate's figure is the median over its requests, a variant's the median over its replicates.
+A replicate's figure is the median over its requests, which single slow requests do not move; a
+variant's is the geometric mean over its replicates, the centre of the intervals that `bench cost`
+gives (logarithms, as ratios are what is compared).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import median
+from statistics import geometric_mean, median
 from typing import Any
 
 from bench.quality_figures import Figures, all_figures
 from bench.records import Record, Results
 
-SPEEDS = ("prefill_tok_s", "decode_tok_s", "output_tok_s", "total_tok_s", "ttft_s", "tpot_s", "e2e_s")
+SPEEDS = (
+    "prefill_tok_s", "decode_tok_s", "output_tok_s", "total_tok_s", "ttft_s", "tpot_s", "e2e_s",
+)  # fmt: skip
 
 
 def replicate_figures(record: Record) -> dict[str, float | None]:
-    """Medians of one replicate, by the definitions of docs/metrics.md; None where there are none."""
+    """Medians of one replicate, by the definitions of docs/metrics.md; None if it has none."""
     n_prompt, n_gen, n_batch = (record.workload[k] for k in ("n_prompt", "n_gen", "n_batch"))
     samples = record.samples
     ttft = median(samples["prefill_s"])
@@ -62,15 +66,17 @@ def _row(group: Sequence[Record], quality: Figures | None) -> dict[str, Any]:
         "engine": variant["engine"],
         "quant": variant["quant"],
         "device": variant["device"],
+        "mode": variant.get("mode", "eager"),
         "dtype": variant["dtype"],
         **group[0].workload,
         "n_replicates": len(good),
         "n_failed": len(group) - len(good),
     }
     for name in SPEEDS:
-        row[name] = _median(figures[name] for figures in each)
+        row[name] = _centre(figures[name] for figures in each)
     row["decode_spread"] = _spread(figures["decode_tok_s"] for figures in each)
     row |= _memory(good, absent)
+    row |= _energy(good, absent)
     row |= _quality(quality, absent)
     return row | {
         "usd_per_mtok": None,
@@ -98,6 +104,28 @@ def _memory(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
     }
 
 
+ENERGY = {"energy_per_output_token_j": "decode", "energy_per_prompt_token_j": "prefill"}
+
+
+def _energy(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
+    """Joules a token, everything in the counter's scope; net of idle where that was measured."""
+    figures: dict[str, Any] = {}
+    for name, phase in ENERGY.items():
+        windows = [w for r in good if (w := r.energy.get(phase)) and w.get("energy_j") is not None]
+        figures[name] = _centre(w["energy_j"] / w["tokens"] for w in windows)
+        figures[f"net_{name}"] = _centre(
+            net / w["tokens"]
+            for w in windows
+            if w.get("idle_power_w") is not None
+            and (net := w["energy_j"] - w["idle_power_w"] * w["window_s"]) > 0
+        )
+        if figures[name] is None:
+            told = (r.energy.get(phase, {}).get("absent", {}) | r.absent for r in good)
+            absent[name] = next((a["energy_j"] for a in told if "energy_j" in a), "no counter read")
+    scopes = {window.get("scope") for r in good for window in r.energy.values()}
+    return figures | {"energy_scope": scopes.pop() if len(scopes) == 1 else None}
+
+
 def _quality(figures: Figures | None, absent: dict[str, str]) -> dict[str, Any]:
     """Values and, for the perplexity ratio, its interval; `bench.quality_figures` has the rest."""
     names = ("ppl", "ppl_ratio", "mean_kld", "same_top1")
@@ -123,12 +151,18 @@ def _absent(group: Sequence[Record], each: Sequence[Mapping[str, Any]]) -> dict[
     return found
 
 
+def _centre(values: Iterable[float | None]) -> float | None:
+    """Geometric mean of what is known."""
+    known = [value for value in values if value is not None]
+    return geometric_mean(known) if known else None
+
+
 def _median(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return median(known) if known else None
 
 
 def _spread(values: Iterable[float | None]) -> float | None:
-    """Half the range over the median: what replicates differ by. None for fewer than 2."""
+    """Half the range over the centre: what replicates differ by. None for fewer than 2."""
     known = [value for value in values if value is not None]
-    return (max(known) - min(known)) / 2 / median(known) if len(known) > 1 else None
+    return (max(known) - min(known)) / 2 / geometric_mean(known) if len(known) > 1 else None

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.cost import above_zero
+from bench.gpus import match
 from bench.prices import card_name
 from bench.records import Environment, Record, Results
 
@@ -39,7 +41,7 @@ class Throughput:
     power_scope: str | None = None
     """What `power_w` covers: `wall`, or the device."""
     limit_w: float | None = None
-    """Power limit of the card, where it was read."""
+    """Power limit of the card as read, else as its data sheet has it."""
     device: str | None = None
     """Card, by its catalog name."""
     environment: str = ""
@@ -48,6 +50,9 @@ class Throughput:
     """Validity codes of the replicates."""
     absent: Mapping[str, str] = field(default_factory=dict)
     """Figure -> why it is missing."""
+
+    def __post_init__(self) -> None:
+        above_zero(f"{self.variant}: total_tok_s", self.total_tok_s)
 
     @property
     def request_tokens(self) -> int:
@@ -82,7 +87,7 @@ def _throughput(group: Sequence[Record], environments: Mapping[str, Environment]
     first = group[0]
     work = first.workload
     tokens = work["n_batch"] * (work["n_prompt"] + work["n_gen"])
-    rates = [tokens / statistics.median(record.samples["e2e_s"]) for record in group]
+    rates = [tokens / _request_s(record) for record in group]
     point, low, high, why = interval(rates)
     prefills = [
         statistics.median(record.samples["prefill_s"])
@@ -111,6 +116,13 @@ def _throughput(group: Sequence[Record], environments: Mapping[str, Environment]
         reasons=tuple(sorted({code for record in group for code in record.reasons})),
         absent=absent | ({"power_w": no_power} if no_power else {}),
     )
+
+
+def _request_s(record: Record) -> float:
+    """Median time of a request; InputError if it is no time."""
+    seconds: float = statistics.median(record.samples["e2e_s"])
+    above_zero(f"record {record.key}: samples.e2e_s", seconds)
+    return seconds
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None, float | None, str | None]:
@@ -157,11 +169,8 @@ def _device(environment: Environment | None, record: Record) -> tuple[str | None
     """Catalog name and power limit of the card that a record was measured on."""
     if str(record.variant.get("device", "")).startswith("cpu") or environment is None:
         return None, None
-    identity = environment.identity
-    for key in ("gpu", "device", "accelerator"):
-        about = identity.get(key)
-        if isinstance(about, str) and key != "device":
-            return card_name(about), None
-        if isinstance(about, Mapping) and about.get("name"):
-            return card_name(str(about["name"])), about.get("power_limit_w")
-    return None, None
+    name = environment.identity.get("gpu")
+    if not name:
+        return None, None
+    card, limit = match(name), environment.identity.get("gpu_power_limit_w")
+    return card_name(name), limit if limit or card is None else card.tdp_w

@@ -6,13 +6,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import fields
+from bench import fields, published
+from bench.board_power import power_rows, validate_power
 from bench.catalog import load_card, model_cards
 from bench.errors import BenchError, InputError
 from bench.experiment import Experiment, experiments, load_experiment
 from bench.gpus import gpus, validate_gpus
 from bench.prices import book, validate_prices
+from bench.published import validate_published
 from bench.records import FILE, Record, read
+from bench.scenario import scenarios, validate_scenarios
+from bench.shape import Shape, shape, validate_models
 from bench.validity import REASONS
 
 
@@ -29,7 +33,7 @@ def check_shipped() -> list[Check]:
     """Everything that ships with the project."""
     cards, asked = model_cards(), experiments()
     return [
-        _each("model cards", cards.values(), load_card),
+        Check(what="model cards", n_checked=len(cards), problems=tuple(validate_models())),
         _each("experiments", asked.values(), _experiment),
         Check(what="GPUs", n_checked=_count(gpus), problems=tuple(validate_gpus())),
         Check(
@@ -37,6 +41,15 @@ def check_shipped() -> list[Check]:
             n_checked=sum(len(book(kind)) for kind in ("rent", "purchase", "api", "electricity")),
             problems=tuple(validate_prices()),
         ),
+        Check(
+            what="published measurements",
+            n_checked=_count(published.rows),
+            problems=tuple(validate_published()),
+        ),
+        Check(
+            what="published power", n_checked=_count(power_rows), problems=tuple(validate_power())
+        ),
+        Check(what="scenarios", n_checked=len(scenarios()), problems=tuple(validate_scenarios())),
     ]
 
 
@@ -46,7 +59,7 @@ def check_path(path: Path) -> Check:
         return check_results(path)
     table = fields.read_toml(path)
     kind = "model card" if "architecture" in table or "weights" in table else "experiment"
-    load: Callable[[Path], object] = load_card if kind == "model card" else _experiment
+    load: Callable[[Path], object] = _card if kind == "model card" else _experiment
     return _each(f"{kind} {path}", [path], load)
 
 
@@ -87,6 +100,11 @@ def _record(record: Record) -> Iterable[str]:
         yield "samples: a duration is not above 0"
     if any(len(one) != record.workload["n_gen"] - 1 for one in gaps):
         yield "samples.itl_s: an iteration does not have n_gen - 1 gaps"
+
+
+def _card(path: Path) -> Shape:
+    """A card whose arithmetic works too."""
+    return shape(load_card(path))
 
 
 def _experiment(path: Path) -> Experiment:

@@ -107,13 +107,13 @@ def measure(
     phase({"phase": "warm up"})
     runs.start(workload.n_prompt, workload.n_gen, workload.n_batch)
     warmup = warm_up(runs, clock, workload, rules)
+    phase({"phase": "measure"})  # the last word until the window is full: nothing disturbs it
     spent = Spent()
     gc.collect()
     gc.disable()
     try:
         reader.begin()
         while len(spent.requests) < rules.iterations or spent.seconds < rules.window_s:
-            phase({"phase": "measure", "iteration": len(spent.requests)})
             spent.add(request(runs, clock, workload.n_gen))
         reading = reader.end()
     finally:
@@ -216,12 +216,16 @@ def perform(job: dict[str, Any], emit: Emit) -> None:
         return
     clock = getattr(runs, "clock", None) or clock_for(loaded.device)
     reader = reader_for(loaded.device)
+    rules = Measure(**job["measure"])
     try:
+        if reader.has_energy:
+            phase({"phase": "idle power"})
+            reader.idle(rules.idle_s)
         for table in job["workloads"]:
             workload = Workload(**table)
             phase({"phase": "start", "workload": table})
             try:
-                figures = measure(runs, clock, reader, workload, Measure(**job["measure"]), phase)
+                figures = measure(runs, clock, reader, workload, rules, phase)
                 emit({"event": "measured", "workload": table, **figures})
             except Exception as error:  # one workload that fails must not take the others along
                 emit(failure(error) | {"workload": table})

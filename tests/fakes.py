@@ -94,6 +94,9 @@ class FakeReader:
         self.windows += 1
         return self._reading
 
+    def idle(self, seconds: float) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

@@ -117,7 +117,9 @@ def test_debug_shows_the_traceback() -> None:
 
 def test_plan_shows_order_and_fit(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     arguments = ["plan", "-m", "llama-3.1-8b@random", "--into", str(tmp_path)]
-    assert main([*arguments, "--gpu", "rtx-4080-super", "-q", "none,int8-dynamic", "-o", "json"]) == 0
+    assert (
+        main([*arguments, "--gpu", "rtx-4080-super", "-q", "none,int8-dynamic", "-o", "json"]) == 0
+    )
     none, int8 = json.loads(capsys.readouterr().out)
     # 8.03e9 bf16 weights over 736.3 GB/s: about 49 tok/s at most.
     assert none["bound_decode_tok_s"] == pytest.approx(49, rel=0.02)

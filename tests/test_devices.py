@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from bench import validity
 from bench.devices import Reading, reader_for
 from bench.devices.energy import Edge, Sample, energy_between, has_gap, integral, is_reset
 from bench.devices.figures import Unreadable
-from bench.devices.meter import Meter
+from bench.devices.gpu import GpuReader
+from bench.devices.meter import LivePace, Meter
 from bench.devices.none import NullReader
-from bench.devices.replay import ReplayReader, Trace, TracePace, read_trace
+from bench.devices.replay import ReplayReader, Trace, TraceCard, TracePace, read_trace
 from bench.errors import InputError
 from tests import make_traces
 
@@ -304,6 +306,30 @@ def test_a_counter_that_does_not_tick_is_not_waited_for_long() -> None:
     opened = Meter(lambda: 7, pace).open()
     assert not opened.aligned
     assert 0.4 < pace.now() < 1.1
+
+
+def test_a_live_thread_samples_until_it_is_stopped() -> None:
+    taken = threading.Event()
+    pace = LivePace()
+
+    def take() -> Sample:
+        taken.set()
+        return Sample(at_s=pace.now())
+
+    for _ in range(2):
+        taken.clear()
+        pace.start(take)
+        assert taken.wait(30)
+        samples = pace.stop()
+        assert samples
+
+
+def test_a_window_left_open_by_failed_work_does_not_spoil_the_next() -> None:
+    reader = GpuReader(TraceCard(load("steady"), TracePace()), pace=LivePace())
+    reader.begin()
+    reader.begin()
+    reader.end()
+    reader.close()
 
 
 # --- readers ---------------------------------------------------------------------------------

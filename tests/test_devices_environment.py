@@ -9,9 +9,11 @@ import sys
 
 import pytest
 
-from bench.devices import environment
+from bench.devices import card, environment
 from bench.devices.environment import capture, hash_of
+from bench.devices.nvidia import NvidiaCard
 from bench.records import from_json, to_json
+from tests.fake_nvml import FakeNvml
 
 
 def test_equal_machines_give_equal_ids() -> None:
@@ -54,6 +56,17 @@ def test_no_card_has_a_reason() -> None:
     here = capture("cpu")
     assert here.identity["gpu"] is None
     assert here.state["absent"]["gpu"] == "the device is the CPU"
+
+
+def test_a_card_is_part_of_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = [NvidiaCard("cuda:0", FakeNvml(nvmlDeviceGetEnforcedPowerLimit=w)) for w in (5, 6)]
+    monkeypatch.setattr(card, "open_card", lambda _device: found.pop(0))
+    one, two = capture("cuda:0"), capture("cuda:0")
+    assert one.identity["gpu"] == "Invented 100"
+    assert "gpu" not in one.state["absent"]
+    assert "GPU-0bc" not in to_json(one)
+    assert one.id != two.id  # another power limit
 
 
 def test_the_id_does_not_depend_on_the_order_of_keys() -> None:

@@ -161,7 +161,7 @@ def test_a_window_too_short_for_the_counters_is_refused() -> None:
         load.between(at(0, busy=0, own=0), at(0.01, busy=1, own=0))
 
 
-@pytest.mark.parametrize(("cores", "limit"), [(1, 0.2), (2, 0.2), (10, 0.2), (64, 1.28)])
+@pytest.mark.parametrize(("cores", "limit"), [(1, 0.2), (2, 0.2), (8, 0.4), (64, 3.2)])
 def test_foreign_limit(cores: int, limit: float) -> None:
     assert load.foreign_limit(cores) == pytest.approx(limit)
 

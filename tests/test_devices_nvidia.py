@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pynvml
@@ -71,6 +73,7 @@ def test_a_card_in_order() -> None:
 
 def test_identity() -> None:
     found = describe("cuda:0", FakeNvml())
+    assert found == NvidiaCard("cuda:0", FakeNvml()).identity()
     assert found == {
         "gpu": "Invented 100",
         "gpu_id": short_hash("GPU-0bc"),
@@ -125,6 +128,30 @@ def test_a_card_lost_while_it_is_measured() -> None:
     reader.close()
     assert reading.energy == {}
     assert "GPU is lost" in reading.absent["energy_j"]
+
+
+def test_a_look_that_fails_once_is_no_loss() -> None:
+    answers = iter([pynvml.NVMLError(pynvml.NVML_ERROR_TIMEOUT)])
+
+    def clock(_handle: str, _kind: int) -> int:
+        for error in answers:
+            raise error
+        return 1500
+
+    reading = read(FakeNvml(nvmlDeviceGetClockInfo=clock))
+    assert reading.device["sm_mhz"] == 1500.0
+    assert "sm_mhz" not in reading.absent
+
+
+def test_counters_of_throttling_that_go_back_are_absent() -> None:
+    library = FakeNvml()
+    reader = GpuReader(NvidiaCard("cuda:0", library), pace=TracePace())
+    reader.begin()
+    reader._pace.sleep(1.0)
+    library.fields[74] = 1
+    reading = reader.end()
+    assert "went backwards" in reading.absent["held_share"]
+    assert "held_share" not in reading.device
 
 
 def test_a_call_that_the_package_lost_is_a_reason() -> None:
@@ -305,6 +332,16 @@ def test_cards_are_matched_as_cuda_shows_them(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert Nvml(FakeNvml(cards=3)).handle_for(device) == card
+
+
+@pytest.mark.parametrize("uuid", ["2bc", "GPU-2bc"])
+def test_the_uuid_is_torchs(monkeypatch: pytest.MonkeyPatch, uuid: str) -> None:
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True,
+        get_device_properties=lambda _index: SimpleNamespace(uuid=uuid),
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    assert Nvml(FakeNvml(cards=3)).handle_for("cuda:0") == "card-2"
 
 
 def test_torchs_uuid_decides_if_torch_is_running(monkeypatch: pytest.MonkeyPatch) -> None:

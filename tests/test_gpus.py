@@ -68,6 +68,8 @@ bandwidth_gbs = 700
 bf16_tflops = 100
 fp8_tflops = 500
 int8_tops = 400
+sms = 60
+boost_mhz = 2000
 tdp_w = 300
 launch_usd = 999
 released = 2024-01-01
@@ -82,6 +84,8 @@ vram_gib = 16
 bandwidth_gb_s = 700
 bf16_tflops = 100
 fp8_tflops = 400
+sms = 60
+boost_mhz = 2000
 tdp_w = 300
 launch_usd = 999
 released = 2024-01-01
@@ -108,6 +112,8 @@ tdp_w = 300
 released = 2024-01-01
 source = "a test"
 read = 2026-01-01
+sms = 1
+boost_mhz = 1000
 absent = { bf16_tflops = "x", fp8_tflops = "x", int8_tops = "x", launch_usd = "x" }
 """
     file = tmp_path / "gpus.toml"

@@ -27,8 +27,8 @@ def gone(pid: int) -> bool:
 def test_events_come_as_they_are_said() -> None:
     events = talk(
         "import sys; job = sys.stdin.readline().strip()\n"
-        "print('{\"event\": \"phase\", \"job\": %s}' % job)\n"
-        "print('{\"event\": \"done\"}')"
+        'print(\'{"event": "phase", "job": %s}\' % job)\n'
+        'print(\'{"event": "done"}\')'
     )
     assert events == [{"event": "phase", "job": {"a": 1}}, {"event": "done"}]
 
@@ -43,9 +43,7 @@ def test_events_come_as_they_are_said() -> None:
         ("pass", "CRASH", "said nothing"),
     ],
 )
-def test_however_a_worker_ends_the_last_event_says_so(
-    program: str, code: str, words: str
-) -> None:
+def test_however_a_worker_ends_the_last_event_says_so(program: str, code: str, words: str) -> None:
     events = talk(program)
     failed = [event for event in events if event["event"] == "failed"]
     assert failed[0]["code"] == code
@@ -54,15 +52,14 @@ def test_however_a_worker_ends_the_last_event_says_so(
 
 def test_an_error_that_the_worker_told_is_not_told_twice() -> None:
     events = talk(
-        "import sys; print('{\"event\": \"failed\", \"code\": \"OOM\", \"message\": \"m\"}');"
-        " sys.exit(1)"
+        'import sys; print(\'{"event": "failed", "code": "OOM", "message": "m"}\'); sys.exit(1)'
     )
     assert [event["code"] for event in events] == ["OOM"]
 
 
 def test_a_worker_that_hangs_is_ended_at_its_limit() -> None:
     program = (
-        "import os, time; print('{\"event\": \"phase\", \"pid\": %d}' % os.getpid(), flush=True);"
+        'import os, time; print(\'{"event": "phase", "pid": %d}\' % os.getpid(), flush=True);'
         "time.sleep(600)"
     )
     events = talk(program, limit_s=1.0)
@@ -74,7 +71,7 @@ def test_whatever_the_worker_started_ends_with_it() -> None:
     program = (
         "import subprocess, sys, time\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
-        "print('{\"event\": \"phase\", \"pid\": %d}' % child.pid, flush=True)\n"
+        'print(\'{"event": "phase", "pid": %d}\' % child.pid, flush=True)\n'
         "time.sleep(600)"
     )
     events = converse({}, limit_s=20.0, command=(sys.executable, "-c", program))
@@ -89,7 +86,7 @@ def test_whatever_the_worker_started_ends_with_it() -> None:
 
 def test_the_parent_sleeps_while_the_worker_works() -> None:
     before = os.times()
-    talk("import time; time.sleep(2); print('{\"event\": \"done\"}')")
+    talk('import time; time.sleep(2); print(\'{"event": "done"}\')')
     after = os.times()
     # Processor time, not wall time: a parent that spins would use all of the two seconds.
     used = (after.user - before.user) + (after.system - before.system)

@@ -20,9 +20,11 @@ MEASURING = {
 """May import torch; the only rooms that run in the worker."""
 
 READING = {
-    "analysis", "statistics", "comparison", "cost", "pricing", "prices", "scenario", "bands",
-    "throughput", "costrow", "roofline", "shape", "layout", "gpus", "predict", "claims", "verdicts",
-    "evidence", "report", "quality_figures", "diagnosis",
+    "analysis", "statistics", "comparison", "summary", "quality_figures", "cost", "costrow",
+    "power", "pricing", "prices", "scenario", "bands", "throughput", "shape", "layout", "roofline",
+    "gpus", "diagnosis", "published", "samples", "user_rows", "efficiency", "predict",
+    "predict_report", "predict_names", "board_power", "limits",
+    "claims", "verdicts", "evidence", "report",
 }  # fmt: skip
 """Never import torch, nor a measuring room."""
 

@@ -231,9 +231,7 @@ def test_the_parent_imports_neither_torch_nor_pandas_while_it_measures(
     assert done.stdout.strip() == "[]"
 
 
-def test_the_experiment_as_run_stands_beside_its_records(
-    tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_the_experiment_as_run_stands_beside_its_records(tiny_folder: Path, tmp_path: Path) -> None:
     experiment = tiny(tiny_folder, measure={"pairs": 1, "window_s": 0.0})
     runner.keep_experiment(experiment, tmp_path)
     runner.keep_experiment(experiment, tmp_path)

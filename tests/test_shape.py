@@ -10,7 +10,7 @@ import pytest
 from bench.catalog import load_card, model_cards
 from bench.errors import InputError, UnsupportedError
 from bench.layout import LAYOUTS, Layout, held, layout
-from bench.shape import Matrix, Shape, shape
+from bench.shape import Matrix, Shape, shape, validate_models
 
 PUBLISHED = {
     # Billions of parameters, all and active, as the model's makers state them.
@@ -76,6 +76,25 @@ def test_experts_read_grow_with_the_batch_up_to_all() -> None:
     assert moe.experts_read(1) == pytest.approx(8 / 128)
     assert moe.experts_read(2) == pytest.approx(1 - (120 / 128) ** 2)
     assert moe.experts_read(10_000) == pytest.approx(1)
+
+
+def test_every_shipped_card_is_in_order() -> None:
+    assert validate_models() == []
+
+
+def test_problems_of_cards_name_their_file(monkeypatch, tmp_path) -> None:
+    good = model_cards()["llama-3.1-8b"].read_text(encoding="utf-8")
+    strange = tmp_path / "llama-3.1-8b.toml"
+    strange.write_text(good.replace('model_type = "llama"', 'model_type = "mamba"'), "utf-8")
+    renamed = tmp_path / "other.toml"
+    renamed.write_text(good, encoding="utf-8")
+    monkeypatch.setattr("bench.shape.model_cards", lambda: {"a": strange, "b": renamed})
+    problems = validate_models()
+
+    assert len(problems) == 2
+    assert problems[0].startswith(f"{strange}: ")
+    assert "unknown model type 'mamba'" in problems[0]
+    assert problems[1].startswith(f"{renamed}: name:")
 
 
 def one_matrix(tied: bool = False) -> Shape:
@@ -158,3 +177,40 @@ def test_layouts_are_what_torchao_holds(scheme, config) -> None:
     how: Layout = LAYOUTS[scheme]
     assert how.bits is not None
     assert size(linear[0].weight) == 128 * 256 * how.bits / 8 + 256 * how.row_bytes
+
+
+TINY = {
+    "vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+}  # fmt: skip
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised on import inside torchao
+@pytest.mark.parametrize("scheme", ["none", "torch-dynamic-int8", "int8-dynamic"])
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        {"model_type": "llama", "tie_word_embeddings": True},
+        {"model_type": "qwen2", "tie_word_embeddings": False},
+        {"model_type": "qwen3_moe", "tie_word_embeddings": False, **EXPERTS},
+    ],
+    ids=lambda a: a["model_type"],
+)
+def test_bytes_of_a_whole_model_are_those_held(architecture, scheme) -> None:
+    quantization = pytest.importorskip("bench.quantization")
+    transformers = pytest.importorskip("transformers")
+    keys = {**TINY, **architecture}
+    kind = keys.pop("model_type")
+    config = transformers.AutoConfig.for_model(kind, **keys)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    real = quantization.held(quantization.scheme(scheme).quantize(model))
+    base = load_card(model_cards()["llama-3.1-8b"])
+    counted = held(
+        shape(replace(base, name="tiny", architecture={"model_type": kind, **keys})),
+        scheme,
+        dtype="float32",
+    )
+
+    assert counted.weights_bytes == real.weights_bytes
+    assert counted.quantized_fraction == pytest.approx(real.quantized_fraction)

@@ -108,9 +108,7 @@ def test_an_engine_that_cannot_go_back_has_no_energy_of_decode_and_says_why() ->
 
 def test_a_wrong_number_of_tokens_is_an_error() -> None:
     with pytest.raises(UnsupportedError, match="made \\[63\\] tokens") as error:
-        measure(
-            FakeEngine(lost_tokens=1), FakeClock([0.1]), FakeReader(), WORKLOAD, RULES, quiet
-        )
+        measure(FakeEngine(lost_tokens=1), FakeClock([0.1]), FakeReader(), WORKLOAD, RULES, quiet)
     assert error.value.code == "TOKEN_COUNT"
 
 

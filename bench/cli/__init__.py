@@ -14,7 +14,7 @@ from importlib import import_module
 
 from bench.errors import EXIT_INTERRUPTED, BenchError
 
-VERBS = ("run", "plan", "cost", "models", "prices", "validate")
+VERBS = ("run", "plan", "cost", "predict", "models", "gpus", "prices", "doctor", "validate")
 
 EPILOG = """\
 examples:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from bench.cli import add_output
 from bench.errors import InputError
 
 if TYPE_CHECKING:
-    from bench.pricing import Against, Row, Terms
+    from bench.pricing import Against, Terms
     from bench.scenario import Basis, Figure, Scenario
     from bench.throughput import Throughput
 
@@ -30,18 +30,18 @@ of the card (`bench prices`). Figures not given are neutral (no interest, no res
 """
 
 FIGURES: Mapping[str, tuple[str, str, str]] = {
-    "utilization": ("--utilization", "SHARE", "busy share of powered (rented: billed) hours; default 1"),
+    "utilization": ("--utilization", "SHARE", "busy share of powered or billed hours; default 1"),
     "rent_per_hour": ("--rent", "USD_PER_HOUR", "rent of the machine, or `book`"),
     "storage_per_hour": ("--storage", "USD_PER_HOUR", "storage billed beside the rent"),
     "egress_per_busy_hour": ("--egress", "USD_PER_HOUR", "egress for each busy hour"),
     "price": ("--own", "USD", "price of the card, bought, or `book`; needs --years and --kwh"),
     "years": ("--years", "YEARS", "years until it is sold"),
     "rate_of_return": ("--rate-of-return", "SHARE", "yearly cost of capital"),
-    "salvage_share": ("--salvage", "SHARE", "value of the card at the end, as a share of its price"),
+    "salvage_share": ("--salvage", "SHARE", "value of the card at the end over its price"),
     "host_price": ("--host", "USD", "price of the rest of the machine"),
     "opex_per_year": ("--opex", "USD_PER_YEAR", "room, repairs, work"),
     "powered_share": ("--powered", "SHARE", "share of the year in which it is on"),
-    "electricity_per_kwh": ("--kwh", "USD_PER_KWH", "price of electricity, or a region of the book"),
+    "electricity_per_kwh": ("--kwh", "USD_PER_KWH", "price of electricity, or a region"),
     "pue": ("--pue", "RATIO", "power of the site over power of the machine"),
     "watts_busy": ("--watts-busy", "WATTS", "power at the wall while busy"),
     "watts_idle": ("--watts-idle", "WATTS", "power at the wall while idle"),
@@ -101,13 +101,13 @@ def run(args: argparse.Namespace) -> int:
     if args.tornado:
         if not scenarios:
             raise InputError("--tornado: needs --scenario, or --rent or --own with ranges")
-        rows = [row for one in scenarios for row in pricing.tornado_rows(items, one, terms)]
-        if not rows:
+        if not any(one.ranges for one in scenarios):
             raise InputError("--tornado: no figure is a range; write LOW:MODE:HIGH")
-        print(render(rows, TORNADO_COLUMNS, args.output), end="")
+        bars = [bar for one in scenarios for bar in pricing.tornado_rows(items, one, terms)]
+        print(render(bars, TORNADO_COLUMNS, args.output), end="")
         return 0
-    rows = [row for one in scenarios for row in pricing.price(items, one, terms)]
-    rows += pricing.api_rows(items, terms)
+    priced = [row for one in scenarios for row in pricing.price(items, one, terms)]
+    rows = [row.table() for row in (*priced, *pricing.api_rows(items, terms))]
     _in_currency(rows, args.currency, terms)
     print(render(rows, cost_columns(rows, args.currency), args.output), end="")
     if args.output == "md":
@@ -148,8 +148,8 @@ def _terms(args: argparse.Namespace) -> Terms:
 def _against(text: str, args: argparse.Namespace) -> Against:
     """An API from the book, or from `IN:OUT` dollars for a million tokens."""
     from bench.cost import ApiRates
-    from bench.pricing import Against
     from bench.prices import api_price, to_usd
+    from bench.pricing import Against
 
     found = None
     if ":" in text:
@@ -173,19 +173,27 @@ def _against(text: str, args: argparse.Namespace) -> Against:
 
 def _scenarios(args: argparse.Namespace, items: Sequence[Throughput]) -> list[Scenario]:
     """The scenarios that are asked for, flags applied. InputError if nothing says the price."""
+    from bench.prices import plain
     from bench.scenario import adapt, load_scenario
 
     on = _on(args)
     made: list[Scenario] = []
     for ref in args.scenario:
         base = load_scenario(ref)
-        made.append(adapt(base, base.basis, _given(args, on, base.gpu, items), args.gpus))
+        if args.gpu and base.gpu and plain(args.gpu) != plain(base.gpu):
+            raise InputError(f"--gpu: scenario '{base.name}' prices a {base.gpu}, not {args.gpu}")
+        given = _given(args, on, base.gpu, items)
+        made.append(adapt(base, base.basis, given, gpus=args.gpus))
     if not args.scenario:
-        both: tuple[tuple[Basis, str | None], ...] = (("rent", args.rent_per_hour), ("own", args.price))
+        both: tuple[tuple[Basis, str | None], ...] = (
+            ("rent", args.rent_per_hour),
+            ("own", args.price),
+        )
         for basis, price in both:
             if price is not None:
                 figures = _of_basis(_given(args, on, args.gpu, items), basis, both)
-                made.append(adapt(None, basis, figures, args.gpus))
+                card = args.gpu or (_only_card(items) if price == "book" else None)
+                made.append(adapt(None, basis, figures, gpu=card, gpus=args.gpus))
     if not made and not args.against:
         raise InputError(
             "nothing says what the machine costs; give --rent USD_PER_HOUR (or `--rent book`), "
@@ -231,12 +239,12 @@ def _from_book(name: str, item: str, on: datetime.date) -> Figure:
     from bench import prices
     from bench.scenario import Figure, Range
 
-    look = {
+    books: dict[str, Callable[[str, datetime.date], prices.Market]] = {
         "rent_per_hour": prices.gpu_rent,
         "price": prices.gpu_purchase,
         "electricity_per_kwh": prices.electricity,
-    }[name]
-    market = look(item, on)
+    }
+    market = books[name](item, on)
     value: float | Range = market.mode
     if market.low < market.high:
         value = Range(low=market.low, mode=market.mode, high=market.high)
@@ -304,7 +312,7 @@ def _on(args: argparse.Namespace) -> datetime.date:
     return parse_date(args.on) if args.on else datetime.datetime.now(datetime.UTC).date()
 
 
-def _in_currency(rows: Sequence[Row], currency: str, terms: Terms) -> None:
+def _in_currency(rows: Sequence[dict[str, Any]], currency: str, terms: Terms) -> None:
     """Add the cost in another currency to each row."""
     if currency == "USD":
         return

@@ -21,8 +21,8 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
         help="name of a shipped experiment, or a .toml file (default: quickstart)",
     )  # fmt: skip
     grid = parser.add_argument_group("what to measure (lists with commas, all combinations)")
-    text = {"type": texts, "metavar": "LIST"}
-    number = {"type": numbers, "metavar": "LIST"}
+    text: dict[str, Any] = {"type": texts, "metavar": "LIST"}
+    number: dict[str, Any] = {"type": numbers, "metavar": "LIST"}
     grid.add_argument("-m", "--model", **text, help="NAME, NAME@random, or a folder of weights")
     grid.add_argument("-e", "--engine", **text, help="engines")
     grid.add_argument("-q", "--quant", **text, help="schemes, such as none,int8-dynamic")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import Any
 
 from bench.cli import add_output
@@ -41,10 +42,7 @@ def run(args: argparse.Namespace) -> int:
     columns = [
         column("model"),
         column("n_params", "parameters", ",d"),
-        *(
-            Column(heading=f"{scheme} GB", show=lambda row, s=scheme: _size(row, s))
-            for scheme in SHOWN
-        ),
+        *(Column(heading=f"{scheme} GB", show=partial(_size, scheme)) for scheme in SHOWN),
         Column(heading="weights from", show=lambda row: ", ".join(row["sources"])),
         column("license", "licence"),
     ]
@@ -74,11 +72,13 @@ def _row(card: Any, place: Any) -> dict[str, Any]:
         "n_active_params": active_params(card),
         "device": place.name,
         "weights_bytes": sizes,
-        "fits": {scheme: None if there is None else need <= there for scheme, need in needed.items()},
+        "fits": {
+            scheme: None if there is None else need <= there for scheme, need in needed.items()
+        },
         "note": card.note,
     }
 
 
-def _size(row: Any, scheme: str) -> str:
+def _size(scheme: str, row: Any) -> str:
     mark = "!" if row["fits"][scheme] is False else ""
     return f"{row['weights_bytes'][scheme] / 1e9:,.2f}{mark}"

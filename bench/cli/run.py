@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     return 3 if outcome.failed and not outcome.measured else 0
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
@@ -108,7 +108,11 @@ class ProgressLine:
         if done == first:
             return ""
         seconds = (now - began) / (done - first) * (total - done)
-        return f" (about {seconds / 60:.0f} min left)" if seconds > 90 else f" (about {seconds:.0f} s left)"
+        return (
+            f" (about {seconds / 60:.0f} min left)"
+            if seconds > 90
+            else f" (about {seconds:.0f} s left)"
+        )
 
     def _draw(self, text: str) -> None:
         from rich.text import Text

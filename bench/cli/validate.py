@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from bench.report.tables import column, render
 
     checks = [validation.check_path(p) for p in args.paths] or validation.check_shipped()
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"what": check.what, "checked": check.n_checked, "problems": list(check.problems)}
         for check in checks
     ]
@@ -52,4 +52,3 @@ def run(args: argparse.Namespace) -> int:
 
 def _all(rows: Iterable[dict[str, Any]]) -> list[str]:
     return [problem for row in rows for problem in row["problems"]]
-

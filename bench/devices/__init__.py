@@ -71,15 +71,15 @@ def reader_for(device: str) -> Reader:
 
 def _gpu_reader(device: str) -> Reader:
     """The reader of an NVIDIA or AMD card; torch calls both `cuda`."""
+    from bench.devices.card import open_card
     from bench.devices.figures import Unreadable
     from bench.devices.gpu import GpuReader
     from bench.devices.host import HostReader
     from bench.devices.none import NullReader
-    from bench.devices.nvidia import NvidiaCard
     from bench.devices.torch_memory import TorchMemory
 
     try:
-        card = NvidiaCard(device)
+        card = open_card(device)
     except Unreadable as reason:
         return NullReader(device, str(reason))
     return GpuReader(card, host=HostReader(computes=False), memory=TorchMemory(device))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Protocol
 
 
@@ -48,7 +49,7 @@ class HostClock:
 
     def stop(self) -> list[float]:
         times = self._times
-        return [(after - before) / 1e9 for before, after in zip(times, times[1:], strict=False)]
+        return [(after - before) / 1e9 for before, after in pairwise(times)]
 
 
 class EventClock:
@@ -76,10 +77,7 @@ class EventClock:
     def stop(self) -> list[float]:
         self._synchronize()
         events = self._pool[: self._used]
-        return [
-            before.elapsed_time(after) / 1e3
-            for before, after in zip(events, events[1:], strict=False)
-        ]
+        return [before.elapsed_time(after) / 1e3 for before, after in pairwise(events)]
 
 
 def clock_for(device: str) -> Clock:

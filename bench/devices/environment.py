@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import bench
-from bench.devices import machine, nvml
+from bench.devices import card, machine
 from bench.devices.figures import Figures, Unreadable
 from bench.devices.host import host_identity
 from bench.records import Environment, utc_now
@@ -73,9 +73,13 @@ def gpu_identity(device: str | None) -> tuple[dict[str, Any], str | None]:
     if device == "cpu":
         return {"gpu": None}, "the device is the CPU"
     try:
-        return nvml.describe(device), None
+        found = card.open_card(device or "auto")
     except Unreadable as reason:
         return {"gpu": None}, str(reason)
+    try:
+        return dict(found.identity()), None
+    finally:
+        found.close()
 
 
 def host_state() -> dict[str, Any]:

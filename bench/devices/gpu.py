@@ -33,7 +33,9 @@ HELD_LIMIT = 0.001
 below what any of the compared ratios could show."""
 
 THOROUGH_EVERY = 10
-"""Every so many samples the slow-moving figures (temperature, clocks, memory) are read too."""
+"""Every so many samples the slow-moving figures (temperature, clocks, memory) are read too, and
+the counter, to see whether it went back. Each look costs the timed loop a hand-over of the
+interpreter's lock."""
 
 THERMAL = frozenset({"sw_thermal_slowdown", "hw_thermal_slowdown"})
 BRAKE = frozenset({"hw_power_brake_slowdown"})
@@ -105,6 +107,7 @@ class GpuReader:
 
     def begin(self) -> None:
         """Open a window; waits for the counter's tick, at most two limits long."""
+        self._pace.stop()  # of a window that failed work left open
         self._before = Figures()
         self._opened, self._looks = None, 0
         self._held = self._before.read("held_s", self._card.held_s)
@@ -144,12 +147,14 @@ class GpuReader:
         if host.energy:
             energy["host"] = dict(host.energy)
         absent = {**host_absent, **self._card.missing(), **memory.absent, **device.absent}
+        shown = {**host.device, **device.values}
         return Reading(
             energy=energy,
             memory={**host.memory, **memory.values},
-            device={**host.device, **device.values},
+            device=shown,
             reasons=tuple(sorted(reasons | set(host.reasons))),
-            absent=absent | closing.absent,
+            # A look that failed once is no loss if the others did not.
+            absent={n: why for n, why in (absent | closing.absent).items() if n not in shown},
         )
 
     def idle(self, seconds: float) -> None:
@@ -250,11 +255,11 @@ class GpuReader:
             why = self._before.absent.get("held_s", "the window is empty")
             figures.absent.setdefault("held_share", figures.absent.pop("held_s", why))
             return
-        figures.values["held_share"] = {
-            cause: max(seconds - self._held[cause], 0.0) / window_s
-            for cause, seconds in after.items()
-            if cause in self._held
-        }
+        risen = {cause: after[cause] - self._held[cause] for cause in after if cause in self._held}
+        if any(seconds < 0 for seconds in risen.values()):
+            figures.absent["held_share"] = "the card's counters of throttling went backwards"
+            return
+        figures.values["held_share"] = {cause: s / window_s for cause, s in risen.items()}
 
     def _reasons(self, samples: Sequence[Sample], closed_s: float, device: Figures) -> set[str]:
         reasons = set()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.devices import Reading, load, machine, rapl
+from bench.devices.energy import SHORT_S
 from bench.devices.figures import Figures, Unreadable, text_of
 
 
@@ -114,7 +115,7 @@ class HostReader:
             "scope": "cpu-package",
             "counter": "rapl",
             "systematic_error": None,
-            "short_window": window_s < 30,
+            "short_window": window_s < SHORT_S,
         }
 
     def _energy_j(self, window_s: float) -> float:

@@ -102,8 +102,8 @@ def between(before: Times, after: Times) -> Load:
 def foreign_limit(cores: int) -> float:
     """Cores that others may use, stolen time included, before a CPU figure is called disturbed.
 
-    A fifth of a core, or 2% of the machine where that is more. A system at rest stays below 0.05;
-    on two cores a fifth of one costs a figure up to 10%, which pairs in ABBA order and a robust
-    estimate still bear; more than that is a machine in use.
+    A fifth of a core, or 5% of the machine where that is more: as much as replicates may differ
+    (`CV`). A system at rest stays below 0.05; on two cores a fifth of one costs a figure up to
+    10%, which pairs in ABBA order and a robust estimate still bear; more is a machine in use.
     """
-    return max(0.2, 0.02 * cores)
+    return max(0.2, 0.05 * cores)

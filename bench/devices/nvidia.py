@@ -85,7 +85,7 @@ class NvidiaCard:
     def sample(self, at_s: float, *, thorough: bool) -> Sample:
         """Look once. A figure that fails is None, and `missing` says why."""
         seen = Figures()
-        if self.no_energy is None:  # first, so that it belongs to `at_s`
+        if thorough and self.no_energy is None:  # first, so that it belongs to `at_s`
             seen.read("counter_mj", self.counter_mj)
         seen.read("power_w", self._power_w)
         seen.read("events", self._events)
@@ -102,16 +102,16 @@ class NvidiaCard:
         """Seconds so far that each cause has held the clocks down. Raises Unreadable."""
         figures = Figures()
         for cause, number in self._held_fields.items():
-            figures.read(cause, lambda number=number: self._field(number) / 1e9)  # type: ignore[misc]  # mypy infers no lambda with defaults
+            figures.read(cause, lambda number=number: self.field(number) / 1e9)  # type: ignore[misc]  # mypy infers no lambda with defaults
         if not figures.values:
             raise Unreadable("; ".join(figures.absent.values()))
         return figures.values
 
-    def foreign(self) -> Sequence[int]:
+    def foreign(self, *, computing: bool = True) -> Sequence[int]:
         """Process ids of others that compute on the card. Raises Unreadable.
 
-        In a container the driver may list ids of the host, or nothing: there one process is
-        taken to be this one, and an empty list while this process computes is no answer.
+        In a container the driver may list ids of the host, or nothing. There an empty list is no
+        answer, and if this process is `computing` one of those listed is taken to be this one.
         """
         listed = self._ask("nvmlDeviceGetComputeRunningProcesses")
         pids = sorted({int(process.pid) for process in listed})
@@ -121,12 +121,26 @@ class NvidiaCard:
             return others
         if not pids:
             raise Unreadable("in this container the driver does not list processes")
-        return others[1:]
+        return others[1:] if computing else others
 
     def missing(self) -> Mapping[str, str]:
         """Figures that could not be read, and why."""
         names = {"counter_mj": "energy_samples", "used_bytes": "device_used_bytes"}
         return {names.get(name, name): why for name, why in self._missing.items()}
+
+    def health(self) -> dict[str, float]:
+        """Default power limit and slowdown temperature, where NVML shows them (`bench doctor`)."""
+        figures = Figures()
+        slowdown = self._constant("NVML_TEMPERATURE_THRESHOLD_SLOWDOWN")
+        figures.read(
+            "default_power_limit_w",
+            lambda: float(self._ask("nvmlDeviceGetPowerManagementDefaultLimit")) / 1e3,
+        )
+        figures.read(
+            "slowdown_c",
+            lambda: float(self._ask("nvmlDeviceGetTemperatureThreshold", slowdown)),
+        )
+        return figures.values
 
     def close(self) -> None:
         self._nvml.close()
@@ -134,7 +148,8 @@ class NvidiaCard:
     def _ask(self, name: str, *arguments: Any) -> Any:
         return self._nvml.call(name, self._handle, *arguments)
 
-    def _field(self, number: int) -> float:
+    def field(self, number: int) -> float:
+        """One of NVML's numbered fields. Raises Unreadable."""
         return self._nvml.field(self._handle, number)
 
     def _constant(self, name: str) -> int:
@@ -142,7 +157,7 @@ class NvidiaCard:
 
     def _power_w(self) -> float:
         try:
-            return self._field(POWER_INSTANT) / 1e3
+            return self.field(POWER_INSTANT) / 1e3
         except Unreadable:
             return float(self._ask("nvmlDeviceGetPowerUsage")) / 1e3
 

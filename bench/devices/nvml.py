@@ -116,7 +116,7 @@ def visible_entry(visible: str, index: int) -> str:
 
 
 def describe(device: str | None = None, library: Any = None) -> dict[str, Any]:
-    """Facts of one card that must not differ between pooled figures. Raises Unreadable."""
+    """Facts of one NVIDIA card, for who needs no more than that. Raises Unreadable."""
     nvml = Nvml(library)
     try:
         return card_identity(nvml, nvml.handle_for(device))
@@ -163,7 +163,10 @@ def _torch_uuid(index: int) -> str | None:
     if torch is None or not torch.cuda.is_initialized():
         return None
     uuid = getattr(torch.cuda.get_device_properties(index), "uuid", None)
-    return None if uuid is None else f"GPU-{uuid}"
+    if uuid is None:
+        return None
+    text = str(uuid)
+    return text if text.startswith(("GPU-", "MIG-")) else f"GPU-{text}"
 
 
 def _value(value: Any) -> int | float:

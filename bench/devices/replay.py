@@ -38,6 +38,8 @@ class Trace:
     stalls: Sequence[tuple[float, float]] = ()
     no_energy: str | None = None
     truth: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What was learned while it was recorded: tick period, idle lag, which fields answer."""
 
     def at(self, name: str, at_s: float) -> Any:
         """The value of a figure at a time. Raises Unreadable if it was not recorded."""
@@ -128,7 +130,7 @@ class TraceCard:
     def sample(self, at_s: float, *, thorough: bool) -> Sample:
         slow = ("temperature_c", "sm_mhz", "memory_mhz", "used_bytes") if thorough else ()
         seen = Figures()
-        counter = ("counter_mj",) if self.no_energy is None else ()
+        counter = ("counter_mj",) if thorough and self.no_energy is None else ()
         for name in (*counter, "power_w", *slow):
             seen.read(name, lambda name=name: self._trace.at(name, at_s))  # type: ignore[misc]  # mypy infers no lambda with defaults
         seen.read("events", lambda: frozenset(self._trace.at("events", at_s)))

@@ -1,7 +1,7 @@
 """Make a folder of safetensors out of what a model card names. Run as a process of its own.
 
-    python -m bench.engines.convert gguf FILE FOLDER
-    python -m bench.engines.convert hub REPO REVISION FOLDER
+python -m bench.engines.convert gguf FILE FOLDER
+python -m bench.engines.convert hub REPO REVISION FOLDER
 """
 
 from __future__ import annotations

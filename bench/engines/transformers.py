@@ -58,11 +58,10 @@ class TransformersEngine:
         logging.disable_progress_bar()
         settings = {"dtype": getattr(torch, dtype), "attn_implementation": "sdpa"}
         if job.folder is not None:
-            model = AutoModelForCausalLM.from_pretrained(
+            return AutoModelForCausalLM.from_pretrained(
                 job.folder, local_files_only=True, use_safetensors=True,
                 trust_remote_code=False, device_map={"": device.name}, **settings,
             )  # fmt: skip
-            return model
         architecture = dict(job.architecture)
         config = AutoConfig.for_model(architecture.pop("model_type"), **architecture)
         config.initializer_range = job.initializer_range

@@ -18,7 +18,13 @@ PRICE_COLUMNS = (
     column("grade"),
     column("provider"),
     column("source_date", "source date"),
+    Column(heading="source", show=lambda row: _site(row["source"])),
 )
+
+
+def _site(source: str) -> str:
+    """The host of an address; other sources as they are."""
+    return source.split("/")[2] if "://" in source else source
 
 
 def price_row(price: AnyPrice) -> dict[str, Any]:
@@ -57,7 +63,7 @@ def price_row(price: AnyPrice) -> dict[str, Any]:
 def _range(low: str, high: str, heading: str) -> Column:
     def show(row: Row) -> str:
         ends = row.get(low), row.get(high)
-        return "-" if None in ends else f"{ends[0]:.3g} to {ends[1]:.3g}"
+        return "-" if None in ends else f"{ends[0]:.4g} to {ends[1]:.4g}"
 
     return Column(heading=heading, show=show)
 
@@ -65,6 +71,13 @@ def _range(low: str, high: str, heading: str) -> Column:
 def _work(row: Row) -> str:
     batch = row.get("n_batch")
     return f"{row['n_prompt']}+{row['n_gen']}" + (f" x{batch}" if batch else "")
+
+
+def _rate(value: float | None) -> str:
+    """Tokens a second: four figures, and never an exponent."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _cheapest(row: Row) -> str:
@@ -76,7 +89,7 @@ def _cheapest(row: Row) -> str:
 _COST = (
     (None, column("variant")),
     (None, Column(heading="prompt+gen x batch", show=_work)),
-    ("total_tok_s", column("total_tok_s", "total tok/s", ".4g")),
+    ("total_tok_s", Column(heading="total tok/s", show=lambda row: _rate(row["total_tok_s"]))),
     (None, column("scenario", "scenario", missing="list price")),
     ("utilization", column("utilization", "busy", ".0%")),
     ("usd_per_busy_hour", column("usd_per_busy_hour", "USD/busy h", ".4g")),
@@ -113,10 +126,14 @@ def cost_columns(rows: Sequence[Mapping[str, Any]], currency: str = "USD") -> li
 
 def cost_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the figures rest on, and why some are missing: one line each, none twice."""
-    notes = [f"{row['scenario']}: {row['assumptions']}" for row in rows if row.get("scenario")]
+    notes = [
+        f"{row['scenario']}: {row['assumptions']}; price of {row['price_date']}: "
+        f"{row['price_source']}"
+        for row in rows
+        if row["scenario"]
+    ]
     notes += [
-        f"{row['variant']}: list price from {row['price_from'] or 'no date'}, "
-        f"{row['price_source']}; {row['assumptions']}"
+        f"{row['variant']}: {_listed(row)}; {row['assumptions']}"
         for row in rows
         if row["basis"] == "api"
     ]
@@ -124,7 +141,7 @@ def cost_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     notes += [f"power: {power}" for power in sorted(powers)]
     if any(row.get("cheapest_batch") for row in rows):
         notes.append("*: the cheapest batch of its workload")
-    origins = {row.get("origin", "measured") for row in rows} - {"measured"}
+    origins = {row["origin"] for row in rows} - {"measured", None}
     notes += [f"not measured by this tool: {origin}" for origin in sorted(origins)]
     missing = [
         f"no {reason}"
@@ -134,6 +151,12 @@ def cost_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if "--against" not in reason and not reason.startswith("ci_high")
     ]
     return list(dict.fromkeys(notes + missing))
+
+
+def _listed(row: Row) -> str:
+    if row["price_date"] is None:
+        return str(row["price_source"])
+    return f"list price since {row['price_date']}, {row['price_source']}"
 
 
 TORNADO_COLUMNS = (

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.cost import usd_per_mtok
 from bench.experiment import Experiment, Gate, short_names
+from bench.limits import with_limits
 from bench.quality_figures import Figures, check_gate
 from bench.records import Results
 from bench.report.tables import Column, column, render
@@ -22,7 +23,7 @@ ALIKE = 0.05
 
 def show(experiment: Experiment, results: Results, folder: Path, output: str) -> str:
     """The results of an experiment in one of the formats of `-o`."""
-    rows = priced(experiment, summarise(results))
+    rows = priced(experiment, with_limits(summarise(results), results))
     table = render(rows, columns(rows), output)
     if output != "md":
         return table
@@ -63,6 +64,12 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         for key, heading in (("n_prompt", "prompt"), ("n_gen", "new"), ("n_batch", "batch"))
         if len({row[key] for row in rows}) > 1
     ]
+    bounded = [Column(heading="of bandwidth", show=lambda r: _share(r["mbu"]))]
+    if all(row["mbu"] is None for row in rows):
+        bounded = []
+    energy = [column("energy_per_output_token_j", "J per new token", ".3g")]
+    if all(row["energy_per_output_token_j"] is None for row in rows):
+        energy = []
     return [
         Column(heading="variant", show=lambda row: names[row["variant"]]),
         *swept,
@@ -70,6 +77,8 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         Column(heading="decode tok/s", show=_decode),
         bytes_of("weights_bytes", "weights MB"),
         bytes_of("peak_memory_bytes", "peak MB"),
+        *bounded,
+        *energy,
         column("ppl", "perplexity", ".2f"),
         column("mean_kld", "KLD", ".4f"),
         column("usd_per_mtok", "$ per Mtok", ".3f"),
@@ -82,6 +91,10 @@ def _decode(row: Mapping[str, Any]) -> str:
         return "-"
     spread = "" if row["decode_spread"] is None else f" ± {row['decode_spread']:.0%}"
     return f"{row['decode_tok_s']:,.1f}{spread}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
 
 
 def _valid(row: Mapping[str, Any]) -> str:
@@ -99,7 +112,11 @@ def words(
         base = bases.get(_work(row))
         if base is not None and base is not row:
             at = f" at {row['n_prompt']}+{row['n_gen']} x {row['n_batch']}" if many else ""
-            yield f"**{names[row['variant']]}**{at}: {meaning(experiment.gate, row, base, quality)}."
+            said = meaning(experiment.gate, row, base, quality)
+            yield f"**{names[row['variant']]}**{at}: {said}."
+    for row in rows:
+        if row["diagnosis"]:
+            yield f"{names[row['variant']]}: {row['diagnosis']}."
     yield from notes(experiment, rows)
 
 

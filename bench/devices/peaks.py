@@ -1,0 +1,100 @@
+"""What this very device reaches: copy bandwidth and matmul rate.
+
+    python -m bench.devices.peaks DEVICE        JSON on stdout
+
+A process of its own, so that whoever asks does not import torch.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from bench.devices.figures import Unreadable
+
+SECONDS = 0.5
+"""Time that each figure is measured for."""
+
+
+def measure(device: str, timeout_s: float = 300.0) -> dict[str, Any]:
+    """The peaks of a device, measured in a process of its own. Raises Unreadable."""
+    command = [sys.executable, "-m", "bench.devices.peaks", device]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise Unreadable(f"not done after {timeout_s:.0f} s") from None
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["it died without a word"]
+        raise Unreadable(lines[-1])
+    figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return figures
+
+
+def main(device: str) -> int:
+    """Measure and print."""
+    import torch
+
+    figures: dict[str, Any] = {"device": device, "torch": torch.__version__}
+    figures |= copy_rate(torch, device)
+    dtypes = ("float32", "bfloat16") if device == "cpu" else ("bfloat16", "float16")
+    figures["matmul_flop_s"] = {name: matmul_rate(torch, device, name) for name in dtypes}
+    sys.stdout.write(json.dumps(figures, allow_nan=False) + "\n")
+    return 0
+
+
+def copy_rate(torch: Any, device: str) -> dict[str, Any]:
+    """Bytes read and written a second by a copy within the device, larger than its caches."""
+    size = (256 << 20) if device == "cpu" else (1 << 30)
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    seconds = per_call(torch, device, lambda: target.copy_(source))
+    return {"copy_bytes_s": 2 * size / seconds, "copy_size_bytes": size}
+
+
+def matmul_rate(torch: Any, device: str, dtype: str) -> float:
+    """FLOP a second of a square matrix product, 2 n^3 FLOP each."""
+    n = 1024 if device == "cpu" else 8192
+    kind = getattr(torch, dtype)
+    # Random values: power, and with it the clock, depends on how many bits change.
+    a = torch.randn(n, n, dtype=torch.float32, device=device).to(kind)
+    b = torch.randn(n, n, dtype=torch.float32, device=device).to(kind)
+    out = torch.empty(n, n, dtype=kind, device=device)
+    seconds = per_call(torch, device, lambda: torch.matmul(a, b, out=out))
+    return float(2 * n**3 / seconds)
+
+
+def per_call(torch: Any, device: str, work: Callable[[], Any]) -> float:
+    """Median seconds of a call: batches long enough for the host's clock, after a warm-up."""
+
+    def batch(calls: int) -> float:
+        wait(torch, device)
+        begin = time.perf_counter()
+        for _ in range(calls):
+            work()
+        wait(torch, device)
+        return (time.perf_counter() - begin) / calls
+
+    batch(2)
+    calls = max(1, round(0.02 / batch(2)))
+    times: list[float] = []
+    end = time.perf_counter() + SECONDS
+    while len(times) < 3 or time.perf_counter() < end:
+        times.append(batch(calls))
+    return statistics.median(times)
+
+
+def wait(torch: Any, device: str) -> None:
+    """Until the device has done everything asked of it."""
+    if device != "cpu":
+        torch.accelerator.synchronize()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,30 @@
+"""The doctor's word on what a device reaches, measured now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bench.devices import peaks
+from bench.devices.figures import Unreadable
+from bench.doctor import Check
+
+
+def peak_checks(device: str) -> Iterator[Check]:
+    """Copy bandwidth and matmul rate: the roofs of decode and prefill on this very device."""
+    try:
+        figures = peaks.measure(device)
+    except Unreadable as reason:
+        yield Check(check="peaks", state="warn", found="not measured", meaning=str(reason))
+        return
+    copy = figures["copy_bytes_s"]
+    yield Check(
+        check="copy bandwidth", state="ok", found=f"{copy / 1e9:.1f} GB/s",
+        meaning="decode cannot read its weights faster than about this",
+        value=copy, unit="B/s",
+    )  # fmt: skip
+    for dtype, rate in figures["matmul_flop_s"].items():
+        yield Check(
+            check=f"matmul {dtype}", state="ok", found=f"{rate / 1e12:.3g} TFLOP/s",
+            meaning="prefill cannot compute faster than about this",
+            value=rate, unit="FLOP/s",
+        )  # fmt: skip

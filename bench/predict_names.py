@@ -1,0 +1,71 @@
+"""What a user asks `bench predict` for, in the words of the published rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from bench.catalog import ModelCard
+from bench.errors import InputError
+from bench.layout import held
+from bench.published import card
+from bench.shape import shape
+
+ALIASES: Final = {
+    "fp16": "none", "bf16": "none", "int8": "int8-weight-only", "fp8": "fp8-dynamic",
+    "int4": "int4-weight-only", "nf4": "bnb-nf4", "gptq": "gptq-int4", "awq": "gptq-int4",
+    "1.58-bit": "ud-iq1_s", "ud-iq1_s 1.58-bit": "ud-iq1_s",
+}  # fmt: skip
+"""Names that people use -> the scheme that is meant."""
+
+
+def scheme_for(quant: str, engine: str) -> str:
+    """The scheme that a user means; llama.cpp's unquantized files are `f16`."""
+    name = ALIASES.get(quant.lower(), quant.lower())
+    return "f16" if name == "none" and engine == "llama.cpp" else name
+
+
+ENGINES: Final = ("llama.cpp", "vllm", "tensorrt-llm", "gpt-fast", "exllamav2", "transformers")
+"""Engines with published rows, as they are spelled there."""
+
+
+def engine_for(name: str) -> str:
+    """The engine's name in lower case."""
+    plain = {"llamacpp": "llama.cpp", "trt-llm": "tensorrt-llm", "hf": "transformers"}
+    lowered = name.strip().lower()
+    if not lowered:
+        raise InputError(f"engine: empty; known: {', '.join(ENGINES)}")
+    return plain.get(lowered, lowered)
+
+
+def card_of_size(n_bytes: int, quant: str) -> ModelCard:
+    """A made-up dense model whose weights take `n_bytes` in a scheme: Llama 3.1 8B, scaled.
+
+    Width and depth grow with the cube root of the size, as in families of models; the inner width
+    is then set so that the bytes are right.
+    """
+    base = card("llama-3.1-8b")
+    a = base.architecture
+
+    def size_of(model: ModelCard) -> float:
+        return held(shape(model), quant, engine="any").weights_bytes
+
+    side = (n_bytes / size_of(base)) ** (1 / 3)
+    heads = max(1, round(a["num_attention_heads"] * side))
+
+    def sized(inner: int) -> ModelCard:
+        return replace(
+            base,
+            name=f"{n_bytes / 1e9:.3g} GB of weights",
+            architecture={
+                **a,
+                "hidden_size": heads * 128, "head_dim": 128, "num_attention_heads": heads,
+                "num_key_value_heads": max(1, heads // 4), "intermediate_size": inner,
+                "vocab_size": max(1024, round(a["vocab_size"] * min(side, 1.0))),
+                "num_hidden_layers": max(1, round(a["num_hidden_layers"] * side)),
+            },
+        )  # fmt: skip
+
+    # A step of 1024 keeps clear of the padding of four-bit kernels.
+    least, more = size_of(sized(1024)), size_of(sized(2048))
+    return sized(max(64, round(1024 * (1 + (n_bytes - least) / (more - least)))))

@@ -1,0 +1,178 @@
+"""Measurements that others published, as the project ships them: rows, sources, what is wrong.
+
+`bench/data/published/throughput.csv` holds every row that was collected, those too that no fit
+uses: `excluded` says why. `sources.toml` holds where each comes from. Standard library only.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final, Literal
+
+from bench import fields
+from bench.catalog import ModelCard, load_card, model_cards
+from bench.errors import InputError
+from bench.gpus import gpus
+from bench.layout import check_quant
+from bench.roofline import above_bound, bound
+
+FOLDER: Final = Path(__file__).parent / "data" / "published"
+Measure = Literal["decode", "end_to_end", "max_load"]
+"""`decode`: generation alone. `end_to_end`: output tokens over latency, prefill included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One public page with measurements."""
+
+    title: str
+    url: str
+    date: str
+    """When it was measured or published, as precisely as the page says."""
+    tier: Literal["A", "B"]
+    """A: raw numbers by whoever measured. B: rounded, without lengths, or a vendor's claim."""
+    read: datetime.date
+
+    def problems(self) -> Iterator[str]:
+        if not self.url.startswith("https://"):
+            yield "url: expected https://..."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One published measurement. Rates are over the whole batch; a missing figure is None."""
+
+    line: int
+    gpu: str
+    n_gpus: int
+    model: str
+    quant: str
+    engine: str
+    version: str
+    measure: str
+    n_prompt: int | None
+    n_gen: int | None
+    n_batch: int | None
+    context: float | None
+    """Mean tokens that a decode step attends to."""
+    prefill_tok_s: float | None
+    decode_tok_s: float | None
+    source: str
+    excluded: str
+    """Why no fit may use the row; empty where it may."""
+    note: str
+
+
+def sources(folder: Path = FOLDER) -> dict[str, Source]:
+    """Every source by its name. InputError lists every problem."""
+    found: list[str] = []
+    known = {}
+    path = folder / "sources.toml"
+    for name, table in fields.read_toml(path).items():
+        if source := fields.build(Source, table, name, found):
+            known[name] = source
+    if found:
+        raise InputError(*(f"{path}: {problem}" for problem in found))
+    return known
+
+
+def rows(folder: Path = FOLDER) -> list[Row]:
+    """Every row. InputError lists every cell that is not what it should be."""
+    path = folder / "throughput.csv"
+    problems: list[str] = []
+    with path.open(encoding="utf-8", newline="") as stream:
+        read = [_row(line, cells, problems) for line, cells in enumerate(csv.DictReader(stream), 2)]
+    if problems:
+        raise InputError(*(f"{path}:{problem}" for problem in problems))
+    return read
+
+
+def _row(line: int, cells: Mapping[str, str], problems: list[str]) -> Row:
+    def number(name: str) -> float | None:
+        text = cells.get(name) or ""
+        try:
+            value = float(text) if text else None
+        except ValueError:
+            problems.append(f"{line}: {name}: {text!r} is not a number")
+            return None
+        if value is not None and not 0 < value < float("inf"):
+            problems.append(f"{line}: {name}: {text} must be above 0 and finite")
+        return value
+
+    def whole(name: str) -> int | None:
+        value = number(name)
+        return None if value is None else int(value)
+
+    return Row(
+        line=line,
+        gpu=cells["gpu"],
+        n_gpus=whole("n_gpus") or 1,
+        model=cells["model"],
+        quant=cells["quant"],
+        engine=cells["engine"],
+        version=cells["version"],
+        measure=cells["measure"],
+        n_prompt=whole("n_prompt"),
+        n_gen=whole("n_gen"),
+        n_batch=whole("n_batch"),
+        context=number("context"),
+        prefill_tok_s=number("prefill_tok_s"),
+        decode_tok_s=number("decode_tok_s"),
+        source=cells["source"],
+        excluded=cells["excluded"],
+        note=cells["note"],
+    )
+
+
+@cache
+def card(name: str) -> ModelCard:
+    """The shipped card of that name, read once."""
+    return load_card(model_cards()[name])
+
+
+def validate_published(folder: Path = FOLDER) -> list[str]:
+    """Every problem in the published measurements, one line each."""
+    try:
+        known, all_rows = sources(folder), rows(folder)
+    except (InputError, OSError) as error:
+        return [str(error)] if isinstance(error, OSError) else list(error.problems)
+    path = folder / "throughput.csv"
+    return [f"{path}:{row.line}: {problem}" for row in all_rows for problem in _check(row, known)]
+
+
+def _check(row: Row, known: Mapping[str, Source]) -> Iterator[str]:
+    if row.source not in known:
+        yield f"source: {row.source!r} is not in sources.toml"
+    if row.decode_tok_s is None and row.prefill_tok_s is None:
+        yield "neither prefill_tok_s nor decode_tok_s"
+    if row.excluded:
+        return
+    if row.gpu not in gpus():
+        yield f"gpu: {row.gpu!r} is not in the catalog; add it, or say why in `excluded`"
+    elif row.model not in model_cards():
+        yield f"model: {row.model!r} has no card; add one, or say why in `excluded`"
+    else:
+        yield from _possible(row)
+
+
+def _possible(row: Row) -> Iterator[str]:
+    try:
+        check_quant(row.quant)
+    except InputError as error:
+        yield f"quant: {error}"
+        return
+    if row.n_batch is None or row.context is None:
+        yield "n_batch, context: needed unless the row is excluded"
+        return
+    limit = bound(
+        card(row.model), gpus()[row.gpu], row.quant,
+        n_prompt=max(1, round(row.context) - 1), n_gen=2, n_batch=row.n_batch,
+        engine=row.engine, dtype="float16", n_devices=row.n_gpus,
+    )  # fmt: skip
+    if above_bound(row.decode_tok_s, limit.decode_tok_s):
+        yield f"decode_tok_s: {row.decode_tok_s} is above the bound {limit.decode_tok_s:.1f}"

@@ -1,0 +1,157 @@
+"""Records -> rows -> words."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.experiment import CostAssumption, Experiment, Gate, Grid, short_names
+from bench.records import QualityRecord, Record, Results
+from bench.report.summary import show
+from bench.summary import replicate_figures, summarise
+
+EXPERIMENT = Experiment(
+    name="e", question="Faster?", level="quick", grid=Grid(model=("m",), quant=("none", "int8")),
+    cost=CostAssumption(usd_per_hour=0.36, source="assumed"), gate=Gate(max_ppl_ratio=1.02),
+)  # fmt: skip
+VARIANT = {"model": "m", "engine": "transformers", "device": "cpu", "dtype": "float32"}
+
+
+def record(quant: str, replicate: int = 0, *, gap: float = 0.1, **changes: object) -> Record:
+    base = Record(
+        key=f"{quant}{replicate}",
+        environment="e1",
+        experiment="e",
+        variant=VARIANT | {"name": f"m/transformers/{quant}", "quant": quant, "weights": "w"},
+        workload={"n_prompt": 8, "n_gen": 3, "n_batch": 2},
+        replicate=replicate,
+        position=0,
+        started_at="2026-11-23T00:00:00+00:00",
+        status="ok",
+        samples={"prefill_s": [0.4, 0.2, 0.3], "itl_s": [[gap, gap]] * 3, "e2e_s": [0.5] * 3},
+        model={"weights_bytes": 1000, "quantized_fraction": 0.5},
+        memory={"peak_host_bytes": 5000},
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def quality(quant: str, nll: float, **changes: object) -> QualityRecord:
+    base = QualityRecord(
+        key=f"q{quant}", environment="e1", experiment="e", started_at="2026-11-23T00:00:00+00:00",
+        variant=VARIANT | {"name": f"m/transformers/{quant}", "quant": quant, "weights": "w"},
+        status="ok", text={"name": "english", "sha256": "s", "max_tokens": 9, "window": 9},
+        nll=(nll, nll + 0.5, nll - 0.5), baseline="m/transformers/none",
+        kld=() if quant == "none" else (0.1, 0.2, 0.3),
+        same_top1=() if quant == "none" else (1, 1, 0),
+    )  # fmt: skip
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def test_definitions() -> None:
+    assert replicate_figures(record("none")) == pytest.approx(
+        {
+            "ttft_s": 0.3,
+            "tpot_s": 0.1,
+            "e2e_s": 0.5,
+            "prefill_tok_s": 2 * 8 / 0.3,
+            "decode_tok_s": 2 / 0.1,
+            "output_tok_s": 2 * 3 / 0.5,
+            "total_tok_s": 2 * 11 / 0.5,
+        }
+    )
+
+
+def test_a_row_is_the_geometric_mean_of_its_replicates() -> None:
+    records = [record("none", i, gap=gap) for i, gap in enumerate([0.1, 0.2, 0.4])]
+    (row,) = summarise(Results(records=records))
+    assert row["decode_tok_s"] == pytest.approx(10)
+    assert row["decode_spread"] == pytest.approx((20 - 5) / 2 / 10)
+    assert row["n_replicates"] == 3
+    assert row["valid"] is True
+    assert row["absent"]["ppl"] == "quality was not measured"
+
+
+def test_the_contracts_keys_are_there() -> None:
+    (row,) = json.loads(show(EXPERIMENT, Results(records=[record("none")]), Path("x"), "json"))
+    contract = (
+        "variant model engine quant device n_prompt n_gen n_batch prefill_tok_s decode_tok_s "
+        "ttft_s tpot_s peak_memory_bytes weights_bytes ppl mean_kld usd_per_mtok valid reasons"
+    )
+    assert set(contract.split()) <= row.keys()
+    # 22 tokens in 0.5 s at $0.36 an hour: 44 tok/s, $1e-4 a second.
+    assert row["usd_per_mtok"] == pytest.approx(1e-4 / 44 * 1e6)
+
+
+def test_energy_is_gross_first_and_net_of_idle_second() -> None:
+    window = {"energy_j": 30.0, "window_s": 10.0, "idle_power_w": 1.0, "tokens": 100}
+    one = record("none", energy={"decode": window | {"scope": "gpu-board"}})
+    (row,) = summarise(Results(records=[one]))
+    assert row["energy_per_output_token_j"] == pytest.approx(0.3)
+    assert row["net_energy_per_output_token_j"] == pytest.approx(0.2)
+    assert row["energy_scope"] == "gpu-board"
+    assert row["energy_per_prompt_token_j"] is None
+
+
+def test_energy_that_was_not_read_is_null_with_the_reason() -> None:
+    (row,) = summarise(Results(records=[record("none", absent={"energy_j": "no RAPL"})]))
+    assert row["energy_per_output_token_j"] is None
+    assert row["absent"]["energy_per_output_token_j"] == "no RAPL"
+
+
+def test_a_failure_has_no_figures_and_says_why() -> None:
+    failed = record("int8", status="failed", reasons=("OOM",), message="out of memory", samples={})
+    row = summarise(Results(records=[record("none"), failed]))[1]
+    assert row["valid"] is False
+    assert row["reasons"] == ["OOM"]
+    assert row["decode_tok_s"] is row["peak_memory_bytes"] is None
+    assert row["absent"]["decode_tok_s"] == "out of memory"
+
+
+def test_one_new_token_has_no_decode_rate_and_says_why() -> None:
+    one = record("none", workload={"n_prompt": 8, "n_gen": 1, "n_batch": 1},
+                 samples={"prefill_s": [0.4], "itl_s": [[]], "e2e_s": [0.4]})  # fmt: skip
+    (row,) = summarise(Results(records=[one]))
+    assert row["decode_tok_s"] is row["tpot_s"] is None
+    assert "n_gen is 1" in row["absent"]["decode_tok_s"]
+    assert row["prefill_tok_s"] == pytest.approx(20)
+
+
+def shown(candidate_gap: float, candidate_nll: float, tmp_path: Path) -> str:
+    results = Results(
+        records=[record("none"), record("int8", gap=candidate_gap, model={"weights_bytes": 500})],
+        qualities=[quality("none", 2.0), quality("int8", candidate_nll)],
+    )
+    return show(EXPERIMENT, results, tmp_path, "md")
+
+
+def test_faster_with_worse_quality_is_said_to_be_so(tmp_path: Path) -> None:
+    text = shown(0.05, 2.0 + math.log(3), tmp_path)
+    assert (
+        "**int8**: decodes 2.00x as fast, weights 0.50x the bytes, a token costs 1.00x, "
+        "perplexity 3.00x: faster, not at equal quality."
+    ) in text
+    assert "perplexity ratio at most 1.02, on `english`" in text
+    assert "at $0.36 an hour, busy 100% of it (assumed)" in text
+    assert "not a verdict" in text
+
+
+def test_faster_at_equal_quality_is_said_to_be_so(tmp_path: Path) -> None:
+    assert "faster, at equal quality" in shown(0.05, 2.0, tmp_path)
+    assert "slower, at equal quality" in shown(0.2, 2.0, tmp_path)
+    assert "no faster, at equal quality" in shown(0.1, 2.0, tmp_path)
+
+
+def test_text_from_files_cannot_break_the_table(tmp_path: Path) -> None:
+    odd = record("a|b\nc")
+    table = show(EXPERIMENT, Results(records=[record("none"), odd]), tmp_path, "md")
+    assert "a\\|b c" in table
+
+
+def test_short_names_leave_out_what_all_share() -> None:
+    assert short_names(["m/e/none", "m/e/int8"]) == {"m/e/none": "none", "m/e/int8": "int8"}
+    assert short_names(["m/e/none"]) == {"m/e/none": "m/e/none"}
+    assert short_names(["m/e/q", "m/e/q/2t"]) == {"m/e/q": "m/e/q", "m/e/q/2t": "2t"}
