@@ -167,7 +167,7 @@ def _mixed(name: str) -> Scheme:
         package="torchao",
         kinds=("cpu", "cuda"),
         quantize=_none,
-        kernel=lambda device: "dequantize in the matmul; 4-bit numbers held in 8 bits",
+        kernel=lambda _: "dequantize in the matmul; 4-bit numbers held in 8 bits",
     )
 
 
