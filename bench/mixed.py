@@ -37,7 +37,9 @@ VERSION: Final = 1
 TEXT: Final = Path(__file__).parent / "data" / "calibration.txt"
 TOKENS: Final = 128
 GROUP: Final = 32
-LEVELS: Final = ("int4", "int8", "none")
+GROUPED: Final[Mapping[str, int]] = {"int4": 4, "int5": 5, "int6": 6}
+"""Levels in groups of `GROUP` weights, and their bits."""
+LEVELS: Final = (*GROUPED, "int8", "none")
 ATTEMPTS: Final = 6
 """How often a bound on the divergence is tried again where the prediction was too good."""
 
@@ -119,7 +121,7 @@ def config_of(level: str) -> Any:
     if level == "int8":
         return quantization.Int8WeightOnlyConfig()
     return quantization.IntxWeightOnlyConfig(
-        weight_dtype=getattr(torch, "int4"),  # noqa: B009 - torch's stubs lack it
+        weight_dtype=getattr(torch, level),
         granularity=PerGroup(GROUP),
         scale_dtype=torch.bfloat16,
         # The zero point is stored in any case; using it takes off 30% of the squared error.
@@ -130,15 +132,15 @@ def config_of(level: str) -> Any:
 def packed_bytes(layer: nn.Linear, level: str) -> int:
     """Bytes of a layer's weight as its numbers need them, scales and zero points included.
 
-    int4: 4 bits, and a bfloat16 scale and int8 zero point a group. int8: 8 bits, and a float32
-    scale and int8 zero point a row.
+    int4 to int6: so many bits, and a bfloat16 scale and int8 zero point a group. int8: 8 bits, and
+    a float32 scale and int8 zero point a row.
     """
     rows, columns = layer.weight.shape
     if level == "none":
         return layer.weight.numel() * layer.weight.element_size()
     if level == "int8":
         return rows * (columns + 5)
-    return rows * columns // 2 + rows * (columns // GROUP) * 3
+    return rows * columns * GROUPED[level] // 8 + rows * (columns // GROUP) * 3
 
 
 def groups_of(layers: Layers) -> dict[str, dict[str, nn.Linear]]:
@@ -157,7 +159,7 @@ def groups_of(layers: Layers) -> dict[str, dict[str, nn.Linear]]:
 def levels_of(members: Layers) -> tuple[str, ...]:
     """What the members' shapes allow: groups of numbers must fill a row."""
     whole = all(layer.in_features % GROUP == 0 for layer in members.values())
-    return LEVELS if whole else LEVELS[1:]
+    return LEVELS if whole else LEVELS[len(GROUPED) :]
 
 
 def rounded(members: Layers, level: str) -> dict[str, Tensor]:

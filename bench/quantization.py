@@ -162,12 +162,12 @@ MIXED: Final = ("mixed:5.0bit", "mixed:kld<0.02")
 def _mixed(name: str) -> Scheme:
     return Scheme(
         name=name,
-        summary="torchao: each layer in 4 or 8 bits or unquantized, by measured sensitivity",
+        summary="torchao: each layer in 4 to 8 bits or unquantized, by measured sensitivity",
         dynamic="bit-allocation",
         package="torchao",
         kinds=("cpu", "cuda"),
         quantize=_none,
-        kernel=lambda _: "dequantize in the matmul; 4-bit numbers held in 8 bits",
+        kernel=lambda _: "dequantize in the matmul; numbers of fewer bits held in 8",
     )
 
 
