@@ -6,9 +6,8 @@ line. Standard library only, so that claims can be judged on any machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 from bench import published
 from bench.catalog import load_card, model_cards
@@ -319,13 +318,13 @@ def _by_rent(part: SubClaim, way: ByRent, baseline: str) -> Evidence:
 
 def _reported(item: Reported) -> Evidence:
     """A figure without rows: it never supports, as nobody can recompute it."""
+    low, high = item.low, item.high
+    steps = [f"stated: {item.value:g}"]
+    if low is None or high is None:
+        low, high = item.value * (1 - PUBLISHED_MARGIN), item.value * (1 + PUBLISHED_MARGIN)
+        steps.append(f"with {PUBLISHED_MARGIN:.0%} for the missing spread: {low:.4g} to {high:.4g}")
     return Evidence(
-        level=item.level, value=item.value, low=item.low, high=item.high, can_support=False,
+        level=item.level, value=item.value, low=low, high=high, can_support=False,
         scope=item.scope, source=f"{item.title}, {item.date}: {item.found}",
-        note=f"as stated in {item.title}, {item.date}", steps=(f"stated: {item.value:g}",),
+        note=f"{item.value:g} as stated in {item.title}, {item.date}", steps=tuple(steps),
     )  # fmt: skip
-
-
-def as_rows(items: Sequence[Evidence]) -> list[dict[str, Any]]:
-    """For JSON: every field, steps as a list."""
-    return [asdict(item) | {"steps": list(item.steps)} for item in items]

@@ -14,6 +14,7 @@ from importlib import metadata
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from bench import allocation
 from bench.errors import InputError, UnsupportedError, unknown
 
 if TYPE_CHECKING:
@@ -146,9 +147,28 @@ SCHEMES: Final[Mapping[str, Scheme]] = MappingProxyType(
 
 def scheme(name: str) -> Scheme:
     """The scheme of that name; InputError for an unknown one."""
+    if name.startswith(allocation.PREFIX):
+        allocation.parse(name)
+        return _mixed(name)
     if name not in SCHEMES:
-        raise InputError(unknown("scheme", name, SCHEMES))
+        raise InputError(unknown("scheme", name, [*SCHEMES, *MIXED]))
     return SCHEMES[name]
+
+
+MIXED: Final = ("mixed:5.0bit", "mixed:kld<0.02")
+"""Examples of the schemes whose names state a target (`bench.mixed`)."""
+
+
+def _mixed(name: str) -> Scheme:
+    return Scheme(
+        name=name,
+        summary="torchao: each layer in 4 to 8 bits or unquantized, by measured sensitivity",
+        dynamic="bit-allocation",
+        package="torchao",
+        kinds=("cpu", "cuda"),
+        quantize=_none,
+        kernel=lambda _: "dequantize in the matmul; numbers of fewer bits held in 8",
+    )
 
 
 def refusal(name: str, device: Device) -> str | None:
@@ -167,11 +187,30 @@ def refusal(name: str, device: Device) -> str | None:
     return None
 
 
-def apply(name: str, model: torch.nn.Module, device: Device) -> torch.nn.Module:
-    """Quantize the model in place where the scheme can; returns the model to use."""
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A quantized model, and what the scheme has to say about it."""
+
+    model: torch.nn.Module
+    details: Mapping[str, Any]
+
+
+def apply(
+    name: str, model: torch.nn.Module, device: Device, tokenize: Callable[[str], list[int]]
+) -> Applied:
+    """Quantize the model in place where the scheme can.
+
+    `tokenize` is asked only by schemes that measure the model before they quantize it.
+    """
     if reason := refusal(name, device):
         raise UnsupportedError(reason)
-    return scheme(name).quantize(model)
+    if name.startswith(allocation.PREFIX):
+        from bench import mixed, weights
+
+        cache = weights.cache_folder() / "mixed"
+        chosen = mixed.quantize(allocation.parse(name), model, tokenize, cache)
+        return Applied(model, {"allocation": chosen})
+    return Applied(scheme(name).quantize(model), {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ READING = {
     "analysis", "statistics", "comparison", "summary", "quality_figures", "cost", "costrow",
     "power", "pricing", "prices", "scenario", "bands", "throughput", "shape", "layout", "roofline",
     "gpus", "diagnosis", "published", "samples", "user_rows", "efficiency", "predict",
-    "predict_report", "predict_names", "board_power", "limits",
+    "predict_report", "predict_names", "board_power", "limits", "judging",
     "claims", "verdicts", "evidence", "report",
 }  # fmt: skip
 """Never import torch, nor a measuring room."""

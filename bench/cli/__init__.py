@@ -17,6 +17,7 @@ from bench.errors import EXIT_INTERRUPTED, BenchError
 VERBS = (
     "run",
     "plan",
+    "compare",
     "cost",
     "claims",
     "predict",

@@ -8,7 +8,7 @@ chosen on the device, so that no step waits for the host.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench import quantization
@@ -45,9 +45,10 @@ class TransformersEngine:
         self._inference = torch.inference_mode
         dtype = resolve_dtype(job.dtype, device)
         model = self._weights(job, device, dtype).eval()
-        self._model = quantization.apply(job.quant, model, device)
         self._device, self._folder, self._seed = device.name, job.folder, job.seed
-        return self._describe(job, device, dtype)
+        applied = quantization.apply(job.quant, model, device, self.tokenize)
+        self._model = applied.model
+        return self._describe(job, device, dtype, applied.details)
 
     def _weights(self, job: Job, device: quantization.Device, dtype: str) -> Any:
         import torch
@@ -68,7 +69,9 @@ class TransformersEngine:
         with torch.device(device.name):  # made where they will be used, once, in their own dtype
             return AutoModelForCausalLM.from_config(config, **settings)
 
-    def _describe(self, job: Job, device: quantization.Device, dtype: str) -> Loaded:
+    def _describe(
+        self, job: Job, device: quantization.Device, dtype: str, details: Mapping[str, Any]
+    ) -> Loaded:
         import torch
 
         held = quantization.held(self._model)
@@ -85,6 +88,7 @@ class TransformersEngine:
                 "attention": self._model.config._attn_implementation,
                 "threads": torch.get_num_threads(),
                 "weights": "random" if job.folder is None else "loaded",
+                **details,
             },
         )
 

@@ -1,0 +1,179 @@
+"""How much one arm differs from another: the ratio over pairs, and its interval.
+
+Of each pair the logarithm of candidate / baseline is taken. The point is Hodges and Lehmann's (the
+median of all pairwise means), the interval the exact one that inverts Wilcoxon's signed-rank test
+(Hollander & Wolfe, Nonparametric Statistical Methods, section 3.3), so that single outliers do not
+move it and it covers what it says for few pairs. A paired t-test stands beside it as a cross-check.
+`scripts/simulate-coverage` shows what both cover; docs/method.md has its table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median, stdev
+
+from bench.errors import InputError
+
+MIN_PAIRS = 6
+"""Below this no exact 95% interval exists: the rarest outcome has a probability of 2 / 2^n."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedRatio:
+    """Candidate over baseline."""
+
+    ratio: float
+    """Hodges-Lehmann point."""
+    ci_low: float | None
+    """None where there are too few pairs for an exact interval at this confidence."""
+    ci_high: float | None
+    n_pairs: int
+    confidence: float
+    """As asked for."""
+    coverage: float | None
+    """Of the exact interval, the least that is not below `confidence`."""
+    p_value: float
+    """Two-sided, exact signed-rank: the ratio is 1."""
+    t_low: float | None
+    """Paired t interval, for one sample at least two pairs."""
+    t_high: float | None
+    t_p_value: float | None
+
+    @property
+    def t_agrees(self) -> bool:
+        """Whether the paired t interval holds the point; if not, a few pairs decide."""
+        if self.t_low is None or self.t_high is None:
+            return True
+        slack = 1e-9  # of pairs that are all alike, the interval is that point
+        return self.t_low * (1 - slack) <= self.ratio <= self.t_high * (1 + slack)
+
+
+def paired_ratio(
+    baseline: Sequence[float], candidate: Sequence[float], confidence: float = 0.95
+) -> PairedRatio:
+    """The ratio candidate / baseline of figures measured in pairs, with its interval.
+
+    `baseline` and `candidate` are of equal length, in pair order, above 0. Raises InputError.
+    """
+    d = log_ratios(baseline, candidate)
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence: {confidence} is not between 0 and 1")
+    walsh = sorted((a + b) / 2 for i, a in enumerate(d) for b in d[i:])
+    low, high, coverage = _exact_interval(walsh, len(d), confidence)
+    t_low, t_high, t_p = _paired_t(d, confidence)
+    return PairedRatio(
+        ratio=math.exp(median(walsh)),
+        ci_low=None if low is None else math.exp(low),
+        ci_high=None if high is None else math.exp(high),
+        n_pairs=len(d),
+        confidence=confidence,
+        coverage=coverage,
+        p_value=signed_rank_p(d),
+        t_low=None if t_low is None else math.exp(t_low),
+        t_high=None if t_high is None else math.exp(t_high),
+        t_p_value=t_p,
+    )
+
+
+def log_ratios(baseline: Sequence[float], candidate: Sequence[float]) -> list[float]:
+    """ln(candidate / baseline) of each pair. Raises InputError for what has no logarithm."""
+    if len(baseline) != len(candidate):
+        raise InputError(
+            f"pairs: {len(baseline)} figures of the baseline and {len(candidate)} of the candidate"
+        )
+    if len(baseline) == 0:
+        raise InputError("pairs: there are none")
+    for name, values in (("baseline", baseline), ("candidate", candidate)):
+        for index, value in enumerate(values):
+            if not (math.isfinite(value) and value > 0):
+                raise InputError(f"{name}[{index}]: {value} is not a figure above 0")
+    return [math.log(c) - math.log(b) for b, c in zip(baseline, candidate, strict=True)]
+
+
+def rank_sum_counts(ranks: Sequence[int]) -> list[int]:
+    """Of the 2^n ways to sign the ranks, how many give each sum of positive ranks, from 0 on."""
+    counts = [1] + [0] * sum(ranks)
+    reached = 0
+    for rank in ranks:
+        reached += rank
+        for total in range(reached, rank - 1, -1):
+            counts[total] += counts[total - rank]
+    return counts
+
+
+def _exact_interval(
+    walsh: Sequence[float], n: int, confidence: float
+) -> tuple[float | None, float | None, float | None]:
+    """Limits on the logarithm, and what they really cover."""
+    counts, total = rank_sum_counts(range(1, n + 1)), 2**n
+    allowed, tail, k = (1 - confidence) / 2, 0, -1
+    # The limits are the (k+1)-th Walsh average from either end, k the largest sum that is rare.
+    while (tail + counts[k + 1]) / total <= allowed:
+        k += 1
+        tail += counts[k]
+    if k < 0:
+        return None, None, None
+    return walsh[k], walsh[len(walsh) - 1 - k], 1 - 2 * tail / total
+
+
+def signed_rank_p(d: Sequence[float]) -> float:
+    """Exact two-sided p-value; zeros are left out, equal sizes share their mean rank."""
+    values = [value for value in d if value != 0]
+    if not values:
+        return 1.0
+    sizes = sorted(abs(value) for value in values)
+    # Ranks are doubled, so that a mean of two ranks is whole.
+    doubled = {size: 2 * sizes.index(size) + 1 + sizes.count(size) for size in set(sizes)}
+    positive = sum(doubled[abs(value)] for value in values if value > 0)
+    counts = rank_sum_counts([doubled[abs(value)] for value in values])
+    below, above = sum(counts[: positive + 1]), sum(counts[positive:])
+    p: float = 2 * min(below, above) / 2 ** len(values)
+    return min(1.0, p)
+
+
+def _paired_t(
+    d: Sequence[float], confidence: float
+) -> tuple[float | None, float | None, float | None]:
+    from scipy.stats import t
+
+    n = len(d)
+    if n < 2:
+        return None, None, None
+    mean, error = fmean(d), stdev(d) / math.sqrt(n)
+    if error == 0:  # all pairs alike: no spread to judge by but their being alike
+        return mean, mean, 1.0 if mean == 0 else 0.0
+    half: float = float(t.ppf((1 + confidence) / 2, n - 1)) * error
+    p: float = 2 * t.sf(abs(mean) / error, n - 1)
+    return mean - half, mean + half, p
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values (Scandinavian Journal of Statistics 6, 1979), in the given order."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, worst = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = worst
+    return adjusted
+
+
+def pairs_for(target: float, pilot: Sequence[float], confidence: float = 0.95) -> int:
+    """How many pairs make the interval's half-width `target` (a share, such as 0.01).
+
+    `pilot`: log ratios of a few pairs. Their spread is itself uncertain, so its upper 80% bound is
+    used (chi-square), and the normal half-width is widened by the signed-rank test's efficiency of
+    3 / pi. At least `MIN_PAIRS`. Raises InputError.
+    """
+    from scipy.stats import chi2, norm
+
+    if not target > 0:
+        raise InputError(f"target: {target} must be above 0")
+    if len(pilot) < 3:
+        raise InputError(f"pilot: {len(pilot)} pairs are too few to plan from; at least 3")
+    n = len(pilot)
+    spread = stdev(pilot) * math.sqrt((n - 1) / float(chi2.ppf(0.2, n - 1)))
+    z = float(norm.ppf((1 + confidence) / 2))
+    needed = (z * spread / math.log1p(target)) ** 2 * math.pi / 3
+    return max(MIN_PAIRS, math.ceil(needed))

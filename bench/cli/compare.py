@@ -1,0 +1,80 @@
+"""`bench compare`: candidate over baseline, with intervals, and whether to believe them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.cli import add_output
+from bench.cli.grid import texts
+
+EPILOG = """\
+examples:
+  bench compare results/local/quickstart
+  bench compare results/local/mine --baseline none --candidate int8-dynamic --metric decode,memory
+  bench compare results/local/mine --candidate int8-dynamic --fail-below 1.5    for CI
+
+The gate is on the interval: --fail-below 1.5 fails unless the whole interval is at or above 1.5.
+exit codes: 0 done and gates hold, 1 a gate failed, 2 bad input
+"""
+
+
+def add(verbs: Any) -> argparse.ArgumentParser:
+    """Describe the verb."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        "compare", help="candidate over baseline, with intervals and verdicts", epilog=EPILOG,
+        description="Compare arms over pairs of fresh replicates.",
+    )  # fmt: skip
+    parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS")
+    arm = "an arm's full name, scheme, engine, mode or model"
+    parser.add_argument("--baseline", metavar="NAME", help=f"{arm} (default: the unquantized one)")
+    parser.add_argument("--candidate", metavar="NAME", help=f"{arm} (default: all others)")
+    parser.add_argument("--metric", type=texts, metavar="LIST", help="only these, such as decode")
+    parser.add_argument("--margin", type=float, default=0.02, metavar="SHARE",
+                        help="differences below this are `same` (default: 0.02)")  # fmt: skip
+    parser.add_argument("--confidence", type=float, default=0.95, metavar="SHARE")
+    parser.add_argument("--max-ppl-ratio", type=float, default=1.02, metavar="RATIO",
+                        help="what counts as equal quality (default: 1.02)")  # fmt: skip
+    pool = "compare records of different machines or versions, marked"
+    parser.add_argument("--pool", action="store_true", help=pool)
+    gate = "exit 1 unless the whole interval (of decode, or of --metric) is at or {} RATIO"
+    ratio: dict[str, Any] = {"type": float, "metavar": "RATIO"}
+    parser.add_argument("--fail-below", **ratio, help=gate.format("above"))
+    parser.add_argument("--fail-above", **ratio, help=gate.format("below"))
+    add_output(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the comparison; return 1 if a gate failed."""
+    from bench.comparison import METRICS, QUALITY, Rules, compare
+    from bench.errors import InputError
+    from bench.experiment import Gate
+    from bench.records import read
+    from bench.report.comparison import columns, gate_failures, words
+    from bench.report.tables import render
+
+    for name in ("margin", "confidence"):
+        if not 0 < getattr(args, name) < 1:
+            raise InputError(f"--{name}: {getattr(args, name)} is not between 0 and 1")
+    rules = Rules(
+        margin=args.margin,
+        confidence=args.confidence,
+        metrics=args.metric or (*METRICS, QUALITY),
+        gate=Gate(max_ppl_ratio=args.max_ppl_ratio),
+        pool=args.pool,
+    )
+    results = read(*args.results)
+    for problem in results.problems:
+        print(f"bench: skipped a broken line: {problem}", file=sys.stderr)
+    rows = compare(results, rules, args.baseline, args.candidate)
+    print(render(rows, columns(rows, rules), args.output), end="")
+    if args.output == "md":
+        print("".join(f"\n- {line}" for line in words(rows, rules)))
+    gated = args.metric or ("decode",)
+    failures = gate_failures(rows, gated, args.fail_below, args.fail_above)
+    for failure in failures:
+        print(f"bench: gate failed: {failure}", file=sys.stderr)
+    return 1 if failures else 0

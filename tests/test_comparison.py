@@ -1,0 +1,253 @@
+"""Verdicts: when a difference is one, and when the records are no evidence."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.cli import main
+from bench.comparison import METRICS, Rules, compare
+from bench.errors import InputError
+from bench.judging import drifts
+from bench.records import Environment, Results, Writer
+from tests.test_summary import quality, record
+
+Change = Callable[[int, str], dict[str, Any]]
+
+
+def arms(
+    ratio: float = 1.5, pairs: int = 8, noise: float = 0.005, change: Change | None = None
+) -> Results:
+    """Two arms whose gaps differ by `ratio`, with a little noise between replicates."""
+    draw = random.Random(4)
+    records = []
+    for index in range(pairs):
+        for quant, speed in (("none", 1.0), ("int8", ratio)):
+            slow = math.exp(draw.gauss(0, noise)) / speed
+            samples = {
+                "prefill_s": [0.2 * slow] * 3,
+                "itl_s": [[0.1 * slow] * 2] * 3,
+                "e2e_s": [0.4 * slow] * 3,
+            }
+            one = record(quant, index, samples=samples)
+            records.append(replace(one, **(change(index, quant) if change else {})))
+    return Results(
+        records=records, environments={"e1": Environment(id="e1", identity={}, state={})}
+    )
+
+
+def row(results: Results, metric: str = "decode", rules: Rules | None = None) -> dict[str, Any]:
+    return next(r for r in compare(results, rules or Rules()) if r["metric"] == metric)
+
+
+def test_a_clear_difference_is_higher_with_an_interval_around_it() -> None:
+    found = row(arms(1.5))
+    assert found["verdict"] == "higher"
+    assert found["ci_low"] < 1.5 < found["ci_high"]
+    assert found["ci_high"] / found["ci_low"] < 1.02
+    assert (found["n_pairs"], found["significant"], found["reasons"]) == (8, True, [])
+
+
+def test_time_is_lower_where_speed_is_higher() -> None:
+    results = arms(1.5)
+    verdicts = {r["metric"]: (r["verdict"], r["better"]) for r in compare(results, Rules())}
+    assert verdicts["prefill"] == verdicts["decode"] == ("higher", "higher")
+    for metric in ("ttft", "tpot", "e2e", "cost"):
+        assert verdicts[metric] == ("lower", "lower")
+    assert verdicts["memory"][0] == "same"
+    assert "energy" not in verdicts  # nothing measured it
+    assert row(results, "cost")["ratio"] == pytest.approx(row(results, "e2e")["ratio"])
+
+
+def test_no_difference_within_the_margin_is_same() -> None:
+    assert row(arms(1.0))["verdict"] == "same"
+    assert row(arms(1.01))["verdict"] == "same"
+
+
+def test_a_wide_interval_is_ambiguous() -> None:
+    found = row(arms(1.0, noise=0.1))
+    assert (found["verdict"], found["significant"]) == ("ambiguous", False)
+    assert "CV" in found["reasons"]
+
+
+@pytest.mark.parametrize("pairs", [1, 3, 5])
+def test_too_few_pairs_give_no_verdict_and_say_so(pairs: int) -> None:
+    found = row(arms(3.0, pairs=pairs))
+    assert found["verdict"] == "ambiguous"
+    assert found["reasons"] == ["TOO_FEW_PAIRS"]
+    assert found["ci_low"] is None
+    assert found["ratio"] == pytest.approx(3, rel=0.02)
+
+
+@pytest.mark.parametrize("code", ["THERMAL_THROTTLE", "FOREIGN_PROCESS", "NO_STEADY_STATE"])
+def test_records_that_are_no_evidence_give_invalid_with_the_reasons_of_either_arm(
+    code: str,
+) -> None:
+    for bad in ("none", "int8"):
+        found = row(
+            arms(1.5, change=lambda i, q, bad=bad: {"reasons": (code,) if q == bad else ()})  # type: ignore[misc]
+        )
+        assert found["verdict"] == "invalid"
+        assert found["significant"] is False
+        assert found["reasons"] == [code]
+        assert found["ratio"] == pytest.approx(1.5, rel=0.01)  # shown, and not believed
+
+
+def test_a_few_bad_pairs_are_left_out() -> None:
+    found = row(arms(1.5, change=lambda i, q: {"reasons": ("POWER_BRAKE",) if i < 2 else ()}))
+    assert (found["verdict"], found["n_pairs"], found["n_left_out"]) == ("higher", 6, 2)
+    assert found["reasons"] == ["POWER_BRAKE"]
+
+
+def test_what_spoils_energy_spoils_nothing_else() -> None:
+    energy = {"decode": {"energy_j": 5.0, "tokens": 10}}
+    results = arms(1.5, change=lambda i, q: {"reasons": ("COUNTER_RESET",), "energy": energy})
+    assert row(results, "decode")["verdict"] == "higher"
+    assert row(results, "energy")["verdict"] == "invalid"
+
+
+def test_arms_that_start_at_different_temperatures_are_no_pair() -> None:
+    found = row(
+        arms(
+            1.5, change=lambda i, q: {"device": {"temperature_start_c": 40 if q == "none" else 50}}
+        )
+    )
+    assert (found["verdict"], found["reasons"]) == ("invalid", ["START_TEMPERATURE"])
+
+
+def test_drift_is_seen_beyond_noise_only() -> None:
+    steady = [1.0, 1.02, 0.99, 1.01, 1.02, 0.99, 1.01, 1.0]
+    rising = [1.0, 1.01, 1.02, 1.03, 1.05, 1.06, 1.07, 1.08]
+    assert not drifts(record("none", samples={"e2e_s": steady}))
+    assert drifts(record("none", samples={"e2e_s": rising}))
+    assert not drifts(record("none", samples={"e2e_s": rising[:6]}))  # too few to tell
+
+
+def test_a_missing_replicate_leaves_its_pair_out() -> None:
+    results = arms(1.5)
+    results.records = [r for r in results.records if r.key != "int83"]
+    assert row(results)["n_pairs"] == 7
+
+
+def test_a_failed_replicate_leaves_its_pair_out_and_is_named() -> None:
+    results = arms(
+        1.5, change=lambda i, q: {"status": "failed", "reasons": ("OOM",)} if i == 3 else {}
+    )
+    found = row(results)
+    assert (found["n_pairs"], found["verdict"]) == (7, "higher")
+    assert found["reasons"] == ["OOM"]
+
+
+def test_machines_are_not_pooled_unless_asked_and_then_marked() -> None:
+    results = arms(1.5, change=lambda i, q: {"environment": "e1" if q == "none" else "e2"})
+    with pytest.raises(InputError, match="--pool"):
+        compare(results, Rules())
+    assert row(results, rules=Rules(pool=True))["reasons"] == ["CONFIG_DIFFERS"]
+
+
+def test_synthetic_records_are_never_mixed_with_measured_ones() -> None:
+    results = arms(1.5, change=lambda i, q: {"origin": "synthetic" if q == "int8" else "measured"})
+    with pytest.raises(InputError, match="measured, synthetic"):
+        compare(results, Rules())
+
+
+def test_quality_stands_beside_speed() -> None:
+    results = arms(1.5)
+    results.qualities = [quality("none", 2.0), quality("int8", 2.0 + math.log(3))]
+    assert row(results)["equal_quality"] is False
+    found = row(results, "quality")
+    assert (found["verdict"], found["better"]) == ("higher", "lower")
+    assert found["ratio"] == pytest.approx(3)
+    results.qualities[1] = quality("int8", 2.0)
+    assert row(results)["equal_quality"] is True
+    assert row(arms(1.5))["equal_quality"] is None
+
+
+def test_arms_are_chosen_by_any_of_their_names() -> None:
+    results = arms(1.5)
+    back = compare(results, Rules(metrics=("decode",)), baseline="int8", candidate="none")
+    assert back[0]["ratio"] == pytest.approx(1 / row(results)["ratio"])
+    with pytest.raises(InputError, match="unknown baseline 'int9'; did you mean 'int8'"):
+        compare(results, Rules(), baseline="int9")
+    with pytest.raises(InputError, match="means several arms"):
+        compare(results, Rules(), baseline="transformers")
+    with pytest.raises(InputError, match="unknown metric 'speed'"):
+        compare(results, Rules(metrics=("speed",)))
+    with pytest.raises(InputError, match="only one arm"):
+        compare(Results(records=results.records[:1]), Rules())
+    with pytest.raises(InputError, match="no records"):
+        compare(Results(), Rules())
+
+
+def saved(results: Results, folder: Path) -> str:
+    with Writer(folder) as writer:
+        for line in (*results.environments.values(), *results.records, *results.qualities):
+            writer.append(line)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [
+        ((), 0),
+        (("--fail-below", "1.4"), 0),
+        (("--fail-below", "1.5"), 1),  # the point is above it, the interval reaches below
+        (("--fail-above", "1.6"), 0),
+        (("--fail-above", "1.5"), 1),
+        (("--metric", "memory", "--fail-above", "1.02"), 0),
+    ],
+)
+def test_gates_are_on_the_interval(
+    flags: tuple[str, ...], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = row(arms(1.5))
+    assert found["ci_low"] < 1.5 < found["ci_high"]
+    assert main(["compare", saved(arms(1.5), tmp_path), *flags]) == code
+    assert ("gate failed" in capsys.readouterr().err) == (code == 1)
+
+
+def test_a_gate_without_an_interval_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", saved(arms(3.0, pairs=3), tmp_path), "--fail-below", "1.1"]) == 1
+    assert "no valid interval (TOO_FEW_PAIRS)" in capsys.readouterr().err
+
+
+def test_the_contracts_keys_and_nothing_private(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = arms(1.5)
+    results.qualities = [quality("none", 2.0), quality("int8", 2.1)]
+    assert main(["compare", saved(results, tmp_path), "-o", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    contract = (
+        "metric n_prompt n_gen n_batch baseline candidate ratio ci_low ci_high n_pairs verdict "
+        "reasons"
+    )
+    for found in rows:
+        assert set(contract.split()) <= found.keys()
+        assert not [key for key in found if key.startswith("_")]
+    assert {found["metric"] for found in rows} == {*METRICS, "quality"} - {"energy"}
+
+
+def test_markdown_says_what_it_means(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = arms(1.5)
+    results.qualities = [quality("none", 2.0), quality("int8", 2.0 + math.log(3))]
+    assert main(["compare", saved(results, tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "**int8** against none: decodes 1.50x as fast at 8+3 x 2" in out
+    assert "faster, not at equal quality" in out
+
+
+def test_bad_figures_of_flags_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", saved(arms(), tmp_path), "--confidence", "95"]) == 2
+    assert "--confidence: 95.0 is not between 0 and 1" in capsys.readouterr().err
