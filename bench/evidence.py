@@ -7,10 +7,10 @@ line. Standard library only, so that claims can be judged on any machine.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Final
 
 from bench import published
-from bench.catalog import load_card, model_cards
 from bench.claims import ByBound, ByPublished, ByRent, Reported, SubClaim
 from bench.errors import InputError
 from bench.gpus import gpus
@@ -24,6 +24,16 @@ the 1% to 3% between runs that notebooks with several runs show."""
 
 PAIRS_TO_SUPPORT: Final = 3
 """Published pairs from which their whole range, widened by the margin, may support."""
+
+
+@cache
+def _rows() -> tuple[published.Row, ...]:
+    return tuple(published.rows())
+
+
+@cache
+def _sources() -> dict[str, published.Source]:
+    return published.sources()
 
 
 def gather(part: SubClaim, baseline: str | None) -> list[Evidence]:
@@ -144,7 +154,7 @@ def _limits(part: SubClaim, way: ByBound, baseline: str) -> tuple[Bound, Bound]:
 
 def _limit(way: ByBound, gpu: str, quant: str) -> Bound:
     return bound(
-        load_card(model_cards()[way.model]), gpus()[gpu], quant, way.n_prompt, way.n_gen,
+        published.card(way.model), gpus()[gpu], quant, way.n_prompt, way.n_gen,
         way.n_batch, dtype=way.dtype, engine=way.engine, n_devices=way.n_gpus,
     )  # fmt: skip
 
@@ -154,7 +164,7 @@ def _against_measured(
 ) -> Iterator[Evidence]:
     """The treatment at its bound over the baseline as somebody measured it: a hard ceiling."""
     rows = [
-        row for row in published.rows()
+        row for row in _rows()
         if (row.gpu, row.model, row.quant, row.engine, row.n_gpus, row.excluded)
         == (baseline, way.model, way.quant, way.engine, way.n_gpus, "")
         and (row.n_prompt, row.n_batch) == (way.n_gen, way.n_batch)
@@ -167,7 +177,7 @@ def _against_measured(
         yield Evidence(
             level="bound", value=top / rate, high=ceiling,
             scope=f"{way.model}, {way.quant}, {way.engine}",
-            source=published.sources()[row.source].url,
+            source=_sources()[row.source].url,
             note=f"{part.treatment} at its bound over {baseline} as published",
             steps=(
                 f"{baseline} was measured at {rate:g} tok/s ({row.source}, line {row.line})",
@@ -230,16 +240,15 @@ def _by_rows(part: SubClaim, way: ByPublished, baseline: str) -> Iterator[Eviden
     middle = sorted(ratios)[len(ratios) // 2]
     note = f"{treatment} over {baseline}: {min(ratios):.3g} to {max(ratios):.3g} "
     note += f"in {len(pairs)} published pair{'s' * (len(pairs) > 1)}"
-    if not stands_in and len(pairs) < PAIRS_TO_SUPPORT:
-        note += f", too few to support (needs {PAIRS_TO_SUPPORT})"
+    few = f"{len(pairs)} pairs are fewer than {PAIRS_TO_SUPPORT}"
     if invalid:
         invalid += f" ({note})"
     names = {row.source for _, row in pairs}
     yield Evidence(
         level="published", value=middle, low=low, high=high, invalid=invalid,
-        can_support=len(pairs) >= PAIRS_TO_SUPPORT,
+        cannot_support=few if len(pairs) < PAIRS_TO_SUPPORT else "",
         scope=", ".join(f"{key} {value}" for key, value in way.same.items()),
-        source="; ".join(published.sources()[name].url for name in sorted(names)), note=note,
+        source="; ".join(_sources()[name].url for name in sorted(names)), note=note,
         steps=(
             *(f"throughput.csv:{row.line}: ratio {ratio:.3f}" for ratio, row in pairs),
             f"range widened by {PUBLISHED_MARGIN:.0%}, as no spread is published: "
@@ -252,7 +261,7 @@ def _pairs(
     way: ByPublished, treatment: str, baseline: str
 ) -> Iterator[tuple[float, published.Row]]:
     """(ratio, treatment's row) of rows that agree in everything that defines the measurement."""
-    rows = [row for row in published.rows() if matches(row, way.same)]
+    rows = [row for row in _rows() if matches(row, way.same)]
     figure = "decode_tok_s" if way.figure == "usd_per_mtok" else way.figure
     by_setting: dict[tuple[object, ...], published.Row] = {
         _setting(row, way.vary): row for row in rows if getattr(row, way.vary) == baseline
@@ -281,7 +290,7 @@ def _setting(row: published.Row, vary: str) -> tuple[object, ...]:
 
 def _by_rent(part: SubClaim, way: ByRent, baseline: str) -> Evidence:
     """Dollars for a million output tokens on rented cards, over the API's output price."""
-    rows = [row for row in published.rows() if matches(row, way.line) and row.decode_tok_s]
+    rows = [row for row in _rows() if matches(row, way.line) and row.decode_tok_s]
     if len(rows) != 1:
         picked = f"{len(rows)} published rows match {dict(way.line)}; exactly one must"
         return Evidence(level=way.level, value=None, invalid=picked)
@@ -297,10 +306,11 @@ def _by_rent(part: SubClaim, way: ByRent, baseline: str) -> Evidence:
     wide = (1 - PUBLISHED_MARGIN, 1 + PUBLISHED_MARGIN)
     low, high = rent.low * unit / wide[1], rent.high * unit / wide[0]
     return Evidence(
-        level=way.level, value=rent.mode * unit, low=low, high=high, can_support=False,
+        level=way.level, value=rent.mode * unit, low=low, high=high,
+        cannot_support="one published run",
         scope=f"{row.n_gpus} x {way.gpu}, {row.quant}, {row.decode_tok_s:g} tok/s",
-        source=published.sources()[row.source].url,
-        note=f"{row.n_gpus} x {way.gpu} at {row.decode_tok_s:g} tok/s: one published run",
+        source=_sources()[row.source].url,
+        note=f"{row.n_gpus} x {way.gpu} at {row.decode_tok_s:g} tok/s",
         steps=(
             f"throughput.csv:{row.line}: {row.decode_tok_s:g} tok/s on {row.n_gpus} x {row.gpu}",
             f"rent on {way.rent_on}: ${rent.low:g} to ${rent.high:g} an hour and card",
@@ -324,7 +334,7 @@ def _reported(item: Reported) -> Evidence:
         low, high = item.value * (1 - PUBLISHED_MARGIN), item.value * (1 + PUBLISHED_MARGIN)
         steps.append(f"with {PUBLISHED_MARGIN:.0%} for the missing spread: {low:.4g} to {high:.4g}")
     return Evidence(
-        level=item.level, value=item.value, low=low, high=high, can_support=False,
+        level=item.level, value=item.value, low=low, high=high, cannot_support="a stated figure",
         scope=item.scope, source=f"{item.title}, {item.date}: {item.found}",
         note=f"{item.value:g} as stated in {item.title}, {item.date}", steps=tuple(steps),
     )  # fmt: skip

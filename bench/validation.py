@@ -9,6 +9,7 @@ from pathlib import Path
 from bench import fields, published
 from bench.board_power import power_rows, validate_power
 from bench.catalog import load_card, model_cards
+from bench.claims import ClaimFile, claim_files, load_claims
 from bench.errors import BenchError, InputError
 from bench.experiment import Experiment, experiments, load_experiment
 from bench.gpus import gpus, validate_gpus
@@ -35,6 +36,7 @@ def check_shipped() -> list[Check]:
     return [
         Check(what="model cards", n_checked=len(cards), problems=tuple(validate_models())),
         _each("experiments", asked.values(), _experiment),
+        _each("claims", claim_files().values(), _claims),
         Check(what="GPUs", n_checked=_count(gpus), problems=tuple(validate_gpus())),
         Check(
             what="prices",
@@ -54,12 +56,16 @@ def check_shipped() -> list[Check]:
 
 
 def check_path(path: Path) -> Check:
-    """A results folder or file, a model card or an experiment, told apart by what is in it."""
+    """A results folder or file, a card, a claim or an experiment, told apart by what is in it."""
     if path.is_dir() or path.suffix == ".jsonl":
         return check_results(path)
     table = fields.read_toml(path)
-    kind = "model card" if "architecture" in table or "weights" in table else "experiment"
-    load: Callable[[Path], object] = _card if kind == "model card" else _experiment
+    kind = "experiment"
+    load: Callable[[Path], object] = _experiment
+    if "architecture" in table or "weights" in table:
+        kind, load = "model card", _card
+    elif "claims" in table or "source" in table:
+        kind, load = "claim", _claims
     return _each(f"{kind} {path}", [path], load)
 
 
@@ -112,6 +118,10 @@ def _experiment(path: Path) -> Experiment:
     if not any(variant.matches(found.baseline) for variant in found.variants):
         raise InputError(f"{path}: baseline: {found.baseline!r} is none of the arms")
     return found
+
+
+def _claims(path: Path) -> ClaimFile:
+    return load_claims(str(path))
 
 
 def _each(what: str, paths: Iterable[Path], load: Callable[[Path], object]) -> Check:

@@ -40,8 +40,8 @@ class Evidence:
     """Ends of the interval; of a bound, `high` is the ceiling (or `low` the floor of a cost)."""
     exact: bool = False
     """Arithmetic on prices or dates: the number itself counts."""
-    can_support: bool = True
-    """False where rows are too few, or the thing measured is not the one claimed."""
+    cannot_support: str = ""
+    """Why it may refute but not support, such as too few rows; empty if it may do both."""
     invalid: str = ""
     """Why it may not decide; empty if it may."""
     gate_problems: tuple[str, ...] | None = None
@@ -155,8 +155,8 @@ def _judge(
         )
     if item.level in ("bound", "vendor"):
         return "undecided", f"{shown} allows it, but a {item.level} figure never supports"
-    if not item.can_support:
-        return "undecided", f"{shown} agrees, but does not support: {item.note or 'too little'}"
+    if item.cannot_support:
+        return "undecided", f"{shown} agrees, but does not support: {item.cannot_support}"
     if gated and item.gate_problems is None:
         return "undecided", f"{shown} agrees, but quality was not looked at"
     if gated and item.gate_problems:

@@ -24,7 +24,7 @@ READING = {
     "power", "pricing", "prices", "scenario", "bands", "throughput", "shape", "layout", "roofline",
     "gpus", "diagnosis", "published", "samples", "user_rows", "efficiency", "predict",
     "predict_report", "predict_names", "board_power", "limits", "judging",
-    "claims", "verdicts", "evidence", "report",
+    "claims", "verdicts", "evidence", "measured", "findings", "report",
 }  # fmt: skip
 """Never import torch, nor a measuring room."""
 

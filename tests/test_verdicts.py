@@ -145,7 +145,7 @@ def test_a_failed_gate_does_not_save_a_claim_that_is_too_slow() -> None:
 
 
 def test_too_few_published_pairs_refute_but_do_not_support() -> None:
-    item = Evidence(level="published", value=2, low=1.8, high=2.2, can_support=False)
+    item = Evidence(level="published", value=2, low=1.8, high=2.2, cannot_support="two pairs")
     assert decide([item], 1.5, "at_least").outcome == "undecided"
     assert decide([item], 2.5, "at_least").outcome == "refuted"
 
