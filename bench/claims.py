@@ -18,7 +18,7 @@ from typing import Final, Literal
 from bench import fields
 from bench.catalog import NAME, model_cards, shipped
 from bench.errors import BenchError, InputError, unknown
-from bench.experiment import Gate, experiments
+from bench.experiment import Gate, experiments, load_experiment
 from bench.gpus import gpus
 from bench.layout import check_quant
 from bench.prices import book, parse_date
@@ -244,6 +244,8 @@ class SubClaim:
     """One statement with one number, under one reading of what is compared with what."""
 
     id: str
+    short: str
+    """A few words for the claim's sentence: 'the list-price ratio to o1'."""
     text: str
     metric: str
     unit: str = "ratio"
@@ -278,6 +280,17 @@ class SubClaim:
         if self.rounding < 0 or (self.rounding and self.direction != "equals"):
             yield "rounding: must not be negative, and belongs to direction = 'equals'"
         yield from self._names()
+        yield from self._arms()
+
+    def _arms(self) -> Iterator[str]:
+        """The experiment that decides it must measure what is claimed."""
+        way = self.decided_by.records
+        if way is None or way.to_write:
+            return
+        measured = load_experiment(way.experiment).grid.quant
+        for side in (self.treatment, *self.baselines):
+            if side not in measured:
+                yield f"treatment, baselines: {side!r} is not measured by {way.experiment}"
 
     def _names(self) -> Iterator[str]:
         """Cards and APIs that the ways to decide it look up must exist."""

@@ -128,21 +128,29 @@ def _sentence(claim: Claim, found: Sequence[Finding]) -> str:
         by_part.setdefault(item.part.id, []).append(item)
     said: dict[str, list[str]] = {}
     for name, items in by_part.items():
-        counts = Counter(item.verdict.outcome for item in items)
-        for outcome, count in counts.items():
-            part = "" if count == len(items) else f" ({count} of {len(items)} readings)"
-            said.setdefault(outcome, []).append(name + part)
-    words = {
-        "supported": "holds as", "refuted": "does not hold as", "undecided": "is open as",
-        "not_testable": "cannot be tested as",
-    }  # fmt: skip
-    parts = [f"{word} {', '.join(said[key])}" for key, word in words.items() if key in said]
-    if said.keys() == {"supported"}:
-        whole = "The claim as read here holds"
-    elif "refuted" in said and "supported" not in said:
-        whole = "Nothing read into the claim holds on this evidence, and some of it is false"
-    elif "refuted" in said:
-        whole = "The claim holds only in part"
-    else:
-        whole = "The claim is not decided"
-    return f"Claim {claim.id}: {whole}: it {'; '.join(parts)}."
+        for outcome, count in Counter(item.verdict.outcome for item in items).items():
+            share = "" if count == len(items) else f", {count} of {len(items)} readings"
+            said.setdefault(outcome, []).append(f"{items[0].part.short} ({name}{share})")
+    parts = [f"{word} {', '.join(said[key])}" for key, word in WORDS.items() if key in said]
+    return f"Claim {claim.id} {_whole(set(said))}: {'; '.join(parts)}."
+
+
+WORDS = {
+    "supported": "supported for",
+    "refuted": "refuted for",
+    "undecided": "undecided for",
+    "not_testable": "not testable for",
+}
+
+
+def _whole(outcomes: set[str]) -> str:
+    """What may be said of the whole claim."""
+    if outcomes == {"supported"}:
+        return "holds as read here"
+    if "supported" in outcomes:
+        return "holds only in part"
+    if outcomes == {"refuted"}:
+        return "does not hold as read here"
+    if "refuted" in outcomes:
+        return "has no support on this evidence, and some of it is false"
+    return "is not decided"

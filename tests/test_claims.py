@@ -66,6 +66,7 @@ quote = "Twice as fast."
 translation = "Twice as fast."
 [[claims.sub_claims]]
 id = "1a"
+short = "twice the speed"
 text = "Twice as fast"
 metric = "decode_tok_s"
 treatment = "rtx-4090"
@@ -120,6 +121,11 @@ def test_a_claim_can_be_written_by_hand(tmp_path: Path) -> None:
             'decided_by.bound = { compare = "cards", model = "llama-3.1-8b" }',
             "decided_by.records = { experiment = 'quickstar' }",
             "unknown experiment 'quickstar'; did you mean 'quickstart'",
+        ),
+        (
+            'decided_by.bound = { compare = "cards", model = "llama-3.1-8b" }',
+            "decided_by.records = { experiment = 'quickstart' }",
+            "'rtx-4090' is not measured by quickstart",
         ),
     ],
 )
@@ -448,9 +454,14 @@ def test_strict_fails_on_a_refuted_claim(capsys: pytest.CaptureFixture[str]) -> 
 def test_one_sentence_a_claim() -> None:
     file = load_claims(ARTICLE)
     first, second = sentences(file, findings(file))
-    assert first.startswith("Claim 1: Nothing read into the claim holds on this evidence")
-    assert second.startswith("Claim 2: The claim holds only in part: it holds as 2a, 2b")
-    assert "cannot be tested as 2f" in second
+    assert first.startswith(
+        "Claim 1 has no support on this evidence, and some of it is false: refuted for the latest "
+        "card (1a), single-request decode (1b, 11 of 16 readings)"
+    )
+    assert second.startswith(
+        "Claim 2 holds only in part: supported for the list-price ratio to o1 (2a)"
+    )
+    assert second.endswith("not testable for the cost of a solved task (2f).")
 
 
 def test_explain_shows_each_step(capsys: pytest.CaptureFixture[str]) -> None:

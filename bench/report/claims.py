@@ -78,8 +78,16 @@ def _row(group: Sequence[Finding]) -> Row:
         "against": ", ".join(f.baseline for f in group if f.baseline) or None,
         "verdict": verdict.outcome.replace("_", " "),
         "evidence": None if decided is None else _evidence(first),
-        "found": ", ".join(dict.fromkeys(figure(f) for f in group)).replace(", at most", ","),
+        "found": _figures(group),
     }
+
+
+def _figures(group: Sequence[Finding]) -> str:
+    """One figure a baseline, in their order; one for all where they agree."""
+    shown = [figure(found) for found in group]
+    if len(set(shown)) == 1:
+        return shown[0]
+    return ", ".join(shown).replace(", at most", ",")
 
 
 def _evidence(found: Finding) -> str:
