@@ -116,6 +116,8 @@ class ByPublished:
     """`usd_per_mtok`: the price of an hour is the same, so the inverse of the decode ratio."""
     treatment: str | None = None
     """What stands for the treatment where it was not measured; then the rows never decide."""
+    baseline: str | None = None
+    """The same for the baseline."""
 
     def problems(self) -> Iterator[str]:
         for column in self.same:
@@ -207,6 +209,8 @@ class ByRecords:
     figure: Figure = "decode_tok_s"
     n_batch: int | None = None
     """Only workloads of this batch size; every workload if absent."""
+    gpu: str | None = None
+    """Only records of this card, by its catalog name; any machine if absent."""
     to_write: str = ""
     """What the experiment needs that is not offered yet; empty where its file is there."""
 
@@ -215,6 +219,8 @@ class ByRecords:
             yield f"experiment: {unknown('experiment', self.experiment, experiments())}"
         if self.to_write and self.experiment in experiments():
             yield f"to_write: experiments/{self.experiment}.toml is there"
+        if self.gpu is not None and self.gpu not in gpus():
+            yield f"gpu: {unknown('gpu', self.gpu, gpus())}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -227,28 +227,22 @@ def _fits_bound(part: SubClaim, way: ByBound, baseline: str) -> Evidence:
 
 def _by_rows(part: SubClaim, way: ByPublished, baseline: str) -> Iterator[Evidence]:
     """The range of the ratio over every pair of rows that differ in one column alone."""
-    treatment = way.treatment or part.treatment
-    if treatment == baseline:
-        return
-    pairs = list(_pairs(way, treatment, baseline))
+    ours, theirs = way.treatment or part.treatment, way.baseline or baseline
+    pairs = list(_pairs(way, ours, theirs)) if ours != theirs else []
     if not pairs:
         return
-    ratios = [ratio for ratio, _ in pairs]
-    stands_in = way.treatment is not None and way.treatment != part.treatment
-    low, high = min(ratios) * (1 - PUBLISHED_MARGIN), max(ratios) * (1 + PUBLISHED_MARGIN)
-    invalid = f"{treatment} was measured, not {part.treatment}" if stands_in else ""
-    middle = sorted(ratios)[len(ratios) // 2]
-    note = f"{treatment} over {baseline}: {min(ratios):.3g} to {max(ratios):.3g} "
-    note += f"in {len(pairs)} published pair{'s' * (len(pairs) > 1)}"
+    ratios = sorted(ratio for ratio, _ in pairs)
+    low, high = ratios[0] * (1 - PUBLISHED_MARGIN), ratios[-1] * (1 + PUBLISHED_MARGIN)
+    count = f"{len(pairs)} published pair{'s' * (len(pairs) > 1)}"
+    note = f"{ours} over {theirs}: {ratios[0]:.3g} to {ratios[-1]:.3g} in {count}"
     few = f"{len(pairs)} pairs are fewer than {PAIRS_TO_SUPPORT}"
-    if invalid:
-        invalid += f" ({note})"
-    names = {row.source for _, row in pairs}
+    stands_in = (ours, theirs) != (part.treatment, baseline)
     yield Evidence(
-        level="published", value=middle, low=low, high=high, invalid=invalid,
+        level="published", value=ratios[len(ratios) // 2], low=low, high=high,
+        invalid=f"another thing was measured ({note})" if stands_in else "",
         cannot_support=few if len(pairs) < PAIRS_TO_SUPPORT else "",
         scope=", ".join(f"{key} {value}" for key, value in way.same.items()),
-        source="; ".join(_sources()[name].url for name in sorted(names)), note=note,
+        source="; ".join(sorted({_sources()[row.source].url for _, row in pairs})), note=note,
         steps=(
             *(f"throughput.csv:{row.line}: ratio {ratio:.3f}" for ratio, row in pairs),
             f"range widened by {PUBLISHED_MARGIN:.0%}, as no spread is published: "

@@ -13,10 +13,14 @@ from typing import Any
 from bench.analysis import paired_ratio
 from bench.claims import ByRecords, ClaimFile, SubClaim
 from bench.experiment import experiments, load_experiment, plan
+from bench.gpus import match
 from bench.quality_figures import all_figures, check_gate
 from bench.records import Record, Results
 from bench.summary import replicate_figures
 from bench.verdicts import Evidence
+
+FINAL = frozenset({"UNSUPPORTED", "OOM"})
+"""Failures that measuring again does not mend."""
 
 SIZES = ("n_prompt", "n_gen", "n_batch")
 
@@ -31,7 +35,10 @@ def measured(part: SubClaim, baseline: str | None, results: Results) -> list[Evi
         return []
     groups: dict[Group, dict[str, dict[int, Record]]] = {}
     for record in results.records:
-        if _counts(record, way) and record.variant.get("quant") in (part.treatment, baseline):
+        if _counts(record, way, results) and record.variant.get("quant") in (
+            part.treatment,
+            baseline,
+        ):
             arms = groups.setdefault(_group(record), {})
             arms.setdefault(str(record.variant["quant"]), {})[record.replicate] = record
     return [
@@ -41,13 +48,22 @@ def measured(part: SubClaim, baseline: str | None, results: Results) -> list[Evi
     ]
 
 
-def _counts(record: Record, way: ByRecords) -> bool:
-    batch = record.workload.get("n_batch")
-    return (
-        record.experiment == way.experiment
-        and record.origin == "measured"
-        and way.n_batch in (None, batch)
-    )
+def _counts(record: Record, way: ByRecords, results: Results) -> bool:
+    """Whether it was measured, in that experiment, at that batch size, on that card."""
+    if (record.experiment, record.origin) != (way.experiment, "measured"):
+        return False
+    if way.n_batch not in (None, record.workload.get("n_batch")):
+        return False
+    return way.gpu is None or way.gpu == _card(record, results)
+
+
+def _card(record: Record, results: Results) -> str | None:
+    """Catalog name of the card it ran on; None on a CPU."""
+    environment = results.environments.get(record.environment)
+    if environment is None or str(record.variant.get("device", "")).startswith("cpu"):
+        return None
+    card = match(str(environment.identity.get("gpu") or ""))
+    return None if card is None else card.name
 
 
 def _group(record: Record) -> Group:
@@ -105,7 +121,8 @@ def _scope(record: Record, results: Results) -> str:
     work, environment = record.workload, results.environments.get(record.environment)
     device: Any = record.variant.get("device", "this machine")
     if environment is not None:
-        device = environment.identity.get("gpu") or environment.identity.get("cpu") or device
+        part = "cpu" if str(device).startswith("cpu") else "gpu"
+        device = environment.identity.get(part) or device
     sizes = f"{work['n_prompt']}+{work['n_gen']} tokens, batch {work['n_batch']}"
     return f"{record.variant['model']}, {sizes}, on {device}"
 
@@ -156,7 +173,7 @@ def _missing(wanted: Mapping[str, Sequence[SubClaim]], results: Results) -> Iter
         done = {
             (r.variant["name"], r.replicate, *(r.workload[key] for key in SIZES))
             for r in results.records
-            if r.experiment == name and r.status == "ok"
+            if r.experiment == name and (r.status == "ok" or FINAL & set(r.reasons))
         }
         todo = [
             (step.variant.name, step.index, w.n_prompt, w.n_gen, w.n_batch)

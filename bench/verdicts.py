@@ -6,7 +6,8 @@
    nothing, and neither does a point. Prices and dates are exact: for them the number itself counts.
 3. A bound and a vendor's figure can refute; they never support.
 4. A measurement here that decides nothing is not overruled by weaker evidence, except a bound.
-5. Evidence of equal validity that contradicts is said; a measurement beyond a bound is an error.
+5. Evidence of one level that disagrees is said and decides nothing; own measurements support only
+   what holds in every workload measured. A measurement beyond a bound is an error.
 6. Where equal quality is part of the claim, nothing supports it outside the quality gate.
 
 Standard library only.
@@ -122,7 +123,13 @@ def _choose(
             continue
         same = [(other, o) for other, o in found if other.level == item.level]
         if any(o not in ("undecided", outcome) for _, o in same):
-            return item, "undecided", [f"{item.level} evidence contradicts itself"]
+            return item, "undecided", [f"{item.level} evidence disagrees: {_by_scope(same)}"]
+        if (
+            outcome == "supported"
+            and item.level == "measured"
+            and any(o != outcome for _, o in same)
+        ):
+            return item, "undecided", [f"not in every workload: {_by_scope(same)}"]
         against = [
             other.level for other, o in found[place + 1 :] if o not in ("undecided", outcome)
         ]
@@ -132,6 +139,11 @@ def _choose(
             [f"weaker evidence says otherwise: {', '.join(against)}"] * bool(against),
         )
     return found[0][0], "undecided", []
+
+
+def _by_scope(found: Sequence[tuple[Evidence, Outcome]]) -> str:
+    """Which workload or source says what."""
+    return ", ".join(f"{outcome} for {item.scope or item.source}" for item, outcome in found)
 
 
 def _judge(

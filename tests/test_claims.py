@@ -22,7 +22,7 @@ from bench.gpus import gpus
 from bench.measured import missing
 from bench.prices import FOLDER, read_book
 from bench.published import rows as published_rows
-from bench.records import Environment, Record, Results
+from bench.records import Environment, QualityRecord, Record, Results
 from bench.verdicts import STRENGTH
 
 ARTICLE = "hawk-insight-2025"
@@ -379,6 +379,49 @@ def test_a_faster_measurement_without_quality_supports_nothing() -> None:
     assert "quality was not looked at" in found.note
 
 
+@pytest.mark.parametrize(
+    ("nll", "outcome", "said"),
+    [
+        ([2.0, 1.0, 3.0, 2.5], "supported", ""),
+        ([4.0, 3.0, 5.0, 4.5], "undecided", "not supported at equal quality: ppl_ratio"),
+    ],
+)
+def test_a_faster_measurement_needs_equal_quality(
+    nll: list[float], outcome: str, said: str
+) -> None:
+    results = measured_results(3.0)
+    base = [2.0, 1.0, 3.0, 2.5]
+    for quant, values in (("none", base), ("int8-dynamic", nll)):
+        results.qualities.append(
+            QualityRecord(
+                key=quant, environment="e", experiment="dynamic-int8", status="ok",
+                variant={"name": f"m/transformers/{quant}"}, started_at="2026-11-23",
+                baseline="m/transformers/none", nll=tuple(values),
+                text={"name": "t", "sha256": "s", "max_tokens": 5, "window": 5},
+            )
+        )  # fmt: skip
+    (found,) = of("int8-dynamic-doubles-speed", "1b", results)
+    assert found.verdict.outcome == outcome, found.note
+    assert said in found.note
+
+
+def test_records_of_another_card_do_not_count() -> None:
+    def on(gpu: str) -> list[Finding]:
+        records = [
+            record(
+                quant, i, 0.1, experiment="rtx-4080-super-quantized",
+                variant={"name": quant, "model": "m", "quant": quant, "device": "cuda:0"},
+            )
+            for i in range(8)
+            for quant in ("none", "int8-weight-only")
+        ]  # fmt: skip
+        environment = Environment(id="e", identity={"gpu": gpu}, state={})
+        return of(ARTICLE, "1f", Results(environments={"e": environment}, records=records))
+
+    assert {e.level for e in on("NVIDIA GeForce RTX 4080")[0].evidence} == {"bound", "published"}
+    assert "measured" in {e.level for e in on("NVIDIA GeForce RTX 4080 SUPER")[0].evidence}
+
+
 def test_too_few_pairs_have_no_interval_and_decide_nothing() -> None:
     (found,) = of("int8-dynamic-doubles-speed", "1b", measured_results(0.5, pairs=3))
     assert found.verdict.outcome == "undecided"
@@ -426,7 +469,9 @@ def test_missing_counts_what_is_still_to_measure() -> None:
     work = {"n_prompt": 128, "n_gen": 128, "n_batch": 1}
     done = record("none", 0, 0.1, variant=variant, workload=work)
     assert left(Results(records=[done]))["dynamic-int8"] == before["dynamic-int8"] - 1
-    failed = replace(done, status="failed")
+    refused = replace(done, status="failed", reasons=("UNSUPPORTED",))
+    assert left(Results(records=[refused]))["dynamic-int8"] == before["dynamic-int8"] - 1
+    failed = replace(done, status="failed", reasons=("CRASH",))
     assert left(Results(records=[failed]))["dynamic-int8"] == before["dynamic-int8"]
 
 

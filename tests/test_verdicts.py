@@ -93,9 +93,19 @@ def test_the_strongest_evidence_decides_and_the_conflict_is_said() -> None:
 
 
 def test_evidence_of_one_level_that_contradicts_itself_decides_nothing() -> None:
-    verdict = decide([measured(1.0, 1.2), measured(1.9, 2.2)], 1.5, "at_least")
+    items = [measured(1.0, 1.2, scope="batch 8"), measured(1.9, 2.2, scope="batch 1")]
+    verdict = decide(items, 1.5, "at_least")
     assert verdict.outcome == "undecided"
-    assert "measured evidence contradicts itself" in verdict.note
+    said = "measured evidence disagrees: refuted for batch 8, supported for batch 1"
+    assert said in verdict.note
+
+
+def test_own_measurements_support_only_what_holds_in_every_workload() -> None:
+    items = [measured(1.9, 2.2, scope="batch 1"), measured(1.4, 1.6, scope="batch 8")]
+    verdict = decide(items, 1.5, "at_least")
+    assert verdict.outcome == "undecided"
+    assert "supported for batch 1, undecided for batch 8" in verdict.note
+    assert decide(items[:1] * 2, 1.5, "at_least").outcome == "supported"
 
 
 def test_an_open_measurement_is_overruled_by_a_bound_alone() -> None:
