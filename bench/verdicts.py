@@ -130,15 +130,17 @@ def _choose(
             and any(o != outcome for _, o in same)
         ):
             return item, "undecided", [f"not in every workload: {_by_scope(same)}"]
-        against = [
-            other.level for other, o in found[place + 1 :] if o not in ("undecided", outcome)
-        ]
-        return (
-            item,
-            outcome,
-            [f"weaker evidence says otherwise: {', '.join(against)}"] * bool(against),
-        )
+        return item, outcome, _weaker(found[place + 1 :], item.level, outcome)
     return found[0][0], "undecided", []
+
+
+def _weaker(found: Sequence[tuple[Evidence, Outcome]], level: Level, outcome: Outcome) -> list[str]:
+    """What evidence of weaker levels says, where it says anything."""
+    decided = [(item.level, o) for item, o in found if item.level != level and o != "undecided"]
+    agree = dict.fromkeys(kind for kind, o in decided if o == outcome)
+    against = dict.fromkeys(kind for kind, o in decided if o != outcome)
+    notes = [f"weaker evidence says the same: {', '.join(agree)}"] * bool(agree)
+    return notes + [f"weaker evidence says otherwise: {', '.join(against)}"] * bool(against)
 
 
 def _by_scope(found: Sequence[tuple[Evidence, Outcome]]) -> str:

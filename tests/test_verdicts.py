@@ -92,6 +92,12 @@ def test_the_strongest_evidence_decides_and_the_conflict_is_said() -> None:
     assert "weaker evidence says otherwise: published" in verdict.note
 
 
+def test_weaker_evidence_that_agrees_is_said_too() -> None:
+    verdict = decide([ceiling(1.3), measured(1.0, 1.2)], 1.5, "at_least")
+    assert verdict.outcome == "refuted"
+    assert "weaker evidence says the same: bound" in verdict.note
+
+
 def test_evidence_of_one_level_that_contradicts_itself_decides_nothing() -> None:
     items = [measured(1.0, 1.2, scope="batch 8"), measured(1.9, 2.2, scope="batch 1")]
     verdict = decide(items, 1.5, "at_least")

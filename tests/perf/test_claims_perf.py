@@ -1,0 +1,16 @@
+"""Shows how long verdicts take; asserts no time."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.claims import load_claims
+from bench.findings import findings
+
+pytest.importorskip("pytest_benchmark")
+
+
+def test_the_article(benchmark) -> None:
+    file = load_claims("hawk-insight-2025")
+
+    assert len(benchmark(findings, file)) > 40
