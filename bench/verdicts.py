@@ -114,7 +114,7 @@ def _choose(
         return None, "undecided", []
     measured = [pair for pair in found if pair[0].level == "measured"]
     refuting = [item for item, outcome in found if item.level == "bound" and outcome == "refuted"]
-    if refuting and any(outcome == "supported" for _, outcome in measured):
+    if any(_is_beyond(item, limit) for item, _ in measured for limit, _ in found):
         return measured[0][0], "undecided", ["measured beyond the bound: one of the two is wrong"]
     if measured and all(outcome == "undecided" for _, outcome in measured) and not refuting:
         return measured[0][0], "undecided", []
@@ -132,6 +132,14 @@ def _choose(
             return item, "undecided", [f"not in every workload: {_by_scope(same)}"]
         return item, outcome, _weaker(found[place + 1 :], item.level, outcome)
     return found[0][0], "undecided", []
+
+
+def _is_beyond(item: Evidence, limit: Evidence) -> bool:
+    """Whether a whole interval lies where a bound says that nothing can."""
+    if limit.level != "bound" or item.low is None or item.high is None:
+        return False
+    above = limit.high is not None and item.low > limit.high
+    return above or (limit.low is not None and item.high < limit.low)
 
 
 def _weaker(found: Sequence[tuple[Evidence, Outcome]], level: Level, outcome: Outcome) -> list[str]:

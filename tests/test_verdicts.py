@@ -122,9 +122,10 @@ def test_an_open_measurement_is_overruled_by_a_bound_alone() -> None:
 
 
 def test_a_measurement_beyond_the_bound_is_an_error_not_a_verdict() -> None:
-    verdict = decide([measured(1.6, 1.8), ceiling(1.4)], 1.5, "at_least")
-    assert verdict.outcome == "undecided"
-    assert "one of the two is wrong" in verdict.note
+    for threshold in (1.2, 1.5, 2.0):  # whichever side of the threshold they lie on
+        verdict = decide([measured(1.6, 1.8), ceiling(1.4)], threshold, "at_least")
+        assert verdict.outcome == "undecided"
+        assert "one of the two is wrong" in verdict.note
 
 
 def test_invalid_evidence_never_decides_and_is_named() -> None:
