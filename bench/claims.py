@@ -206,6 +206,8 @@ class ByRecords:
     """An experiment of this project whose records decide it."""
 
     experiment: str
+    also: tuple[str, ...] = ()
+    """Other experiments that measure the same arms; their records count as well."""
     figure: Figure = "decode_tok_s"
     n_batch: int | None = None
     """Only workloads of this batch size; every workload if absent."""
@@ -217,6 +219,9 @@ class ByRecords:
     def problems(self) -> Iterator[str]:
         if not self.to_write and self.experiment not in experiments():
             yield f"experiment: {unknown('experiment', self.experiment, experiments())}"
+        for name in self.also:
+            if name not in experiments():
+                yield f"also: {unknown('experiment', name, experiments())}"
         if self.to_write and self.experiment in experiments():
             yield f"to_write: experiments/{self.experiment}.toml is there"
         if self.gpu is not None and self.gpu not in gpus():

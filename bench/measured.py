@@ -50,7 +50,7 @@ def measured(part: SubClaim, baseline: str | None, results: Results) -> list[Evi
 
 def _counts(record: Record, way: ByRecords, results: Results) -> bool:
     """Whether it was measured, in that experiment, at that batch size, on that card."""
-    if (record.experiment, record.origin) != (way.experiment, "measured"):
+    if record.experiment not in (way.experiment, *way.also) or record.origin != "measured":
         return False
     if way.n_batch not in (None, record.workload.get("n_batch")):
         return False
@@ -71,6 +71,7 @@ def _group(record: Record) -> Group:
     settings = tuple(
         sorted((k, str(v)) for k, v in record.variant.items() if k not in ("name", "quant"))
     )
+    settings += (("experiment", record.experiment),)  # pairs are those of one experiment
     return record.environment, settings, work["n_prompt"], work["n_gen"], work["n_batch"]
 
 
@@ -99,7 +100,8 @@ def _evidence(
         note += ": too few for an interval"
     return Evidence(
         level="measured", value=found.ratio, low=found.ci_low, high=found.ci_high, scope=scope,
-        gate_problems=_gate(part, first, results), source=f"records of {way.experiment}", note=note,
+        gate_problems=_gate(part, first, results), note=note,
+        source=f"records of {first.experiment}",
         steps=(
             f"{scope}: {found.n_pairs} pairs of {way.figure}, ratio {found.ratio:.4g}",
             "95% interval: " + ("none" if found.ci_low is None or found.ci_high is None

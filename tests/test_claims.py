@@ -443,12 +443,25 @@ def test_invalid_records_decide_nothing_and_are_named(more: dict[str, Any], said
 
 @pytest.mark.parametrize(
     "more",
-    [{"environment": "other"}, {"experiment": "quickstart"}, {"origin": "synthetic"}],
-    ids=["another machine", "another experiment", "not measured"],
+    [
+        {"environment": "other"},
+        {"experiment": "mixed"},
+        {"experiment": "quickstart"},
+        {"origin": "synthetic"},
+    ],
+    ids=["another machine", "another experiment", "one arm of another", "not measured"],
 )
 def test_records_that_are_no_pair_of_the_experiment_do_not_count(more: dict[str, Any]) -> None:
     (found,) = of("int8-dynamic-doubles-speed", "1b", measured_results(0.5, **more))
     assert found.verdict.decided_by is None
+
+
+def test_records_of_a_named_second_experiment_count() -> None:
+    results = measured_results(0.5)
+    results.records[:] = [replace(r, experiment="quickstart") for r in results.records]
+    (found,) = of("int8-dynamic-doubles-speed", "1b", results)
+    assert found.verdict.outcome == "refuted"
+    assert as_row(found)["source"] == "records of quickstart"
 
 
 def test_cost_is_the_inverse_of_speed() -> None:
