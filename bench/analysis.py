@@ -16,6 +16,9 @@ from statistics import fmean, median, stdev
 
 from bench.errors import InputError
 
+T_FACTOR = 4
+"""How many times the error allowed the cross-check may have; docs/method.md has what it costs."""
+
 MIN_PAIRS = 6
 """Below this no exact 95% interval exists: the rarest outcome has a probability of 2 / 2^n."""
 
@@ -42,12 +45,26 @@ class PairedRatio:
     t_p_value: float | None
 
     @property
+    def excludes_one(self) -> bool:
+        """Whether the interval lies on one side of 1."""
+        if self.ci_low is None or self.ci_high is None:
+            return False
+        return self.ci_low > 1 or self.ci_high < 1
+
+    @property
     def t_agrees(self) -> bool:
-        """Whether the paired t interval holds the point; if not, a few pairs decide."""
-        if self.t_low is None or self.t_high is None:
+        """Whether the paired t-test sees the same difference, if faintly.
+
+        Asked of an interval that excludes 1: the mean of the logarithms must lie on its side, with
+        a p-value of at most `T_FACTOR` times the error allowed. One disturbed pair widens the t
+        interval and must not end a verdict; several that pull the other way must.
+        """
+        if not self.excludes_one or self.t_p_value is None:
             return True
-        slack = 1e-9  # of pairs that are all alike, the interval is that point
-        return self.t_low * (1 - slack) <= self.ratio <= self.t_high * (1 + slack)
+        assert self.t_low is not None
+        assert self.t_high is not None
+        same_side = (self.ratio > 1) == (self.t_low * self.t_high > 1)
+        return same_side and self.t_p_value <= T_FACTOR * (1 - self.confidence)
 
 
 def paired_ratio(
@@ -119,8 +136,11 @@ def _exact_interval(
 
 
 def signed_rank_p(d: Sequence[float]) -> float:
-    """Exact two-sided p-value; zeros are left out, equal sizes share their mean rank."""
-    values = [value for value in d if value != 0]
+    """Exact two-sided p-value; zeros are left out, equal sizes share their mean rank.
+
+    Sizes that differ only by the rounding of floats are equal, or units would matter.
+    """
+    values = [value for each in d if (value := round(each, 12)) != 0]
     if not values:
         return 1.0
     sizes = sorted(abs(value) for value in values)
@@ -145,7 +165,7 @@ def _paired_t(
     if error == 0:  # all pairs alike: no spread to judge by but their being alike
         return mean, mean, 1.0 if mean == 0 else 0.0
     half: float = float(t.ppf((1 + confidence) / 2, n - 1)) * error
-    p: float = 2 * t.sf(abs(mean) / error, n - 1)
+    p = 2 * float(t.sf(abs(mean) / error, n - 1))
     return mean - half, mean + half, p
 
 
@@ -157,6 +177,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
         worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = worst
     return adjusted
+
+
+def adjustable_p(found: PairedRatio, n_tests: int) -> float | None:
+    """The p-value that Holm's adjustment over `n_tests` tests is made of.
+
+    The exact one, unless its floor of 2 / 2^n could not pass the adjustment however clear the
+    difference; then the paired t-test's. The choice hangs on numbers of pairs and tests alone,
+    never on the figures: taking the smaller of both would call too many differences.
+    """
+    exact = 2 / 2**found.n_pairs * n_tests <= 1 - found.confidence
+    return found.p_value if exact else found.t_p_value
 
 
 def pairs_for(target: float, pilot: Sequence[float], confidence: float = 0.95) -> int:

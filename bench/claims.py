@@ -199,6 +199,9 @@ class Reported:
                 yield f"{name}: missing"
         if (self.low is None) != (self.high is None):
             yield "low, high: give both or none"
+        elif self.low is not None and self.high is not None:
+            if not self.low <= self.value <= self.high:
+                yield "low, value, high: must rise in this order"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,6 +267,8 @@ class SubClaim:
     baselines: tuple[str, ...] = ()
     """What it is compared with; several where the source names none. Empty for a stated rate."""
     workload: str
+    concluded: bool = False
+    """What people conclude from the source, which does not say it: the source is not blamed."""
     thresholds: tuple[float, ...] = ()
     """More than one where the source's percentage has more than one reading."""
     direction: Direction = "at_least"

@@ -8,14 +8,14 @@ interval that holds the point.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
-from bench.analysis import MIN_PAIRS, PairedRatio, holm, paired_ratio
+from bench.analysis import MIN_PAIRS, PairedRatio, adjustable_p, holm, paired_ratio
 from bench.errors import InputError, unknown
 from bench.experiment import Gate
 from bench.judging import ENERGY_ONLY, EXCLUDING, Pair, pairs_of, varies
-from bench.quality_figures import Figures, check_gate
+from bench.quality_figures import Figures, check_gate, summarise
 from bench.records import Record, Results
 from bench.summary import quality_of, replicate_figures
 
@@ -45,6 +45,12 @@ def _speed(key: str) -> Callable[[Record], float | None]:
 
 def _memory(record: Record) -> float | None:
     return record.memory.get("peak_device_bytes") or record.memory.get("peak_host_bytes")
+
+
+def _of_one_memory(pair: Pair) -> bool:
+    """Memory of a device is not compared with that of a host."""
+    held = [bool(r.memory.get("peak_device_bytes")) for r in (pair.baseline, pair.candidate)]
+    return held[0] == held[1]
 
 
 def _energy(record: Record) -> float | None:
@@ -96,22 +102,12 @@ def compare(
         if name not in (*METRICS, QUALITY):
             raise InputError(unknown("metric", name, (*METRICS, QUALITY)))
     arms = _arms(results)
-    base = choose(arms, baseline, "baseline")
-    others = [name for name in arms if name != base]
-    if candidate is not None:
-        others = [name for name in others if _matches(arms[name][0].variant, candidate)]
-        if not others:
-            raise InputError(unknown("candidate", candidate, [n for n in arms if n != base]))
-    if not others:
-        raise InputError(f"there is only one arm, {base}; a comparison needs two")
-    quality = quality_of(results)
-    rows = [
-        row
-        for name in others
-        for row in _compare_arms(arms[base], arms[name], quality, rules)
-    ]  # fmt: skip
+    rows: list[Row] = []
+    for name, base in opponents(arms, baseline, candidate).items():
+        quality = _quality_against(results, name, base)
+        rows += _compare_arms(arms[base], arms[name], quality, rules)
     if not rows:
-        raise InputError(f"no workload was measured on {base} and on another arm")
+        raise InputError("no workload was measured on the baseline and on another arm")
     return _judge(rows, rules)
 
 
@@ -147,8 +143,67 @@ def choose(arms: Mapping[str, Sequence[Record]], selector: str | None, what: str
     return selector if selector in found else found[0]
 
 
+def opponents(
+    arms: Mapping[str, Sequence[Record]], baseline: str | None, candidate: str | None
+) -> dict[str, str]:
+    """Candidate -> its baseline. Models are not compared with each other unless a name says so.
+
+    A selector that means several arms, such as a scheme on two models or in two modes, means for
+    each candidate the one that is most like it.
+    """
+    variants = {name: group[0].variant for name, group in arms.items()}
+    if baseline is None:
+        bases = [choose({n: arms[n] for n in arms if variants[n]["model"] == model}, None, "")
+                 for model in dict.fromkeys(v["model"] for v in variants.values())]  # fmt: skip
+    elif baseline in arms:
+        bases = [baseline]
+    else:
+        bases = [name for name in arms if _matches(variants[name], baseline)]
+    if len(bases) in (0, len(arms)) and len(arms) > 1 and baseline is not None:
+        choose(arms, baseline, "baseline")  # says what is wrong
+    others = [name for name in arms if name not in bases]
+    if not others:
+        raise InputError(f"there is only one arm, {bases[0]}; a comparison needs two")
+    if candidate is not None:
+        known, others = others, [n for n in others if _matches(variants[n], candidate)]
+        if not others:
+            raise InputError(unknown("candidate", candidate, known))
+    return {name: _most_like(name, bases, variants) for name in others}
+
+
+ALIKE: Final = ("model", "engine", "quant", "mode", "dtype", "device", "threads", "options")
+
+
+def _most_like(name: str, bases: Sequence[str], variants: Mapping[str, Mapping[str, Any]]) -> str:
+    """The base that shares most settings with an arm, its model before all."""
+    mine = variants[name]
+
+    def shared(base: str) -> tuple[bool, int]:
+        theirs = variants[base]
+        same = [mine.get(key) == theirs.get(key) for key in ALIKE]
+        return same[0], sum(same)
+
+    best = max(map(shared, bases))
+    found = [base for base in bases if shared(base) == best]
+    if len(found) > 1:
+        raise InputError(f"the baseline of {name} may be any of: {', '.join(found)}; name one")
+    return found[0]
+
+
+def _quality_against(results: Results, name: str, base: str) -> Figures | None:
+    """Quality of an arm against that very baseline, not the one it was recorded with."""
+    by_name = {record.variant["name"]: record for record in results.qualities}
+    record, other = by_name.get(name), by_name.get(base)
+    if record is None or record.baseline == base:
+        return quality_of(results).get(name)
+    if other is None:
+        return None
+    # Perplexities pair by tokens; divergences were only taken from the recorded baseline.
+    return summarise(replace(record, baseline=base, kld=(), same_top1=()), other)
+
+
 def _compare_arms(
-    base: Sequence[Record], other: Sequence[Record], quality: Mapping[str, Figures], rules: Rules
+    base: Sequence[Record], other: Sequence[Record], figures: Figures | None, rules: Rules
 ) -> Iterator[Row]:
     environments = {record.environment for record in (*base, *other)}
     if len(environments) > 1 and not rules.pool:
@@ -157,11 +212,12 @@ def _compare_arms(
             "machines, drivers or versions; --pool compares them all the same, and marks it"
         )
     marks = {"CONFIG_DIFFERS"} if len(environments) > 1 else set()
-    figures = quality.get(other[0].variant["name"])
-    for workload in _workloads(base, other):
-        ours = [record for record in base if record.workload == workload]
-        theirs = [record for record in other if record.workload == workload]
-        head = workload | {
+    by_workload = _by_workload(other)
+    for work, ours in _by_workload(base).items():
+        if work not in by_workload:
+            continue
+        theirs = by_workload[work]
+        head = dict(zip(WORKLOAD, work, strict=True)) | {
             "baseline": base[0].variant["name"],
             "candidate": other[0].variant["name"],
             "equal_quality": _equal_quality(figures, rules.gate),
@@ -173,14 +229,13 @@ def _compare_arms(
             if name != QUALITY:
                 yield _row(METRICS[name], pairs, head, marks | noise | failed, rules)
     if QUALITY in rules.metrics and figures is not None and figures.ppl_ratio is not None:
-        yield _quality_row(figures, base[0], other[0], marks)
+        yield _quality_row(figures, base[0], other[0], marks, rules)
 
 
-def _workloads(base: Sequence[Record], other: Sequence[Record]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    for record in base:
-        if record.workload not in found and any(r.workload == record.workload for r in other):
-            found.append(record.workload)
+def _by_workload(records: Sequence[Record]) -> dict[tuple[int, ...], list[Record]]:
+    found: dict[tuple[int, ...], list[Record]] = {}
+    for record in records:
+        found.setdefault(tuple(record.workload[key] for key in WORKLOAD), []).append(record)
     return found
 
 
@@ -193,11 +248,14 @@ def _row(
     metric: Metric, pairs: Sequence[Pair], head: Row, marks: set[str], rules: Rules
 ) -> Row:  # fmt: skip
     """Everything but the verdict, which needs all rows that are judged together."""
+    any_pair = bool(pairs)
     excluding = EXCLUDING | (ENERGY_ONLY if metric.name == "energy" else frozenset())
     if metric.name == "memory":
         excluding = frozenset({"TOKEN_COUNT"})
+        pairs = [pair for pair in pairs if _of_one_memory(pair)]
     values = [(metric.of(p.baseline), metric.of(p.candidate), p.reasons) for p in pairs]
-    known = [(b, c, r) for b, c, r in values if b is not None and c is not None]
+    # A figure of 0 was not measured (a counter that did not move): it has no ratio.
+    known = [(b, c, r) for b, c, r in values if b and c and b > 0 and c > 0]
     good = [(b, c, r) for b, c, r in known if not r & excluding]
     # Too little evidence is left: the figures of all are shown, and called invalid.
     invalid = len(good) < min(MIN_PAIRS, len(known)) or not known
@@ -215,20 +273,28 @@ def _row(
         "n_pairs": len(shown),
         "n_left_out": len(known) - len(shown),
         "better": metric.better,
+        "_found": found,
         "p_value": found.p_value if found else None,
         "t_p_value": found.t_p_value if found else None,
         "t_agrees": found.t_agrees if found else None,
         "reasons": sorted(seen),
         "_test": (head["candidate"], *(head[k] for k in WORKLOAD), metric.test),
-        "_missing": not known,
+        "_missing": not known and any_pair,
         "_invalid": invalid,
     }
 
 
-def _quality_row(figures: Figures, base: Record, other: Record, marks: set[str]) -> Row:
+def _quality_row(
+    figures: Figures, base: Record, other: Record, marks: set[str], rules: Rules
+) -> Row:
     ratio = figures.ppl_ratio
     assert ratio is not None
     clear = ratio.low > 1 or ratio.high < 1
+    verdict: Verdict = "ambiguous"
+    if _within(ratio.low, ratio.high, rules):
+        verdict = "same"
+    elif clear:
+        verdict = "higher" if ratio.value > 1 else "lower"
     return {
         "metric": QUALITY,
         **dict.fromkeys(WORKLOAD),
@@ -246,45 +312,45 @@ def _quality_row(figures: Figures, base: Record, other: Record, marks: set[str])
         "t_agrees": None,
         "reasons": sorted(marks),
         "significant": clear,
-        "verdict": ("higher" if ratio.value > 1 else "lower") if clear else "ambiguous",
+        "verdict": verdict,
     }
 
 
 def _judge(rows: list[Row], rules: Rules) -> list[Row]:
-    """Add significance and verdict; rows of metrics that nothing measured are dropped."""
+    """Add significance and verdict. Rows of metrics that nothing measures are dropped, unless all
+    replicates failed: that is a result."""
     kept = [row for row in rows if not row.pop("_missing", False)]
-    adjusted = _adjusted([row for row in kept if row["t_p_value"] is not None])
+    adjusted = _adjusted([row for row in kept if row.get("_found")])
     for row in kept:
-        test, invalid = row.pop("_test", None), row.pop("_invalid", False)
         if "verdict" in row:
             continue
-        row["p_adjusted"] = p = adjusted.get(test)
-        alpha = 1 - rules.confidence
-        row["significant"] = bool(
-            p is not None and p <= alpha and row["p_value"] <= alpha and row["t_agrees"]
-        )
+        found, invalid = row.pop("_found"), row.pop("_invalid")
+        row["p_adjusted"] = p = adjusted.get(row.pop("_test"))
+        clear = found is not None and found.excludes_one and found.t_agrees
+        row["significant"] = clear and p is not None and p <= 1 - rules.confidence and not invalid
         if row["n_pairs"] < MIN_PAIRS or row["ci_low"] is None:
             row["reasons"] = sorted({*row["reasons"], "TOO_FEW_PAIRS"})
         row["verdict"] = "invalid" if invalid else _verdict(row, rules)
-        row["significant"] = row["significant"] and not invalid
     return kept
 
 
 def _adjusted(rows: Sequence[Row]) -> dict[tuple[Any, ...], float]:
-    """Holm's p-value of each test; metrics that ask one question in two units are one test.
-
-    The smaller of the exact and the t-test's p-value is adjusted: with few pairs the exact one has
-    a floor (2 / 2^n) that no adjustment over a whole table could pass.
-    """
-    tests = {row["_test"]: min(row["p_value"], row["t_p_value"]) for row in rows}
-    return dict(zip(tests, holm(list(tests.values())), strict=True))
+    """Holm's p-value of each test; metrics that ask one question in two units are one test."""
+    tests = {row["_test"]: row["_found"] for row in rows}
+    p = {test: adjustable_p(found, len(tests)) for test, found in tests.items()}
+    known = {test: value for test, value in p.items() if value is not None}
+    return dict(zip(known, holm(list(known.values())), strict=True))
 
 
 def _verdict(row: Row, rules: Rules) -> Verdict:
     if row["n_pairs"] < MIN_PAIRS or row["ci_low"] is None:
         return "ambiguous"
-    if row["ci_low"] >= 1 / (1 + rules.margin) and row["ci_high"] <= 1 + rules.margin:
+    if _within(row["ci_low"], row["ci_high"], rules):
         return "same"
     if not row["significant"]:
         return "ambiguous"
     return "higher" if row["ratio"] > 1 else "lower"
+
+
+def _within(low: float, high: float, rules: Rules) -> bool:
+    return low >= 1 / (1 + rules.margin) and high <= 1 + rules.margin

@@ -130,9 +130,12 @@ def _sentence(claim: Claim, found: Sequence[Finding]) -> str:
     for name, items in by_part.items():
         for outcome, count in Counter(item.verdict.outcome for item in items).items():
             share = "" if count == len(items) else f", {count} of {len(items)} readings"
-            said.setdefault(outcome, []).append(f"{items[0].part.short} ({name}{share})")
+            ours = ", not the source's words" if items[0].part.concluded else ""
+            said.setdefault(outcome, []).append(f"{items[0].part.short} ({name}{share}{ours})")
     parts = [f"{word} {', '.join(said[key])}" for key, word in WORDS.items() if key in said]
-    return f"Claim {claim.id} {_whole(set(said))}: {'; '.join(parts)}."
+    stated = {item.verdict.outcome for item in found if not item.part.concluded}
+    whole = f"Claim {claim.id} {_whole(stated)}" if stated else "What people conclude from it"
+    return f"{whole}: {'; '.join(parts)}."
 
 
 WORDS = {

@@ -108,6 +108,7 @@ KINDS: Mapping[str, type[Line]] = {
     "quality": QualityRecord,
 }
 _KIND_OF = {cls: kind for kind, cls in KINDS.items()}
+Run = tuple[str, str, str]
 _FIELDS = {cls: {f.name: f for f in dataclasses.fields(cls)} for cls in KINDS.values()}
 
 
@@ -117,7 +118,8 @@ class Results:
 
     environments: dict[str, Environment] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
-    """The last line of each key, in order of first appearance; an `ok` one wins over a failure."""
+    """The last line of each key of a file, in order of first appearance; an `ok` one wins over a
+    failure."""
     qualities: list[QualityRecord] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     """Lines that could not be read, with file and line."""
@@ -185,11 +187,17 @@ def lines(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def read(*paths: Path) -> Results:
-    """Read results folders or files. Lines that cannot be read are listed, the rest is kept."""
+    """Read results folders or files. Lines that cannot be read are listed, the rest is kept.
+
+    Within a file a later line replaces an earlier one of its key. Files do not replace each
+    other's: the same work done on two days, or on two machines, was done twice.
+    """
     results = Results()
-    records: dict[str, Record] = {}
-    qualities: dict[str, QualityRecord] = {}
+    all_records: dict[Run, Record] = {}
+    all_qualities: dict[Run, QualityRecord] = {}
     for path in paths:
+        records: dict[str, Record] = {}
+        qualities: dict[str, QualityRecord] = {}
         file = results_file(path)
         for number, text in lines(file):
             try:
@@ -203,8 +211,16 @@ def read(*paths: Path) -> Results:
                 _keep(records, line)
             else:
                 _keep(qualities, line)
-    results.records, results.qualities = list(records.values()), list(qualities.values())
+        all_records |= {_run(record): record for record in records.values()}
+        all_qualities |= {_run(record): record for record in qualities.values()}
+    results.records = list(all_records.values())
+    results.qualities = list(all_qualities.values())
     return results
+
+
+def _run(line: Record | QualityRecord) -> Run:
+    """What tells work done twice from one line read twice."""
+    return line.key, line.environment, line.started_at
 
 
 def _keep(kept: dict[str, _Kept], line: _Kept) -> None:

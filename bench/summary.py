@@ -75,6 +75,7 @@ def _row(group: Sequence[Record], quality: Figures | None) -> dict[str, Any]:
     for name in SPEEDS:
         row[name] = _centre(figures[name] for figures in each)
     row["decode_spread"] = _spread(figures["decode_tok_s"] for figures in each)
+    row["decode_noise"] = _median(map(within, good))
     row |= _memory(good, absent)
     row |= _energy(good, absent)
     row |= _quality(quality, absent)
@@ -160,6 +161,15 @@ def _centre(values: Iterable[float | None]) -> float | None:
 def _median(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return median(known) if known else None
+
+
+def within(record: Record) -> float | None:
+    """Noise within one process: half the range of its requests' decode times over their median,
+    leaving out the tenth at each end. None for fewer than 2 requests or no decoding."""
+    times = sorted(sum(gaps) for gaps in record.samples["itl_s"] if gaps)
+    cut = len(times) // 10
+    kept = times[cut : len(times) - cut]
+    return (kept[-1] - kept[0]) / 2 / median(kept) if len(kept) > 1 else None
 
 
 def _spread(values: Iterable[float | None]) -> float | None:

@@ -112,6 +112,10 @@ def _choose(
     """The evidence that decides, its outcome, and what must be said about the rest."""
     if not found:
         return None, "undecided", []
+    found, impossible = _possible(found)
+    if impossible:
+        chosen, outcome, notes = _choose(found)
+        return chosen, outcome, notes + impossible
     measured = [pair for pair in found if pair[0].level == "measured"]
     refuting = [item for item, outcome in found if item.level == "bound" and outcome == "refuted"]
     if any(_is_beyond(item, limit) for item, _ in measured for limit, _ in found):
@@ -132,6 +136,24 @@ def _choose(
             return item, "undecided", [f"not in every workload: {_by_scope(same)}"]
         return item, outcome, _weaker(found[place + 1 :], item.level, outcome)
     return found[0][0], "undecided", []
+
+
+def _possible(
+    found: Sequence[tuple[Evidence, Outcome]],
+) -> tuple[list[tuple[Evidence, Outcome]], list[str]]:
+    """The evidence without what others state beyond a bound, and a note on each of those.
+
+    Own measurements stay: there the bound may be what is wrong, and nothing is decided.
+    """
+    bounds = [item for item, _ in found if item.level == "bound"]
+    kept, notes = [], []
+    for item, outcome in found:
+        stated = item.level in ("published", "vendor")
+        if stated and any(_is_beyond(item, limit) for limit in bounds):
+            notes.append(f"{item.level}: {_shown(item)} is beyond the bound and is no evidence")
+        else:
+            kept.append((item, outcome))
+    return kept, notes
 
 
 def _is_beyond(item: Evidence, limit: Evidence) -> bool:

@@ -13,6 +13,7 @@ from scipy.stats import wilcoxon
 
 from bench.analysis import (
     MIN_PAIRS,
+    adjustable_p,
     holm,
     log_ratios,
     paired_ratio,
@@ -192,3 +193,26 @@ def test_one_outlier_does_not_move_the_point() -> None:
     c[3] /= 2
     assert paired_ratio(b, c).ratio == pytest.approx(1.5, rel=0.01)
     assert log_ratios(b, c)[3] < 0
+
+
+def test_rounding_of_floats_makes_no_ties_and_breaks_none() -> None:
+    a = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    b = [x * f for x, f in zip(a, (1.1, 1 / 1.1, 1.1, 1.1, 1.2, 1.3), strict=True)]
+    p = {paired_ratio([s * x for x in a], [s * x for x in b]).p_value for s in (1, 0.3, 7, 1e6)}
+    assert len(p) == 1
+
+
+def test_the_t_test_disagrees_where_a_few_pairs_pull_the_other_way() -> None:
+    gains = [1.01, 1.011, 1.012, 1.013, 1.014, 1.015, 1.016, 1.017, 1.018, 1.019, 1.02]
+    clear = paired_ratio([1.0] * 12, [*gains, 1.015])
+    assert clear.excludes_one
+    assert clear.t_agrees
+    pulled = paired_ratio([1.0] * 12, [*gains, 0.5])
+    assert pulled.excludes_one
+    assert not pulled.t_agrees
+
+
+def test_which_p_value_is_adjusted_hangs_on_numbers_alone() -> None:
+    eight = paired_ratio([1.0] * 8, [1.01 + i / 1000 for i in range(8)])
+    assert adjustable_p(eight, 6) == eight.p_value
+    assert adjustable_p(eight, 7) == eight.t_p_value  # 7 x 2 / 2^8 is above 0.05

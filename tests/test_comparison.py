@@ -15,7 +15,7 @@ import pytest
 from bench.cli import main
 from bench.comparison import METRICS, Rules, compare
 from bench.errors import InputError
-from bench.judging import drifts
+from bench.judging import drifts, pairs_of
 from bench.records import Environment, Results, Writer
 from tests.test_summary import quality, record
 
@@ -251,3 +251,157 @@ def test_bad_figures_of_flags_are_refused(
 ) -> None:
     assert main(["compare", saved(arms(), tmp_path), "--confidence", "95"]) == 2
     assert "--confidence: 95.0 is not between 0 and 1" in capsys.readouterr().err
+
+
+def failed(index: int, quant: str) -> dict[str, Any]:
+    """Every replicate of the candidate ran out of memory."""
+    return (
+        {"status": "failed", "reasons": ("OOM",), "samples": {}, "memory": {}}
+        if quant == "int8"
+        else {}
+    )
+
+
+def test_a_candidate_that_never_ran_is_invalid_and_fails_its_gate(tmp_path: Path) -> None:
+    found = row(arms(1.5, change=failed))
+    assert (found["verdict"], found["ratio"], found["n_pairs"]) == ("invalid", None, 0)
+    assert "OOM" in found["reasons"]
+    assert main(["compare", saved(arms(1.5, change=failed), tmp_path), "--fail-below", "1.5"]) == 1
+
+
+def test_a_gate_on_what_nothing_measured_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--metric", "energy", "--fail-above", "1"]
+    assert main(["compare", saved(arms(1.5), tmp_path), *flags]) == 1
+    assert "nothing measured it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--fail-below", "--fail-above", "--max-ppl-ratio"])
+@pytest.mark.parametrize("value", ["nan", "inf", "0", "-1"])
+def test_a_gate_that_is_no_ratio_is_refused(flag: str, value: str, tmp_path: Path) -> None:
+    assert main(["compare", saved(arms(1.5), tmp_path), f"{flag}={value}"]) == 2
+
+
+def another_day(results: Results, environment: str = "e1") -> Results:
+    """The same work done once more."""
+    return Results(
+        records=[
+            replace(r, started_at="2026-11-24T00:00:00+00:00", environment=environment)
+            for r in results.records
+        ],
+        environments={environment: Environment(id=environment, identity={}, state={})},
+    )
+
+
+def test_the_same_work_on_two_days_is_twice_the_pairs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [
+        saved(arms(1.5), tmp_path / "1"),
+        saved(another_day(arms(1.5, noise=0.006)), tmp_path / "2"),
+    ]
+    assert main(["compare", *folders, *folders, "-o", "json"]) == 0  # read twice, counted once
+    rows = json.loads(capsys.readouterr().out)
+    assert {found["n_pairs"] for found in rows} == {16}
+
+
+def test_the_same_work_on_two_machines_is_refused_and_pairs_stay_on_their_machine(
+    tmp_path: Path,
+) -> None:
+    one, two = arms(1.5), another_day(arms(3.0), "e2")
+    assert main(["compare", saved(one, tmp_path / "1"), saved(two, tmp_path / "2")]) == 2
+    both = [r for r in (*one.records, *two.records) if r.key != "none3" or r.environment == "e2"]
+    pairs = pairs_of(
+        [r for r in both if r.variant["quant"] == "none"],
+        [r for r in both if r.variant["quant"] == "int8"],
+    )
+    assert len(pairs) == 15
+    assert all(pair.baseline.environment == pair.candidate.environment for pair in pairs)
+    assert len({id(pair.baseline) for pair in pairs}) == 15
+
+
+def test_a_counter_that_did_not_move_costs_its_pair_only() -> None:
+    def energy(index: int, quant: str) -> dict[str, Any]:
+        return {"energy": {"decode": {"energy_j": 0.0 if index == 3 else 5.0, "tokens": 10}}}
+
+    results = arms(1.5, change=energy)
+    assert row(results)["n_pairs"] == 8
+    assert row(results, "energy")["n_pairs"] == 7
+
+
+def test_memory_of_a_device_is_not_compared_with_memory_of_a_host() -> None:
+    def on_device(index: int, quant: str) -> dict[str, Any]:
+        return {"memory": {"peak_device_bytes": 100}} if quant == "int8" else {}
+
+    assert "memory" not in {r["metric"] for r in compare(arms(1.5, change=on_device), Rules())}
+
+
+def test_each_model_has_its_own_baseline() -> None:
+    one = arms(1.5)
+    other = [
+        replace(
+            r,
+            key="n" + r.key,
+            variant=r.variant | {"model": "n", "name": r.variant["name"].replace("m/", "n/", 1)},
+        )
+        for r in one.records
+    ]
+    both = Results(records=one.records + other, environments=one.environments)
+    for baseline in ("none", None):
+        rows = compare(both, Rules(metrics=("decode",)), baseline)
+        assert [(r["baseline"], r["candidate"]) for r in rows] == [
+            ("m/transformers/none", "m/transformers/int8"),
+            ("n/transformers/none", "n/transformers/int8"),
+        ]
+
+
+def test_quality_is_against_the_baseline_that_the_row_names() -> None:
+    results = arms(1.5)
+    third = [
+        replace(r, key="4" + r.key, variant=r.variant | {"quant": "int4", "name": "m/t/int4"})
+        for r in results.records
+        if r.variant["quant"] == "int8"
+    ]
+    results.records += third
+    worst = quality("int4", 4.0)
+    results.qualities = [
+        quality("none", 2.0),
+        quality("int8", 3.0),
+        replace(worst, variant=worst.variant | {"name": "m/t/int4"}),
+    ]
+    rows = compare(results, Rules(metrics=("quality",)), "int8", "int4")
+    assert [r["ratio"] for r in rows] == pytest.approx([math.exp(1)])
+
+
+def test_perplexity_within_the_margin_is_same() -> None:
+    results = arms(1.5)
+    results.qualities = [quality("none", 2.0), quality("int8", 2.001)]
+    assert row(results, "quality")["verdict"] == "same"
+
+
+def test_exact_ties_do_not_make_a_verdict_that_the_interval_denies() -> None:
+    def three_alike(index: int, quant: str) -> dict[str, Any]:
+        speed = 1.03 + 0.001 * index if quant == "int8" and index >= 3 else 1.0
+        gaps, e2e = [[0.1 / speed] * 2] * 3, [0.4 / speed] * 3
+        return {"samples": {"prefill_s": [0.2 / speed] * 3, "itl_s": gaps, "e2e_s": e2e}}
+
+    found = row(arms(pairs=9, change=three_alike))
+    assert found["ci_low"] == pytest.approx(1)
+    assert found["verdict"] == "ambiguous"
+
+
+@pytest.mark.parametrize("requests", [8, 20, 40, 100])
+def test_slow_drift_is_seen_whatever_the_number_of_requests(requests: int) -> None:
+    draw = random.Random(3)
+
+    def window(drift: float) -> list[float]:
+        return [
+            (1 + drift * i / (requests - 1)) * math.exp(draw.gauss(0, 0.005))
+            for i in range(requests)
+        ]
+
+    seen = [drifts(record("none", samples={"e2e_s": window(0.05)})) for _ in range(50)]
+    steady = [drifts(record("none", samples={"e2e_s": window(0.0)})) for _ in range(50)]
+    assert sum(seen) >= 40
+    assert sum(steady) <= 5

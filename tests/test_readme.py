@@ -17,9 +17,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted(set(re.findall(r"`(bench [^`]+)`", README)))
 
 
-def test_the_table_is_what_the_records_give() -> None:
+def test_the_pages_show_what_the_records_give() -> None:
     done = subprocess.run(
-        [sys.executable, "scripts/readme-table", "--check"],
+        [sys.executable, "scripts/docs-tables", "--check"],
         capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

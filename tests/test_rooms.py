@@ -23,7 +23,7 @@ READING = {
     "analysis", "statistics", "comparison", "summary", "quality_figures", "cost", "costrow",
     "power", "pricing", "prices", "scenario", "bands", "throughput", "shape", "layout", "roofline",
     "gpus", "diagnosis", "published", "samples", "user_rows", "efficiency", "predict",
-    "predict_report", "predict_names", "board_power", "limits", "judging",
+    "predict_report", "predict_names", "board_power", "limits", "judging", "pilot",
     "claims", "verdicts", "evidence", "measured", "findings", "report",
 }  # fmt: skip
 """Never import torch, nor a measuring room."""

@@ -75,6 +75,16 @@ def test_a_row_is_the_geometric_mean_of_its_replicates() -> None:
     assert row["absent"]["ppl"] == "quality was not measured"
 
 
+def test_noise_within_a_process_stands_apart_from_that_between_them() -> None:
+    steady = {"prefill_s": [0.1] * 3, "e2e_s": [0.3] * 3}
+    first = record("none", 0, samples=steady | {"itl_s": [[0.1], [0.1], [0.1]]})
+    other = record("none", 1, samples=steady | {"itl_s": [[0.18], [0.2], [0.22]]})
+    (row,) = summarise(Results(records=[first, other]))
+    assert row["decode_noise"] == pytest.approx((0 + 0.1) / 2)
+    # Two sequences at once: 20 and 10 tok/s.
+    assert row["decode_spread"] == pytest.approx((20 - 10) / 2 / math.sqrt(20 * 10))
+
+
 def test_the_contracts_keys_are_there() -> None:
     (row,) = json.loads(show(EXPERIMENT, Results(records=[record("none")]), Path("x"), "json"))
     contract = (

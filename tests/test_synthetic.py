@@ -106,3 +106,17 @@ def test_failures_are_records_and_the_plan_goes_on(failure: str, code: str, tmp_
 def test_a_misspelt_script_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(script(tmp_path, "noize = 0.1", pairs=1)) == 3
     assert "noize: unknown key; did you mean 'noise'" in capsys.readouterr().err
+
+
+def test_a_pilot_fixes_the_number_of_pairs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = script(tmp_path, 'restart = 0.01\n"speedup.fast" = 1.5')
+    assert main([*command, "--target", "2%"]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "the pilot asks for" in line]
+    pairs = int(said[0].split("asks for ")[1].split()[0])
+    assert pairs >= 6
+    records = read(tmp_path / "out").records
+    assert len(records) == 2 * pairs  # the pilot's pairs are among them
+    assert main([*command, "--target", "0.001%"]) == 2
+    assert "would take" in capsys.readouterr().err

@@ -192,3 +192,12 @@ def test_at_least_and_at_most_are_never_both_held(ends: list[float], threshold: 
     opposite = {"supported": "refuted", "refuted": "supported", "undecided": "undecided"}
     assert outcomes["at_most"] == opposite[outcomes["at_least"]]
     assert (outcomes["at_least"] == "undecided") or not low < threshold < high
+
+
+def test_a_published_figure_beyond_the_bound_is_no_evidence() -> None:
+    stated = Evidence(level="published", value=32.0, low=30.0, high=34.0)
+    found = decide([stated, ceiling(19.5)], 28, "at_least")
+    assert found.outcome == "refuted"
+    assert found.decided_by is not None
+    assert found.decided_by.level == "bound"
+    assert "beyond the bound and is no evidence" in found.note

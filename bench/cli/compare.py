@@ -59,6 +59,10 @@ def run(args: argparse.Namespace) -> int:
     for name in ("margin", "confidence"):
         if not 0 < getattr(args, name) < 1:
             raise InputError(f"--{name}: {getattr(args, name)} is not between 0 and 1")
+    for name in ("max_ppl_ratio", "fail_below", "fail_above"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise InputError(f"--{name.replace('_', '-')}: {value} is not a ratio above 0")
     rules = Rules(
         margin=args.margin,
         confidence=args.confidence,

@@ -83,6 +83,17 @@ def texts(value: str) -> tuple[str, ...]:
     return parts
 
 
+def share(value: str) -> float:
+    """`1%` or `0.01` as a number between 0 and 1."""
+    try:
+        number = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
+    except ValueError:
+        number = -1.0
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"'{value}' is no share such as 1% or 0.01")
+    return number
+
+
 def numbers(value: str) -> tuple[int, ...]:
     """`128,256` or `128-1024*2` or `1-8+1` as a tuple, in order, each value once."""
     found: list[int] = []

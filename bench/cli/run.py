@@ -11,16 +11,19 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from bench.cli import add_output
-from bench.cli.grid import add_grid, wanted_experiment
+from bench.cli.grid import add_grid, share, wanted_experiment
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from bench.experiment import Experiment
 
 EPILOG = """\
 examples:
   bench run                                    the quickstart, on the embedded model
   bench run -q none,int8-dynamic -p 128 -n 64  two arms, one workload
   bench run --level standard                   enough replicates for a verdict
+  bench run --for int8-dynamic-doubles-speed   what would decide a published claim
   bench run -m ./my-model -d cuda -o json      your own safetensors
 
 Finished replicates are kept in DIR and not run again; run the same command to go on.
@@ -35,6 +38,14 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     )  # fmt: skip
     add_grid(parser)
     parser.add_argument(
+        "--for", dest="claim", metavar="CLAIM",
+        help="run what would decide the claims of a source (`bench claims`) and is missing",
+    )  # fmt: skip
+    parser.add_argument(
+        "--target", type=share, metavar="SHARE",
+        help="half-width of the interval, such as 1%%: a pilot of 4 pairs fixes how many it takes",
+    )  # fmt: skip
+    parser.add_argument(
         "--into", type=Path, metavar="DIR", help="results folder (default: results/local/NAME)"
     )
     add_output(parser)
@@ -43,17 +54,57 @@ def add(verbs: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, then print the table and what it means."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    if args.claim is None:
+        return _measure(wanted_experiment(args), args)
+    return max(_measure(experiment, args) for experiment in _deciding(args.claim))
+
+
+def _measure(experiment: Experiment, args: argparse.Namespace) -> int:
     from bench import runner
 
-    experiment = wanted_experiment(args)
     folder = args.into or Path("results/local") / experiment.name
-    signal.signal(signal.SIGTERM, _interrupt)
     with ProgressLine() as progress:
+        if args.target is not None:
+            experiment = _planned(experiment, folder, args.target, progress)
         outcome = runner.run(experiment, folder, progress)
     from bench.report import summary
 
     print(summary.show(experiment, outcome.results, folder, args.output), end="")
     return 3 if outcome.failed and not outcome.measured else 0
+
+
+def _planned(
+    experiment: Experiment, folder: Path, target: float, progress: ProgressLine
+) -> Experiment:
+    """The experiment with as many pairs as its pilot shows to be needed."""
+    from bench import pilot, runner
+
+    found = runner.run(pilot.pilot(experiment), folder, progress)
+    pairs = pilot.pairs_wanted(experiment, found.results, target)
+    progress.say(f"the pilot asks for {pairs} pairs for an interval of +-{target:.2%}")
+    return pilot.with_pairs(experiment, pairs)
+
+
+def _deciding(claim: str) -> list[Experiment]:
+    """The experiments that would decide a source's claims; the runner leaves out what is done."""
+    from bench.claims import load_claims
+    from bench.errors import UnsupportedError
+    from bench.experiment import load_experiment
+    from bench.measured import missing
+    from bench.records import Results
+
+    wanted = missing(load_claims(claim), Results())
+    found = [load_experiment(work.experiment) for work in wanted if not work.to_write]
+    open_ = "; ".join(f"{work.experiment}: {work.to_write}" for work in wanted if work.to_write)
+    if not found:
+        why = f" ({open_})" if open_ else ""
+        raise UnsupportedError(
+            f"claim '{claim}': no experiment that decides it can be run yet{why}"
+        )
+    if open_:
+        print(f"cannot be run yet: {open_}", file=sys.stderr)
+    return found
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.devices import Reading
+from bench.devices.figures import Figures
 from bench.devices.host import HostReader
 from bench.devices.torch_memory import TorchMemory
 
@@ -22,18 +23,20 @@ class NullReader:
         self._device = device
         self._why = why
         self._host = HostReader(computes=False)
-        self._memory = TorchMemory(device)
+        # A device that torch does not know has no memory there, and torch need not be loaded.
+        self._memory = None if device == "synthetic" else TorchMemory(device)
 
     def identity(self) -> Mapping[str, Any]:
         return {**self._host.identity(), "device": self._device}
 
     def begin(self) -> None:
-        self._memory.begin()
+        if self._memory:
+            self._memory.begin()
         self._host.begin()
 
     def end(self) -> Reading:
         host = self._host.end()
-        memory = self._memory.end()
+        memory = self._memory.end() if self._memory else Figures()
         return dataclasses.replace(
             host,
             energy={},  # the host's own energy would be taken for the device's

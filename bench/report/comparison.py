@@ -88,6 +88,14 @@ def gate_failures(
     """One line for each row whose interval does not keep the gate; an interval that is missing
     keeps none."""
     failures = []
+    if below is not None or above is not None:
+        found = {(row["candidate"], row["metric"]) for row in rows}
+        for name in dict.fromkeys(row["candidate"] for row in rows) or ("any arm",):
+            failures += [
+                f"{metric} of {name}: nothing measured it"
+                for metric in metrics
+                if (name, metric) not in found
+            ]
     for row in rows:
         if row["metric"] not in metrics:
             continue

@@ -168,10 +168,16 @@ def notes(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
             f"Cost per million tokens, prompt and new alike, at ${experiment.cost.usd_per_hour:g} "
             f"an hour, busy {experiment.cost.utilization:.0%} of it ({experiment.cost.source})."
         )
+    noise = [row["decode_noise"] for row in rows if row["decode_noise"] is not None]
+    if noise and any(row["decode_spread"] is not None for row in rows):
+        yield (
+            "± is half the range between fresh processes; within one, requests vary by "
+            f"{min(noise):.1%} to {max(noise):.1%}."
+        )
     pairs = min((row["n_replicates"] for row in rows), default=0)
     if pairs < 6:
         yield (
-            f"{pairs} replicates show a size, not a verdict: `--level standard` measures 8, and "
+            f"{pairs} replicate{'s' * (pairs != 1)} of each show a size, not a verdict: `--level standard` measures 8, and "
             "`bench compare` gives the interval."
         )
     for reason in sorted({reason for row in rows for reason in row["reasons"]}):
