@@ -199,9 +199,12 @@ class Reported:
                 yield f"{name}: missing"
         if (self.low is None) != (self.high is None):
             yield "low, high: give both or none"
-        elif self.low is not None and self.high is not None:
-            if not self.low <= self.value <= self.high:
-                yield "low, value, high: must rise in this order"
+        elif (
+            self.low is not None
+            and self.high is not None
+            and not (self.low <= self.value <= self.high)
+        ):
+            yield "low, value, high: must rise in this order"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -133,7 +133,7 @@ def _sentence(claim: Claim, found: Sequence[Finding]) -> str:
             ours = ", not the source's words" if items[0].part.concluded else ""
             said.setdefault(outcome, []).append(f"{items[0].part.short} ({name}{share}{ours})")
     parts = [f"{word} {', '.join(said[key])}" for key, word in WORDS.items() if key in said]
-    stated = {item.verdict.outcome for item in found if not item.part.concluded}
+    stated: set[str] = {item.verdict.outcome for item in found if not item.part.concluded}
     whole = f"Claim {claim.id} {_whole(stated)}" if stated else "What people conclude from it"
     return f"{whole}: {'; '.join(parts)}."
 

@@ -1,4 +1,4 @@
-"""How many pairs an experiment needs, from a pilot of its own: fixed before the rest is measured."""
+"""How many pairs an experiment needs, from a pilot of its own: fixed before the rest."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def _pairs(
             if record.variant["name"] == arm and tuple(sorted(record.workload.items())) == work
         ]
 
-    speeds = [(_speed(pair.baseline), _speed(pair.candidate)) for pair in pairs_of(of(base), of(name))]
+    pairs = pairs_of(of(base), of(name))
+    speeds = [(_speed(pair.baseline), _speed(pair.candidate)) for pair in pairs]
     if len(speeds) < 3:
         return None
     return pairs_for(target, log_ratios([b for b, _ in speeds], [c for _, c in speeds]))

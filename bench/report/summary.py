@@ -177,7 +177,8 @@ def notes(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
     pairs = min((row["n_replicates"] for row in rows), default=0)
     if pairs < 6:
         yield (
-            f"{pairs} replicate{'s' * (pairs != 1)} of each show a size, not a verdict: `--level standard` measures 8, and "
+            f"{pairs} replicate{'s' * (pairs != 1)} of each show a size, not a verdict: "
+            "`--level standard` measures 8, and "
             "`bench compare` gives the interval."
         )
     for reason in sorted({reason for row in rows for reason in row["reasons"]}):
