@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from bench.analysis import log_ratios, pairs_for
+from bench.comparison import opponents
 from bench.errors import InputError
 from bench.experiment import Experiment
 from bench.judging import pairs_of
@@ -32,14 +33,13 @@ def pairs_wanted(experiment: Experiment, results: Results, target: float) -> int
 
     Only the spread of the pilot is looked at, never its ratios. Raises InputError.
     """
-    arms = {v.name: v.matches(experiment.baseline) for v in experiment.variants}
-    bases = [name for name, is_base in arms.items() if is_base]
+    arms: dict[str, list[Record]] = {}
+    for record in results.records:
+        arms.setdefault(record.variant["name"], []).append(record)
     wanted = [
-        _pairs(results, base, name, work, target)
-        for name, is_base in arms.items()
-        if not is_base
-        for base in bases[:1]
-        for work in {tuple(sorted(record.workload.items())) for record in results.records}
+        _pairs(arms[base], arms[name], work, target)
+        for name, base in opponents(arms, experiment.baseline, None).items()
+        for work in {_work(record) for record in arms[name]}
     ]
     needed = [n for n in wanted if n is not None]
     if not needed:
@@ -52,18 +52,15 @@ def pairs_wanted(experiment: Experiment, results: Results, target: float) -> int
     return max(*needed, PILOT_PAIRS)
 
 
-def _pairs(
-    results: Results, base: str, name: str, work: tuple[tuple[str, int], ...], target: float
-) -> int | None:
-    def of(arm: str) -> list[Record]:
-        return [
-            record
-            for record in results.records
-            if record.variant["name"] == arm and tuple(sorted(record.workload.items())) == work
-        ]
+def _work(record: Record) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted(record.workload.items()))
 
-    pairs = pairs_of(of(base), of(name))
-    speeds = [(_speed(pair.baseline), _speed(pair.candidate)) for pair in pairs]
+
+def _pairs(
+    base: list[Record], other: list[Record], work: tuple[tuple[str, int], ...], target: float
+) -> int | None:
+    ours, theirs = ([r for r in arm if _work(r) == work] for arm in (base, other))
+    speeds = [(_speed(pair.baseline), _speed(pair.candidate)) for pair in pairs_of(ours, theirs)]
     if len(speeds) < 3:
         return None
     return pairs_for(target, log_ratios([b for b, _ in speeds], [c for _, c in speeds]))
