@@ -1,8 +1,8 @@
 """Candidate over baseline, each metric with interval, significance and validity. docs/method.md.
 
-A verdict needs all of: enough pairs, no code that makes them no evidence, a significant signed-rank
-test, a p-value that stays small after Holm's adjustment over the whole table, and a paired t
-interval that holds the point.
+A verdict needs all of: enough pairs, no code that makes them no evidence, an exact interval on one
+side of 1, a p-value that stays small after Holm's adjustment over the whole table, and a paired
+t-test that sees the difference too.
 """
 
 from __future__ import annotations
@@ -260,7 +260,8 @@ def _row(
     # Too little evidence is left: the figures of all are shown, and called invalid.
     invalid = len(good) < min(MIN_PAIRS, len(known)) or not known
     shown = known if invalid else good
-    seen = marks.union(*(r & (excluding | ENERGY_ONLY) for _, _, r in known)) if known else marks
+    hidden = EXCLUDING - excluding  # what does not touch this metric
+    seen = marks.union(*(r - hidden for _, _, r in known))
     found: PairedRatio | None = None
     if shown:
         found = paired_ratio([b for b, *_ in shown], [c for _, c, _ in shown], rules.confidence)
@@ -281,7 +282,16 @@ def _row(
         "_test": (head["candidate"], *(head[k] for k in WORKLOAD), metric.test),
         "_missing": not known and any_pair,
         "_invalid": invalid,
+        "_error": _systematic_error(pairs) if metric.name == "energy" else 0.0,
     }
+
+
+def _systematic_error(pairs: Sequence[Pair]) -> float:
+    """Share by which the counter may be off, and not by the same share in both arms."""
+    windows = [
+        record.energy.get("decode") or {} for p in pairs for record in (p.baseline, p.candidate)
+    ]
+    return max((window.get("systematic_error") or 0.0 for window in windows), default=0.0)
 
 
 def _quality_row(
@@ -324,13 +334,16 @@ def _judge(rows: list[Row], rules: Rules) -> list[Row]:
     for row in kept:
         if "verdict" in row:
             continue
-        found, invalid = row.pop("_found"), row.pop("_invalid")
+        found, invalid, error = row.pop("_found"), row.pop("_invalid"), row.pop("_error")
         row["p_adjusted"] = p = adjusted.get(row.pop("_test"))
         clear = found is not None and found.excludes_one and found.t_agrees
         row["significant"] = clear and p is not None and p <= 1 - rules.confidence and not invalid
         if row["n_pairs"] < MIN_PAIRS or row["ci_low"] is None:
             row["reasons"] = sorted({*row["reasons"], "TOO_FEW_PAIRS"})
         row["verdict"] = "invalid" if invalid else _verdict(row, rules)
+        if found is not None and row["verdict"] in ("higher", "lower") and _near(found, error):
+            row |= {"verdict": "ambiguous", "significant": False}
+            row["reasons"] = sorted({*row["reasons"], "SYSTEMATIC_ERROR"})
     return kept
 
 
@@ -350,6 +363,10 @@ def _verdict(row: Row, rules: Rules) -> Verdict:
     if not row["significant"]:
         return "ambiguous"
     return "higher" if row["ratio"] > 1 else "lower"
+
+
+def _near(found: PairedRatio, error: float) -> bool:
+    return 1 / (1 + error) < found.ratio < 1 + error
 
 
 def _within(low: float, high: float, rules: Rules) -> bool:

@@ -405,3 +405,47 @@ def test_slow_drift_is_seen_whatever_the_number_of_requests(requests: int) -> No
     steady = [drifts(record("none", samples={"e2e_s": window(0.0)})) for _ in range(50)]
     assert sum(seen) >= 40
     assert sum(steady) <= 5
+
+
+def test_a_difference_within_the_counters_error_is_no_verdict() -> None:
+    def energy(joules: float) -> dict[str, Any]:
+        window = {"energy_j": joules, "tokens": 10, "systematic_error": 0.07}
+        return {"energy": {"decode": window}}
+
+    near = arms(1.5, change=lambda i, q: energy(5.0 + i / 1e3 if q == "none" else 5.2 + i / 1e3))
+    found = row(near, "energy")
+    assert (found["verdict"], found["significant"]) == ("ambiguous", False)
+    assert found["reasons"] == ["SYSTEMATIC_ERROR"]
+    far = arms(1.5, change=lambda i, q: energy(5.0 + i / 1e3 if q == "none" else 6.0 + i / 1e3))
+    assert row(far, "energy")["verdict"] == "higher"
+
+
+def test_codes_that_no_rule_knows_are_still_listed() -> None:
+    found = row(arms(1.5, change=lambda i, q: {"reasons": ("SOMETHING_NEW",)}))
+    assert (found["verdict"], found["reasons"]) == ("higher", ["SOMETHING_NEW"])
+
+
+def test_what_is_judged_together_is_adjusted_for() -> None:
+    # Seven pairs agree and one is a little off: p = 0.016 alone, 0.06 among four tests.
+    def samples(index: int, quant: str) -> dict[str, Any]:
+        slow = 1.0 if quant == "none" else (1 / 0.99 if index == 0 else 1 / (1.2 + index / 1e3))
+        return {
+            "samples": {
+                "prefill_s": [0.2 * slow] * 3,
+                "itl_s": [[0.1 * slow] * 2] * 3,
+                "e2e_s": [0.4 * slow] * 3,
+            }
+        }
+
+    alone = row(arms(change=samples), rules=Rules(metrics=("decode",)))
+    assert (alone["verdict"], alone["p_adjusted"]) == ("higher", pytest.approx(4 / 256))
+    together = row(arms(change=samples))
+    assert together["ci_low"] > 1
+    assert (together["verdict"], together["significant"]) == ("ambiguous", False)
+    assert together["p_adjusted"] > 0.05
+
+
+def test_a_gate_does_not_pass_on_records_that_are_no_evidence(tmp_path: Path) -> None:
+    results = arms(1.5, change=lambda i, q: {"reasons": ("FOREIGN_PROCESS",)})
+    assert row(results)["ci_low"] > 1.4
+    assert main(["compare", saved(results, tmp_path), "--fail-below", "1.1"]) == 1
