@@ -19,7 +19,7 @@ from tests.test_records import ENVIRONMENT, RECORD
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """100,000 records where benchmarks are on, else enough to see that it works."""
-    n = 100_000 if not request.config.getoption("--benchmark-disable") else 500
+    n = 100_000 if request.config.getoption("--benchmark-enable") else 500
     path = tmp_path_factory.mktemp("many") / "records.jsonl"
     arm = {"model": "m", "engine": "transformers", "device": "cpu", "dtype": "float32"}
     variants = [arm | {"name": f"m/transformers/q{i}", "quant": f"q{i}"} for i in range(50)]
