@@ -147,6 +147,19 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArmEntry:
+    """One arm written out, where the combinations of a grid would hold arms that cannot be."""
+
+    engine: str = "transformers"
+    quant: str = "none"
+    mode: str = "eager"
+    model: str | None = None
+    """None: each model of the grid."""
+    options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    """Laid over the grid's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
     """Which text the quality of each variant is measured on; no text, no measurement."""
 
@@ -198,6 +211,8 @@ class Experiment:
     """Scheme, engine, mode or full variant name that the other arms are compared with."""
     seed: int = 0
     grid: Grid = field(default_factory=Grid)
+    arm: tuple[ArmEntry, ...] = ()
+    """`[[arm]]` tables that stand in for the grid's engines, schemes and modes."""
     measure: Mapping[str, int | float] = field(default_factory=dict)
     """Overrides of the level's `Measure`."""
     quality: Quality = field(default_factory=Quality)
@@ -209,6 +224,9 @@ class Experiment:
 
         if not NAME.fullmatch(self.name):
             yield f"name: {self.name!r} is not lower-case letters, digits, '.', '_', '-'"
+        names = [variant.name for variant in self.variants]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"arm: {name} stands twice"
         yield from self._measure()[1]
 
     def _measure(self) -> tuple[Measure, list[str]]:
@@ -229,12 +247,19 @@ class Experiment:
     def variants(self) -> list[Variant]:
         """Every arm, in the grid's order."""
         g = self.grid
+        entries = self.arm or [
+            ArmEntry(engine=engine, quant=quant, mode=mode)
+            for engine, quant, mode in itertools.product(g.engine, g.quant, g.mode)
+        ]
+        pairs = [(model, entry) for model in g.model for entry in entries if entry.model is None]
+        pairs += [(entry.model, entry) for entry in entries if entry.model is not None]
         return [
             Variant(
-                model=model, engine=engine, quant=quant, mode=mode,
-                dtype=g.dtype, device=g.device, threads=g.threads, options=g.options,
+                model=model, engine=entry.engine, quant=entry.quant, mode=entry.mode,
+                dtype=g.dtype, device=g.device, threads=g.threads,
+                options={**g.options, **entry.options},
             )
-            for model, engine, quant, mode in itertools.product(g.model, g.engine, g.quant, g.mode)
+            for model, entry in pairs
         ]  # fmt: skip
 
     @property

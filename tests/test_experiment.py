@@ -124,3 +124,27 @@ def test_problems_name_their_key(text: str, problem: str, tmp_path: Path) -> Non
         load_experiment(str(path))
     assert problem in str(error.value)
     assert isinstance(load_experiment("quickstart"), Experiment)
+
+
+def test_arms_written_out_stand_in_for_the_grid_s_combinations(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text(
+        'name = "x"\nquestion = "?"\n'
+        '[grid]\nmodel = ["a", "b"]\nquant = ["ignored"]\noptions = {k = 1, l = 1}\n'
+        '[[arm]]\nengine = "e"\nquant = "none"\noptions = {k = 2}\n'
+        '[[arm]]\nmodel = "c"\nmode = "compiled"\n'
+    )
+    found = load_experiment(str(path)).variants
+    assert [(v.model, v.engine, v.quant, v.mode) for v in found] == [
+        ("a", "e", "none", "eager"),
+        ("b", "e", "none", "eager"),
+        ("c", "transformers", "none", "compiled"),
+    ]
+    assert [dict(v.options) for v in found] == [{"k": 2, "l": 1}] * 2 + [{"k": 1, "l": 1}]
+
+
+def test_an_arm_that_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text('name = "x"\nquestion = "?"\n[[arm]]\n[[arm]]\n')
+    with pytest.raises(InputError, match="arm: .*/none stands twice"):
+        load_experiment(str(path))

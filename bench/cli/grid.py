@@ -57,6 +57,8 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
         changes["measure"] = dict(changes.get("measure", experiment.measure)) | {
             "pairs": args.pairs
         }
+    if {"engine", "quant", "mode"} & set(grid):
+        changes["arm"] = ()  # what the flags name, not what the file writes out
     changed = replace(experiment, grid=replace(experiment.grid, **grid), **changes)
     problems = [*_problems(changed.grid, "grid"), *changed.problems()]
     if problems:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench import quantization
-from bench.engines import MODES, Job, Loaded
+from bench.engines import Job, Loaded, spec
 from bench.errors import InputError, UnsupportedError, unknown
 
 
@@ -36,8 +36,8 @@ class TransformersEngine:
         import torch
 
         device = resolve_device(job.device)
-        if job.mode not in MODES["transformers"]:
-            raise InputError(unknown("mode", job.mode, MODES["transformers"]))
+        if job.mode not in spec("transformers").modes:
+            raise InputError(unknown("mode", job.mode, spec("transformers").modes))
         if reason := quantization.refusal(job.quant, device):
             raise UnsupportedError(reason)
         if job.threads is not None:
