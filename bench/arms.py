@@ -8,7 +8,7 @@ from typing import Any
 
 from bench import quantization, weights
 from bench.catalog import Model, resolve_model
-from bench.engines import DTYPES, MODES, MODULES
+from bench.engines import DTYPES, spec
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.experiment import Experiment, Variant, Workload, key
 from bench.process import converse, last
@@ -78,13 +78,14 @@ def check_names(experiment: Experiment) -> None:
         names = {name for v in variants for name in (v.name, v.model, v.engine, v.quant, v.mode)}
         raise InputError(unknown("baseline", experiment.baseline, names))
     for variant in variants:
-        if variant.engine not in MODULES:
-            raise InputError(unknown("engine", variant.engine, MODULES))
-        if variant.mode not in MODES[variant.engine]:
-            raise InputError(unknown("mode", variant.mode, MODES[variant.engine]))
+        engine = spec(variant.engine)
+        if variant.mode not in engine.modes:
+            raise InputError(unknown("mode", variant.mode, engine.modes))
         if variant.dtype not in DTYPES:
             raise InputError(unknown("dtype", variant.dtype, DTYPES))
-        if variant.engine != SYNTHETIC:
+        if engine.schemes is not None and variant.quant not in engine.schemes:
+            raise InputError(unknown(f"scheme of {variant.engine}", variant.quant, engine.schemes))
+        if engine.schemes is None and variant.engine != SYNTHETIC:
             quantization.scheme(variant.quant)
         resolve_model(variant.model)
 
@@ -114,7 +115,7 @@ def resolve(experiment: Experiment, say: Callable[[str], None]) -> list[Arm]:
 
 def find_device(experiment: Experiment) -> quantization.Device:
     """The device that the experiment means on this machine, asked of a process that has torch."""
-    if set(experiment.grid.engine) <= {SYNTHETIC}:
+    if {variant.engine for variant in experiment.variants} <= {SYNTHETIC}:
         return quantization.Device(name=SYNTHETIC, kind=SYNTHETIC)
     event = last(converse({"task": "probe", "device": experiment.grid.device}, limit_s=300.0))
     if event["event"] == "failed":

@@ -306,7 +306,7 @@ class SubClaim:
         way = self.decided_by.records
         if way is None or way.to_write:
             return
-        measured = load_experiment(way.experiment).grid.quant
+        measured = {variant.quant for variant in load_experiment(way.experiment).variants}
         for side in (self.treatment, *self.baselines):
             if side not in measured:
                 yield f"treatment, baselines: {side!r} is not measured by {way.experiment}"

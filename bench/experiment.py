@@ -59,14 +59,27 @@ class Variant:
         return "/".join(parts)
 
     def matches(self, selector: str) -> bool:
-        """Whether `selector` names this arm: its full name, model, engine, scheme or mode."""
-        return selector in (self.name, self.model, self.engine, self.quant, self.mode)
+        """Whether `selector` names this arm; see `selects`."""
+        return selects(selector, asdict(self) | {"name": self.name})
+
+
+def selects(selector: str, variant: Mapping[str, Any]) -> bool:
+    """Whether a selector names an arm: by its full name, model, engine, scheme or mode.
+
+    Several of these with `/` between them all have to fit: `none/cuda-graph`.
+    """
+    known = {variant[k] for k in ("name", "model", "engine", "quant", "mode") if k in variant}
+    parts = known | set(variant["name"].split("/"))
+    return selector in known or ("/" in selector and set(selector.split("/")) <= parts)
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
     """Names of variants without the parts that all of them share: `none`, not `m/engine/none`."""
     parts = {name: name.split("/") for name in names}
     shared = set.intersection(*map(set, parts.values())) if len(parts) > 1 else set()
+    if any(shared.issuperset(split) for split in parts.values()):
+        # One arm is the others without a setting: its scheme says what it is.
+        shared -= {split[2] for split in parts.values() if len(split) > 2}
     short = {
         name: "/".join(part for part in split if part not in shared) or name
         for name, split in parts.items()
@@ -147,6 +160,19 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArmEntry:
+    """One arm written out, where the combinations of a grid would hold arms that cannot be."""
+
+    engine: str = "transformers"
+    quant: str = "none"
+    mode: str = "eager"
+    model: str | None = None
+    """None: each model of the grid."""
+    options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    """Laid over the grid's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
     """Which text the quality of each variant is measured on; no text, no measurement."""
 
@@ -198,6 +224,8 @@ class Experiment:
     """Scheme, engine, mode or full variant name that the other arms are compared with."""
     seed: int = 0
     grid: Grid = field(default_factory=Grid)
+    arm: tuple[ArmEntry, ...] = ()
+    """`[[arm]]` tables that stand in for the grid's engines, schemes and modes."""
     measure: Mapping[str, int | float] = field(default_factory=dict)
     """Overrides of the level's `Measure`."""
     quality: Quality = field(default_factory=Quality)
@@ -209,6 +237,9 @@ class Experiment:
 
         if not NAME.fullmatch(self.name):
             yield f"name: {self.name!r} is not lower-case letters, digits, '.', '_', '-'"
+        names = [variant.name for variant in self.variants] if self.arm else []
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"arm: {name} stands twice"
         yield from self._measure()[1]
 
     def _measure(self) -> tuple[Measure, list[str]]:
@@ -229,12 +260,19 @@ class Experiment:
     def variants(self) -> list[Variant]:
         """Every arm, in the grid's order."""
         g = self.grid
+        entries = self.arm or [
+            ArmEntry(engine=engine, quant=quant, mode=mode)
+            for engine, quant, mode in itertools.product(g.engine, g.quant, g.mode)
+        ]
+        pairs = [(model, entry) for model in g.model for entry in entries if entry.model is None]
+        pairs += [(entry.model, entry) for entry in entries if entry.model is not None]
         return [
             Variant(
-                model=model, engine=engine, quant=quant, mode=mode,
-                dtype=g.dtype, device=g.device, threads=g.threads, options=g.options,
+                model=model, engine=entry.engine, quant=entry.quant, mode=entry.mode,
+                dtype=g.dtype, device=g.device, threads=g.threads,
+                options={**g.options, **entry.options},
             )
-            for model, engine, quant, mode in itertools.product(g.model, g.engine, g.quant, g.mode)
+            for model, entry in pairs
         ]  # fmt: skip
 
     @property

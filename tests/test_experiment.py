@@ -20,6 +20,7 @@ from bench.experiment import (
     key,
     load_experiment,
     plan,
+    short_names,
 )
 
 A, B, C = (Variant(model="m", quant=name) for name in "abc")
@@ -124,3 +125,43 @@ def test_problems_name_their_key(text: str, problem: str, tmp_path: Path) -> Non
         load_experiment(str(path))
     assert problem in str(error.value)
     assert isinstance(load_experiment("quickstart"), Experiment)
+
+
+def test_arms_written_out_stand_in_for_the_grid_s_combinations(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text(
+        'name = "x"\nquestion = "?"\n'
+        '[grid]\nmodel = ["a", "b"]\nquant = ["ignored"]\noptions = {k = 1, l = 1}\n'
+        '[[arm]]\nengine = "e"\nquant = "none"\noptions = {k = 2}\n'
+        '[[arm]]\nmodel = "c"\nmode = "compiled"\n'
+    )
+    found = load_experiment(str(path)).variants
+    assert [(v.model, v.engine, v.quant, v.mode) for v in found] == [
+        ("a", "e", "none", "eager"),
+        ("b", "e", "none", "eager"),
+        ("c", "transformers", "none", "compiled"),
+    ]
+    assert [dict(v.options) for v in found] == [{"k": 2, "l": 1}] * 2 + [{"k": 1, "l": 1}]
+
+
+def test_an_arm_that_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text('name = "x"\nquestion = "?"\n[[arm]]\n[[arm]]\n')
+    with pytest.raises(InputError, match=r"arm: .*/none stands twice"):
+        load_experiment(str(path))
+
+
+def test_a_selector_of_several_parts_needs_all_of_them():
+    arm = Variant(model="m", quant="none", mode="cuda-graph")
+    assert arm.matches("none/cuda-graph")
+    assert arm.matches("m/none")
+    assert not arm.matches("none/compiled")
+    assert not arm.matches("cuda-graph/int8-dynamic")
+    assert Variant(model="m").matches("none/eager")
+
+
+def test_short_names_of_arms_that_differ_by_a_setting_alone_keep_the_scheme():
+    assert short_names(["m/t/none", "m/t/none/compiled"]) == {
+        "m/t/none": "none",
+        "m/t/none/compiled": "none/compiled",
+    }

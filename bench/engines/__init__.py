@@ -14,13 +14,28 @@ from typing import Any, Protocol
 
 from bench.errors import InputError, unknown
 
-MODULES: Mapping[str, str] = {
-    "transformers": "bench.engines.transformers:TransformersEngine",
-    "synthetic": "bench.engines.synthetic:SyntheticEngine",
-}
 
-MODES: Mapping[str, tuple[str, ...]] = {"transformers": ("eager",), "synthetic": ("eager",)}
-"""Execution modes of each engine."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What is known of an engine before anything is loaded."""
+
+    module: str
+    """`package.module:Class` of its Engine; imported in the worker."""
+    modes: tuple[str, ...] = ("eager",)
+    """Execution modes, the default first."""
+    schemes: tuple[str, ...] | None = None
+    """Schemes it does by itself; None: those of `bench.quantization`, applied to torch modules."""
+    environment: str | None = None
+    """Virtual environment of its own that its worker runs in; None: the one the harness is in."""
+
+
+ENGINES: Mapping[str, Spec] = {
+    "transformers": Spec(
+        module="bench.engines.transformers:TransformersEngine",
+        modes=("eager", "compiled", "cuda-graph"),
+    ),
+    "synthetic": Spec(module="bench.engines.synthetic:SyntheticEngine"),
+}
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 """Of weights that are not quantized; `auto` is float32 on a CPU and bfloat16 elsewhere."""
@@ -98,6 +113,9 @@ class Engine(Protocol):
     def tokens(self) -> list[list[int]]:
         """New tokens of each sequence since `reset`."""
 
+    def notes(self) -> Mapping[str, Any]:
+        """What is known of the workload that was started: seconds of compiling, kernels, ..."""
+
     def log_probs(self, window: Sequence[int]) -> Any:
         """Log-probabilities of the next token at each position of `window` but the last.
 
@@ -112,10 +130,15 @@ class Engine(Protocol):
         """Text of some tokens."""
 
 
+def spec(name: str) -> Spec:
+    """The engine of that name; InputError for an unknown one."""
+    if name not in ENGINES:
+        raise InputError(unknown("engine", name, ENGINES))
+    return ENGINES[name]
+
+
 def engine(name: str) -> Engine:
     """A new engine of that name; its packages are imported on `load`."""
-    if name not in MODULES:
-        raise InputError(unknown("engine", name, MODULES))
-    module, _, attribute = MODULES[name].partition(":")
+    module, _, attribute = spec(name).module.partition(":")
     make: Callable[[], Engine] = getattr(import_module(module), attribute)
     return make()
