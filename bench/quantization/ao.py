@@ -77,9 +77,7 @@ def fp8_weight_only() -> Any:
 def int4_weight_only() -> Any:
     from torchao.quantization import Int4WeightOnlyConfig
 
-    return Int4WeightOnlyConfig(
-        group_size=INT4_GROUP, int4_packing_format="tile_packed_to_4d"
-    )
+    return Int4WeightOnlyConfig(group_size=INT4_GROUP, int4_packing_format="tile_packed_to_4d")
 
 
 def fits_int8(layer: nn.Linear) -> str | None:

@@ -43,11 +43,9 @@ def _int8_layer(old: nn.Linear) -> nn.Module:
         threshold=OUTLIER_THRESHOLD, device="meta",
     )  # fmt: skip
     rows, scales, _ = functional.int8_vectorwise_quant(old.weight.detach().to(torch.float16))
-    new.weight = Int8Params(
-        rows, requires_grad=False, has_fp16_weights=False, CB=rows, SCB=scales
-    )
+    new.weight = Int8Params(rows, requires_grad=False, has_fp16_weights=False, CB=rows, SCB=scales)
     new.bias = old.bias
-    return new  # type: ignore[no-any-return]  # bitsandbytes' own types say less than they return
+    return new  # type: ignore[no-any-return]  # bitsandbytes is followed without types
 
 
 def _nf4_layer(old: nn.Linear) -> nn.Module:
@@ -63,7 +61,7 @@ def _nf4_layer(old: nn.Linear) -> nn.Module:
     )  # fmt: skip
     new.weight = weight.to(old.weight.device)  # quantizes
     new.bias = old.bias
-    return new  # type: ignore[no-any-return]  # bitsandbytes' own types say less than they return
+    return new  # type: ignore[no-any-return]  # bitsandbytes is followed without types
 
 
 def int8_kernel(_: Device) -> str:

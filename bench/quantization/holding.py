@@ -53,8 +53,10 @@ def held(model: torch.nn.Module) -> Held:
 
 def _weights(module: torch.nn.Module) -> Iterator[Weight]:
     """The module's own weights, not those of its children."""
-    if hasattr(module, "quantized_parts"):
-        yield Weight(*module.quantized_parts(), quantized=True)
+    own: Any = getattr(module, "quantized_parts", None)
+    if own is not None:
+        n_params, parts = own()
+        yield Weight(n_params, parts, quantized=True)
     packed = getattr(module, "_packed_params", None)
     if packed is not None and callable(getattr(module, "weight", None)):
         # torch's dynamic linear keeps its weight packed, outside `parameters()`.

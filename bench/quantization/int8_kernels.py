@@ -19,16 +19,16 @@ TINY = tl.constexpr(1e-12)
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton has no types
-def quantize_kernel(x_ptr, q_ptr, scale_ptr, n_in, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803  # constants of a kernel
-    """One program a row of x: its largest value, its integers, its scale."""
+def quantize_kernel(x_ptr, q_ptr, top_ptr, n_in, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803  # constants of a kernel
+    """One program a row of x: its largest value, and its integers."""
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside = at < n_in
     x = tl.load(x_ptr + row * n_in + at, mask=inside, other=0.0).to(tl.float32)
     top = tl.maximum(tl.max(tl.abs(x), axis=0), TINY)
-    q = tl.floor(x * (127.0 / top) + 0.5).to(tl.int8)
+    q = tl.floor(x / top * 127.0 + 0.5).to(tl.int8)
     tl.store(q_ptr + row * n_in + at, q, mask=inside)
-    tl.store(scale_ptr + row, top / 127.0)
+    tl.store(top_ptr + row, top)
 
 
 def _tiles() -> list[Any]:
@@ -48,7 +48,7 @@ def _tiles() -> list[Any]:
 @triton.autotune(configs=_tiles(), key=["n_out", "n_in", "BLOCK_M"])  # type: ignore[untyped-decorator]  # triton has no types
 @triton.jit  # type: ignore[untyped-decorator]  # triton has no types
 def matmul_kernel(  # type: ignore[no-untyped-def]  # a kernel's arguments have no Python types
-    x_ptr, x_scale_ptr, w_ptr, w_scale_ptr, bias_ptr, y_ptr, n_rows, n_out, n_in,
+    x_ptr, top_ptr, w_ptr, scale_ptr, bias_ptr, y_ptr, n_rows, n_out, n_in,
     HAS_BIAS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,  # noqa: N803  # constants of a kernel
 ):  # fmt: skip
     """One program: BLOCK_N outputs of every row. x [n_rows, n_in], w [n_out, n_in], both int8."""
@@ -66,9 +66,9 @@ def matmul_kernel(  # type: ignore[no-untyped-def]  # a kernel's arguments have 
         sums = tl.dot(w, x, sums, out_dtype=tl.int32)
         w_at += BLOCK_K
         x_at += BLOCK_K
-    x_scale = tl.load(x_scale_ptr + rows, mask=row_there, other=0.0)
-    w_scale = tl.load(w_scale_ptr + outs, mask=out_there, other=0.0)
-    y = sums.to(tl.float32) * w_scale[:, None] * x_scale[None, :]
+    top = tl.load(top_ptr + rows, mask=row_there, other=0.0)
+    scale = tl.load(scale_ptr + outs, mask=out_there, other=0.0)
+    y = sums.to(tl.float32) * scale[:, None] * top[None, :]
     if HAS_BIAS:
         bias = tl.load(bias_ptr + outs, mask=out_there, other=0.0).to(tl.float32)
         y += bias[:, None]
@@ -77,22 +77,22 @@ def matmul_kernel(  # type: ignore[no-untyped-def]  # a kernel's arguments have 
 
 
 def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """int8 of x [rows, n_in], and float32 scales [rows, 1]: one launch."""
+    """int8 of x [rows, n_in], and each row's largest value [rows, 1] in float32: one launch."""
     x = x.contiguous()
     n_rows, n_in = x.shape
     q = torch.empty_like(x, dtype=torch.int8)
-    scale = torch.empty((n_rows, 1), dtype=torch.float32, device=x.device)
+    top = torch.empty((n_rows, 1), dtype=torch.float32, device=x.device)
     block = triton.next_power_of_2(n_in)
-    with torch.cuda.device_of(x):
-        quantize_kernel[(n_rows,)](x, q, scale, n_in, BLOCK=block, num_warps=4 if block < 8192 else 8)
-    return q, scale
+    with torch.cuda.device(x.device):
+        quantize_kernel[(n_rows,)](x, q, top, n_in, BLOCK=block, num_warps=4 if block < 8192 else 8)
+    return q, top
 
 
 def int8_matmul(
     x: torch.Tensor,
-    x_scale: torch.Tensor,
+    top: torch.Tensor,
     weight: torch.Tensor,
-    w_scale: torch.Tensor,
+    scale: torch.Tensor,
     bias: torch.Tensor | None,
     dtype: torch.dtype,
 ) -> torch.Tensor:
@@ -100,9 +100,9 @@ def int8_matmul(
     n_rows, n_in = x.shape
     n_out = weight.shape[0]
     y = torch.empty((n_rows, n_out), dtype=dtype, device=x.device)
-    with torch.cuda.device_of(x):
+    with torch.cuda.device(x.device):
         matmul_kernel[lambda tile: (triton.cdiv(n_out, tile["BLOCK_N"]),)](
-            x, x_scale, weight, w_scale, w_scale if bias is None else bias, y, n_rows, n_out, n_in,
+            x, top, weight, scale, scale if bias is None else bias, y, n_rows, n_out, n_in,
             HAS_BIAS=bias is not None, BLOCK_M=max(16, triton.next_power_of_2(n_rows)),
         )  # fmt: skip
     return y

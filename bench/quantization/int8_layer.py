@@ -5,8 +5,8 @@ weight again at each call beside the product itself: on a CPU with VNNI to sum i
 below 17 rows to copy it, make float32 of it and multiply that. Here the sums are taken once, and a
 GPU multiplies int8 at any number of rows (`bench.quantization.int8_kernels`).
 
-    q = floor(x * 127 / max|x| + 0.5)        one scale a row of x
-    y = (q @ weight.T) * x_scale * w_scale   the product exact, in 32-bit integers
+    q = floor(x / top * 127 + 0.5)     top: the largest |x| of each row
+    y = (q @ weight.T) * top * scale   the product exact, in 32-bit integers
 
 Imports torch when it is imported, so it is imported only inside functions.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,30 +32,32 @@ TINY = 1e-12
 FEW_ROWS = 64
 """Up to here a GPU runs the kernel made for reading weights, above cuBLAS."""
 
-_LIBRARY = torch.library.Library("gpu_cost_bench", "DEF")
+_REGISTRY: Any = torch.library  # it has no types
+_LIBRARY = _REGISTRY.Library("gpu_cost_bench", "DEF")
 _LIBRARY.define(
-    "int8_matmul(Tensor x, Tensor x_scale, Tensor weight, Tensor w_scale, Tensor? shifted, "
+    "int8_matmul(Tensor x, Tensor top, Tensor weight, Tensor scale, Tensor? shifted, "
     "Tensor? bias, ScalarType dtype) -> Tensor"
 )
 
 
 def int8_matmul(
     x: torch.Tensor,
-    x_scale: torch.Tensor,
+    top: torch.Tensor,
     weight: torch.Tensor,
-    w_scale: torch.Tensor,
+    scale: torch.Tensor,
     shifted: torch.Tensor | None,
     bias: torch.Tensor | None,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """y [rows, n_out] from quantized x [rows, n_in] and weight [n_out, n_in]; x_scale [rows, 1].
+    """y [rows, n_out] from quantized x [rows, n_in] and weight [n_out, n_in]; top [rows, 1].
 
-    `shifted` [n_out] is what an x that is shifted to unsigned numbers adds to each product.
+    `scale` [n_out] is what 1 is worth in a product of a row whose largest value is 1. `shifted`
+    [n_out] is what an x that is shifted to unsigned numbers adds to each product.
     """
     product = torch._int_mm(x, weight.t())
     if shifted is not None:
         product.sub_(shifted)
-    y = torch.mul(product, w_scale).mul_(x_scale)
+    y = torch.mul(product, scale).mul_(top)
     if bias is not None:
         y.add_(bias)
     return y.to(dtype)
@@ -62,27 +65,27 @@ def int8_matmul(
 
 def _int8_matmul_cuda(
     x: torch.Tensor,
-    x_scale: torch.Tensor,
+    top: torch.Tensor,
     weight: torch.Tensor,
-    w_scale: torch.Tensor,
+    scale: torch.Tensor,
     shifted: torch.Tensor | None,
     bias: torch.Tensor | None,
     dtype: torch.dtype,
 ) -> torch.Tensor:
     if x.shape[0] > FEW_ROWS:
-        return int8_matmul(x, x_scale, weight, w_scale, shifted, bias, dtype)
+        return int8_matmul(x, top, weight, scale, shifted, bias, dtype)
     from bench.quantization import int8_kernels
 
-    return int8_kernels.int8_matmul(x, x_scale, weight, w_scale, bias, dtype)
+    return int8_kernels.int8_matmul(x, top, weight, scale, bias, dtype)
 
 
 def _int8_matmul_fake(
     x: torch.Tensor,
-    x_scale: torch.Tensor,
+    top: torch.Tensor,  # noqa: ARG001  # only shape and dtype follow from the arguments here
     weight: torch.Tensor,
-    w_scale: torch.Tensor,
-    shifted: torch.Tensor | None,
-    bias: torch.Tensor | None,
+    scale: torch.Tensor,  # noqa: ARG001
+    shifted: torch.Tensor | None,  # noqa: ARG001
+    bias: torch.Tensor | None,  # noqa: ARG001
     dtype: torch.dtype,
 ) -> torch.Tensor:
     return x.new_empty((x.shape[0], weight.shape[0]), dtype=dtype)
@@ -94,16 +97,16 @@ _LIBRARY.impl("int8_matmul", _int8_matmul_fake, "Meta")
 
 
 def quantize_rows(x: torch.Tensor, shift: int, levels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Integers of x [rows, n_in], and their scales [rows, 1] in float32.
+    """Integers of x [rows, n_in], and the largest value [rows, 1] of each row in float32.
 
     With a shift the integers are unsigned, from 1; without, int8 from -levels to levels.
     """
     x = x.float()
-    top = torch.linalg.vector_norm(x, torch.inf, dim=-1, keepdim=True).clamp(min=TINY)
-    scaled = x * (levels / top)
+    top = x.abs().amax(-1, keepdim=True).clamp_(min=TINY)
+    scaled = (x / top).mul_(levels)
     if shift:  # all positive, so cutting off what stands after the point is the floor
-        return scaled.add_(shift + 0.5).to(torch.uint8), top / levels
-    return scaled.add_(0.5).floor_().to(torch.int8), top / levels
+        return scaled.add_(shift + 0.5).to(torch.uint8), top
+    return scaled.add_(0.5).floor_().to(torch.int8), top
 
 
 class Int8Linear(nn.Module):
@@ -121,24 +124,27 @@ class Int8Linear(nn.Module):
         self.levels = cpu_levels() if on_cpu else LEVELS
         # oneDNN multiplies unsigned by signed numbers fastest: torchao's source, and measured.
         self.shift = self.levels + 1 if on_cpu else 0
-        top = torch.linalg.vector_norm(source.float(), torch.inf, dim=-1).clamp_(min=TINY)
-        rows = (source.float() * (LEVELS / top)[:, None]).round_().to(torch.int8)
+        rows, top = quantize_rows(source, 0, LEVELS)
         self.register_buffer("weight", rows)
-        self.register_buffer("scale", top / LEVELS)
+        self.register_buffer("scale", top[:, 0] / LEVELS / self.levels)
         sums = rows.sum(1, dtype=torch.int32) * self.shift if self.shift else None
         self.register_buffer("shifted", sums)
         self.bias = old.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(-1, self.in_features)
-        if rows.is_cuda and not torch.compiler.is_compiling():
+        multiply: Any = torch.ops.gpu_cost_bench.int8_matmul
+        if torch.compiler.is_compiling():  # merges these steps with the layer before
+            q, top = quantize_rows(rows, self.shift, self.levels)
+        elif rows.is_cuda:
             from bench.quantization import int8_kernels
 
-            q, scale = int8_kernels.quantize_rows(rows)
-        else:  # the compiler merges these steps with the layer before
-            q, scale = quantize_rows(rows, self.shift, self.levels)
-        y: torch.Tensor = torch.ops.gpu_cost_bench.int8_matmul(
-            q, scale, self.weight, self.scale, self.shifted, self.bias, x.dtype
+            q, top = int8_kernels.quantize_rows(rows)
+        else:
+            q, top = quantize_rows(rows, self.shift, self.levels)
+            multiply = int8_matmul  # the dispatcher's way to Python takes as long as small layers
+        y: torch.Tensor = multiply(
+            q, top, self.weight, self.scale, self.shifted, self.bias, x.dtype
         )
         return y.reshape(*x.shape[:-1], self.out_features)
 

@@ -24,7 +24,9 @@ def watch(model: torch.nn.Module, name: str, n_in: int, n_out: int) -> list[dict
     import torch
 
     layer = model.get_submodule(name)
-    plain = next(p for p in model.parameters() if type(p.data) is torch.Tensor and p.is_floating_point())
+    plain = next(
+        p for p in model.parameters() if type(p.data) is torch.Tensor and p.is_floating_point()
+    )
     found = []
     for rows in ROWS:
         x = torch.randn(rows, n_in, generator=torch.Generator().manual_seed(0)).to(plain)
@@ -59,7 +61,7 @@ def operations(layer: torch.nn.Module, x: torch.Tensor, n_weights: int) -> list[
         memory = {_memory(tensor) for tensor in known}
         return [tensor for tensor in values if _memory(tensor) in memory]
 
-    class Watch(TorchDispatchMode):
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's base has no types
         supports_higher_order_operators = True  # else torchao's own fallback would be provoked
 
         def __torch_dispatch__(
@@ -78,7 +80,8 @@ def operations(layer: torch.nn.Module, x: torch.Tensor, n_weights: int) -> list[
                 log.append((_named(func, read, copies), size))
             return result
 
-    with torch.inference_mode(), Watch():
+    mode: Any = Watch
+    with torch.inference_mode(), mode():
         layer(x)
     return log
 

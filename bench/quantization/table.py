@@ -15,10 +15,9 @@ QUANTO: Final = Package(name="optimum-quanto", least="0.2.7")
 TRITON: Final = Package(name="triton", least="3.0", kinds=("cuda",))
 
 SEARCHED_ON_HOST: Final = (
-    "the columns of outliers are looked for at each call, and their number is waited for"
+    "columns of outliers are looked for at each call, and the host waits for their number"
 )
-NOT_TRACED: Final = "quanto's weights are a tensor type that torch.compile does not trace"
-PACKED: Final = "torch's packed weights are objects that torch.compile does not trace"
+PACKED: Final = "torch's packed weights are objects that torch.compile cannot trace"
 
 _ROWS: Final = (
     Scheme(
@@ -129,7 +128,7 @@ _ROWS: Final = (
         capability=(7, 5),
         why_capability="integer tensor cores",
         keeps_head=True,
-        refused_modes={"compiled": SEARCHED_ON_HOST, "cuda-graph": SEARCHED_ON_HOST},
+        refused_modes={"cuda-graph": SEARCHED_ON_HOST},
     ),
     Scheme(
         name="bnb-nf4",
@@ -150,7 +149,6 @@ _ROWS: Final = (
         kernel=quanto.kernel,
         packages=(QUANTO,),
         keeps_head=True,
-        refused_modes={"compiled": NOT_TRACED},
     ),
 )
 
