@@ -9,7 +9,7 @@ chosen on the device, so that no step waits for the host. How a step is executed
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from bench import quantization
@@ -40,9 +40,7 @@ class TransformersEngine:
         device = resolve_device(job.device)
         if job.mode not in spec("transformers").modes:
             raise InputError(unknown("mode", job.mode, spec("transformers").modes))
-        if job.mode == "cuda-graph" and device.kind != "cuda":
-            raise UnsupportedError(f"mode cuda-graph needs a CUDA device, not {device.name}")
-        if reason := quantization.refusal(job.quant, device):
+        if reason := quantization.refusal(job.quant, device, job.mode, job.dtype):
             raise UnsupportedError(reason)
         if job.threads is not None:
             torch.set_num_threads(job.threads)
@@ -53,7 +51,7 @@ class TransformersEngine:
         applied = quantization.apply(job.quant, model, device, self.tokenize)
         self._model = applied.model
         self._decoder = self._decoder_for(job)
-        return self._describe(job, device, dtype, applied.details)
+        return self._describe(job, device, dtype, applied)
 
     def _decoder_for(self, job: Job) -> Decoder:
         if job.mode == "eager":
@@ -83,7 +81,7 @@ class TransformersEngine:
             return AutoModelForCausalLM.from_config(config, **settings)
 
     def _describe(
-        self, job: Job, device: quantization.Device, dtype: str, details: Mapping[str, Any]
+        self, job: Job, device: quantization.Device, dtype: str, applied: quantization.Applied
     ) -> Loaded:
         import torch
 
@@ -96,12 +94,12 @@ class TransformersEngine:
             weights_bytes=held.weights_bytes,
             quantized_fraction=held.quantized_fraction,
             dynamic=chosen.dynamic,
-            kernel=chosen.kernel(device),
+            kernel=applied.kernel,
             details={
                 "attention": self._model.config._attn_implementation,
                 "threads": torch.get_num_threads(),
                 "weights": "random" if job.folder is None else "loaded",
-                **details,
+                **applied.details,
             },
         )
 
