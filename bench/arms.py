@@ -87,18 +87,20 @@ def check_names(experiment: Experiment) -> None:
             raise InputError(unknown("mode", variant.mode, engine.modes))
         if variant.dtype not in DTYPES:
             raise InputError(unknown("dtype", variant.dtype, DTYPES))
+        check_weights(variant, resolve_model(variant.model))
         if engine.schemes is not None and variant.quant not in engine.schemes:
             raise InputError(unknown(f"scheme of {variant.engine}", variant.quant, engine.schemes))
         if engine.schemes is None and variant.engine != SYNTHETIC:
             quantization.scheme(variant.quant)
-        check_weights(variant, resolve_model(variant.model))
 
 
 def check_weights(variant: Variant, model: Model) -> None:
     """Refuse an engine that cannot load this model's kind of weights."""
-    kind = spec(variant.engine).weights
-    if kind == "gguf" and weights.gguf(model) is None:
+    kind, file = spec(variant.engine).weights, weights.gguf(model)
+    if kind == "gguf" and file is None:
         raise InputError(f"engine {variant.engine}: {weights.no_gguf(model)}")
+    if kind == "gguf" and file is not None and file.is_file():
+        check_file(variant, file)
     if kind == "folder" and model.source == "gguf":
         engines = [name for name in ENGINES if spec(name).weights == "gguf"]
         raise InputError(

@@ -76,7 +76,10 @@ class VllmEngine:
             raise UnsupportedError(
                 "engine vllm loads a folder of weights; random weights have none"
             )
-        import vllm
+        try:
+            import vllm
+        except ImportError as error:
+            raise UnsupportedError(f"engine vllm needs the package vllm ({error})") from error
 
         self._job = job
         given = {
