@@ -8,6 +8,7 @@ This file holds what both share: the settings, what the file and the build say o
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -37,8 +38,8 @@ def make() -> Engine:
 
         return LlamaServerEngine()
     raise UnsupportedError(
-        "engine llama.cpp needs a package: pip install xllamacpp (prebuilt), or llama-cpp-python "
-        "(compiled for this CPU, often several times as fast)"
+        f"engine llama.cpp needs a package: {sys.executable} -m pip install xllamacpp (prebuilt), "
+        "or llama-cpp-python (compiled for this CPU, which is faster)"
     )
 
 
