@@ -123,6 +123,7 @@ class LLM:
         max_num_seqs: int = 256,
         max_num_batched_tokens: int = 8192,
         max_model_len: int | None = None,
+        async_scheduling: bool | None = None,
     ) -> None:
         self.given = dict(locals())
         self.llm_engine = LLMEngine(max_num_seqs, max_num_batched_tokens)

@@ -6,9 +6,10 @@ Written against vLLM's public API as documented for 0.20 to 0.33 (`vllm.LLM`, `S
 against vLLM.
 
 The engine core runs in this process (VLLM_ENABLE_V1_MULTIPROCESSING=0), so that it computes only
-when it is asked for a step and a step has computed when it returns. Prefill ends when every request
-has its first new token: where the scheduler cuts long prompts into several steps (chunked prefill),
-some requests decode meanwhile, as they do in service. Prefix caching is off: prompts repeat here.
+when it is asked for a step; where vLLM schedules asynchronously, one further step may be on its
+way. Prefill ends when every request has its first new token: where the scheduler cuts long prompts
+into several steps (chunked prefill), some requests decode meanwhile, as they do in service. Prefix
+caching is off: prompts repeat here.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Settings:
     """Requests in one step at most: `n_batch` above it waits in the queue."""
     max_num_batched_tokens: int | None = None
     tensor_parallel_size: int = 1
+    async_scheduling: bool | None = None
+    """Whether the next step is prepared while one computes; None: vLLM's own choice."""
     max_model_len: int | None = None
     """Longest request, prompt and new tokens; None: the model's own context."""
 
@@ -85,6 +88,7 @@ class VllmEngine:
         given = {
             "max_num_batched_tokens": settings.max_num_batched_tokens,
             "max_model_len": settings.max_model_len,
+            "async_scheduling": settings.async_scheduling,
             "quantization": None if job.quant == "none" else job.quant,
         }
         self._llm = vllm.LLM(
