@@ -19,6 +19,7 @@ from bench.engines.llama_cpp import (
     gpu_layers,
     missing_instructions,
     settings_of,
+    threads_of,
 )
 from bench.engines.llama_python import LlamaPythonEngine
 from bench.engines.llama_server import (
@@ -129,6 +130,17 @@ def test_layers_go_to_the_gpu_where_there_is_one() -> None:
     assert gpu_layers(Settings(n_gpu_layers=0), "cuda:0") == 0
     with pytest.raises(InputError, match="the device is the CPU"):
         gpu_layers(Settings(n_gpu_layers=3), "cpu")
+
+
+def test_threads_are_the_physical_cores_unless_told(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert threads_of(replace(job, threads=3)) == 3
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 4)
+    assert threads_of(replace(job, threads=None)) == 4
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0}, raising=False)
+    assert threads_of(replace(job, threads=None)) == 1
 
 
 def test_the_file_must_be_in_the_arms_scheme(job: Job) -> None:

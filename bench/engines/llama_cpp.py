@@ -8,6 +8,7 @@ This file holds what both share: the settings, what the file and the build say o
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -94,10 +95,31 @@ def gpu_layers(settings: Settings, device: str) -> int:
     return 999 if settings.n_gpu_layers < 0 else settings.n_gpu_layers
 
 
+def threads_of(job: Job) -> int:
+    """CPU threads: what the job says, else one for each physical core that this process may use.
+
+    llama.cpp's libraries have defaults of their own that differ (4, half the cores, ...).
+    """
+    if job.threads is not None:
+        return job.threads
+    affinity = getattr(os, "sched_getaffinity", None)
+    usable = len(affinity(0)) if affinity else os.cpu_count() or 1
+    try:
+        import psutil
+    except ImportError:
+        return usable
+    return min(usable, psutil.cpu_count(logical=False) or usable)
+
+
 def describe(job: Job, file: gguf_file.GgufFile, build: Mapping[str, Any]) -> Loaded:
     """What was loaded; `build` is what the package says of itself: `package`, `system_info`."""
     missing = missing_instructions(str(build["system_info"]), cpu_flags())
-    details: dict[str, Any] = {**build, "tensor_types": file.tensor_types, "file": file.path.name}
+    details: dict[str, Any] = {
+        **build,
+        "threads": threads_of(job),
+        "tensor_types": file.tensor_types,
+        "file": file.path.name,
+    }
     if missing and job.device == "cpu":
         details["warning"] = (
             f"this build of {build['package']} does not use {', '.join(missing)}, which this CPU "

@@ -12,7 +12,14 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from bench.engines import Job, Loaded
-from bench.engines.llama_cpp import Settings, describe, file_of, gpu_layers, settings_of
+from bench.engines.llama_cpp import (
+    Settings,
+    describe,
+    file_of,
+    gpu_layers,
+    settings_of,
+    threads_of,
+)
 from bench.engines.prompts import random_tokens
 from bench.errors import UnsupportedError
 from bench.gguf_file import TENSOR_TYPES, GgufFile
@@ -86,7 +93,6 @@ class LlamaPythonEngine:
             "version": llama_cpp.__version__,
             "system_info": self._api.llama_print_system_info().decode().strip(),
             "requests": "by single steps",
-            "threads": job.threads,
         }
         return describe(job, self._file, build)
 
@@ -114,8 +120,7 @@ class LlamaPythonEngine:
         params.flash_attn_type = FLASH_ATTENTION[self._settings.flash_attn]
         params.type_k = tensor_type(self._settings.type_k)
         params.type_v = tensor_type(self._settings.type_v)
-        if self._job.threads is not None:
-            params.n_threads = params.n_threads_batch = self._job.threads
+        params.n_threads = params.n_threads_batch = threads_of(self._job)
         self._context = self._api.llama_init_from_model(self._model, params)
         if not self._context:
             raise UnsupportedError("llama.cpp cannot make a context of that size", "OOM")

@@ -20,7 +20,14 @@ from itertools import pairwise
 from typing import Any, Final
 
 from bench.engines import Job, Loaded, Timed
-from bench.engines.llama_cpp import Settings, describe, file_of, gpu_layers, settings_of
+from bench.engines.llama_cpp import (
+    Settings,
+    describe,
+    file_of,
+    gpu_layers,
+    settings_of,
+    threads_of,
+)
 from bench.engines.prompts import random_tokens
 from bench.errors import UnsupportedError
 from bench.gguf_file import GgufFile
@@ -120,7 +127,6 @@ class LlamaServerEngine:
             "build": str(xllamacpp.BUILD_INFO),
             "system_info": xllamacpp.get_system_info().strip(),
             "requests": "whole, by the server's own timings",
-            "threads": job.threads,
         }
         return describe(job, self._file, build)
 
@@ -149,9 +155,7 @@ class LlamaServerEngine:
         params.cache_ram_mib = 0  # prompts of earlier requests are not kept
         params.fit_params = False  # what was asked for, or an error
         params.verbosity = 1
-        if self._job.threads is not None:
-            params.cpuparams.n_threads = self._job.threads
-            params.cpuparams_batch.n_threads = self._job.threads
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads_of(self._job)
         try:
             self._server = xllamacpp.Server(params)
         except RuntimeError as error:
