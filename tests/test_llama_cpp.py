@@ -13,7 +13,9 @@ import pytest
 
 from bench.engines import Job, engine
 from bench.engines.llama_cpp import (
+    MOST_SEQUENCES,
     Settings,
+    check_workload,
     cpu_flags,
     file_of,
     gpu_layers,
@@ -141,6 +143,14 @@ def test_threads_are_the_physical_cores_unless_told(
     assert threads_of(replace(job, threads=None)) == 4
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0}, raising=False)
     assert threads_of(replace(job, threads=None)) == 1
+
+
+def test_more_than_llama_cpp_holds_is_refused() -> None:
+    check_workload(8192, 8192, MOST_SEQUENCES)
+    with pytest.raises(UnsupportedError, match="8193 tokens are more than the model's context"):
+        check_workload(8193, 8192, 1)
+    with pytest.raises(UnsupportedError, match="holds 256 sequences at once, not 257"):
+        check_workload(8, None, 257)
 
 
 def test_the_file_must_be_in_the_arms_scheme(job: Job) -> None:

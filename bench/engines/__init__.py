@@ -33,7 +33,10 @@ class Spec:
 
 
 ENGINES: Mapping[str, Spec] = {
-    "transformers": Spec(module="bench.engines.transformers:TransformersEngine"),
+    "transformers": Spec(
+        module="bench.engines.transformers:TransformersEngine",
+        modes=("eager", "compiled", "cuda-graph"),
+    ),
     "llama.cpp": Spec(
         module="bench.engines.llama_cpp:make",
         schemes=("none", *sorted(set(FILE_TYPES.values()) - set(FLOATS))),
@@ -112,7 +115,7 @@ class Engine(Protocol):
     the worker then calls in place of the steps; its `prefill` is a request of one token, its `step`
     and `rewind` raise UnsupportedError, and its `clock` has the name of what timed it. An engine
     whose steps return only when the device has done them, by queues that torch does not see, sets
-    `clock_device` to `cpu`.
+    `clock_device` to `cpu`; one that holds only so many sequences, `most_sequences`.
 
     The steps are `start` once a workload; then for each request `reset`, `prefill`, and
     `n_gen - 1` times `step`, then `tokens`. `rewind` goes back to the state just after `prefill`.
@@ -141,6 +144,9 @@ class Engine(Protocol):
 
     def tokens(self) -> list[list[int]]:
         """New tokens of each sequence since `reset`."""
+
+    def notes(self) -> Mapping[str, Any]:
+        """What is known of the workload that was started: seconds of compiling, kernels, ..."""
 
     def log_probs(self, window: Sequence[int]) -> Any:
         """Log-probabilities of the next token at each position of `window` but the last.

@@ -28,6 +28,10 @@ VECTOR: Final[Mapping[str, str]] = {
 """Flag in /proc/cpuinfo -> the name that llama.cpp's system_info gives the same instructions."""
 
 
+MOST_SEQUENCES: Final = 256
+"""Sequences of one context: `LLAMA_MAX_SEQ` of llama.cpp."""
+
+
 def make() -> Engine:
     """An engine of the first package that is installed. Raises UnsupportedError."""
     if find_spec("llama_cpp"):
@@ -72,6 +76,14 @@ def settings_of(job: Job) -> Settings:
     if found is None or problems:
         raise InputError("; ".join(problems))
     return found
+
+
+def check_workload(n_tokens: int, limit: int | None, n_batch: int) -> None:
+    """Refuse more tokens than the model's context, or more sequences than llama.cpp holds."""
+    if limit is not None and n_tokens > limit:
+        raise UnsupportedError(f"{n_tokens} tokens are more than the model's context of {limit}")
+    if n_batch > MOST_SEQUENCES:
+        raise UnsupportedError(f"llama.cpp holds {MOST_SEQUENCES} sequences at once, not {n_batch}")
 
 
 def file_of(job: Job) -> gguf_file.GgufFile:

@@ -13,7 +13,9 @@ from typing import Any, Final
 
 from bench.engines import Job, Loaded
 from bench.engines.llama_cpp import (
+    MOST_SEQUENCES,
     Settings,
+    check_workload,
     describe,
     file_of,
     gpu_layers,
@@ -57,6 +59,7 @@ class LlamaPythonEngine:
 
     clock_device = "cpu"
     """Each step waits for its logits, so the host's clock sees all of it, on a GPU too."""
+    most_sequences = MOST_SEQUENCES
 
     def __init__(self) -> None:
         self._api: Any = None
@@ -136,11 +139,7 @@ class LlamaPythonEngine:
 
     def start(self, n_prompt: int, n_gen: int, n_batch: int) -> None:
         assert self._job is not None
-        limit = self._api.llama_model_n_ctx_train(self._model)
-        if n_prompt + n_gen > limit:
-            raise UnsupportedError(
-                f"{n_prompt} + {n_gen} tokens are more than the model's context of {limit}"
-            )
+        check_workload(n_prompt + n_gen, self._api.llama_model_n_ctx_train(self._model), n_batch)
         vocabulary = self._api.llama_vocab_n_tokens(self._vocab)
         self._begin(random_tokens(self._job.seed, vocabulary, n_prompt, n_batch), n_gen)
 

@@ -21,7 +21,9 @@ from typing import Any, Final
 
 from bench.engines import Job, Loaded, Timed
 from bench.engines.llama_cpp import (
+    MOST_SEQUENCES,
     Settings,
+    check_workload,
     describe,
     file_of,
     gpu_layers,
@@ -101,6 +103,7 @@ class LlamaServerEngine:
     """See `bench.engines.Engine`; requests are whole."""
 
     clock = OwnTimings()
+    most_sequences = MOST_SEQUENCES
 
     def __init__(self) -> None:
         self._server: Any = None
@@ -138,6 +141,7 @@ class LlamaServerEngine:
 
         assert self._job is not None
         assert self._job.gguf is not None
+        first = self._shape is None
         self.close()
         settings = self._settings
         params = xllamacpp.CommonParams()
@@ -158,9 +162,13 @@ class LlamaServerEngine:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads_of(self._job)
         try:
             self._server = xllamacpp.Server(params)
-        except RuntimeError as error:
+        except RuntimeError as error:  # it says no more than that it failed
+            name = self._job.gguf.name
+            if first:
+                raise UnsupportedError(f"llama.cpp cannot load {name}: {error}") from error
             raise UnsupportedError(
-                f"llama.cpp cannot load {self._job.gguf.name}: {error}"
+                f"llama.cpp loads {name}, but not with {n_parallel} x {n_slot} tokens of context",
+                "OOM",
             ) from error
         self._shape = (n_parallel, n_slot)
         # A server that is stopped before its loop has begun waits for itself for ever (xllamacpp
@@ -175,11 +183,7 @@ class LlamaServerEngine:
         assert self._job is not None
         assert self._file is not None
         shape = self._file.architecture()
-        limit = shape.get("max_position_embeddings")
-        if limit is not None and n_prompt + n_gen > limit:
-            raise UnsupportedError(
-                f"{n_prompt} + {n_gen} tokens are more than the model's context of {limit}"
-            )
+        check_workload(n_prompt + n_gen, shape.get("max_position_embeddings"), n_batch)
         # A last token that ends inside a character lets the server go on for a few more.
         self._serve(n_parallel=n_batch, n_slot=-(-(n_prompt + n_gen + 8) // 256) * 256)
         self._prompts = random_tokens(self._job.seed, shape["vocab_size"], n_prompt, n_batch)
