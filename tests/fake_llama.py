@@ -66,6 +66,9 @@ class LlamaH(ModuleType):
         self.params = params
         return Cache()
 
+    def llama_n_ctx(self, context: Cache) -> int:
+        return int(self.params.n_ctx)
+
     def llama_free(self, context: Cache) -> None:
         self.freed += 1
 

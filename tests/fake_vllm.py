@@ -8,8 +8,10 @@ where they do not fit. Tokens count up from the last of the prompt.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -111,6 +113,8 @@ class LLM:
         self,
         model: str,
         *,
+        load_format: str = "auto",
+        skip_tokenizer_init: bool = False,
         dtype: str = "auto",
         quantization: str | None = None,
         seed: int = 0,
@@ -126,6 +130,8 @@ class LLM:
         async_scheduling: bool | None = None,
     ) -> None:
         self.given = dict(locals())
+        if load_format == "dummy":
+            self.given["config"] = json.loads((Path(model) / "config.json").read_text())
         self.llm_engine = LLMEngine(max_num_seqs, max_num_batched_tokens)
 
     def get_tokenizer(self) -> Tokenizer:

@@ -223,6 +223,7 @@ class TestServer:
         (made,) = server.tokens()
         assert len(made) == 16
         assert UNTOLD in made
+        assert server.notes()["merged_tokens"] == made.count(UNTOLD)
 
     def test_log_probs_are_over_the_whole_vocabulary(self, server: LlamaServerEngine) -> None:
         window = server.tokenize("The capital of France is Paris")
@@ -306,6 +307,7 @@ class TestSteps:
         params = runs._api.params
         assert (params.n_seq_max, params.n_ctx, params.n_threads) == (3, 3 * 256, 1)
         assert params.n_batch >= 3 * 30
+        assert runs.notes() == {"context": 3 * 256}
         with pytest.raises(UnsupportedError, match=f"context of {fake_llama.CONTEXT}"):
             runs.start(fake_llama.CONTEXT, 1, 1)
 

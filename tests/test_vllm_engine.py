@@ -61,6 +61,20 @@ def test_bf16_is_no_quantization_and_eager_is_a_mode(job: Job) -> None:
     assert llm.given["enforce_eager"] is True
 
 
+def test_auto_is_bf16_as_on_other_engines(job: Job) -> None:
+    runs = VllmEngine()
+    assert runs.load(replace(job, dtype="auto")).dtype == "bfloat16"
+    assert runs._llm.given["dtype"] == "bfloat16"
+
+
+def test_random_weights_are_vllms_own_of_the_cards_shape(job: Job) -> None:
+    runs, llm = loaded(replace(job, folder=None))
+    assert llm.given["load_format"] == "dummy"
+    assert llm.given["config"] == {"vocab_size": 1000}
+    with pytest.raises(UnsupportedError, match="no tokenizer"):
+        runs.tokenize("text")
+
+
 def test_an_online_scheme_is_called_online(job: Job) -> None:
     found = VllmEngine().load(replace(job, quant="fp8_per_block"))
     assert found.dynamic == "online"
@@ -126,12 +140,8 @@ def test_what_it_cannot_do_is_refused_with_the_reason(job: Job) -> None:
         runs.rewind()
     with pytest.raises(UnsupportedError, match="prompt_logprobs"):
         runs.log_probs([1, 2])
-    for wrong, problem in (
-        (replace(job, device="cpu"), "not on the CPU"),
-        (replace(job, folder=None), "random weights have none"),
-    ):
-        with pytest.raises(UnsupportedError, match=problem):
-            VllmEngine().load(wrong)
+    with pytest.raises(UnsupportedError, match="not on the CPU"):
+        VllmEngine().load(replace(job, device="cpu"))
     with pytest.raises(InputError, match=r"options\.max_num_seq: unknown key; did you mean"):
         VllmEngine().load(replace(job, options={"max_num_seq": 3}))
 

@@ -8,7 +8,7 @@ the host, where llama.cpp's own samplers work too; reading the logits waits for 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from bench.engines import Job, Loaded
@@ -187,6 +187,9 @@ class LlamaPythonEngine:
     def synchronize(self) -> None:
         if self._context is not None:
             self._api.llama_synchronize(self._context)
+
+    def notes(self) -> Mapping[str, Any]:
+        return {"context": self._api.llama_n_ctx(self._context)} if self._context else {}
 
     def tokens(self) -> list[list[int]]:
         return [list(new) for new in self._new]

@@ -220,6 +220,12 @@ class LlamaServerEngine:
     def synchronize(self) -> None:
         pass
 
+    def notes(self) -> Mapping[str, Any]:
+        """Slots and their tokens of context; tokens that were sent together with the next one."""
+        slots, context = self._shape or (None, None)
+        merged = sum(new.count(UNTOLD) for new in self._new)
+        return {"slots": slots, "slot_context": context, "merged_tokens": merged}
+
     def tokens(self) -> list[list[int]]:
         return self._new
 

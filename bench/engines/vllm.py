@@ -14,9 +14,12 @@ caching is off: prompts repeat here.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bench import fields
@@ -50,6 +53,36 @@ class Settings:
     """Longest request, prompt and new tokens; None: the model's own context."""
 
 
+def asked(job: Job, settings: Settings, dtype: str) -> dict[str, Any]:
+    """Arguments of `vllm.LLM`; where a setting is None, vLLM's own default."""
+    given = {
+        "max_num_batched_tokens": settings.max_num_batched_tokens,
+        "max_model_len": settings.max_model_len,
+        "async_scheduling": settings.async_scheduling,
+        "quantization": None if job.quant == "none" else job.quant,
+    }
+    return {
+        "load_format": "auto" if job.folder else "dummy",
+        "skip_tokenizer_init": job.folder is None,
+        "dtype": dtype,
+        "kv_cache_dtype": settings.kv_cache_dtype,
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "max_num_seqs": settings.max_num_seqs,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "enable_prefix_caching": False,
+        "enforce_eager": job.mode == "eager",
+        "trust_remote_code": False,
+        "seed": job.seed,
+        **{name: value for name, value in given.items() if value is not None},
+    }
+
+
+def shape_folder(job: Job, folder: Path) -> Path:
+    """A folder with nothing but config.json, for weights that vLLM makes up (`dummy`)."""
+    (folder / "config.json").write_text(json.dumps(dict(job.architecture)), encoding="utf-8")
+    return folder
+
+
 class VllmEngine:
     """See `bench.engines.Engine`."""
 
@@ -63,7 +96,6 @@ class VllmEngine:
         self._params: Any = None
         self._prompts: list[list[int]] = []
         self._new: dict[str, list[int]] = {}
-        self._asked = 0
         self._batch = 0
 
     def load(self, job: Job) -> Loaded:
@@ -75,40 +107,21 @@ class VllmEngine:
             raise InputError("; ".join(problems))
         if job.device == "cpu":
             raise UnsupportedError("engine vllm runs on an accelerator here, not on the CPU")
-        if job.folder is None:
-            raise UnsupportedError(
-                "engine vllm loads a folder of weights; random weights have none"
-            )
         try:
             import vllm
         except ImportError as error:
             raise UnsupportedError(f"engine vllm needs the package vllm ({error})") from error
 
         self._job = job
-        given = {
-            "max_num_batched_tokens": settings.max_num_batched_tokens,
-            "max_model_len": settings.max_model_len,
-            "async_scheduling": settings.async_scheduling,
-            "quantization": None if job.quant == "none" else job.quant,
-        }
-        self._llm = vllm.LLM(
-            model=str(job.folder),
-            dtype=job.dtype,
-            kv_cache_dtype=settings.kv_cache_dtype,
-            gpu_memory_utilization=settings.gpu_memory_utilization,
-            max_num_seqs=settings.max_num_seqs,
-            tensor_parallel_size=settings.tensor_parallel_size,
-            enable_prefix_caching=False,
-            enforce_eager=job.mode == "eager",
-            trust_remote_code=False,
-            seed=job.seed,
-            **{name: value for name, value in given.items() if value is not None},
-        )
+        dtype = "bfloat16" if job.dtype == "auto" else job.dtype
+        with tempfile.TemporaryDirectory() as scratch:
+            where = job.folder or shape_folder(job, Path(scratch))
+            self._llm = vllm.LLM(model=str(where), **asked(job, settings, dtype))
         self._engine = self._llm.llm_engine
         why = "vLLM's public API does not tell"
         return Loaded(
             device=job.device,
-            dtype=job.dtype,
+            dtype=dtype,
             n_params=None,
             weights_bytes=None,
             quantized_fraction=0.0 if job.quant == "none" else None,
@@ -118,7 +131,8 @@ class VllmEngine:
             details={
                 "package": "vllm",
                 "version": vllm.__version__,
-                "requests": "by steps of vLLM",
+                "requests": "by steps of its scheduler",
+                "weights": "loaded" if job.folder else "random",
             },
         )
 
@@ -169,6 +183,9 @@ class VllmEngine:
     def synchronize(self) -> None:
         """Nothing to wait for: a step has its tokens on the host when it returns."""
 
+    def notes(self) -> Mapping[str, Any]:
+        return {}
+
     def tokens(self) -> list[list[int]]:
         return [list(made) for made in self._new.values()]
 
@@ -179,7 +196,13 @@ class VllmEngine:
         )
 
     def tokenize(self, text: str) -> list[int]:
-        return list(self._llm.get_tokenizer().encode(text, add_special_tokens=False))
+        return list(self._tokenizer().encode(text, add_special_tokens=False))
 
     def detokenize(self, tokens: Sequence[int]) -> str:
-        return str(self._llm.get_tokenizer().decode(list(tokens)))
+        return str(self._tokenizer().decode(list(tokens)))
+
+    def _tokenizer(self) -> Any:
+        assert self._job is not None
+        if self._job.folder is None:
+            raise UnsupportedError("random weights have no tokenizer, so quality is not measured")
+        return self._llm.get_tokenizer()
