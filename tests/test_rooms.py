@@ -11,7 +11,7 @@ import pytest
 BENCH = Path(__file__).parent.parent / "bench"
 FILES = sorted(BENCH.rglob("*.py"))
 
-GROUND = {"errors", "validity", "fields", "catalog", "experiment", "records"}
+GROUND = {"errors", "validity", "fields", "catalog", "experiment", "records", "gguf_file"}
 """Standard library only; import nothing but one another."""
 
 MEASURING = {
