@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from bench import quantization, weights
-from bench.catalog import Model, resolve_model
+from bench.catalog import Model, model_cards, named_model, resolve_model
 from bench.engines import DTYPES, spec
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.experiment import Experiment, Variant, Workload, key
 from bench.process import converse, last
+from bench.serving.settings import settings
 
 METHOD = 1
 """Raised when the worker measures in another way, so that old records are not taken for new."""
 
 SYNTHETIC = "synthetic"
 """The engine of scripted timings: no torch, no device, never mixed with measured results."""
+
+
+REMOTE = "remote"
+"""Device of an engine that asks a server: none of this machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +61,8 @@ class Arm:
     def job(self, seed: int, replicate: int) -> dict[str, Any]:
         """What a worker must know to load this arm."""
         random = self.model.card.weights.random
-        folder = None if self.origin == SYNTHETIC else weights.folder(self.model)
+        loads = spec(self.variant.engine).weights == "folder"
+        folder = weights.folder(self.model) if loads else None
         variant = asdict(self.variant)
         return {
             "engine": variant.pop("engine"),
@@ -85,9 +92,19 @@ def check_names(experiment: Experiment) -> None:
             raise InputError(unknown("dtype", variant.dtype, DTYPES))
         if engine.schemes is not None and variant.quant not in engine.schemes:
             raise InputError(unknown(f"scheme of {variant.engine}", variant.quant, engine.schemes))
-        if engine.schemes is None and variant.engine != SYNTHETIC:
+        if engine.schemes is None and engine.weights == "folder":
             quantization.scheme(variant.quant)
-        resolve_model(variant.model)
+        if engine.remote:
+            settings(variant.options)
+        model_of(variant)
+
+
+def model_of(variant: Variant) -> Model:
+    """The model that an arm names. A server's need not have a card: then it is a name alone."""
+    path = "/" in variant.model and Path(variant.model).expanduser().exists()
+    if not spec(variant.engine).remote or path or variant.model.partition("@")[0] in model_cards():
+        return resolve_model(variant.model)
+    return named_model(variant.model)
 
 
 def resolve(experiment: Experiment, say: Callable[[str], None]) -> list[Arm]:
@@ -96,17 +113,19 @@ def resolve(experiment: Experiment, say: Callable[[str], None]) -> list[Arm]:
     device = find_device(experiment)
     arms = []
     for variant in experiment.variants:
-        model = resolve_model(variant.model)
+        model, engine = model_of(variant), spec(variant.engine)
         reason = None
-        if variant.engine != SYNTHETIC:
+        if engine.weights == "folder":
             reason = quantization.refusal(variant.quant, device)
             if reason is None:
                 weights.prepare(model, say)
         arms.append(
             Arm(
-                variant=replace(variant, device=device.name),
+                variant=replace(variant, device=REMOTE if engine.remote else device.name),
                 model=model,
-                identity=weights.identity(model),
+                identity=key("served", model=model.ref)
+                if engine.remote
+                else weights.identity(model),
                 refusal=reason,
             )
         )
@@ -117,6 +136,8 @@ def find_device(experiment: Experiment) -> quantization.Device:
     """The device that the experiment means on this machine, asked of a process that has torch."""
     if {variant.engine for variant in experiment.variants} <= {SYNTHETIC}:
         return quantization.Device(name=SYNTHETIC, kind=SYNTHETIC)
+    if all(spec(variant.engine).remote for variant in experiment.variants):
+        return quantization.Device(name=REMOTE, kind=REMOTE)
     event = last(converse({"task": "probe", "device": experiment.grid.device}, limit_s=300.0))
     if event["event"] == "failed":
         raise (InputError if event["code"] == "INPUT" else UnsupportedError)(event["message"])

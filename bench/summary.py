@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.quality_figures import Figures, all_figures
 from bench.records import Record, Results
+from bench.served import batch_s, each_tpot_s, overlaps, serving
 
 SPEEDS = (
     "prefill_tok_s", "decode_tok_s", "output_tok_s", "total_tok_s", "ttft_s", "tpot_s", "e2e_s",
@@ -25,16 +26,16 @@ def replicate_figures(record: Record) -> dict[str, float | None]:
     samples = record.samples
     ttft = median(samples["prefill_s"])
     e2e = median(samples["e2e_s"])
-    tpots = [sum(gaps) / len(gaps) for gaps in samples["itl_s"] if gaps]
-    tpot = median(tpots) if tpots else None
+    tpot = median(tpots) if (tpots := each_tpot_s(record)) else None
+    batch = batch_s(record)
     return {
         "ttft_s": ttft,
         "tpot_s": tpot,
         "e2e_s": e2e,
-        "prefill_tok_s": n_batch * n_prompt / ttft,
+        "prefill_tok_s": None if overlaps(record) else n_batch * n_prompt / ttft,
         "decode_tok_s": None if tpot is None else n_batch / tpot,
-        "output_tok_s": n_batch * n_gen / e2e,
-        "total_tok_s": n_batch * (n_prompt + n_gen) / e2e,
+        "output_tok_s": n_batch * n_gen / batch,
+        "total_tok_s": n_batch * (n_prompt + n_gen) / batch,
     }
 
 
@@ -79,6 +80,7 @@ def _row(group: Sequence[Record], quality: Figures | None) -> dict[str, Any]:
     row |= _memory(good, absent)
     row |= _energy(good, absent)
     row |= _quality(quality, absent)
+    row |= serving(good, absent)
     return row | {
         "usd_per_mtok": None,
         "valid": bool(good) and not reasons,
@@ -147,7 +149,9 @@ def _absent(group: Sequence[Record], each: Sequence[Mapping[str, Any]]) -> dict[
     if not each:
         why = str(next((r.message for r in reversed(group) if r.message), "not measured"))
         found |= dict.fromkeys((*SPEEDS, "peak_memory_bytes", "weights_bytes"), why)
-    elif each[0]["tpot_s"] is None:
+    if each and any(overlaps(record) for record in group):
+        found["prefill_tok_s"] = "requests overlap: a server's prompts are not timed alone"
+    if each and each[0]["tpot_s"] is None:
         found |= dict.fromkeys(("tpot_s", "decode_tok_s"), "n_gen is 1: there are no gaps")
     return found
 
@@ -166,7 +170,7 @@ def _median(values: Iterable[float | None]) -> float | None:
 def within(record: Record) -> float | None:
     """Noise within one process: half the range of its requests' decode times over their median,
     leaving out the tenth at each end. None for fewer than 2 requests or no decoding."""
-    times = sorted(sum(gaps) for gaps in record.samples["itl_s"] if gaps)
+    times = sorted(each_tpot_s(record))
     cut = len(times) // 10
     kept = times[cut : len(times) - cut]
     return (kept[-1] - kept[0]) / 2 / median(kept) if len(kept) > 1 else None

@@ -15,7 +15,7 @@ GROUND = {"errors", "validity", "fields", "catalog", "experiment", "records"}
 """Standard library only; import nothing but one another."""
 
 MEASURING = {
-    "engines", "devices", "worker", "quantization", "quality", "quality_store", "mixed",
+    "engines", "devices", "worker", "quantization", "quality", "quality_store", "mixed", "serving",
 }  # fmt: skip
 """May import torch; the only rooms that run in the worker."""
 
@@ -24,12 +24,12 @@ READING = {
     "power", "pricing", "prices", "scenario", "bands", "throughput", "shape", "layout", "roofline",
     "gpus", "diagnosis", "published", "samples", "user_rows", "efficiency", "predict",
     "predict_report", "predict_names", "board_power", "limits", "judging", "pilot",
-    "claims", "verdicts", "evidence", "measured", "findings", "report",
+    "claims", "verdicts", "evidence", "measured", "findings", "report", "served",
 }  # fmt: skip
 """Never import torch, nor a measuring room."""
 
 ENGINE_PACKAGES = {"torch", "transformers", "torchao", "onnxruntime", "vllm", "optimum"}
-LAZY = ENGINE_PACKAGES | {"pandas", "numpy", "scipy", "rich", "tabulate", "pynvml", "psutil"}
+LAZY = ENGINE_PACKAGES | {"pandas", "numpy", "scipy", "rich", "tabulate", "pynvml", "psutil", "h11"}
 
 
 def room(path: Path) -> str:

@@ -64,6 +64,10 @@ def reader_for(device: str) -> Reader:
         return HostReader()
     if kind == "cuda":
         return _gpu_reader(device)
+    if kind == "remote":
+        from bench.devices.remote import RemoteReader
+
+        return RemoteReader()
     from bench.devices.none import NullReader
 
     return NullReader(device, f"gpu-cost-bench reads no counters of `{kind}` devices")

@@ -75,6 +75,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         *swept,
         speed("prefill_tok_s", "prefill tok/s"),
         Column(heading="decode tok/s", show=_decode),
+        *_of_server(rows),
         bytes_of("weights_bytes", "weights MB"),
         bytes_of("peak_memory_bytes", "peak MB"),
         *bounded,
@@ -86,11 +87,31 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     ]
 
 
+def _of_server(rows: Sequence[Row]) -> list[Column]:
+    """What a server is asked about: how much in all, and how long one request waits."""
+    if all(row["requests_s"] is None for row in rows):
+        return []
+    limited = [column("goodput_req_s", "within limits/s", ",.2f")]
+    if all(row["goodput_req_s"] is None for row in rows):
+        limited = []
+    return [
+        column("output_tok_s", "output tok/s", ",.1f"),
+        Column(heading="TTFT ms", show=lambda r: _ms(r["ttft_s"])),
+        Column(heading="per token ms", show=lambda r: _ms(r["tpot_s"])),
+        column("requests_s", "requests/s", ",.2f"),
+        *limited,
+    ]
+
+
 def _decode(row: Mapping[str, Any]) -> str:
     if row["decode_tok_s"] is None:
         return "-"
     spread = "" if row["decode_spread"] is None else f" ± {row['decode_spread']:.0%}"
     return f"{row['decode_tok_s']:,.1f}{spread}"
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e3:,.1f}"
 
 
 def _share(value: float | None) -> str:
