@@ -1,9 +1,10 @@
-"""Servers that answer well, and servers that fail in every way known: figures, or counted faults."""
+"""Servers that answer well, and servers that fail in every known way: figures, or counts."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -15,10 +16,12 @@ import pytest
 from bench.engines import Job
 from bench.engines.endpoint import EndpointEngine
 from bench.errors import InputError, UnsupportedError
-from bench.serving.load import arrivals
+from bench.serving.client import Answer
+from bench.serving.load import Window, arrivals, open_loop
 from bench.serving.prompts import HEAD, Vocabulary, next_length
-from bench.serving.settings import Key, settings
+from bench.serving.settings import Key, Settings, settings
 from bench.serving.streams import FAILURES, Events, Stream
+from bench.serving.window import served
 from tests.scripted_server import Exchange, good, scripted
 
 
@@ -71,34 +74,34 @@ def test_a_round_of_requests_is_timed_as_one_batch() -> None:
 def test_a_closed_loop_keeps_so_many_in_flight_and_counts_whole_rounds() -> None:
     with scripted() as server, engine(server.url) as runs:
         runs.start(8, 4, 3)
-        served = runs.serve(4, 0.0)
+        found = runs.serve(4, 0.0)
     assert server.most_in_flight == 3
-    assert len(served.requests) % 3 == 0
-    assert len(served.requests) >= 12
-    counted = served.device["requests"]
-    assert counted["n_answered"] == len(served.requests)
+    assert len(found.requests) % 3 == 0
+    assert len(found.requests) >= 12
+    counted = found.device["requests"]
+    assert counted["n_answered"] == len(found.requests)
     assert counted["failed"] == {}
     assert counted["n_ramp"] == 3
-    for one in served.requests:
+    for one in found.requests:
         assert len(one.itl_s) == 3
         assert one.prefill_s + sum(one.itl_s) <= one.e2e_s + 1e-9
-        assert one.e2e_s < served.wall_s
+        assert one.e2e_s < found.wall_s
 
 
 def test_a_window_of_a_closed_loop_has_the_rate_of_its_requests() -> None:
     with scripted() as server, engine(server.url) as runs:
         runs.start(8, 8, 2)
-        served = runs.serve(10, 0.0)
+        found = runs.serve(10, 0.0)
     # Little's law: requests in flight = rate x time of one. What is between two is the client's.
-    in_flight = len(served.requests) / served.wall_s * mean(one.e2e_s for one in served.requests)
+    in_flight = len(found.requests) / found.wall_s * mean(one.e2e_s for one in found.requests)
     assert 0.5 < in_flight <= 2.05
 
 
 def test_an_open_loop_sends_all_whatever_is_in_flight() -> None:
     with scripted() as server, engine(server.url, rate=200.0, n_requests=20) as runs:
         runs.start(8, 8, 1)
-        served = runs.serve(1, 0.0)
-    assert len(served.requests) == 20
+        found = runs.serve(1, 0.0)
+    assert len(found.requests) == 20
     assert server.most_in_flight > 1
     assert len(server.asked) == 20 + 1  # and the one by which it was met
 
@@ -127,10 +130,10 @@ def test_the_chat_api_is_asked_with_messages_and_a_length_found_by_asking() -> N
 
     with scripted(template) as server, engine(server.url, api="chat") as runs:
         runs.start(32, 4, 1)
-        served = runs.serve(2, 0.0)
+        found = runs.serve(2, 0.0)
         assert {to.path for to in server.asked} == {"/v1/chat/completions"}
         assert len(server.asked[-1].body["messages"][0]["content"].split()) == 21
-    assert served.device["requests"]["n_empty_chunks"] >= 2  # the chunks that hold a role
+    assert found.device["requests"]["n_empty_chunks"] >= 2  # the chunks that hold a role
 
 
 def test_chunks_that_hold_two_tokens_are_not_taken_for_tokens() -> None:
@@ -145,9 +148,9 @@ def test_chunks_that_hold_two_tokens_are_not_taken_for_tokens() -> None:
 
     with scripted(after_load(pairs)) as server, engine(server.url) as runs:
         runs.start(8, 8, 1)
-        served = runs.serve(3, 0.0)
-    assert {len(one.itl_s) for one in served.requests} == {3}
-    assert "chunks for" in served.absent["itl_s"]
+        found = runs.serve(3, 0.0)
+    assert {len(one.itl_s) for one in found.requests} == {3}
+    assert "chunks for" in found.absent["itl_s"]
 
 
 def test_fields_that_the_server_refuses_are_left_out() -> None:
@@ -201,9 +204,9 @@ def test_prompt_tokens_from_a_cache_are_told() -> None:
             assert "PREFIX_CACHED" in runs.serve(2, 0.0).reasons
         with engine(server.url, prefix_cache=True) as runs:
             runs.start(8, 4, 1)
-            served = runs.serve(2, 0.0)
-            assert "PREFIX_CACHED" not in served.reasons
-            assert served.device["requests"]["cached_tokens"] >= 10
+            found = runs.serve(2, 0.0)
+            assert "PREFIX_CACHED" not in found.reasons
+            assert found.device["requests"]["cached_tokens"] >= 10
             prompts = [to.body["prompt"] for to in server.asked if to.n_gen == 4]
             assert prompts[-1] == prompts[-2]
 
@@ -373,10 +376,10 @@ def test_a_share_of_failures_may_be_allowed_and_is_told() -> None:
 
     with scripted(after_load(every_fifth)) as server, engine(server.url, allow_failed=0.5) as runs:
         runs.start(8, 4, 2)
-        served = runs.serve(10, 0.0)
-    assert served.reasons[-1] == "REQUESTS_FAILED"
-    counted = served.device["requests"]
-    assert len(served.requests) == counted["n_answered"]
+        found = runs.serve(10, 0.0)
+    assert found.reasons[-1] == "REQUESTS_FAILED"
+    counted = found.device["requests"]
+    assert len(found.requests) == counted["n_answered"]
     assert counted["failed"]["http_500"] >= 2
 
 
@@ -389,9 +392,9 @@ def test_a_request_that_is_sent_again_counts_from_when_it_was_first_sent() -> No
 
     with scripted(after_load(busy_first)) as server, engine(server.url, retries=3) as runs:
         runs.start(8, 4, 1)
-        served = runs.serve(3, 0.0)
-    assert served.device["requests"]["retried"]["http_429"] >= 3
-    assert "REQUESTS_FAILED" not in served.reasons
+        found = runs.serve(3, 0.0)
+    assert found.device["requests"]["retried"]["http_429"] >= 3
+    assert "REQUESTS_FAILED" not in found.reasons
 
 
 def test_a_connection_that_the_server_closed_meanwhile_is_no_failure() -> None:
@@ -405,6 +408,53 @@ def test_a_connection_that_the_server_closed_meanwhile_is_no_failure() -> None:
 
 
 # Parts.
+
+
+def answer(**changes: Any) -> Answer:
+    """8 tokens in 1.4 s, the first after 0.7 s."""
+    told = {"begun_ns": 0, "ended_ns": 10**9, "ttft_s": 0.7, "itl_s": (0.1,) * 7, "e2e_s": 1.4,
+            "output_tokens": 8, "cached_tokens": 0}  # fmt: skip
+    return Answer(**(told | changes))
+
+
+@pytest.mark.parametrize(
+    ("delay_s", "lag_s", "bound"),
+    [(0.0, 0.001, False), (0.06, 0.001, False), (0.08, 0.001, True), (0.0, 0.02, True)],
+)
+def test_a_client_that_is_late_is_told_from_a_slow_server(
+    delay_s: float, lag_s: float, bound: bool
+) -> None:
+    # Late by 5% of a request of 1.4 s, or stamps late by 10% of a token's 0.1 s.
+    window = Window(
+        answers=[answer()] * 20, end_ns=10**9, delays_s=[delay_s] * 20, lags_s=[lag_s] * 100
+    )
+    found = served(window, Settings(url="http://a"), 20)
+    assert ("CLIENT_BOUND" in found.reasons) == bound
+    assert found.device["client"]["delay_p95_s"] == delay_s
+    assert found.device["client"]["lag_p95_s"] == lag_s
+
+
+def test_a_delay_is_the_time_after_the_plan() -> None:
+    async def slow_to_begin() -> Answer:
+        await asyncio.sleep(0.02)
+        now = time.perf_counter_ns()
+        return answer(begun_ns=now, ended_ns=now)
+
+    window = asyncio.run(open_loop(slow_to_begin, [0.0, 0.001, 0.002], allow_failed=0.0))
+    assert len(window.delays_s) == 3
+    assert min(window.delays_s) >= 0.019
+
+
+def test_failures_below_the_share_allowed_do_not_end_a_window() -> None:
+    answers = [answer()] * 9 + [answer(failure="timeout", ttft_s=None, e2e_s=None)]
+    window = Window(answers=answers, end_ns=10**9)
+    assert window.fails(10, 0.0)
+    assert not window.fails(10, 0.1)
+    with pytest.raises(UnsupportedError, match=r"1 of 10 requests failed \(1 timeout\)"):
+        served(window, Settings(url="http://a"), 10)
+    allowed = served(window, Settings(url="http://a", allow_failed=0.1), 10)
+    assert allowed.reasons == ("REQUESTS_FAILED",)
+    assert len(allowed.requests) == 9
 
 
 def test_events_are_whole_however_the_bytes_come() -> None:
