@@ -114,6 +114,7 @@ def resolve(experiment: Experiment, say: Callable[[str], None]) -> list[Arm]:
     arms = []
     for variant in experiment.variants:
         model, engine = model_of(variant), spec(variant.engine)
+        where = settings(variant.options).device if engine.remote else device.name
         reason = None
         if engine.weights == "folder":
             reason = quantization.refusal(variant.quant, device)
@@ -121,7 +122,7 @@ def resolve(experiment: Experiment, say: Callable[[str], None]) -> list[Arm]:
                 weights.prepare(model, say)
         arms.append(
             Arm(
-                variant=replace(variant, device=REMOTE if engine.remote else device.name),
+                variant=replace(variant, device=where),
                 model=model,
                 identity=key("served", model=model.ref)
                 if engine.remote

@@ -81,10 +81,36 @@ def percentile(values: Sequence[float], share: float) -> float | None:
     return ranked[min(int(share * len(ranked)), len(ranked) - 1)] if ranked else None
 
 
+def _energy_per_token_j(records: Sequence[Record]) -> float | None:
+    """Mean power of the window over its tokens a second, prompt and new tokens alike."""
+    each = []
+    for record in records:
+        joules, seconds = (record.energy.get(name) for name in ("energy_j", "window_s"))
+        if not joules or not seconds:
+            return None
+        work = record.workload
+        each.append(
+            joules
+            / seconds
+            * batch_s(record)
+            / work["n_batch"]
+            / (work["n_prompt"] + work["n_gen"])
+        )
+    return geometric_mean(each)
+
+
 def serving(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
     """Figures of a server's records; None for others. Percentiles pool a variant's requests."""
     records = [record for record in good if "wall_s" in record.samples]
-    names = ("requests_s", "goodput_req_s", "ttft_p99_s", "tpot_p99_s", "itl_p99_s", "n_requests")
+    names = (
+        "requests_s",
+        "goodput_req_s",
+        "energy_per_token_j",
+        "ttft_p99_s",
+        "tpot_p99_s",
+        "itl_p99_s",
+        "n_requests",
+    )
     figures: dict[str, Any] = dict.fromkeys(names)
     if not records:
         return figures
@@ -102,6 +128,13 @@ def serving(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
             absent[name] = f"{len(values)} values; a 99th percentile needs {TAIL_LEAST}"
     figures["requests_s"] = geometric_mean(rates)
     figures["n_requests"] = len(pooled["ttft_p99_s"])
+    figures["energy_per_token_j"] = _energy_per_token_j(records)
+    if figures["energy_per_token_j"] is None:
+        told = next((r.absent["energy_j"] for r in records if "energy_j" in r.absent), None)
+        absent["energy_per_token_j"] = told or "no counter read"
+    else:
+        for name in ("energy_per_output_token_j", "energy_per_prompt_token_j"):
+            absent[name] = "a server's prompts and new tokens overlap; see energy_per_token_j"
     if known:  # a rate of 0 has no logarithm, and is a figure all the same
         figures["goodput_req_s"] = sum(known) / len(known)
     else:

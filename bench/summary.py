@@ -114,18 +114,21 @@ def _energy(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
     """Joules a token, everything in the counter's scope; net of idle where that was measured."""
     figures: dict[str, Any] = {}
     for name, phase in ENERGY.items():
-        windows = [w for r in good if (w := r.energy.get(phase)) and w.get("energy_j") is not None]
-        figures[name] = _centre(w["energy_j"] / w["tokens"] for w in windows)
+        known = [w for r in good if (w := r.energy.get(phase)) and w.get("energy_j") is not None]
+        figures[name] = _centre(w["energy_j"] / w["tokens"] for w in known)
         figures[f"net_{name}"] = _centre(
             net / w["tokens"]
-            for w in windows
+            for w in known
             if w.get("idle_power_w") is not None
             and (net := w["energy_j"] - w["idle_power_w"] * w["window_s"]) > 0
         )
         if figures[name] is None:
             told = (r.energy.get(phase, {}).get("absent", {}) | r.absent for r in good)
             absent[name] = next((a["energy_j"] for a in told if "energy_j" in a), "no counter read")
-    scopes = {window.get("scope") for r in good for window in r.energy.values()}
+    windows = [w for r in good for w in r.energy.values() if isinstance(w, Mapping)]
+    # The whole window's figures stand beside the phases'.
+    scopes = {scope for w in windows if (scope := w.get("scope"))}
+    scopes = scopes or {r.energy.get("scope") for r in good}
     return figures | {"energy_scope": scopes.pop() if len(scopes) == 1 else None}
 
 

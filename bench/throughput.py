@@ -169,7 +169,7 @@ def _watts(window: Mapping[str, Any] | None) -> float | None:
 def _device(environment: Environment | None, record: Record) -> tuple[str | None, float | None]:
     """Catalog name and power limit of the card that a record was measured on."""
     device = str(record.variant.get("device", ""))
-    if device.startswith("cpu") or device == "remote" or environment is None:
+    if device.startswith("cpu") or device in ("remote", "remote:cpu") or environment is None:
         return None, None
     name = environment.identity.get("gpu")
     if not name:

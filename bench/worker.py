@@ -199,8 +199,11 @@ def energy(
     phase: Emit,
     reasons: set[str],
 ) -> dict[str, Any]:
-    """Energy of prefill and of decode apart, each repeated to fill a window; {} if unreadable."""
-    if not reader.has_energy:
+    """Energy of prefill and of decode apart, each repeated to fill a window; {} if unreadable.
+
+    A server's cannot be told apart: the energy of its whole window is all there is.
+    """
+    if not reader.has_energy or hasattr(runs, "serve"):
         return {}
 
     def prefill() -> int:

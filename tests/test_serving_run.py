@@ -12,9 +12,15 @@ from typing import Any
 import pytest
 
 from bench.cli import main
-from bench.records import Record, read
+from bench.devices import Reading, reader_for
+from bench.devices.remote import LocalServerReader
+from bench.errors import InputError
+from bench.records import Record, Results, read
 from bench.served import batch_s, each_tpot_s, goodput_req_s, overlaps, percentile
+from bench.serving.settings import settings
 from bench.summary import replicate_figures, summarise
+from bench.throughput import throughputs
+from tests.fakes import FakeReader
 from tests.scripted_server import Exchange, good, scripted
 
 
@@ -221,8 +227,6 @@ def test_goodput_counts_requests_that_keep_every_limit() -> None:
     assert goodput_req_s(record, {"ttft": 1.0, "tpot": 0.2}) == 0.0
     assert goodput_req_s(record, {"e2e": 3.0}) == pytest.approx(1.0)
     variant = record.variant | {"options": {"ttft_limit_s": 1.0}}
-    from bench.records import Results
-
     (row,) = summarise(Results(records=[replace(record, variant=variant)]))
     assert row["goodput_req_s"] == pytest.approx(2 / 3)
 
@@ -233,6 +237,32 @@ def test_one_request_at_a_time_has_its_prompt_timed_alone() -> None:
     assert replicate_figures(record)["prefill_tok_s"] == pytest.approx(20.0)
     at_a_rate = replace(record, variant=record.variant | {"options": {"rate": 2.0}})
     assert overlaps(at_a_rate)
+
+
+def test_energy_of_a_local_server_is_that_of_its_window() -> None:
+    read_here = Reading(
+        energy={"energy_j": 400.0, "window_s": 4.0}, memory={"peak_host_bytes": 5},
+        device={"temperature_c": 60}, reasons=("FOREIGN_PROCESS", "THERMAL_THROTTLE"),
+    )  # fmt: skip
+    reading = LocalServerReader(FakeReader(read_here, has_energy=True)).end()
+    assert reading.reasons == ("THERMAL_THROTTLE",)  # the server itself is the other process
+    assert reading.memory == {}
+    record = served_record(energy=dict(reading.energy))
+    (row,) = summarise(Results(records=[record]))
+    # 100 W over 3 requests of 15 tokens in 3 s.
+    assert row["energy_per_token_j"] == pytest.approx(100 / 15)
+    assert row["energy_per_output_token_j"] is None
+    assert "overlap" in row["absent"]["energy_per_output_token_j"]
+    (priced,) = throughputs(Results(records=[record]))
+    assert priced.power_w == pytest.approx(100)
+
+
+def test_a_local_server_is_read_where_it_computes() -> None:
+    assert isinstance(reader_for("remote:cpu"), LocalServerReader)
+    assert not isinstance(reader_for("remote"), LocalServerReader)
+    assert settings({"url": "http://a", "local": "cuda:0"}).device == "remote:cuda:0"
+    with pytest.raises(InputError, match="no device such as"):
+        settings({"url": "http://a", "local": "true"})
 
 
 def test_a_tail_of_few_values_is_none() -> None:

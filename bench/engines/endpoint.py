@@ -22,7 +22,6 @@ from bench.serving.prompts import Vocabulary, next_length
 from bench.serving.settings import Key, Settings, settings
 from bench.serving.window import counts, failed, served
 
-REMOTE = "remote"
 PROBE_TOKENS = 8
 CALIBRATIONS = 4
 """Requests that may be spent on finding how many words make a prompt of so many tokens."""
@@ -68,7 +67,7 @@ class EndpointEngine:
         }
         why = "the server does not say"
         return Loaded(
-            device=REMOTE, dtype="as-served", n_params=told["n_params"],
+            device=self._settings.device, dtype="as-served", n_params=told["n_params"],
             weights_bytes=told["weights_bytes"], quantized_fraction=None, dynamic=None, kernel=None,
             absent={name: why for name, value in told.items() if value is None},
             details={

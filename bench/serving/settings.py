@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from bench import fields
 from bench.errors import InputError
 
 HIDDEN = "***"
+LOCAL = re.compile(r"cpu|(cuda|xpu|mps)(:\d+)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,8 @@ class Settings:
     """How often a request is sent again after a refused connection, HTTP 429 or 503."""
     allow_failed: float = 0.0
     """Share of requests that may fail; above it there are no figures."""
+    local: str = ""
+    """Device of this machine that the server computes on, such as `cuda:0`: its energy is read."""
     ttft_limit_s: float | None = None
     """A request counts for goodput if no limit that is given is passed."""
     tpot_limit_s: float | None = None
@@ -59,8 +63,15 @@ class Settings:
             yield "retries: must not be negative"
         if not 0 <= self.allow_failed < 1:
             yield "allow_failed: must be at least 0 and below 1"
+        if self.local and not LOCAL.fullmatch(self.local):
+            yield f"local: {self.local!r} is no device such as cpu or cuda:0"
         if self.api == "chat" and self.prompts == "tokens":
             yield "prompts: the chat API takes no token numbers; use prompts = 'text'"
+
+    @property
+    def device(self) -> str:
+        """What the records name as device: `remote`, or `remote:cuda:0` for a server here."""
+        return f"remote:{self.local}" if self.local else "remote"
 
     @property
     def root(self) -> str:
