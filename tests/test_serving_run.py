@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
+import re
+import shlex
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +14,21 @@ from typing import Any
 
 import pytest
 
-from bench.cli import main
+from bench.cli import main, parser
 from bench.devices import Reading, reader_for
 from bench.devices.remote import LocalServerReader
 from bench.errors import InputError
 from bench.records import Record, Results, read
 from bench.served import batch_s, each_tpot_s, goodput_req_s, overlaps, percentile
-from bench.serving.settings import settings
+from bench.serving.settings import Settings, settings
+from bench.serving.streams import FAILURES
 from bench.summary import replicate_figures, summarise
 from bench.throughput import throughputs
 from tests.fakes import FakeReader
 from tests.scripted_server import Exchange, good, scripted
+
+PAGE = (Path(__file__).parent.parent / "docs/serving.md").read_text(encoding="utf-8")
+COMMANDS = sorted(set(re.findall(r"(?:^    |`)(bench (?:run|cost) [^`\n]+)", PAGE, re.MULTILINE)))
 
 
 def run(folder: Path, *arguments: str) -> int:
@@ -187,6 +194,18 @@ def test_a_plan_for_a_server_knows_what_it_cannot_know(
     assert main(["plan", "--url", "http://host", "-o", "json"]) == 0
     row = json.loads(capsys.readouterr().out)[0]
     assert (row["device"], row["memory_bytes"], row["bound_decode_tok_s"]) == ("remote", None, None)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_of_the_page_are_understood(command: str) -> None:
+    parser().parse_args(shlex.split(command)[1:])
+
+
+def test_the_page_names_every_kind_of_failure_and_every_option() -> None:
+    for kind in FAILURES:
+        assert f"`{kind}`" in PAGE or kind == "http_STATUS"
+    for one in dataclasses.fields(Settings):
+        assert f"`{one.name}`" in PAGE
 
 
 # What is read from such records.
