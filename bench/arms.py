@@ -103,7 +103,8 @@ def model_of(variant: Variant) -> Model:
     """The model that an arm names. A server's need not have a card: then it is a name alone."""
     path = "/" in variant.model and Path(variant.model).expanduser().exists()
     if not spec(variant.engine).remote or path or variant.model.partition("@")[0] in model_cards():
-        return resolve_model(variant.model)
+        found = resolve_model(variant.model)
+        return replace(found, source="server") if spec(variant.engine).remote else found
     return named_model(variant.model)
 
 

@@ -106,6 +106,7 @@ def serving(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
         "requests_s",
         "goodput_req_s",
         "energy_per_token_j",
+        "device_output_tok_s",
         "ttft_p99_s",
         "tpot_p99_s",
         "itl_p99_s",
@@ -127,6 +128,8 @@ def serving(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
         if figures[name] is None:
             absent[name] = f"{len(values)} values; a 99th percentile needs {TAIL_LEAST}"
     figures["requests_s"] = geometric_mean(rates)
+    n_gen, devices = records[0].workload["n_gen"], (records[0].variant.get("options") or {})
+    figures["device_output_tok_s"] = geometric_mean(rates) * n_gen / devices.get("n_devices", 1)
     figures["n_requests"] = len(pooled["ttft_p99_s"])
     figures["energy_per_token_j"] = _energy_per_token_j(records)
     if figures["energy_per_token_j"] is None:

@@ -101,15 +101,22 @@ class Spent:
         return [sum(one.itl_s) for one in self.requests]
 
 
+def to_steady(runs: Engine, spent: Spent) -> list[list[float]]:
+    """What must be steady: prefill and decode, each on its own; of a server whole requests, as the
+    network and its queue are in the time to the first token and never stand still."""
+    if hasattr(runs, "serve"):
+        return [[one.prefill_s + sum(one.itl_s) for one in spent.requests]]
+    decodes = [spent.decodes] if spent.requests[0].itl_s else []
+    return [spent.prefills, *decodes]
+
+
 def warm_up(runs: Engine, clock: Clock, workload: Workload, rules: Measure) -> dict[str, Any]:
     """Requests until both prefill and decode are steady, or the limit is reached."""
     spent = Spent()
     steady = False
     while not steady and (not spent.requests or spent.seconds < rules.warmup_max_s):
         spent.add(request(runs, clock, workload.n_gen))
-        steady = is_steady(spent.prefills, window=rules.warmup_window) and (
-            workload.n_gen == 1 or is_steady(spent.decodes, window=rules.warmup_window)
-        )
+        steady = all(is_steady(each, window=rules.warmup_window) for each in to_steady(runs, spent))
     check_tokens(runs, workload)
     return {"steady": steady, "prefill_s": spent.prefills, "decode_s": spent.decodes}
 

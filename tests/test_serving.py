@@ -383,6 +383,20 @@ def test_a_share_of_failures_may_be_allowed_and_is_told() -> None:
     assert counted["failed"]["http_500"] >= 2
 
 
+def test_a_warm_up_bears_the_failures_that_are_allowed() -> None:
+    async def every_third(to: Exchange) -> None:
+        await (to.status(503) if to.number % 3 == 2 else good(to))
+
+    with scripted(after_load(every_third)) as server:
+        with engine(server.url, allow_failed=0.5) as runs:
+            runs.start(8, 4, 4)
+            assert runs.request(4).prefill_s > 0
+        with engine(server.url) as runs:
+            runs.start(8, 4, 4)
+            with pytest.raises(UnsupportedError, match="http_503"):
+                runs.request(4)
+
+
 def test_a_request_that_is_sent_again_counts_from_when_it_was_first_sent() -> None:
     async def busy_first(to: Exchange) -> None:
         if to.number % 2 == 1:

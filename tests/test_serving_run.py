@@ -130,6 +130,8 @@ def test_a_curve_over_concurrency_is_a_row_each(
     out = capsys.readouterr().out
     assert "TTFT ms" in out
     assert "requests/s" in out
+    assert "4 at once: " in out
+    assert "x the tokens of 1" in out
 
 
 def test_arrivals_at_a_rate_and_goodput_under_limits(
@@ -233,6 +235,9 @@ def test_throughput_is_the_windows_and_not_a_requests() -> None:
     assert figures["total_tok_s"] == pytest.approx(15.0)
     assert figures["prefill_tok_s"] is None
     assert figures["e2e_s"] == 1.5
+    four = record.variant | {"options": {"n_devices": 4}}
+    (row,) = summarise(Results(records=[replace(record, variant=four)]))
+    assert row["device_output_tok_s"] == pytest.approx(1.25)
 
 
 def test_time_per_token_does_not_rest_on_chunks() -> None:

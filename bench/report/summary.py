@@ -135,10 +135,27 @@ def words(
             at = f" at {row['n_prompt']}+{row['n_gen']} x {row['n_batch']}" if many else ""
             said = meaning(experiment.gate, row, base, quality)
             yield f"**{names[row['variant']]}**{at}: {said}."
+    yield from curve(rows, names)
     for row in rows:
         if row["diagnosis"]:
             yield f"{names[row['variant']]}: {row['diagnosis']}."
     yield from notes(experiment, rows)
+
+
+def curve(rows: Sequence[Row], names: Mapping[str, str]) -> Iterator[str]:
+    """What more requests at once bring a server, and what they cost those who wait."""
+    least: dict[tuple[Any, ...], Row] = {}
+    for row in sorted(rows, key=lambda row: int(row["n_batch"])):
+        if row["requests_s"] is None:
+            continue
+        one = least.setdefault((row["variant"], row["n_prompt"], row["n_gen"]), row)
+        if one is row:
+            continue
+        parts = [f"{row['output_tok_s'] / one['output_tok_s']:.2f}x the tokens of {one['n_batch']}"]
+        parts.append(f"{row['ttft_s'] / one['ttft_s']:.2f}x the time to the first token")
+        if row["tpot_s"] and one["tpot_s"]:
+            parts.append(f"{row['tpot_s'] / one['tpot_s']:.2f}x the time per token")
+        yield f"{names[row['variant']]}, {row['n_batch']} at once: {', '.join(parts)}."
 
 
 def meaning(gate: Gate, row: Row, base: Row, quality: Mapping[str, Figures]) -> str:

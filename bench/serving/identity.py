@@ -50,10 +50,12 @@ async def identify(client: Client) -> dict[str, Any]:
         try:
             head, body = await client.get(path)
         except HttpError as error:
-            if error.kind == "refused" or (name == "models" and error.kind == "timeout"):
+            if error.kind == "refused" or name == "models":
                 raise UnsupportedError(
                     f"{client.settings.root}: {error}; is the server running there?"
                 ) from error
+            if error.kind == "timeout":  # the other pages would be waited for as long
+                break
             continue
         if server := head.headers.get("server"):
             found["header"] = server[:LONGEST]

@@ -42,6 +42,8 @@ class Settings:
     """How often a request is sent again after a refused connection, HTTP 429 or 503."""
     allow_failed: float = 0.0
     """Share of requests that may fail; above it there are no figures."""
+    n_devices: int = 1
+    """Devices that the server computes on, for figures of each."""
     local: str = ""
     """Device of this machine that the server computes on, such as `cuda:0`: its energy is read."""
     ttft_limit_s: float | None = None
@@ -59,6 +61,8 @@ class Settings:
             yield "n_requests: needs rate; without it requests fill the level's window"
         if self.n_requests is not None and self.n_requests < 2:
             yield "n_requests: must be at least 2"
+        if self.n_devices < 1:
+            yield "n_devices: must be at least 1"
         if self.retries < 0:
             yield "retries: must not be negative"
         if not 0 <= self.allow_failed < 1:
