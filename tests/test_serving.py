@@ -103,7 +103,7 @@ def test_an_open_loop_sends_all_whatever_is_in_flight() -> None:
         found = runs.serve(1, 0.0)
     assert len(found.requests) == 20
     assert server.most_in_flight > 1
-    assert len(server.asked) == 20 + 1  # and the one by which it was met
+    assert len(server.asked) == 20 + 2  # and those by which it was met
 
 
 def test_arrivals_are_poisson_and_the_same_for_the_same_seed() -> None:
@@ -209,6 +209,28 @@ def test_prompt_tokens_from_a_cache_are_told() -> None:
             assert found.device["requests"]["cached_tokens"] >= 10
             prompts = [to.body["prompt"] for to in server.asked if to.n_gen == 4]
             assert prompts[-1] == prompts[-2]
+
+
+def test_a_chat_template_may_come_from_a_cache() -> None:
+    def with_template(cached: int) -> Any:
+        async def reply(to: Exchange) -> None:
+            words = to.body["messages"][0]["content"].split()
+            await to.begin()
+            for _ in range(to.n_gen):
+                await asyncio.sleep(0.002)
+                await to.chunk("x")
+            await to.chunk("", "length")
+            usage = {"prompt_tokens": len(words) + 11, "completion_tokens": to.n_gen}
+            told = usage | {"prompt_tokens_details": {"cached_tokens": cached}}
+            await to.event({"choices": [], "usage": told})
+            await to.end()
+
+        return reply
+
+    for cached, marked in ((11, False), (12, True)):
+        with scripted(with_template(cached)) as server, engine(server.url, api="chat") as runs:
+            runs.start(32, 4, 1)
+            assert ("PREFIX_CACHED" in runs.serve(2, 0.0).reasons) == marked
 
 
 # What bad servers give: faults, counted, and never a figure.

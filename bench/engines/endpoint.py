@@ -126,10 +126,9 @@ class EndpointEngine:
             name: n_gen if name == "min_tokens" else value for name, value in self._extras.items()
         }
         self._shape = Shape(n_prompt=n_prompt, n_gen=n_gen, extras=extras)
-        length = n_prompt
-        if self._vocabulary_size is None:
-            length = self._run(self._calibrate(n_prompt))
+        length = self._run(self._calibrate(n_prompt))
         self._prompts = self._vocabulary(length)
+        self._shared = n_prompt - length
         self._next = 0
 
     def _vocabulary(self, length: int) -> Vocabulary:
@@ -139,7 +138,10 @@ class EndpointEngine:
         )  # fmt: skip
 
     async def _calibrate(self, n_prompt: int) -> int:
-        """How many words make a prompt of exactly `n_prompt` tokens, template included."""
+        """How many words, or token numbers, make a prompt of exactly `n_prompt` tokens.
+
+        A server may add a template, or a token for the beginning.
+        """
         tried: list[tuple[int, int]] = []
         length: int | None = n_prompt
         shape = Shape(n_prompt=None, n_gen=1, extras={**self._shape.extras, **_one(self._extras)})
@@ -154,8 +156,8 @@ class EndpointEngine:
             length = next_length(tried, n_prompt)
         words, tokens = tried[-1]
         raise UnsupportedError(
-            f"no prompt of exactly {n_prompt} tokens could be made: {words} words are {tokens}; "
-            "a model card (-m) allows token numbers, another --n-prompt may be met",
+            f"no prompt of exactly {n_prompt} tokens could be made: {words} words or "
+            f"numbers are {tokens}; a model card (-m) allows numbers, or try another --n-prompt",
             "TOKEN_COUNT",
         )
 
@@ -187,11 +189,12 @@ class EndpointEngine:
                 self._ask, self._n_batch, rounds=rounds, seconds=seconds,
                 allow_failed=chosen.allow_failed,
             )  # fmt: skip
-            return served(self._run(loop.run()), chosen, rounds * self._n_batch)
+            window = self._run(loop.run())
+            return served(window, chosen, rounds * self._n_batch, self._shared)
         count = chosen.n_requests or max(rounds, math.ceil(chosen.rate * seconds))
         times = arrivals(chosen.rate, count, f"{self._seed_of_work}/arrivals")
         work = open_loop(self._ask, times, allow_failed=chosen.allow_failed)
-        return served(self._run(work), chosen, count)
+        return served(self._run(work), chosen, count, self._shared)
 
     def reset(self) -> None:
         """Requests hold nothing over."""

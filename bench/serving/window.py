@@ -21,10 +21,11 @@ LAG_SHARE = 0.1
 """Of the median time per token, by which the event loop may be late at the 95th percentile."""
 
 
-def served(window: Window, settings: Settings, planned: int) -> Served:
+def served(window: Window, settings: Settings, planned: int, shared: int = 0) -> Served:
     """Figures of the requests that were answered. Raises UnsupportedError where too many failed.
 
-    `planned`: how many requests the window was to hold at least.
+    `planned`: how many requests the window was to hold at least. `shared`: tokens that all prompts
+    have in common (a chat template), which a cache may rightly hold.
     """
     counted = counts(window)
     if window.fails(planned, settings.allow_failed):
@@ -38,7 +39,7 @@ def served(window: Window, settings: Settings, planned: int) -> Served:
         reasons.add("CLIENT_BOUND")
     if window.n_failed:
         reasons.add("REQUESTS_FAILED")
-    if not settings.prefix_cache and any(answer.cached_tokens for answer in good):
+    if not settings.prefix_cache and any((a.cached_tokens or 0) > shared for a in good):
         reasons.add("PREFIX_CACHED")
     return Served(
         requests=[answered(answer) for answer in good],
