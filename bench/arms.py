@@ -8,17 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from bench import gguf_file, quantization, weights
-from bench.catalog import Model, resolve_model
+from bench.catalog import Model, model_cards, named_model, resolve_model
 from bench.engines import DTYPES, ENGINES, spec
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.experiment import Experiment, Variant, Workload, key
 from bench.process import converse, last
+from bench.serving.settings import settings
 
 METHOD = 1
 """Raised when the worker measures in another way, so that old records are not taken for new."""
 
 SYNTHETIC = "synthetic"
 """The engine of scripted timings: no torch, no device, never mixed with measured results."""
+
+
+REMOTE = "remote"
+"""Device of an engine that asks a server: none of this machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +92,13 @@ def check_names(experiment: Experiment) -> None:
             raise InputError(unknown("mode", variant.mode, engine.modes))
         if variant.dtype not in DTYPES:
             raise InputError(unknown("dtype", variant.dtype, DTYPES))
-        check_weights(variant, resolve_model(variant.model))
+        check_weights(variant, model_of(variant))
         if engine.schemes is not None and variant.quant not in engine.schemes:
             raise InputError(unknown(f"scheme of {variant.engine}", variant.quant, engine.schemes))
-        if engine.schemes is None and variant.engine != SYNTHETIC:
+        if engine.schemes is None and engine.weights == "folder":
             quantization.scheme(variant.quant)
+        if engine.remote:
+            settings(variant.options)
 
 
 def check_weights(variant: Variant, model: Model) -> None:
@@ -109,16 +116,25 @@ def check_weights(variant: Variant, model: Model) -> None:
         )
 
 
+def model_of(variant: Variant) -> Model:
+    """The model that an arm names. A server's need not have a card: then it is a name alone."""
+    path = "/" in variant.model and Path(variant.model).expanduser().exists()
+    if not spec(variant.engine).remote or path or variant.model.partition("@")[0] in model_cards():
+        found = resolve_model(variant.model)
+        return replace(found, source="server") if spec(variant.engine).remote else found
+    return named_model(variant.model)
+
+
 def resolve(experiment: Experiment, say: Callable[[str], None]) -> list[Arm]:
     """The experiment's arms on this machine; weights are fetched and converted where needed."""
     check_names(experiment)
     device = find_device(experiment)
     arms = []
     for variant in experiment.variants:
-        model = resolve_model(variant.model)
+        model, engine = model_of(variant), spec(variant.engine)
+        where = settings(variant.options).device if engine.remote else device.name
         reason = None
-        engine = spec(variant.engine)
-        if engine.schemes is None and variant.engine != SYNTHETIC:
+        if engine.weights != "none" and engine.schemes is None:
             reason = quantization.refusal(variant.quant, device, variant.mode, variant.dtype)
         if reason is None and engine.weights == "gguf":
             check_file(variant, weights.prepare_gguf(model, say))
@@ -126,9 +142,11 @@ def resolve(experiment: Experiment, say: Callable[[str], None]) -> list[Arm]:
             weights.prepare(model, say)
         arms.append(
             Arm(
-                variant=replace(variant, device=device.name),
+                variant=replace(variant, device=where),
                 model=model,
-                identity=weights.identity(model),
+                identity=key("served", model=model.ref)
+                if engine.remote
+                else weights.identity(model),
                 refusal=reason,
             )
         )
@@ -149,6 +167,8 @@ def find_device(experiment: Experiment) -> quantization.Device:
     """The device that the experiment means on this machine, asked of a process that has torch."""
     if {variant.engine for variant in experiment.variants} <= {SYNTHETIC}:
         return quantization.Device(name=SYNTHETIC, kind=SYNTHETIC)
+    if all(spec(variant.engine).remote for variant in experiment.variants):
+        return quantization.Device(name=REMOTE, kind=REMOTE)
     event = last(converse({"task": "probe", "device": experiment.grid.device}, limit_s=300.0))
     if event["event"] == "failed":
         raise (InputError if event["code"] == "INPUT" else UnsupportedError)(event["message"])

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from bench import fields, gguf_file
 from bench.errors import InputError, unknown
 
-WeightSource = Literal["wheel", "hub", "random", "path", "gguf"]
+WeightSource = Literal["wheel", "hub", "random", "path", "gguf", "server"]
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
@@ -152,6 +152,15 @@ def resolve_model(ref: str) -> Model:
     if name not in cards:
         raise InputError(unknown("model", name, cards) + "; `bench models` lists them")
     return _choose(ref, load_card(cards[name]), source)
+
+
+def named_model(name: str) -> Model:
+    """A model that a server holds and no card describes: its name, and nothing known of it."""
+    card = ModelCard(
+        name=name, title=name, license="not stated", architecture={},
+        architecture_source="not known: a server holds it", weights=Weights(),
+    )  # fmt: skip
+    return Model(ref=name, card=card, source="server")
 
 
 def _choose(ref: str, card: ModelCard, source: str) -> Model:

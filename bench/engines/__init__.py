@@ -30,6 +30,9 @@ class Spec:
     """Virtual environment of its own that its worker runs in; None: the one the harness is in."""
     weights: Literal["folder", "gguf", "none"] = "folder"
     """What of a model it loads: a folder of safetensors, one GGUF file as it is, or nothing."""
+    remote: bool = False
+    """It asks a server that holds the model: a model and a scheme are names that tell arms apart,
+    and no device of this machine computes."""
 
 
 ENGINES: Mapping[str, Spec] = {
@@ -48,6 +51,7 @@ ENGINES: Mapping[str, Spec] = {
         schemes=("none", "fp8_per_tensor", "fp8_per_block", "mxfp8"),
         environment="vllm",
     ),
+    "endpoint": Spec(module="bench.engines.endpoint:EndpointEngine", weights="none", remote=True),
     "synthetic": Spec(module="bench.engines.synthetic:SyntheticEngine", weights="none"),
 }
 
@@ -108,6 +112,31 @@ class Timed:
     """From when every sequence has its n-th new token until every one has its next: n_gen - 1."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """One request of a server that had others beside it."""
+
+    prefill_s: float
+    """From sending it to its first new token."""
+    itl_s: tuple[float, ...]
+    """Gaps between chunks; a chunk need not be one token, so there may be fewer than n_gen - 1."""
+    e2e_s: float
+    """From sending it to its last new token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What a server did over a window of many requests."""
+
+    requests: Sequence[Answered]
+    wall_s: float
+    """Seconds in which those requests were answered."""
+    device: Mapping[str, Any] = field(default_factory=dict)
+    """How requests ended, how late the client was, what the server says of itself."""
+    reasons: tuple[str, ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+
 class Engine(Protocol):
     """One loaded model in one scheme.
 
@@ -116,6 +145,10 @@ class Engine(Protocol):
     and `rewind` raise UnsupportedError, and its `clock` has the name of what timed it. An engine
     whose steps return only when the device has done them, by queues that torch does not see, sets
     `clock_device` to `cpu`; one that holds only so many sequences, `most_sequences`.
+
+    A server, which has many requests in flight, has `request` for the warm-up and one method more,
+    `serve(rounds, seconds) -> Served`, for the measured window: at least `rounds` for each of
+    `n_batch` sequences, and at least `seconds`. It counts its answers' tokens itself.
 
     The steps are `start` once a workload; then for each request `reset`, `prefill`, and
     `n_gen - 1` times `step`, then `tokens`. `rewind` goes back to the state just after `prefill`.
