@@ -15,7 +15,7 @@ GROUND = {"errors", "validity", "fields", "catalog", "experiment", "records"}
 """Standard library only; import nothing but one another."""
 
 MEASURING = {
-    "engines", "devices", "worker", "quantization", "quality", "quality_store", "mixed",
+    "engines", "devices", "worker", "quantization", "quality", "quality_store", "mixed", "fitting",
 }  # fmt: skip
 """May import torch; the only rooms that run in the worker."""
 
