@@ -214,7 +214,8 @@ def perform(job: dict[str, Any], emit: Emit) -> None:
         phase({"phase": "quality"})
         emit({"event": "quality", **quality(runs, job)})
         return
-    clock = getattr(runs, "clock", None) or clock_for(loaded.device)
+    waits_on = getattr(runs, "clock_device", loaded.device)
+    clock = getattr(runs, "clock", None) or clock_for(waits_on)
     reader = reader_for(loaded.device)
     rules = Measure(**job["measure"])
     try:
@@ -237,7 +238,8 @@ def perform(job: dict[str, Any], emit: Emit) -> None:
 def load(job: dict[str, Any], emit: Emit) -> tuple[Engine, Loaded]:
     """Load the engine that the job names, and say what was loaded."""
     table = job["load"]
-    wanted = Job(**(table | {"folder": Path(table["folder"]) if table["folder"] else None}))
+    places = {name: Path(table[name]) if table[name] else None for name in ("folder", "made")}
+    wanted = Job(**(table | places))
     runs = engine(job["engine"])
     before = time.perf_counter()
     loaded = runs.load(wanted)

@@ -10,9 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from bench import quantization
 from bench.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from bench.environments import Home
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +30,38 @@ class Spec:
     schemes: tuple[str, ...] | None = None
     """Schemes it does by itself; None: those of `bench.quantization`, applied to torch modules."""
     environment: str | None = None
-    """Virtual environment of its own that its worker runs in; None: the one the harness is in."""
+    """Virtual environment of its own that its worker runs in (`bench.environments`); None: the
+    one the harness is in."""
+    package: str | None = None
+    """Distribution that the engine is; None: it is part of the harness."""
+    devices: tuple[str, ...] = ("cpu", "cuda", "mps", "xpu")
+    """Device kinds it runs on."""
+    refuses: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Scheme and device kind that do not go together -> why."""
+    prepare: str | None = None
+    """`package.module:function` from an Order to the model in the engine's own format, called in
+    the parent before the first worker; None: it loads the prepared safetensors themselves."""
 
 
 ENGINES: Mapping[str, Spec] = {
-    "transformers": Spec(module="bench.engines.transformers:TransformersEngine"),
-    "synthetic": Spec(module="bench.engines.synthetic:SyntheticEngine"),
+    "transformers": Spec(
+        module="bench.engines.transformers:TransformersEngine", package="transformers"
+    ),
+    "onnxruntime": Spec(
+        module="bench.engines.onnxruntime:OnnxRuntimeEngine",
+        schemes=("none", "int8-dynamic"),
+        environment="onnxruntime",
+        package="onnxruntime",
+        devices=("cpu", "cuda"),
+        refuses={
+            ("int8-dynamic", "cuda"): "ONNX Runtime has no CUDA kernels for dynamically quantized "
+            "layers: they would run on the CPU, with copies to and fro"
+        },
+        prepare="bench.engines.onnx_files:prepare",
+    ),
+    "synthetic": Spec(
+        module="bench.engines.synthetic:SyntheticEngine", devices=("synthetic",)
+    ),
 }
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -57,6 +87,27 @@ class Job:
     """Seed of the prompt's tokens, the same for every arm."""
     replicate: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    made: Path | None = None
+    """What the engine's `Spec.prepare` made; None for an engine without one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What `Spec.prepare` is given."""
+
+    folder: Path | None
+    """Folder with config.json and safetensors; None for random weights."""
+    name: str
+    """Of the model, for people."""
+    identity: str
+    """Of the weights: `bench.weights.identity`."""
+    quant: str
+    dtype: str
+    device: quantization.Device
+    options: Mapping[str, Any]
+    home: Home | None
+    """The engine's own environment, where it has one."""
+    say: Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +184,23 @@ def spec(name: str) -> Spec:
 
 def engine(name: str) -> Engine:
     """A new engine of that name; its packages are imported on `load`."""
-    module, _, attribute = spec(name).module.partition(":")
-    make: Callable[[], Engine] = getattr(import_module(module), attribute)
+    make: Callable[[], Engine] = attribute(spec(name).module)
     return make()
+
+
+def attribute(where: str) -> Any:
+    """What `package.module:name` names."""
+    module, _, name = where.partition(":")
+    return getattr(import_module(module), name)
+
+
+def refusal(name: str, quant: str, device: quantization.Device) -> str | None:
+    """Why this engine cannot run this scheme on this device, or None. Loads nothing."""
+    of = spec(name)
+    if device.kind not in of.devices:
+        return f"engine '{name}' runs on {' or '.join(of.devices)}, not on {device.name}"
+    if of.schemes is None:
+        return quantization.refusal(quant, device)
+    if why := of.refuses.get((quant, device.kind)):
+        return f"engine '{name}': scheme '{quant}' is not measured on {device.name}: {why}"
+    return None
