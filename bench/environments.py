@@ -198,11 +198,13 @@ def _pip(place: Home, say: Say) -> None:
         str(place.python), "-I", "-m", "pip", "install", "--disable-pip-version-check",
         "--progress-bar", "off", "--requirement", str(place.requirements),
     ]  # fmt: skip
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
-        pip = subprocess.Popen(
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
+        subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
             text=True, errors="replace",
-        )  # fmt: skip
+        ) as pip,
+    ):  # fmt: skip
         try:
             assert pip.stdout is not None
             for step in steps(pip.stdout):
@@ -211,7 +213,6 @@ def _pip(place: Home, say: Say) -> None:
                 return
         finally:
             pip.kill()  # on Ctrl-C; nothing happens to one that has ended
-            pip.wait()
         errors.seek(0)
         said = pip_error(errors.read())
     raise UnsupportedError(

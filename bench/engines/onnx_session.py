@@ -82,8 +82,8 @@ class Session:
 
     def logits(self, tokens: Any) -> Any:
         """Logits [batch, length, vocabulary], float32 on the host, of tokens [batch, length]."""
-        binding = self.binding()
-        Feed(self, tokens, 0).prompt(binding, kept=tokens.shape[1])
+        binding, feed = self.binding(), Feed(self, tokens, 0)
+        feed.prompt(binding, kept=tokens.shape[1])
         binding.bind_output("logits", self.kind, self.index)
         (found,) = self.run(binding)
         return found.numpy().astype(self.np.float32, copy=False)
@@ -93,7 +93,8 @@ class Feed:
     """The inputs of a workload: made once, on the device, and bound at each step.
 
     A mask of ones has the same bytes at every length, and the positions of one step stand in a
-    row, so each step's mask and positions are parts of arrays that are there from the start.
+    row, so each step's mask and positions are parts of arrays that are there from the start. They
+    are bound by their address: this must outlive every run of what it has bound.
     """
 
     def __init__(self, session: Session, tokens: Any, n_gen: int) -> None:
