@@ -1,10 +1,10 @@
 """Virtual environments of engines whose packages conflict with the harness's own.
 
-Such an engine names one in `Spec.environment`. Its packages are pinned in a requirements file that
-ships here, bench/data/engines/NAME.txt, and it lives in $XDG_CACHE_HOME/gpu-cost-bench/engines/NAME.
-Plain `python -m pip` makes it, so that the user's own index settings count. A stamp says what it
-was made for, and that it is whole; one that is not is mended by the next install. Standard library
-only; the engine's worker is started in it by `Home.program`.
+Such an engine names one in `Spec.environment`. Its packages are pinned in bench/data/engines/
+NAME.txt, and it lives in $XDG_CACHE_HOME/gpu-cost-bench/engines/NAME, made by plain
+`python -m pip`, so that the user's own index settings count. A stamp says what it was made for, and
+that it is whole; one that is not is mended by the next install. Standard library only; the engine's
+worker is started in it by `Home.program`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,6 @@ class Home:
     def program(self, module: str, *arguments: str) -> tuple[str, ...]:
         """The command that runs a module of ours in it, with none of our packages beside it."""
         return (str(self.python), "-I", str(BOOT), module, *arguments)
-
 
     def serves(self, kind: str) -> bool:
         """Whether engines run on such a device in this one, and not in one made for the kind."""

@@ -17,7 +17,7 @@ from bench.errors import InputError, UnsupportedError
 from bench.experiment import Experiment, Replicate, Workload, plan
 from bench.process import Event, converse
 from bench.quality_run import measure_qualities
-from bench.records import Environment, Record, Results, Writer, read, utc_now
+from bench.records import Environment, QualityRecord, Record, Results, Writer, read, utc_now
 from bench.texts import read_text
 
 ONCE = frozenset({"UNSUPPORTED", "OOM", "INPUT", "NONFINITE"})
@@ -99,7 +99,8 @@ def check_environment(before: Results, environment: Environment, folder: Path) -
 def check_packages(before: Results, arms: Sequence[Arm], folder: Path) -> None:
     """Refuse to mix figures that an engine gave with other packages of its own environment."""
     wanted = {arm.variant.name: arm.home.fingerprint for arm in arms if arm.home}
-    for record in (*before.records, *before.qualities):
+    lines: list[Record | QualityRecord] = [*before.records, *before.qualities]
+    for record in lines:
         name, packages = record.variant["name"], record.variant.get("packages")
         if record.status == "ok" and packages != wanted.get(name, packages):
             raise InputError(

@@ -67,4 +67,4 @@ def main() -> None:
     }  # fmt: skip
     runs.set_prompt([1, 2, 3])
     told["continued"] = generate(runs, 4)
-    print(json.dumps(told))
+    sys.stdout.write(json.dumps(told))

@@ -28,7 +28,9 @@ def wheel(folder: Path, name: str, version: str) -> None:
         file.writestr(
             f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
         )
-        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         file.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n")
 
 
@@ -61,9 +63,7 @@ def prepared(folder: Path, patch: pytest.MonkeyPatch) -> Home:
 
 
 @pytest.fixture
-def place(
-    made: tuple[Home, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Home:
+def place(made: tuple[Home, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """A copy of the installed environment, to be broken."""
     copy = prepared(tmp_path, monkeypatch)
     copy.folder.parent.mkdir()
@@ -282,8 +282,12 @@ def test_the_verb_lists_installs_and_removes(
     assert main(["engines", "install", "tiny"]) == 3
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.strip().splitlines()[-1].startswith(
-        "bench: cannot install the environment of tiny: pip: No matching distribution found"
+    assert (
+        err.strip()
+        .splitlines()[-1]
+        .startswith(
+            "bench: cannot install the environment of tiny: pip: No matching distribution found"
+        )
     )
 
 
@@ -305,7 +309,9 @@ def test_bad_input_is_one_line(
 
 
 def test_the_parent_needs_no_package_to_install(tmp_path: Path) -> None:
-    program = "import bench.environments, sys; print([m for m in ('torch','numpy') if m in sys.modules])"
+    program = (
+        "import bench.environments, sys; print([m for m in ('torch','numpy') if m in sys.modules])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True,
         cwd=Path(__file__).parent.parent,

@@ -99,9 +99,7 @@ def test_log_probs_are_those_of_transformers(
     plain: dict[str, Any], reference: TransformersEngine
 ) -> None:
     expected = reference.log_probs([(7 * i) % 256 for i in range(300)])
-    torch.testing.assert_close(
-        torch.tensor(plain["log_probs"]), expected, rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(torch.tensor(plain["log_probs"]), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_given_prompt_is_continued(plain: dict[str, Any], reference: TransformersEngine) -> None:

@@ -82,7 +82,9 @@ def _list(args: argparse.Namespace) -> int:
     ]
     print(render(rows(), columns, args.output), end="")
     if args.output == "md":
-        print("\nAn environment of its own is made by `bench engines install NAME`, or on first use.")
+        print(
+            "\nAn environment of its own is made by `bench engines install NAME`, or on first use."
+        )
     return 0
 
 

@@ -59,9 +59,7 @@ ENGINES: Mapping[str, Spec] = {
         },
         prepare="bench.engines.onnx_files:prepare",
     ),
-    "synthetic": Spec(
-        module="bench.engines.synthetic:SyntheticEngine", devices=("synthetic",)
-    ),
+    "synthetic": Spec(module="bench.engines.synthetic:SyntheticEngine", devices=("synthetic",)),
 }
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")

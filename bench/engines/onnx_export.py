@@ -127,9 +127,7 @@ def graft(path: Path) -> None:
     cut = ["kept_start", "kept_end", "kept_axis"]
     graph.node.insert(place, helper.make_node("Neg", ["logits_to_keep"], ["kept_start"]))
     graph.node.insert(place + 1, helper.make_node("Slice", [hidden, *cut], ["kept_hidden"]))
-    graph.node.append(
-        helper.make_node("ArgMax", ["logits"], ["next_tokens"], axis=-1, keepdims=0)
-    )
+    graph.node.append(helper.make_node("ArgMax", ["logits"], ["next_tokens"], axis=-1, keepdims=0))
     graph.input.append(helper.make_tensor_value_info("logits_to_keep", TensorProto.INT64, [1]))
     kept = ["batch_size", "kept_length"]
     graph.output.append(helper.make_tensor_value_info("next_tokens", TensorProto.INT64, kept))

@@ -134,9 +134,7 @@ class Feed:
         session = self._session
         if name in session.takes:
             shape = (self.n_batch, width)
-            binding.bind_input(
-                name, session.kind, session.index, session.np.int64, shape, pointer
-            )
+            binding.bind_input(name, session.kind, session.index, session.np.int64, shape, pointer)
 
 
 def log_softmax(logits: Any) -> Any:
