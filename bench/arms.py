@@ -123,7 +123,7 @@ def _resolved(variant: Variant, device: quantization.Device, say: Callable[[str]
     )
     if variant.engine == SYNTHETIC:
         return arm
-    if reason := refusal(variant.engine, variant.quant, device):
+    if reason := refusal(variant, device):
         return replace(arm, refusal=reason)
     weights.prepare(model, say)
     try:

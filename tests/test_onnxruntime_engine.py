@@ -224,4 +224,4 @@ def test_the_embedded_model_with_and_without_dynamic_quantization(
 def test_the_shipped_experiment_asks_for_what_exists() -> None:
     from bench.arms import check_names
 
-    check_names(load_experiment("engines"))
+    check_names(load_experiment("onnx-dynamic-int8"))

@@ -17,6 +17,7 @@ from bench.errors import InputError, unknown
 
 if TYPE_CHECKING:
     from bench.environments import Home
+    from bench.experiment import Variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,9 @@ class Spec:
 
 ENGINES: Mapping[str, Spec] = {
     "transformers": Spec(
-        module="bench.engines.transformers:TransformersEngine", package="transformers"
+        module="bench.engines.transformers:TransformersEngine",
+        modes=("eager", "compiled", "cuda-graph"),
+        package="transformers",
     ),
     "onnxruntime": Spec(
         module="bench.engines.onnxruntime:OnnxRuntimeEngine",
@@ -159,6 +162,9 @@ class Engine(Protocol):
     def tokens(self) -> list[list[int]]:
         """New tokens of each sequence since `reset`."""
 
+    def notes(self) -> Mapping[str, Any]:
+        """What is known of the workload that was started: seconds of compiling, kernels, ..."""
+
     def log_probs(self, window: Sequence[int]) -> Any:
         """Log-probabilities of the next token at each position of `window` but the last.
 
@@ -192,13 +198,13 @@ def attribute(where: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def refusal(name: str, quant: str, device: quantization.Device) -> str | None:
-    """Why this engine cannot run this scheme on this device, or None. Loads nothing."""
-    of = spec(name)
+def refusal(variant: Variant, device: quantization.Device) -> str | None:
+    """Why its engine cannot run this arm on this device, or None. Loads nothing."""
+    name, of = variant.engine, spec(variant.engine)
     if device.kind not in of.devices:
         return f"engine '{name}' runs on {' or '.join(of.devices)}, not on {device.name}"
     if of.schemes is None:
-        return quantization.refusal(quant, device)
-    if why := of.refuses.get((quant, device.kind)):
-        return f"engine '{name}': scheme '{quant}' is not measured on {device.name}: {why}"
+        return quantization.refusal(variant.quant, device, variant.mode, variant.dtype)
+    if why := of.refuses.get((variant.quant, device.kind)):
+        return f"engine '{name}': scheme '{variant.quant}' is not measured on {device.name}: {why}"
     return None
