@@ -64,9 +64,11 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         for key, heading in (("n_prompt", "prompt"), ("n_gen", "new"), ("n_batch", "batch"))
         if len({row[key] for row in rows}) > 1
     ]
-    bounded = [Column(heading="of bandwidth", show=lambda r: _share(r["mbu"]))]
-    if all(row["mbu"] is None for row in rows):
-        bounded = []
+    bounded = [
+        column(key, heading, ".0%")
+        for key, heading in (("mbu", "of bandwidth"), ("mbu_measured", "of measured bandwidth"))
+        if any(row[key] is not None for row in rows)
+    ]
     energy = [column("energy_per_output_token_j", "J per new token", ".3g")]
     if all(row["energy_per_output_token_j"] is None for row in rows):
         energy = []
