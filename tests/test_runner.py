@@ -91,7 +91,11 @@ def test_a_run_measures_every_arm_and_resumes(tiny_folder: Path, tmp_path: Path)
         assert [len(gaps) for gaps in record.samples["itl_s"]] == [3, 3, 3]
         assert record.variant["device"] == "cpu"
         assert record.variant["dtype"] == "float32"
-        assert record.memory["peak_host_bytes"] > 50e6
+        peak, cache = record.memory["peak_host_bytes"], record.memory["cache_bytes"]
+        assert peak > 50e6
+        assert cache == 2 * 2 * 2 * (16 + 4 - 1) * 8 * 4
+        rest = peak - cache - record.model["weights_bytes"]
+        assert record.memory["host_other_bytes"] == rest
     by_quant = {record.variant["quant"]: record for record in first.results.records}
     assert by_quant["none"].model["quantized_fraction"] == 0
     assert by_quant["none"].model["dynamic"] is None
