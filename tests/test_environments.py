@@ -284,8 +284,12 @@ def test_the_verb_removes_and_installs(
     assert main(["engines", "install", "tiny"]) == 3
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.strip().splitlines()[-1].startswith(
-        "bench: cannot install the environment of tiny: pip: No matching distribution found"
+    assert (
+        err.strip()
+        .splitlines()[-1]
+        .startswith(
+            "bench: cannot install the environment of tiny: pip: No matching distribution found"
+        )
     )
     assert main(["engines", "remove", "tiny"]) == 0
     assert main(["engines", "remove", "tiny"]) == 0

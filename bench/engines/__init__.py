@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from bench import quantization
 from bench.errors import InputError, unknown
+from bench.gguf_file import FILE_TYPES, FLOATS
 
 if TYPE_CHECKING:
     from bench.environments import Home
@@ -33,8 +34,8 @@ class Spec:
     environment: str | None = None
     """Virtual environment of its own that its worker runs in (`bench.environments`); None: the
     one the harness is in."""
-    package: str | None = None
-    """Distribution that the engine is; None: it is part of the harness."""
+    packages: tuple[str, ...] = ()
+    """Distributions that are the engine, the first installed counts; none: it needs none."""
     devices: tuple[str, ...] = ("cpu", "cuda", "mps", "xpu")
     """Device kinds it runs on."""
     refuses: Mapping[tuple[str, str], str] = field(default_factory=dict)
@@ -42,19 +43,24 @@ class Spec:
     prepare: str | None = None
     """`package.module:function` from an Order to the model in the engine's own format, called in
     the parent before the first worker; None: it loads the prepared safetensors themselves."""
+    weights: Literal["folder", "gguf", "none"] = "folder"
+    """What of a model it loads: a folder of safetensors, one GGUF file as it is, or nothing."""
+    remote: bool = False
+    """It asks a server that holds the model: a model and a scheme are names that tell arms apart,
+    and no device of this machine computes."""
 
 
 ENGINES: Mapping[str, Spec] = {
     "transformers": Spec(
         module="bench.engines.transformers:TransformersEngine",
         modes=("eager", "compiled", "cuda-graph"),
-        package="transformers",
+        packages=("transformers",),
     ),
     "onnxruntime": Spec(
         module="bench.engines.onnxruntime:OnnxRuntimeEngine",
         schemes=("none", "int8-dynamic"),
         environment="onnxruntime",
-        package="onnxruntime",
+        packages=("onnxruntime", "onnxruntime-gpu"),
         devices=("cpu", "cuda"),
         refuses={
             ("int8-dynamic", "cuda"): "ONNX Runtime has no CUDA kernels for dynamically quantized "
@@ -62,7 +68,22 @@ ENGINES: Mapping[str, Spec] = {
         },
         prepare="bench.engines.onnx_files:prepare",
     ),
-    "synthetic": Spec(module="bench.engines.synthetic:SyntheticEngine", devices=("synthetic",)),
+    "llama.cpp": Spec(
+        module="bench.engines.llama_cpp:make",
+        schemes=("none", *sorted(set(FILE_TYPES.values()) - set(FLOATS))),
+        weights="gguf",
+        packages=("llama-cpp-python", "xllamacpp"),
+    ),
+    "vllm": Spec(
+        module="bench.engines.vllm:VllmEngine",
+        modes=("eager", "cuda-graph"),
+        schemes=("none", "fp8_per_tensor", "fp8_per_block", "mxfp8"),
+        environment="vllm",
+        packages=("vllm",),
+        devices=("cuda",),
+    ),
+    "endpoint": Spec(module="bench.engines.endpoint:EndpointEngine", weights="none", remote=True),
+    "synthetic": Spec(module="bench.engines.synthetic:SyntheticEngine", weights="none"),
 }
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -77,6 +98,8 @@ class Job:
     """Keys of config.json, for seeded random weights; unused where `folder` is set."""
     folder: Path | None
     """Folder with config.json and safetensors; None makes random weights."""
+    gguf: Path | None = None
+    """The GGUF file, for an engine that loads one."""
     random_seed: int
     initializer_range: float
     quant: str
@@ -131,8 +154,53 @@ class Loaded:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """One request by the engine's own clock, where it can only do whole requests."""
+
+    prefill_s: float
+    """Until every sequence has its first new token."""
+    itl_s: list[float]
+    """From when every sequence has its n-th new token until every one has its next: n_gen - 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """One request of a server that had others beside it."""
+
+    prefill_s: float
+    """From sending it to its first new token."""
+    itl_s: tuple[float, ...]
+    """Gaps between chunks; a chunk need not be one token, so there may be fewer than n_gen - 1."""
+    e2e_s: float
+    """From sending it to its last new token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What a server did over a window of many requests."""
+
+    requests: Sequence[Answered]
+    wall_s: float
+    """Seconds in which those requests were answered."""
+    device: Mapping[str, Any] = field(default_factory=dict)
+    """How requests ended, how late the client was, what the server says of itself."""
+    reasons: tuple[str, ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+
 class Engine(Protocol):
     """One loaded model in one scheme.
+
+    An engine that can only do whole requests has one more method, `request(n_gen) -> Timed`, which
+    the worker then calls in place of the steps; its `prefill` is a request of one token, its `step`
+    and `rewind` raise UnsupportedError, and its `clock` has the name of what timed it. An engine
+    whose steps return only when the device has done them, by queues that torch does not see, sets
+    `clock_device` to `cpu`; one that holds only so many sequences, `most_sequences`.
+
+    A server, which has many requests in flight, has `request` for the warm-up and one method more,
+    `serve(rounds, seconds) -> Served`, for the measured window: at least `rounds` for each of
+    `n_batch` sequences, and at least `seconds`. It counts its answers' tokens itself.
 
     The steps are `start` once a workload; then for each request `reset`, `prefill`, and
     `n_gen - 1` times `step`, then `tokens`. `rewind` goes back to the state just after `prefill`.
@@ -201,6 +269,8 @@ def attribute(where: str) -> Any:
 def refusal(variant: Variant, device: quantization.Device) -> str | None:
     """Why its engine cannot run this arm on this device, or None. Loads nothing."""
     name, of = variant.engine, spec(variant.engine)
+    if of.weights == "none":
+        return None
     if device.kind not in of.devices:
         return f"engine '{name}' runs on {' or '.join(of.devices)}, not on {device.name}"
     if of.schemes is None:
