@@ -558,7 +558,10 @@ def test_a_key_is_sent_and_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> Non
 
     async def tells_it(to: Exchange) -> None:
         key = to.headers["authorization"]
-        await to.status(500, json.dumps({"error": {"message": f"no credit for {key}"}}))
+        # Once in the open, and once where the words are cut.
+        words = f"no credit for {key}"
+        words = words.ljust(148, ".") + key
+        await to.status(500, json.dumps({"error": {"message": words}}))
 
     with scripted(after_load(tells_it), key="sk-hunter2") as server:
         with engine(server.url, key_env="SECRET_NAME") as runs:
@@ -566,6 +569,7 @@ def test_a_key_is_sent_and_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> Non
             with pytest.raises(UnsupportedError, match="no credit for Bearer ") as error:
                 runs.serve(1, 0.0)
             assert "hunter2" not in str(error.value) + str(error.value.about)
+            assert "sk-" not in str(error.value)
         with pytest.raises(UnsupportedError, match="401; key_env names"), engine(server.url):
             pass
     with pytest.raises(InputError, match="NOT_SET is not set"):
