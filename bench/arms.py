@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import quantization, weights
+from bench import gguf_file, quantization, weights
 from bench.catalog import Model, model_cards, named_model, resolve_model
-from bench.engines import DTYPES, spec
+from bench.engines import DTYPES, ENGINES, spec
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.experiment import Experiment, Variant, Workload, key
 from bench.process import converse, last
@@ -61,14 +61,16 @@ class Arm:
     def job(self, seed: int, replicate: int) -> dict[str, Any]:
         """What a worker must know to load this arm."""
         random = self.model.card.weights.random
-        loads = spec(self.variant.engine).weights == "folder"
-        folder = weights.folder(self.model) if loads else None
+        kind = spec(self.variant.engine).weights
+        folder = weights.folder(self.model) if kind == "folder" else None
+        gguf = weights.gguf(self.model) if kind == "gguf" else None
         variant = asdict(self.variant)
         return {
             "engine": variant.pop("engine"),
             "load": {
                 "architecture": dict(self.model.card.architecture),
                 "folder": str(folder) if folder else None,
+                "gguf": str(gguf) if gguf else None,
                 "random_seed": random.seed if random else 0,
                 "initializer_range": random.initializer_range if random else 0.02,
                 "seed": seed,
@@ -90,13 +92,28 @@ def check_names(experiment: Experiment) -> None:
             raise InputError(unknown("mode", variant.mode, engine.modes))
         if variant.dtype not in DTYPES:
             raise InputError(unknown("dtype", variant.dtype, DTYPES))
+        check_weights(variant, model_of(variant))
         if engine.schemes is not None and variant.quant not in engine.schemes:
             raise InputError(unknown(f"scheme of {variant.engine}", variant.quant, engine.schemes))
         if engine.schemes is None and engine.weights == "folder":
             quantization.scheme(variant.quant)
         if engine.remote:
             settings(variant.options)
-        model_of(variant)
+
+
+def check_weights(variant: Variant, model: Model) -> None:
+    """Refuse an engine that cannot load this model's kind of weights."""
+    kind, file = spec(variant.engine).weights, weights.gguf(model)
+    if kind == "gguf" and file is None:
+        raise InputError(f"engine {variant.engine}: {weights.no_gguf(model)}")
+    if kind == "gguf" and file is not None and file.is_file():
+        check_file(variant, file)
+    if kind == "folder" and model.source == "gguf":
+        engines = [name for name in ENGINES if spec(name).weights == "gguf"]
+        raise InputError(
+            f"engine {variant.engine} does not load the GGUF file {model.ref}; "
+            f"run it with -e {' or '.join(engines)}"
+        )
 
 
 def model_of(variant: Variant) -> Model:
@@ -117,10 +134,12 @@ def resolve(experiment: Experiment, say: Callable[[str], None]) -> list[Arm]:
         model, engine = model_of(variant), spec(variant.engine)
         where = settings(variant.options).device if engine.remote else device.name
         reason = None
-        if engine.weights == "folder":
-            reason = quantization.refusal(variant.quant, device)
-            if reason is None:
-                weights.prepare(model, say)
+        if engine.weights != "none" and engine.schemes is None:
+            reason = quantization.refusal(variant.quant, device, variant.mode, variant.dtype)
+        if reason is None and engine.weights == "gguf":
+            check_file(variant, weights.prepare_gguf(model, say))
+        elif reason is None and engine.weights == "folder":
+            weights.prepare(model, say)
         arms.append(
             Arm(
                 variant=replace(variant, device=where),
@@ -132,6 +151,16 @@ def resolve(experiment: Experiment, say: Callable[[str], None]) -> list[Arm]:
             )
         )
     return arms
+
+
+def check_file(variant: Variant, file: Path) -> None:
+    """Refuse a scheme that is not the one which the GGUF file was stored in."""
+    held = gguf_file.read(file).scheme
+    if held != variant.quant:
+        raise InputError(
+            f"{variant.engine} runs a GGUF file as it is, and {file.name} is '{held}', "
+            f"not '{variant.quant}'; name its arm by that: -q {held}"
+        )
 
 
 def find_device(experiment: Experiment) -> quantization.Device:

@@ -104,6 +104,7 @@ def _memory(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
         "quantized_fraction": held.get("quantized_fraction"),
         "dynamic": held.get("dynamic"),
         "kernel": held.get("kernel"),
+        "warning": held.get("details", {}).get("warning"),
     }
 
 

@@ -23,7 +23,8 @@ from bench.records import Environment, utc_now
 
 PACKAGES = (
     "torch", "transformers", "torchao", "triton", "accelerate", "bitsandbytes",
-    "compressed-tensors", "gptqmodel", "gguf", "llama-cpp-python", "vllm", "flash-attn", "optimum",
+    "compressed-tensors", "gptqmodel", "gguf", "llama-cpp-python", "xllamacpp", "vllm",
+    "flash-attn", "optimum",
 )  # fmt: skip
 """Packages whose version can change a figure; one that is not installed is left out."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from bench.errors import InputError, unknown
+from bench.gguf_file import FILE_TYPES, FLOATS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,21 @@ class Spec:
 
 
 ENGINES: Mapping[str, Spec] = {
-    "transformers": Spec(module="bench.engines.transformers:TransformersEngine"),
+    "transformers": Spec(
+        module="bench.engines.transformers:TransformersEngine",
+        modes=("eager", "compiled", "cuda-graph"),
+    ),
+    "llama.cpp": Spec(
+        module="bench.engines.llama_cpp:make",
+        schemes=("none", *sorted(set(FILE_TYPES.values()) - set(FLOATS))),
+        weights="gguf",
+    ),
+    "vllm": Spec(
+        module="bench.engines.vllm:VllmEngine",
+        modes=("eager", "cuda-graph"),
+        schemes=("none", "fp8_per_tensor", "fp8_per_block", "mxfp8"),
+        environment="vllm",
+    ),
     "endpoint": Spec(module="bench.engines.endpoint:EndpointEngine", weights="none", remote=True),
     "synthetic": Spec(module="bench.engines.synthetic:SyntheticEngine", weights="none"),
 }
@@ -52,6 +67,8 @@ class Job:
     """Keys of config.json, for seeded random weights; unused where `folder` is set."""
     folder: Path | None
     """Folder with config.json and safetensors; None makes random weights."""
+    gguf: Path | None = None
+    """The GGUF file, for an engine that loads one."""
     random_seed: int
     initializer_range: float
     quant: str
@@ -125,7 +142,9 @@ class Engine(Protocol):
 
     An engine that can only do whole requests has one more method, `request(n_gen) -> Timed`, which
     the worker then calls in place of the steps; its `prefill` is a request of one token, its `step`
-    and `rewind` raise UnsupportedError, and its `clock` has the name of what timed it.
+    and `rewind` raise UnsupportedError, and its `clock` has the name of what timed it. An engine
+    whose steps return only when the device has done them, by queues that torch does not see, sets
+    `clock_device` to `cpu`; one that holds only so many sequences, `most_sequences`.
 
     A server, which has many requests in flight, has `request` for the warm-up and one method more,
     `serve(rounds, seconds) -> Served`, for the measured window: at least `rounds` for each of
@@ -158,6 +177,9 @@ class Engine(Protocol):
 
     def tokens(self) -> list[list[int]]:
         """New tokens of each sequence since `reset`."""
+
+    def notes(self) -> Mapping[str, Any]:
+        """What is known of the workload that was started: seconds of compiling, kernels, ..."""
 
     def log_probs(self, window: Sequence[int]) -> Any:
         """Log-probabilities of the next token at each position of `window` but the last.

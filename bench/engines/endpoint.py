@@ -214,6 +214,9 @@ class EndpointEngine:
     def tokens(self) -> list[list[int]]:
         return []  # text and a count of tokens is what comes; each answer's count was checked
 
+    def notes(self) -> Mapping[str, Any]:
+        return {}
+
     def log_probs(self, window: Sequence[int]) -> Any:
         raise UnsupportedError(NO_LOGITS)
 

@@ -219,6 +219,8 @@ def notes(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
             "`--level standard` measures 8, and "
             "`bench compare` gives the interval."
         )
+    for warning in dict.fromkeys(row["warning"] for row in rows if row.get("warning")):
+        yield f"{warning}."
     for reason in sorted({reason for row in rows for reason in row["reasons"]}):
         yield f"`{reason}`: {REASONS.get(reason, 'see the records')}."
 
