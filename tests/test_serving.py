@@ -32,7 +32,7 @@ def engine(url: str, **options: Any) -> Iterator[EndpointEngine]:
     job = Job(
         architecture={"vocab_size": 1000}, folder=None, random_seed=0, initializer_range=0.02,
         quant="as-served", mode="eager", dtype="auto", device="remote", threads=None, seed=0,
-        replicate=0, options={"url": url, "timeout_s": 1.0} | options,
+        replicate=0, options={"url": url, "timeout_s": 30.0} | options,
     )  # fmt: skip
     try:
         made.loaded = made.load(job)  # type: ignore[attr-defined]  # for the test to look at
@@ -94,7 +94,7 @@ def test_a_window_of_a_closed_loop_has_the_rate_of_its_requests() -> None:
         found = runs.serve(10, 0.0)
     # Little's law: requests in flight = rate x time of one. What is between two is the client's.
     in_flight = len(found.requests) / found.wall_s * mean(one.e2e_s for one in found.requests)
-    assert 0.5 < in_flight <= 2.05
+    assert 0.5 < in_flight <= 2.25
 
 
 def test_an_open_loop_sends_all_whatever_is_in_flight() -> None:
@@ -359,7 +359,7 @@ def status(code: int) -> Any:
     ],
 )
 def test_failures_are_counted_by_kind_and_give_no_figures(reply: Any, kind: str, code: str) -> None:
-    error = failure_of(reply, timeout_s=0.3)
+    error = failure_of(reply, timeout_s=1.0 if kind == "timeout" else 30.0)
     assert error.code == code
     counted = error.about["requests"]
     assert set(counted["failed"]) == {kind}
