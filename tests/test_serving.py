@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -441,6 +445,30 @@ def test_a_connection_that_the_server_closed_meanwhile_is_no_failure() -> None:
     with scripted(after_load(closes_after)) as server, engine(server.url) as runs:
         runs.start(8, 4, 2)
         assert runs.serve(5, 0.0).device["requests"]["failed"] == {}
+
+
+def test_https_is_spoken_and_a_certificate_that_nobody_vouches_for_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = shutil.which("openssl")
+    if made is None:
+        pytest.skip("openssl makes the certificate")
+    subprocess.run(
+        [made, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=here",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
+        cwd=tmp_path, check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    with scripted(tls=context) as server:
+        with pytest.raises(UnsupportedError, match=r"(?i)certificate"), engine(server.url):
+            pass
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+        with engine(server.url) as runs:
+            runs.start(8, 4, 2)
+            found = runs.serve(3, 0.0)
+    assert len(found.requests) >= 6
+    assert all(len(one.itl_s) == 3 for one in found.requests)
 
 
 # Parts.
