@@ -67,6 +67,10 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     bounded = [Column(heading="of bandwidth", show=lambda r: _share(r["mbu"]))]
     if all(row["mbu"] is None for row in rows):
         bounded = []
+    # Served requests overlap, so that neither phase has a rate of its own.
+    served = [speed("output_tok_s", "output tok/s"), column("ttft_s", "TTFT s", ".3f")]
+    if not any(row["output_tok_s"] and not row["decode_tok_s"] for row in rows):
+        served = []
     energy = [column("energy_per_output_token_j", "J per new token", ".3g")]
     if all(row["energy_per_output_token_j"] is None for row in rows):
         energy = []
@@ -75,6 +79,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         *swept,
         speed("prefill_tok_s", "prefill tok/s"),
         Column(heading="decode tok/s", show=_decode),
+        *served,
         bytes_of("weights_bytes", "weights MB"),
         bytes_of("peak_memory_bytes", "peak MB"),
         *bounded,

@@ -1,0 +1,107 @@
+"""Other tools' results into a results folder. Nothing is written before the whole file is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+from bench.errors import InputError, unknown
+from bench.exchange.foreign import Found, Given, lines, parse_json, read_text
+from bench.records import FILE, Environment, Line, Writer, read
+
+TOOLS: Final[Mapping[str, str]] = {
+    "llama-bench": "llama_bench",
+    "vllm": "vllm",
+    "guidellm": "guidellm",
+    "aiperf": "aiperf",
+    "optimum-benchmark": "optimum_benchmark",
+    "pytest-benchmark": "pytest_benchmark",
+}
+"""Tool -> its file in this room. Each has `knows(value)` and `read(path, given)`."""
+
+OURS: Final = "jsonl"
+"""Our own records, from another folder or from `bench export --to jsonl`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """What an import did."""
+
+    added: int
+    """Records written."""
+    known: int
+    """Records that were there already."""
+    folder: Path
+
+
+def import_file(tool: str, path: Path, into: Path, given: Given | None = None) -> Imported:
+    """Append the records of a file to a results folder, each once. Raises InputError."""
+    if tool == OURS:
+        made = _own(path)
+    else:
+        made = list(lines(tool, path, _found(tool, path, given or Given())))
+    return _append(made, into)
+
+
+def _found(tool: str, path: Path, given: Given) -> list[Found]:
+    if tool not in TOOLS:
+        raise InputError(unknown("tool", tool, (*TOOLS, OURS)))
+    find: Callable[[Path, Given], list[Found]] = _module(tool).read
+    try:
+        return find(path, given)
+    except InputError as error:
+        other = _whose(path)
+        if other in (None, tool):
+            raise
+        raise InputError(f"{error}; it looks like one of {other}: bench import {other}") from None
+
+
+def _whose(path: Path) -> str | None:
+    """The tool whose file it looks like."""
+    try:
+        value = parse_json(path, read_text(path))[0]
+    except InputError:
+        return None
+    if isinstance(value, list) and value:
+        value = value[0]
+    return next((tool for tool in TOOLS if _module(tool).knows(value)), None)
+
+
+def _module(tool: str) -> ModuleType:
+    return import_module(f"bench.exchange.{TOOLS[tool]}")
+
+
+def _own(path: Path) -> list[Line]:
+    results = read(path)
+    if results.problems:
+        more = len(results.problems) - 1
+        also = f", and {more} more lines" if more else ""
+        raise InputError(f"{results.problems[0]}{also}; nothing was imported")
+    made: list[Line] = [*results.environments.values(), *results.records, *results.qualities]
+    if not made:
+        raise InputError(f"{path}: is empty")
+    return made
+
+
+def _append(made: list[Line], into: Path) -> Imported:
+    had = read(into) if (into / FILE).is_file() else None
+    keys = {r.key for r in had.records} | {q.key for q in had.qualities} if had else set()
+    environments = set(had.environments) if had else set()
+    added = known = 0
+    with Writer(into) as writer:
+        for line in made:
+            if isinstance(line, Environment):
+                if line.id not in environments:
+                    environments.add(line.id)
+                    writer.append(line)
+            elif line.key in keys:
+                known += 1
+            else:
+                keys.add(line.key)
+                writer.append(line)
+                added += 1
+    return Imported(added=added, known=known, folder=into)
