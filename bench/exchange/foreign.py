@@ -22,8 +22,10 @@ Json = dict[str, Any]
 UNKNOWN = "unknown"
 """Scheme, engine or device that neither the file nor the user names."""
 
-NO_MEMORY = "the tool does not report it"
-NO_ENERGY = "the tool reads no energy counter"
+NOT_READ: Mapping[str, str] = {
+    "peak_memory_bytes": "the tool does not report it",
+    "energy_j": "the tool reads no energy counter",
+}
 
 SERVED: Mapping[str, str] = {
     "prefill_tok_s": "ttft_s is as served, with queue and network: not the prompt's own time",
@@ -67,6 +69,8 @@ class Found:
     mean_lengths: bool = False
     """Whether requests differ in length, and `n_prompt` and `n_gen` are rounded means."""
     replicate: int = 0
+    key: str | None = None
+    """Of the piece of work, where the file has it."""
     started_at: str
     dated: bool = True
     """Whether the file says when; else `started_at` is the file's date, and no part of the key."""
@@ -77,6 +81,7 @@ class Found:
     loaded: Json = field(default_factory=dict)
     """`Record.model`."""
     memory: Json = field(default_factory=dict)
+    energy: Json = field(default_factory=dict)
     identity: Json
     """`Environment.identity` as far as the file knows it."""
     state: Json = field(default_factory=dict)
@@ -108,16 +113,15 @@ def _record(tool: str, one: Found, environment: str, position: int) -> Record:
     variant = asdict(arm) | {"name": name, "dtype": one.dtype, "source": tool}
     workload: Json = {"n_prompt": one.n_prompt, "n_gen": one.n_gen, "n_batch": one.n_batch}
     samples = {name: list(values) for name, values in one.samples.items()}
-    absent = {"peak_memory_bytes": NO_MEMORY, "energy_j": NO_ENERGY} | dict(one.absent)
+    absent = dict(one.absent)
     if one.mean_lengths:
         absent["lengths"] = "requests differ in length: n_prompt and n_gen are rounded means"
-    if one.memory:
-        del absent["peak_memory_bytes"]
     if not one.dated:
         absent["started_at"] = f"{tool} does not say when: the date of the file"
     return Record(
         key=key("import", tool=tool, variant=variant, workload=workload, samples=samples,
-                started_at=one.started_at if one.dated else None, environment=environment),
+                replicate=one.replicate, work=one.key, environment=environment,
+                started_at=one.started_at if one.dated else None),
         environment=environment,
         experiment=f"import-{tool}",
         variant=variant,
@@ -130,16 +134,21 @@ def _record(tool: str, one: Found, environment: str, position: int) -> Record:
         samples=samples,
         model=one.loaded,
         memory=one.memory,
+        energy=one.energy,
         absent=absent,
         origin=tool,
     )  # fmt: skip
 
 
 def unsaid(tool: str, given: Given, card: str | None = None) -> dict[str, str]:
-    """Why scheme and card are missing, where neither the file nor the user names them."""
-    absent = {} if given.quant else {"quant": f"{tool} does not say in which scheme; --quant does"}
-    known = card or given.gpu
-    return absent if known else absent | {"device": f"{tool} names no card, or several; --gpu does"}
+    """Why scheme and card are missing, where neither the file nor the user names them, and what a
+    client never reads."""
+    absent = dict(NOT_READ)
+    if not given.quant:
+        absent["quant"] = f"{tool} does not say in which scheme; --quant does"
+    if not (card or given.gpu):
+        absent["device"] = f"{tool} names no card, or several; --gpu does"
+    return absent
 
 
 def read_text(path: Path) -> str:

@@ -19,7 +19,7 @@ from bench.summary import energy_figures, replicate_figures, within
 if TYPE_CHECKING:
     import pandas
 
-Type = Literal["str", "Int64", "Float64", "boolean", "datetime64[s, UTC]"]
+Type = Literal["str", "Int64", "Float64", "boolean", "datetime64[us, UTC]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ COLUMNS: Final = (
     _part("workload", "n_batch", "Int64", "sequences at once"),
     _record("replicate", "Int64", "pair index: equal ones were measured side by side"),
     _record("position", "Int64", "place in the order of measuring"),
-    _record("started_at", "datetime64[s, UTC]", "when"),
+    _record("started_at", "datetime64[us, UTC]", "when"),
     _record("status", "str", "`ok` or `failed`"),
     Column("valid", "boolean", "finished, and no reason speaks against it",
            lambda row: row.record.status == "ok" and not row.record.reasons),
@@ -179,7 +179,7 @@ def _series(column: Column, rows: Iterable[Row]) -> pandas.Series:
     import pandas
 
     values = [column.of(row) for row in rows]
-    if column.type == "datetime64[s, UTC]":
+    if column.type == "datetime64[us, UTC]":
         return pandas.to_datetime(pandas.Series(values, dtype="str"), utc=True).astype(column.type)
     return pandas.Series(values, dtype=column.type)
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from bench.errors import InputError
 from bench.exchange.foreign import (
+    NOT_READ,
     UNKNOWN,
     Found,
     Given,
@@ -156,7 +157,7 @@ def _samples(
     path: Path, row: Json, n_prompt: int, n_gen: int
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Seconds by our names, and why others are missing."""
-    absent: dict[str, str] = {}
+    absent = dict(NOT_READ)
     if "samples_ns" in row:
         seconds = numbers(path, "samples_ns", row["samples_ns"], 1e-9)
     else:

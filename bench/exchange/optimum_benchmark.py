@@ -64,6 +64,9 @@ def _found(path: Path, config: Json, report: Json, given: Given) -> Found:
     shapes, asked = scenario.get("input_shapes") or {}, scenario.get("generate_kwargs") or {}
     n_gen = count(path, "max_new_tokens", asked.get("max_new_tokens"))
     samples, absent = _samples(path, report, n_gen)
+    memory = _memory(report)
+    if not memory:
+        absent["peak_memory_bytes"] = "memory was not tracked"
     gpus = config["environment"].get("gpu") or []
     card = gpus[0] if len(gpus) == 1 else None
     if given.gpu and gpus:
@@ -84,7 +87,7 @@ def _found(path: Path, config: Json, report: Json, given: Given) -> Found:
         samples=samples,
         absent=absent | {"energy_j": ENERGY},
         loaded={"details": {"random_weights": bool(backend.get("no_weights"))}},
-        memory=_memory(report),
+        memory=memory,
         identity={"gpu": given.gpu or card, **_machine(config["environment"], backend)},
     )
 

@@ -111,10 +111,12 @@ def _replicate(record: Record) -> Json:
     """What one number of `data` is made of: the medians of that fresh process."""
     figures = replicate_figures(record)
     return {
+        "key": record.key,
         "replicate": record.replicate,
         "started_at": record.started_at,
         "reasons": list(record.reasons),
         "memory": record.memory,
+        "energy": record.energy,
         "figures": {name: figures[name] for name in KEPT if figures[name] is not None},
         "absent": record.absent,
     }
@@ -221,9 +223,11 @@ def _one(path: Path, table: Json, machine: Json, replicate: Json, second: float)
         name=variant["name"],
         n_prompt=work["n_prompt"], n_gen=work["n_gen"], n_batch=work["n_batch"],
         replicate=replicate["replicate"],
+        key=replicate["key"],
         started_at=replicate["started_at"],
         samples={name: numbers(path, name, [value]) for name, value in figures.items()},
         absent=replicate["absent"],
         reasons=tuple(replicate["reasons"]),
-        loaded=table["model"], memory=replicate["memory"], identity=machine,
+        loaded=table["model"], memory=replicate["memory"],
+        energy=replicate["energy"], identity=machine,
     )  # fmt: skip
