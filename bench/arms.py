@@ -99,7 +99,7 @@ def resolve(experiment: Experiment, say: Callable[[str], None]) -> list[Arm]:
         model = resolve_model(variant.model)
         reason = None
         if variant.engine != SYNTHETIC:
-            reason = quantization.refusal(variant.quant, device)
+            reason = quantization.refusal(variant.quant, device, variant.mode, variant.dtype)
             if reason is None:
                 weights.prepare(model, say)
         arms.append(

@@ -189,7 +189,7 @@ class Session:
                 reasons=tuple(event["reasons"]),
                 samples=event["samples"],
                 warmup=event["warmup"],
-                model=model | {"first_tokens": event["first_tokens"]},
+                model=model | {n: event[n] for n in ("notes", "first_tokens")},
                 memory=event["memory"],
                 energy=event["energy"],
                 device=event["device"],

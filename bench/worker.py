@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.devices import Reader, Reading, reader_for
-from bench.devices.clock import Clock, clock_for
+from bench.devices.clock import Clock, HostClock, clock_for
 from bench.engines import Engine, Job, Loaded, engine
 from bench.errors import BenchError, UnsupportedError
 from bench.experiment import Measure, Workload
 from bench.validity import is_steady
 
 Emit = Callable[[dict[str, Any]], None]
-Task = Literal["probe", "measure", "quality"]
+Task = Literal["probe", "measure", "quality", "fit"]
 
 
 @dataclass(slots=True)
@@ -131,6 +131,7 @@ def measure(
         "absent": dict(reading.absent),
         "reasons": sorted(reasons),
         "first_tokens": [sequence[:64] for sequence in runs.tokens()[:1]],
+        "notes": dict(runs.notes()),
     }
 
 
@@ -214,6 +215,10 @@ def perform(job: dict[str, Any], emit: Emit) -> None:
         phase({"phase": "quality"})
         emit({"event": "quality", **quality(runs, job)})
         return
+    if task == "fit":
+        found = fit(runs, loaded.device, phase, **job["fit"])
+        emit({"event": "fit", **found})
+        return
     clock = getattr(runs, "clock", None) or clock_for(loaded.device)
     reader = reader_for(loaded.device)
     rules = Measure(**job["measure"])
@@ -250,6 +255,35 @@ def quality(runs: Engine, job: dict[str, Any]) -> dict[str, Any]:
     from bench.quality import evaluate
 
     return evaluate(runs, **job["quality"])
+
+
+def fit(
+    runs: Engine, device: str, phase: Emit, *, n_prompt: int, n_gen: int, most: int
+) -> dict[str, Any]:
+    """The largest batch of such requests that fits on the device."""
+    from bench.devices.room import peak_bytes, room_bytes
+    from bench.fitting import largest_batch
+
+    steps = min(2, n_gen)  # after a longer prompt: the cache is as full, and sooner
+
+    def attempt(n_batch: int) -> int | None:
+        phase({"phase": "fit", "n_batch": n_batch})
+        reader = reader_for(device)
+        try:
+            reader.begin()
+            runs.start(n_prompt + n_gen - steps, steps, n_batch)
+            request(runs, HostClock(), steps)
+            return peak_bytes(reader.end())
+        except Exception as error:
+            if failure(error)["code"] != "OOM":
+                raise
+            return None
+        finally:
+            reader.close()
+            release()
+
+    found = largest_batch(attempt, room_bytes(device), most)
+    return {"n_batch": found.n_batch, "limited_by": found.limited_by, "peaks": dict(found.peaks)}
 
 
 def probe(device: str) -> dict[str, Any]:

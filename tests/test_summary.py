@@ -164,4 +164,4 @@ def test_text_from_files_cannot_break_the_table(tmp_path: Path) -> None:
 def test_short_names_leave_out_what_all_share() -> None:
     assert short_names(["m/e/none", "m/e/int8"]) == {"m/e/none": "none", "m/e/int8": "int8"}
     assert short_names(["m/e/none"]) == {"m/e/none": "m/e/none"}
-    assert short_names(["m/e/q", "m/e/q/2t"]) == {"m/e/q": "m/e/q", "m/e/q/2t": "2t"}
+    assert short_names(["m/e/q", "m/e/q/2t"]) == {"m/e/q": "q", "m/e/q/2t": "q/2t"}

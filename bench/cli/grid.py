@@ -11,6 +11,7 @@ from bench.errors import InputError
 from bench.experiment import Experiment, Grid, load_experiment
 
 MAX_VALUES = 10_000
+LARGEST = "max"
 _RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([*+])(\d+))?)?")
 
 
@@ -28,7 +29,10 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
     grid.add_argument("-q", "--quant", **text, help="schemes, such as none,int8-dynamic")
     grid.add_argument("-p", "--n-prompt", **number, help="prompt tokens: 128,512 or 128-1024*2")
     grid.add_argument("-n", "--n-gen", **number, help="new tokens")
-    grid.add_argument("-b", "--n-batch", **number, help="sequences at once")
+    grid.add_argument(
+        "-b", "--n-batch", type=batches, metavar="LIST",
+        help="sequences at once; max: the most that fit in memory, found by `bench run`",
+    )  # fmt: skip
     grid.add_argument("-d", "--device", help="auto, cpu, cuda, cuda:1, ...")
     grid.add_argument("--mode", **text, help="execution modes of the engine")
     grid.add_argument("--dtype", help="auto, float32, bfloat16 or float16, where not quantized")
@@ -45,7 +49,9 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
     experiment = load_experiment(args.experiment)
     names = ("model", "engine", "quant", "n_prompt", "n_gen", "n_batch", "device", "mode",
              "dtype", "threads")  # fmt: skip
-    grid: dict[str, Any] = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
+    grid: dict[str, Any] = {
+        n: getattr(args, n) for n in names if getattr(args, n) not in (None, LARGEST)
+    }
     changes: dict[str, Any] = {
         name: getattr(args, name)
         for name in ("level", "baseline", "seed")
@@ -63,14 +69,16 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
     problems = [*_problems(changed.grid, "grid"), *changed.problems()]
     if problems:
         raise InputError(*(f"{args.experiment}: {problem}" for problem in problems))
-    if args.baseline is None and _has_baseline(experiment) and not _has_baseline(changed):
+    if args.baseline is None and _tells_arms_apart(experiment) and not _tells_arms_apart(changed):
         # The file's baseline is not among what was asked for: the first arm takes its place.
         changed = replace(changed, baseline=changed.variants[0].name)
     return changed
 
 
-def _has_baseline(experiment: Experiment) -> bool:
-    return any(variant.matches(experiment.baseline) for variant in experiment.variants)
+def _tells_arms_apart(experiment: Experiment) -> bool:
+    """Whether the baseline is among the arms, and something is left to compare with it."""
+    matched = [variant.matches(experiment.baseline) for variant in experiment.variants]
+    return any(matched) and (len(matched) == 1 or not all(matched))
 
 
 def _problems(grid: Grid, at: str) -> list[str]:
@@ -102,6 +110,11 @@ def numbers(value: str) -> tuple[int, ...]:
     for part in value.split(","):
         found += _range(part.strip())
     return tuple(dict.fromkeys(found))
+
+
+def batches(value: str) -> tuple[int, ...] | str:
+    """As `numbers`, or `LARGEST`."""
+    return LARGEST if value == LARGEST else numbers(value)
 
 
 def _range(text: str) -> list[int]:

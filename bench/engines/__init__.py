@@ -30,7 +30,10 @@ class Spec:
 
 
 ENGINES: Mapping[str, Spec] = {
-    "transformers": Spec(module="bench.engines.transformers:TransformersEngine"),
+    "transformers": Spec(
+        module="bench.engines.transformers:TransformersEngine",
+        modes=("eager", "compiled", "cuda-graph"),
+    ),
     "synthetic": Spec(module="bench.engines.synthetic:SyntheticEngine"),
 }
 
@@ -109,6 +112,9 @@ class Engine(Protocol):
 
     def tokens(self) -> list[list[int]]:
         """New tokens of each sequence since `reset`."""
+
+    def notes(self) -> Mapping[str, Any]:
+        """What is known of the workload that was started: seconds of compiling, kernels, ..."""
 
     def log_probs(self, window: Sequence[int]) -> Any:
         """Log-probabilities of the next token at each position of `window` but the last.
