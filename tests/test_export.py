@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from bench.cli import main
 from bench.errors import UnsupportedError
-from bench.exchange.exporting import FORMATS, Price, export
+from bench.exchange import FORMATS
+from bench.exchange.exporting import Price, export
 from bench.exchange.frame import COLUMNS, frame
 from bench.exchange.importing import import_file
 from bench.records import Environment, QualityRecord, Record, Results, Writer, read

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bench.cli import main
 from bench.errors import InputError
+from bench.exchange import TOOLS
+from bench.exchange.exporting import export
 from bench.exchange.foreign import Given
-from bench.exchange.importing import TOOLS, import_file
+from bench.exchange.importing import import_file
 from bench.exchange.llama_bench import scheme_of
 from bench.limits import with_limits
 from bench.records import FILE, Record, Results, read
@@ -430,3 +436,64 @@ def test_the_verb_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main([*arguments, "--n-batch", "0"]) == 2
     assert main(["cost", str(tmp_path), "--rent", "0.42"]) == 0
     assert "not measured by this tool: llama-bench" in capsys.readouterr().out
+
+
+# ---- whatever a file holds -------------------------------------------------------------------
+
+anything = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-9, 10**30), st.floats(), st.text(max_size=3)),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=3,
+)
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The way to each node of a JSON value, as deep as importers look."""
+    found = [at] if at else []
+    pairs: Any = ()
+    if isinstance(value, dict):
+        pairs = value.items()
+    elif isinstance(value, list):
+        pairs = enumerate(value[:2])
+    return found + [place for key, inner in pairs for place in places(inner, (*at, key))]
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_a_wrong_value_anywhere_is_good_records_or_one_line(tool: str, data: st.DataObject) -> None:
+    table = json.loads(sample_of(tool))
+    place = data.draw(st.sampled_from(places(table)))
+    node = table
+    for key in place[:-1]:
+        node = node[key]
+    node[place[-1]] = data.draw(anything)
+    with tempfile.TemporaryDirectory() as folder:
+        path, into = Path(folder) / "file.json", Path(folder) / "into"
+        path.write_text(json.dumps(table))
+        line = refused(tool, path, into)
+        if line is not None:
+            assert len(line.splitlines()) == 1
+            assert not into.exists()
+            return
+        results = read(into)
+        assert results.problems == []
+        for row in with_limits(summarise(results), results):
+            assert row["total_tok_s"] is None or row["total_tok_s"] > 0
+
+
+def refused(tool: str, path: Path, into: Path) -> str | None:
+    """The message of a refusal; None if there is none."""
+    try:
+        import_file(tool, path, into)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+@functools.cache
+def sample_of(tool: str) -> str:
+    if tool in SAMPLES:
+        return SAMPLES[tool].read_text()
+    folder = Path(__file__).parent.parent / "results" / "quickstart-cpu"
+    return export(read(folder), tool).data.decode()

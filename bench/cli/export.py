@@ -21,7 +21,7 @@ exit codes: 0 done, 2 bad input, 3 a package is missing (parquet needs pyarrow)
 
 def add(verbs: Any) -> argparse.ArgumentParser:
     """Describe the verb."""
-    from bench.exchange.exporting import FORMATS
+    from bench.exchange import FORMATS
 
     parser: argparse.ArgumentParser = verbs.add_parser(
         "export", help="records in other tools' formats", epilog=EPILOG,
@@ -41,7 +41,8 @@ def add(verbs: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Write the results; say on stderr what is not in them."""
     from bench.errors import InputError
-    from bench.exchange.exporting import BINARY, Price, export, save
+    from bench.exchange import BINARY
+    from bench.exchange.exporting import Price, export, save
     from bench.records import read
 
     if args.rent is not None and not 0 < args.rent < float("inf"):

@@ -22,7 +22,7 @@ exit codes: 0 done, 2 a file that cannot be read as one of that tool
 
 def add(verbs: Any) -> argparse.ArgumentParser:
     """Describe the verb."""
-    from bench.exchange.importing import OURS, TOOLS
+    from bench.exchange import OURS, TOOLS
 
     parser: argparse.ArgumentParser = verbs.add_parser(
         "import", help="other tools' results as records", epilog=EPILOG,
@@ -47,8 +47,9 @@ def add(verbs: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Import the file and say how many records that made."""
     from bench.errors import InputError
+    from bench.exchange import OURS
     from bench.exchange.foreign import Given
-    from bench.exchange.importing import OURS, import_file
+    from bench.exchange.importing import import_file
     from bench.gpus import resolve_gpu
 
     names = ("model", "quant", "engine", "n_prompt", "n_gen", "n_batch")

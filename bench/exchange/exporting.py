@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Final
 
 from bench.errors import InputError, UnsupportedError, unknown
+from bench.exchange import FORMATS
 from bench.records import Results
-
-FORMATS: Final[Mapping[str, str]] = {
-    "pytest-benchmark": "pytest_benchmark:write",
-    "csv": "tabular:csv",
-    "parquet": "tabular:parquet",
-    "md": "tabular:markdown",
-    "jsonl": "tabular:jsonl",
-    "pytorch-hud": "hud:write",
-}
-"""Format -> the function of this room that makes it, of the results and a `Price`."""
-
-BINARY: Final = frozenset({"parquet"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -10,21 +10,14 @@ from types import ModuleType
 from typing import Final
 
 from bench.errors import InputError, unknown
+from bench.exchange import OURS, TOOLS
 from bench.exchange.foreign import Found, Given, lines, parse_json, read_text
-from bench.records import FILE, Environment, Line, Writer, read
+from bench.limits import with_limits
+from bench.records import FILE, Environment, Line, Record, Results, Writer, read, to_json
+from bench.summary import summarise
 
-TOOLS: Final[Mapping[str, str]] = {
-    "llama-bench": "llama_bench",
-    "vllm": "vllm",
-    "guidellm": "guidellm",
-    "aiperf": "aiperf",
-    "optimum-benchmark": "optimum_benchmark",
-    "pytest-benchmark": "pytest_benchmark",
-}
-"""Tool -> its file in this room. Each has `knows(value)` and `read(path, given)`."""
-
-OURS: Final = "jsonl"
-"""Our own records, from another folder or from `bench export --to jsonl`."""
+SHAPE: Final = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError)
+"""What reading a table of another shape raises."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +33,24 @@ class Imported:
 
 def import_file(tool: str, path: Path, into: Path, given: Given | None = None) -> Imported:
     """Append the records of a file to a results folder, each once. Raises InputError."""
-    if tool == OURS:
-        made = _own(path)
-    else:
-        made = list(lines(tool, path, _found(tool, path, given or Given())))
+    made = _own(path) if tool == OURS else _foreign(tool, path, given or Given())
     return _append(made, into)
+
+
+def _foreign(tool: str, path: Path, given: Given) -> list[Line]:
+    """The lines of a file, each of which can be written and summarised, before any is."""
+    try:
+        made: list[Line] = list(lines(tool, path, _found(tool, path, given)))
+        for line in made:
+            to_json(line)
+        made_of = [line for line in made if isinstance(line, Record)]
+        with_limits(summarise(Results(records=made_of)), Results(records=made_of))
+    except SHAPE as error:
+        # Importers check the values that they take, and not the shape of every table on the way.
+        raise InputError(
+            f"{path}: is not a result of {tool} as known here ({type(error).__name__}: {error})"
+        ) from error
+    return made
 
 
 def _found(tool: str, path: Path, given: Given) -> list[Found]:

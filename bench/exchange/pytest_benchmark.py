@@ -15,7 +15,16 @@ from typing import Any, Final
 
 from bench.errors import InputError
 from bench.exchange.exporting import Exported, Price, by_machine, failures
-from bench.exchange.foreign import Found, Given, Json, expect, numbers, parse_json, read_text
+from bench.exchange.foreign import (
+    Found,
+    Given,
+    Json,
+    expect,
+    numbers,
+    parse_json,
+    parse_time,
+    read_text,
+)
 from bench.records import Environment, Record, Results
 from bench.summary import SPEEDS, replicate_figures, summarise
 from bench.throughput import Throughput, throughputs
@@ -224,7 +233,7 @@ def _one(path: Path, table: Json, machine: Json, replicate: Json, second: float)
         n_prompt=work["n_prompt"], n_gen=work["n_gen"], n_batch=work["n_batch"],
         replicate=replicate["replicate"],
         key=replicate["key"],
-        started_at=replicate["started_at"],
+        started_at=parse_time(path, "started_at", replicate["started_at"]),
         samples={name: numbers(path, name, [value]) for name, value in figures.items()},
         absent=replicate["absent"],
         reasons=tuple(replicate["reasons"]),
