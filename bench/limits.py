@@ -30,6 +30,8 @@ def with_limits(rows: Sequence[Row], results: Results) -> list[Row]:
 
 def _gpu(results: Results, record: Record) -> Gpu | str:
     """The catalogued card that a record was measured on, or why there is none."""
+    if record.variant["device"].startswith("remote"):
+        return "the server's device is not known here"
     found = results.environments.get(record.environment)
     name = found.identity.get("gpu") if found else None
     if record.variant.get("options", {}).get("n_depth"):

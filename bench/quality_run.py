@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.arms import Arm, baseline_of
+from bench.engines import spec
 from bench.process import converse
 from bench.records import QualityRecord, utc_now
 from bench.texts import Text
@@ -71,6 +72,10 @@ def _task(session: Session, arm: Arm, arms: Sequence[Arm], about: dict[str, Any]
 def _measure(session: Session, task: Task, text: Text, about: dict[str, Any]) -> None:
     if task.arm.model.source == "random":
         message = "random weights: quality is not measured"
+        _save(session, task, about, utc_now(), {}, status="failed", message=message)
+        return
+    if spec(task.arm.variant.engine).remote:
+        message = "a server gives no logits of a whole text, so quality is not measured"
         _save(session, task, about, utc_now(), {}, status="failed", message=message)
         return
     job = task.arm.job(session.experiment.seed, 0) | {

@@ -165,7 +165,8 @@ class Session:
                 case "failed":
                     # Outside a workload, it strikes all that were still to be measured.
                     struck = [current] if current else [w for w in workloads if w not in recorded]
-                    self.fail(arm, step, struck, (event["code"], event["message"]), started)
+                    why, about = (event["code"], event["message"]), event.get("device")
+                    self.fail(arm, step, struck, why, started, about)
                     recorded.update(struck)
                     current = None
         return recorded
@@ -199,7 +200,7 @@ class Session:
 
     def fail(
         self, arm: Arm, step: Replicate, workloads: Sequence[Workload], why: tuple[str, str],
-        started: str | None = None,
+        started: str | None = None, about: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         """Append a record of failure for each workload: a failure is recorded, never absent."""
         code, message = why
@@ -219,6 +220,7 @@ class Session:
                     status="failed",
                     reasons=(code,),
                     message=message,
+                    device=about or {},
                 )
             )
 

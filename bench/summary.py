@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.quality_figures import Figures, all_figures
 from bench.records import Record, Results
+from bench.served import batch_s, each_tpot_s, overlaps, serving
 
 SPEEDS = (
     "prefill_tok_s", "decode_tok_s", "output_tok_s", "total_tok_s", "ttft_s", "tpot_s", "e2e_s",
@@ -33,18 +34,17 @@ def replicate_figures(record: Record) -> dict[str, float | None]:
             return None
         return _median(samples[name]) if name in samples else made
 
-    prefill = _median(samples.get("prefill_s", ()))
-    ttft, e2e = known("ttft_s", prefill), known("e2e_s", None)
-    tpots = [sum(gaps) / len(gaps) for gaps in samples.get("itl_s", ()) if gaps]
-    tpot = known("tpot_s", median(tpots) if tpots else None)
+    prefill, tpot = _median(samples.get("prefill_s", ())), _median(each_tpot_s(record))
+    batch = batch_s(record) if samples.get("e2e_s") else None
+    alone = None if overlaps(record) else prefill
     return {
-        "ttft_s": ttft,
-        "tpot_s": tpot,
-        "e2e_s": e2e,
-        "prefill_tok_s": known("prefill_tok_s", _rate(n_batch, n_prompt, prefill)),
+        "ttft_s": known("ttft_s", prefill),
+        "tpot_s": known("tpot_s", tpot),
+        "e2e_s": known("e2e_s", None),
+        "prefill_tok_s": known("prefill_tok_s", _rate(n_batch, n_prompt, alone)),
         "decode_tok_s": known("decode_tok_s", _rate(n_batch, 1, tpot)),
-        "output_tok_s": known("output_tok_s", _rate(n_batch, n_gen, e2e)),
-        "total_tok_s": known("total_tok_s", _rate(n_batch, n_prompt + n_gen, e2e)),
+        "output_tok_s": known("output_tok_s", _rate(n_batch, n_gen, batch)),
+        "total_tok_s": known("total_tok_s", _rate(n_batch, n_prompt + n_gen, batch)),
     }
 
 
@@ -94,6 +94,7 @@ def _row(group: Sequence[Record], quality: Figures | None) -> dict[str, Any]:
     row |= memory_figures(good, absent)
     row |= energy_figures(good, absent)
     row |= _quality(quality, absent)
+    row |= serving(good, absent)
     return row | {
         "usd_per_mtok": None,
         "valid": bool(good) and not reasons,
@@ -117,6 +118,7 @@ def memory_figures(good: Sequence[Record], absent: dict[str, str]) -> dict[str, 
         "quantized_fraction": held.get("quantized_fraction"),
         "dynamic": held.get("dynamic"),
         "kernel": held.get("kernel"),
+        "warning": held.get("details", {}).get("warning"),
     }
 
 
@@ -127,18 +129,21 @@ def energy_figures(good: Sequence[Record], absent: dict[str, str]) -> dict[str, 
     """Joules a token, everything in the counter's scope; net of idle where that was measured."""
     figures: dict[str, Any] = {}
     for name, phase in ENERGY.items():
-        windows = [w for r in good if (w := r.energy.get(phase)) and w.get("energy_j") is not None]
-        figures[name] = _centre(w["energy_j"] / w["tokens"] for w in windows)
+        known = [w for r in good if (w := r.energy.get(phase)) and w.get("energy_j") is not None]
+        figures[name] = _centre(w["energy_j"] / w["tokens"] for w in known)
         figures[f"net_{name}"] = _centre(
             net / w["tokens"]
-            for w in windows
+            for w in known
             if w.get("idle_power_w") is not None
             and (net := w["energy_j"] - w["idle_power_w"] * w["window_s"]) > 0
         )
         if figures[name] is None:
             told = (r.energy.get(phase, {}).get("absent", {}) | r.absent for r in good)
             absent[name] = next((a["energy_j"] for a in told if "energy_j" in a), "no counter read")
-    scopes = {window.get("scope") for r in good for window in r.energy.values()}
+    windows = [w for r in good for w in r.energy.values() if isinstance(w, Mapping)]
+    # The whole window's figures stand beside the phases'.
+    scopes = {scope for w in windows if (scope := w.get("scope"))}
+    scopes = scopes or {r.energy.get("scope") for r in good}
     return figures | {"energy_scope": scopes.pop() if len(scopes) == 1 else None}
 
 
@@ -162,7 +167,9 @@ def _absent(group: Sequence[Record], each: Sequence[Mapping[str, Any]]) -> dict[
     if not each:
         why = str(next((r.message for r in reversed(group) if r.message), "not measured"))
         found |= dict.fromkeys((*SPEEDS, "peak_memory_bytes", "weights_bytes"), why)
-    elif each[0]["tpot_s"] is None and group[0].workload["n_gen"] == 1:
+    if each and any(overlaps(record) for record in group):
+        found["prefill_tok_s"] = "requests overlap: a server's prompts are not timed alone"
+    if each and each[0]["tpot_s"] is None and group[0].workload["n_gen"] == 1:
         found |= dict.fromkeys(("tpot_s", "decode_tok_s"), "n_gen is 1: there are no gaps")
     for name in SPEEDS:
         if each and name not in found and all(figures[name] is None for figures in each):
@@ -184,8 +191,7 @@ def _median(values: Iterable[float | None]) -> float | None:
 def within(record: Record) -> float | None:
     """Noise within one process: half the range of its requests' decode times over their median,
     leaving out the tenth at each end. None for fewer than 2 requests or no decoding."""
-    gaps_of = record.samples.get("itl_s", ())
-    times = sorted([sum(gaps) for gaps in gaps_of if gaps] or record.samples.get("tpot_s", ()))
+    times = sorted(each_tpot_s(record))
     cut = len(times) // 10
     kept = times[cut : len(times) - cut]
     return (kept[-1] - kept[0]) / 2 / median(kept) if len(kept) > 1 else None

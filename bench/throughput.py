@@ -16,6 +16,7 @@ from bench.cost import above_zero
 from bench.gpus import match
 from bench.prices import card_name
 from bench.records import Environment, Record, Results
+from bench.served import overlaps
 from bench.summary import replicate_figures
 
 CONFIDENCE = 0.95
@@ -100,7 +101,7 @@ def _throughput(
     prefills = [
         statistics.median(record.samples["prefill_s"])
         for record in group
-        if record.samples.get("prefill_s")
+        if record.samples.get("prefill_s") and not overlaps(record)
     ]
     power, scope, no_power = _power(group)
     device, limit = _device(environments.get(first.environment), first)
@@ -177,7 +178,8 @@ def _watts(window: Mapping[str, Any] | None) -> float | None:
 
 def _device(environment: Environment | None, record: Record) -> tuple[str | None, float | None]:
     """Catalog name and power limit of the card that a record was measured on."""
-    if str(record.variant.get("device", "")).startswith("cpu") or environment is None:
+    device = str(record.variant.get("device", ""))
+    if device.startswith("cpu") or device in ("remote", "remote:cpu") or environment is None:
         return None, None
     name = environment.identity.get("gpu")
     if not name:

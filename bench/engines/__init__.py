@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from bench.errors import InputError, unknown
+from bench.gguf_file import FILE_TYPES, FLOATS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,11 @@ class Spec:
     """Schemes it does by itself; None: those of `bench.quantization`, applied to torch modules."""
     environment: str | None = None
     """Virtual environment of its own that its worker runs in; None: the one the harness is in."""
+    weights: Literal["folder", "gguf", "none"] = "folder"
+    """What of a model it loads: a folder of safetensors, one GGUF file as it is, or nothing."""
+    remote: bool = False
+    """It asks a server that holds the model: a model and a scheme are names that tell arms apart,
+    and no device of this machine computes."""
 
 
 ENGINES: Mapping[str, Spec] = {
@@ -34,7 +40,19 @@ ENGINES: Mapping[str, Spec] = {
         module="bench.engines.transformers:TransformersEngine",
         modes=("eager", "compiled", "cuda-graph"),
     ),
-    "synthetic": Spec(module="bench.engines.synthetic:SyntheticEngine"),
+    "llama.cpp": Spec(
+        module="bench.engines.llama_cpp:make",
+        schemes=("none", *sorted(set(FILE_TYPES.values()) - set(FLOATS))),
+        weights="gguf",
+    ),
+    "vllm": Spec(
+        module="bench.engines.vllm:VllmEngine",
+        modes=("eager", "cuda-graph"),
+        schemes=("none", "fp8_per_tensor", "fp8_per_block", "mxfp8"),
+        environment="vllm",
+    ),
+    "endpoint": Spec(module="bench.engines.endpoint:EndpointEngine", weights="none", remote=True),
+    "synthetic": Spec(module="bench.engines.synthetic:SyntheticEngine", weights="none"),
 }
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -49,6 +67,8 @@ class Job:
     """Keys of config.json, for seeded random weights; unused where `folder` is set."""
     folder: Path | None
     """Folder with config.json and safetensors; None makes random weights."""
+    gguf: Path | None = None
+    """The GGUF file, for an engine that loads one."""
     random_seed: int
     initializer_range: float
     quant: str
@@ -82,8 +102,53 @@ class Loaded:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """One request by the engine's own clock, where it can only do whole requests."""
+
+    prefill_s: float
+    """Until every sequence has its first new token."""
+    itl_s: list[float]
+    """From when every sequence has its n-th new token until every one has its next: n_gen - 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """One request of a server that had others beside it."""
+
+    prefill_s: float
+    """From sending it to its first new token."""
+    itl_s: tuple[float, ...]
+    """Gaps between chunks; a chunk need not be one token, so there may be fewer than n_gen - 1."""
+    e2e_s: float
+    """From sending it to its last new token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What a server did over a window of many requests."""
+
+    requests: Sequence[Answered]
+    wall_s: float
+    """Seconds in which those requests were answered."""
+    device: Mapping[str, Any] = field(default_factory=dict)
+    """How requests ended, how late the client was, what the server says of itself."""
+    reasons: tuple[str, ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+
 class Engine(Protocol):
     """One loaded model in one scheme.
+
+    An engine that can only do whole requests has one more method, `request(n_gen) -> Timed`, which
+    the worker then calls in place of the steps; its `prefill` is a request of one token, its `step`
+    and `rewind` raise UnsupportedError, and its `clock` has the name of what timed it. An engine
+    whose steps return only when the device has done them, by queues that torch does not see, sets
+    `clock_device` to `cpu`; one that holds only so many sequences, `most_sequences`.
+
+    A server, which has many requests in flight, has `request` for the warm-up and one method more,
+    `serve(rounds, seconds) -> Served`, for the measured window: at least `rounds` for each of
+    `n_batch` sequences, and at least `seconds`. It counts its answers' tokens itself.
 
     The steps are `start` once a workload; then for each request `reset`, `prefill`, and
     `n_gen - 1` times `step`, then `tokens`. `rewind` goes back to the state just after `prefill`.

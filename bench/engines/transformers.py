@@ -9,7 +9,7 @@ chosen on the device, so that no step waits for the host. How a step is executed
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench import quantization

@@ -29,9 +29,8 @@ NOT_READ: Mapping[str, str] = {
 
 SERVED: Mapping[str, str] = {
     "prefill_tok_s": "ttft_s is as served, with queue and network: not the prompt's own time",
-    "decode_tok_s": "requests overlap: a step is shared with other requests' prompts",
 }
-"""Rates that a client of a server cannot know."""
+"""The rate that a client of a server cannot know."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +115,8 @@ def _record(tool: str, one: Found, environment: str, position: int) -> Record:
     absent = dict(one.absent)
     if one.mean_lengths:
         absent["lengths"] = "requests differ in length: n_prompt and n_gen are rounded means"
+    if one.n_batch is None and "n_batch" in absent:
+        absent.setdefault("decode_tok_s", absent["n_batch"])
     if not one.dated:
         absent["started_at"] = f"{tool} does not say when: the date of the file"
     return Record(

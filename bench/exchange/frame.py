@@ -72,6 +72,10 @@ def _machine(name: str, kind: Type, meaning: str, column: str = "") -> Column:
     return Column(column or name, kind, meaning, lambda row: row.environment.get(name))
 
 
+def _n_requests(record: Record) -> int:
+    return max((len(v) for v in record.samples.values() if isinstance(v, list)), default=0)
+
+
 def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
@@ -103,7 +107,7 @@ COLUMNS: Final = (
            lambda row: " ".join(row.record.reasons)),
     _record("message", "str", "why it failed"),
     Column("n_requests", "Int64", "requests that the medians are of",
-           lambda row: max(map(len, row.record.samples.values()), default=0)),
+           lambda row: _n_requests(row.record)),
     _figure("ttft_s", "time to the first new token, median, s"),
     _figure("tpot_s", "time per output token after the first, median, s"),
     _figure("e2e_s", "time of a whole request, median, s"),

@@ -225,6 +225,8 @@ def _found(path: Path, entry: Json, machine: Json) -> list[Found]:
 def _one(path: Path, table: Json, machine: Json, replicate: Json, second: float) -> Found:
     variant, work = table["variant"], table["workload"]
     figures = dict(replicate["figures"]) | {"e2e_s": second}
+    if figures.pop("prefill_tok_s", None) is not None:  # the prompt was timed alone
+        figures["prefill_s"] = figures.pop("ttft_s")
     return Found(
         model=variant["model"], engine=variant["engine"], quant=variant["quant"],
         mode=variant.get("mode", "eager"), dtype=variant["dtype"], device=variant["device"],

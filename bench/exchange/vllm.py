@@ -75,7 +75,9 @@ def _serve(path: Path, run: Json, given: Given) -> Found:
         "total_tok_s": [(n_in + n_out) * completed / duration],
     }
     absent |= {**SERVED, "started_at": "local time of the client, taken as UTC"}
-    n_batch = given.n_batch or run.get("max_concurrency")
+    n_batch = given.n_batch or (
+        run.get("max_concurrency") and count(path, "max_concurrency", run["max_concurrency"])
+    )
     if n_batch is None:
         absent["n_batch"] = "no --max-concurrency was set: how many requests ran at once is open"
     backend = str(run.get("backend") or run.get("endpoint_type") or "")
@@ -120,7 +122,8 @@ def _detailed(path: Path, run: Json) -> tuple[dict[str, list[Any]], dict[str, st
     if not (len(run["ttfts"]) == len(run["itls"]) == len(made)) or not good:
         raise InputError(f"{path}: ttfts, itls and output_lens do not belong together")
     ttfts = numbers(path, "ttfts", [run["ttfts"][i] for i in good])
-    gaps = [numbers(path, f"itls[{i}]", run["itls"][i]) for i in good]
+    # Chunks that arrive together have no gap.
+    gaps = [numbers(path, f"itls[{i}]", [g for g in run["itls"][i] if g != 0]) for i in good]
     # A chunk may hold several tokens: the gaps between chunks are not those between tokens.
     tpots = [sum(one) / (made[i] - 1) for i, one in zip(good, gaps, strict=True) if one]
     asked = [run["input_lens"][i] for i in good] if "input_lens" in run else []
@@ -135,8 +138,9 @@ def _throughput(path: Path, run: Json, given: Given) -> Found:
     requests = count(path, "num_requests", run["num_requests"])
     tokens = number(path, "total_num_tokens", run["total_num_tokens"])
     seconds = number(path, "elapsed_time", run["elapsed_time"])
-    absent = {**SERVED, "prefill_tok_s": SERVED["decode_tok_s"]}
-    absent |= dict.fromkeys(("ttft_s", "tpot_s", "e2e_s"), "only the whole run was timed")
+    whole = "only the whole run was timed"
+    names = ("ttft_s", "tpot_s", "e2e_s", "prefill_tok_s", "decode_tok_s")
+    absent = dict.fromkeys(names, whole)
     if given.n_batch is None:
         absent["n_batch"] = "vllm's scheduler chose how many requests ran at once"
     total = tokens / seconds
