@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.cli import main
-from bench.errors import UnsupportedError
-from bench.exchange import FORMATS
+from bench.cli import main, parser
+from bench.errors import InputError, UnsupportedError
+from bench.exchange import FORMATS, TOOLS
 from bench.exchange.exporting import Price, export
 from bench.exchange.frame import COLUMNS, frame
 from bench.exchange.importing import import_file
@@ -318,3 +319,41 @@ def test_a_file_is_written_whole_or_not(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     assert main(["export", str(QUICKSTART), "--to", "csv", "--out", str(blocked / "x")]) == 3
+
+
+def test_a_servers_record_is_exported_and_comes_back(tmp_path: Path) -> None:
+    samples = {"prefill_s": [0.2] * 4, "itl_s": [[0.1, 0.1]] * 4, "e2e_s": [0.4] * 4, "wall_s": 0.8}
+    made = results(record("none", samples=samples))
+    path = tmp_path / "out.json"
+    path.write_bytes(export(made, "pytest-benchmark").data)
+    import_file("pytest-benchmark", path, tmp_path / "into")
+    assert _speeds(read(tmp_path / "into")) == _speeds(made)
+    names = {entry["metric"]["name"] for entry in json.loads(text(made, "pytorch-hud"))}
+    assert "output_tok_s" in names
+    assert "prefill_tok_s" not in names
+
+
+def test_a_broken_line_of_our_own_stops_the_import(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(export(results(record("none")), "jsonl").data[:-30])
+    with pytest.raises(InputError, match=r"out\.jsonl:2: not valid JSON.*nothing was imported"):
+        import_file("jsonl", path, tmp_path / "into")
+    path.write_text(path.read_text().splitlines()[0].replace('"schema":1', '"schema":2') + "\n")
+    with pytest.raises(InputError, match="schema 2 is newer than 1"):
+        import_file("jsonl", path, tmp_path / "into")
+    assert not (tmp_path / "into").exists()
+
+
+# ---- the page --------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parent.parent / "docs" / "exchange.md").read_text()
+
+
+@pytest.mark.parametrize("line", [one[4:] for one in PAGE.splitlines() if one.startswith("    b")])
+def test_the_pages_commands_are_understood(line: str) -> None:
+    assert parser().parse_args(shlex.split(line)[1:])
+
+
+def test_the_page_names_every_tool_and_format() -> None:
+    for name in (*TOOLS, *FORMATS):
+        assert name in PAGE, name

@@ -26,11 +26,12 @@ STABLE = [
     "device", "threads", "options", "n_prompt", "n_gen", "n_batch", "replicate", "position",
     "started_at", "status", "valid", "reasons", "message", "n_requests", "ttft_s", "tpot_s",
     "e2e_s", "prefill_tok_s", "decode_tok_s", "output_tok_s", "total_tok_s", "noise",
-    "peak_host_bytes", "peak_device_bytes", "weights_bytes", "n_params", "quantized_fraction",
-    "dynamic", "kernel", "load_s", "energy_per_output_token_j", "energy_per_prompt_token_j",
-    "net_energy_per_output_token_j", "net_energy_per_prompt_token_j", "energy_scope", "ppl",
-    "ppl_ratio", "mean_kld", "same_top1", "environment", "host", "cpu", "gpu", "gpu_driver",
-    "gpu_power_limit_w", "os", "python", "torch", "bench", "absent",
+    "requests_s", "goodput_req_s", "ttft_p99_s", "tpot_p99_s", "itl_p99_s", "peak_host_bytes",
+    "peak_device_bytes", "weights_bytes", "n_params", "quantized_fraction", "dynamic",
+    "kernel", "load_s", "energy_per_output_token_j", "energy_per_prompt_token_j",
+    "energy_per_token_j", "net_energy_per_output_token_j", "net_energy_per_prompt_token_j",
+    "energy_scope", "ppl", "ppl_ratio", "mean_kld", "same_top1", "environment", "host", "cpu",
+    "gpu", "gpu_driver", "gpu_power_limit_w", "os", "python", "torch", "bench", "absent",
 ]  # fmt: skip
 """What scripts may rely on: a column may be added here, none may go."""
 
@@ -93,6 +94,15 @@ def test_what_is_missing_is_missing_and_not_0() -> None:
     for name in ("ttft_s", "decode_tok_s", "peak_host_bytes", "weights_bytes", "ppl", "gpu"):
         assert pandas.isna(row[name]), name
     assert (row["status"], row["valid"], row["message"]) == ("failed", False, "no memory")
+
+
+def test_a_servers_record_has_its_requests_a_second() -> None:
+    samples = {"prefill_s": [0.2] * 4, "itl_s": [[0.1, 0.1]] * 4, "e2e_s": [0.4] * 4, "wall_s": 0.8}
+    row = frame(Results(records=[record("none", samples=samples)])).iloc[0]
+    assert row["requests_s"] == pytest.approx(5)
+    assert row["output_tok_s"] == pytest.approx(15)
+    assert pandas.isna(row["prefill_tok_s"]), "prompts overlap"
+    assert row["n_requests"] == 4
 
 
 def test_folders_files_and_broken_lines(tmp_path: Path) -> None:

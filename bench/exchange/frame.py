@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from bench.quality_figures import Figures, all_figures
 from bench.records import Environment, Record, Results, read
+from bench.served import serving
 from bench.summary import energy_figures, replicate_figures, within
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class Row:
     figures: Mapping[str, float | None]
     energy: Mapping[str, Any]
     quality: Figures | None
+    served: Mapping[str, Any]
+    """What only a server's records have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,10 @@ def _quality(name: str, meaning: str) -> Column:
         return None if estimate is None else float(estimate.value)
 
     return Column(name, "Float64", meaning, value)
+
+
+def _served(name: str, meaning: str) -> Column:
+    return Column(name, "Float64", meaning, lambda row: row.served[name])
 
 
 def _machine(name: str, kind: Type, meaning: str, column: str = "") -> Column:
@@ -117,6 +124,11 @@ COLUMNS: Final = (
     _figure("total_tok_s", "prompt and new tokens of all sequences over the whole time"),
     Column("noise", "Float64", "half the range of the requests' decode times over their median",
            lambda row: within(row.record)),
+    _served("requests_s", "requests answered a second, of a server"),
+    _served("goodput_req_s", "requests a second within the arm's limits, of a server"),
+    _served("ttft_p99_s", "99th percentile of a server's requests, s"),
+    _served("tpot_p99_s", "99th percentile of a server's requests, s"),
+    _served("itl_p99_s", "99th percentile of a server's gaps, s"),
     _part("memory", "peak_host_bytes", "Int64", "peak memory of the process"),
     _part("memory", "peak_device_bytes", "Int64", "peak memory on the device"),
     _part("model", "weights_bytes", "Int64", "bytes of every weight as held"),
@@ -127,6 +139,7 @@ COLUMNS: Final = (
     _part("model", "load_s", "Float64", "time to load, s"),
     _energy("energy_per_output_token_j", "joules a new token, gross"),
     _energy("energy_per_prompt_token_j", "joules a prompt token, gross"),
+    _served("energy_per_token_j", "joules a token, prompt and new alike, of a server"),
     _energy("net_energy_per_output_token_j", "joules a new token, net of idle"),
     _energy("net_energy_per_prompt_token_j", "joules a prompt token, net of idle"),
     Column("energy_scope", "str", "what the counter covers",
@@ -195,7 +208,7 @@ def _rows(results: Results) -> Iterable[Row]:
         (record.environment, record.variant["name"]): figures[record.key]
         for record in results.qualities
     }
-    empty = energy_figures([], {})
+    empty, nothing = energy_figures([], {}), serving([], {})
     for record in results.records:
         yield Row(
             record=record,
@@ -203,4 +216,5 @@ def _rows(results: Results) -> Iterable[Row]:
             figures=replicate_figures(record),
             energy=energy_figures([record], {}) if record.energy else empty,
             quality=quality.get((record.environment, record.variant.get("name", ""))),
+            served=serving([record], {}) if "wall_s" in record.samples else nothing,
         )

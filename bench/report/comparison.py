@@ -76,7 +76,8 @@ def words(rows: Sequence[Row], rules: Rules) -> Iterator[str]:
 
 
 def _decode(row: Row) -> str:
-    work = f"{row['n_prompt']}+{row['n_gen']} x {row['n_batch']}"
+    batch = f" x {row['n_batch']}" if row["n_batch"] else ""
+    work = f"{row['n_prompt']}+{row['n_gen']}{batch}"
     if row["verdict"] == "invalid":
         return f"no verdict on decoding at {work}: the records are no evidence"
     if row["verdict"] == "ambiguous":
