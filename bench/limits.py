@@ -62,6 +62,8 @@ def _limited(row: Row, rows: Sequence[Row], gpu: Gpu | str | None) -> Row:
     )
     if impossible:
         figures |= {"valid": False, "reasons": sorted({*row["reasons"], "ABOVE_BOUND"})}
+    if _overlaps(row):
+        figures["absent"] = row["absent"] | {"diagnosis": "requests overlap: a step is not alone"}
     return row | figures
 
 
@@ -71,9 +73,7 @@ def _without(row: Row, why: str) -> Row:
 
 
 def _figures(row: Row, rows: Sequence[Row], card: ModelCard, gpu: Gpu, most: Bound) -> Row:
-    # Where requests overlap, the time of a step or a first token is not that of this work alone.
-    step_s = row["tpot_s"] if row["decode_tok_s"] else None
-    ttft_s = row["ttft_s"] if row["prefill_tok_s"] else None
+    step_s, ttft_s = row["tpot_s"], row["ttft_s"] if row["prefill_tok_s"] else None
     peak = peak_flops(gpu, layout(row["quant"], row["engine"]).compute, row["dtype"])
     return {
         "bound_decode_tok_s": most.decode_tok_s if row["n_gen"] else None,
@@ -82,9 +82,14 @@ def _figures(row: Row, rows: Sequence[Row], card: ModelCard, gpu: Gpu, most: Bou
         "mbu": None if step_s is None else mbu(most.decode_bytes, step_s, gpu.bandwidth),
         "mfu": None if ttft_s is None else mfu(most.prefill_flops, ttft_s, peak),
         "diagnosis": None
-        if step_s is None
+        if step_s is None or _overlaps(row)
         else diagnose(_evidence(row, rows, card, gpu, most)).line,
     }
+
+
+def _overlaps(row: Row) -> bool:
+    """Whether requests overlapped: a step then waits for other requests' prompts as well."""
+    return row["ttft_s"] is not None and row["prefill_tok_s"] is None
 
 
 def _evidence(row: Row, rows: Sequence[Row], card: ModelCard, gpu: Gpu, most: Bound) -> Evidence:

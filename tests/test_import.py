@@ -288,6 +288,16 @@ def test_a_served_request_has_no_prefill_rate(tool: str, tmp_path: Path) -> None
     assert {"quant", "device"} <= record.absent.keys()
 
 
+def test_a_served_request_has_a_bound_and_no_diagnosis(tmp_path: Path) -> None:
+    results = imported("vllm", SAMPLES["vllm"], tmp_path, gpu="NVIDIA H200", model="llama-3.1-8b",
+                       quant="none")  # fmt: skip
+    (row,) = with_limits(summarise(results), results)
+    assert row["bound_decode_tok_s"] > row["output_tok_s"]
+    assert 0 < row["mbu"] < 1
+    assert row["mfu"] is row["diagnosis"] is None
+    assert "overlap" in row["absent"]["diagnosis"]
+
+
 def test_guidellm_tpot_is_its_itl(tmp_path: Path) -> None:
     """Its own TPOT divides the whole request, first token included, by n."""
     record = only(imported("guidellm", SAMPLES["guidellm"], tmp_path))
@@ -430,7 +440,9 @@ def test_optimum_benchmarks_report_alone_is_not_enough(tmp_path: Path) -> None:
 def test_the_verb_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["import", "llama-bench", str(SAMPLES["llama-bench"]), "--into", str(tmp_path)]
     assert main(arguments) == 0
-    assert capsys.readouterr().out == f"2 records added to {tmp_path}\n"
+    out, err = capsys.readouterr()
+    assert out == f"2 records added to {tmp_path}\n"
+    assert "Qwen2.5-7B-Instruct-Q4_K_M has no model card" in err
     assert main(arguments) == 0
     assert "0 records added" in capsys.readouterr().out
     assert main([*arguments, "--gpu", "rtx-9999"]) == 2

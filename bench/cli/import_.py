@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,9 @@ def run(args: argparse.Namespace) -> int:
     if args.tool == OURS and given != Given():
         raise InputError("our own records say all that; no other flag goes with jsonl")
     done = import_file(args.tool, args.file, args.into, given)
+    for name in done.without_card:
+        print(f"bench: {name} has no model card, so no bound: --model NAME of `bench models` gives "
+              "one", file=sys.stderr)  # fmt: skip
     was = f", {done.known} were there already" if done.known else ""
     print(f"{done.added} records added to {done.folder}{was}")
     return 0

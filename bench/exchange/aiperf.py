@@ -64,7 +64,7 @@ def _found(path: Path, run: Json, given: Given) -> Found:
         model=given.model or _model(path, config),
         engine=given.engine or UNKNOWN,
         quant=given.quant or UNKNOWN,
-        device="cuda" if given.gpu or _card(run) else UNKNOWN,
+        device="gpu" if given.gpu or _card(run) else UNKNOWN,
         n_prompt=round(number(path, "input_sequence_length.avg", prompts["avg"])),
         n_gen=round(number(path, "output_sequence_length.avg", made["avg"])),
         n_batch=n_batch,

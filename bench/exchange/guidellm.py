@@ -87,7 +87,7 @@ def _found(path: Path, one: object, about: Json, given: Given) -> Found:
         model=given.model or _model(path, run["config"]),
         engine=given.engine or UNKNOWN,
         quant=given.quant or UNKNOWN,
-        device="cuda" if given.gpu else UNKNOWN,
+        device="gpu" if given.gpu else UNKNOWN,
         options=_rate(strategy),
         n_prompt=round(sum(prompts) / len(prompts)),
         n_gen=round(sum(made) / len(made)),

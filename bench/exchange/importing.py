@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
+from bench.catalog import model_cards
 from bench.errors import InputError, unknown
 from bench.exchange import OURS, TOOLS
 from bench.exchange.foreign import Found, Given, lines, parse_json, read_text
@@ -29,6 +30,8 @@ class Imported:
     known: int
     """Records that were there already."""
     folder: Path
+    without_card: tuple[str, ...]
+    """Models that are not in the catalog: their records have no bound."""
 
 
 def import_file(tool: str, path: Path, into: Path, given: Given | None = None) -> Imported:
@@ -110,4 +113,9 @@ def _append(made: list[Line], into: Path) -> Imported:
                 keys.add(line.key)
                 writer.append(line)
                 added += 1
-    return Imported(added=added, known=known, folder=into)
+    cards = model_cards()
+    models = dict.fromkeys(
+        str(line.variant.get("model")) for line in made if not isinstance(line, Environment)
+    )
+    unknown_here = tuple(name for name in models if name.partition("@")[0] not in cards)
+    return Imported(added=added, known=known, folder=into, without_card=unknown_here)
