@@ -11,7 +11,7 @@ from bench.engines import spec
 from bench.experiment import Experiment, Variant, Workload, plan, short_names
 from bench.here import Here
 from bench.layout import LAYOUTS
-from bench.records import Results
+from bench.records import OWN, Results
 from bench.roofline import bound, memory_bytes
 
 START_S = 12.0
@@ -106,6 +106,7 @@ def _measured_request_s(row: Mapping[str, Any], before: Results) -> float | None
         record.samples["e2e_s"]
         for record in before.records
         if record.status == "ok"
+        and record.origin in OWN
         and record.variant["name"] == row["variant"]
         and all(record.workload[name] == row[name] for name in ("n_prompt", "n_gen", "n_batch"))
     ]

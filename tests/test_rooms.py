@@ -26,6 +26,7 @@ READING = {
     "gpus", "diagnosis", "published", "samples", "user_rows", "efficiency", "predict",
     "predict_report", "predict_names", "board_power", "limits", "judging", "pilot",
     "claims", "verdicts", "evidence", "measured", "findings", "report", "served",
+    "unpaired", "exchange",
 }  # fmt: skip
 """Never import torch, nor a measuring room."""
 
