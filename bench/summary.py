@@ -112,9 +112,11 @@ def memory_figures(good: Sequence[Record], absent: dict[str, str]) -> dict[str, 
     if peak is not None:
         absent.pop("peak_memory_bytes", None)
     held = good[0].model if good else {}
+    allocation = held.get("details", {}).get("allocation", {})
     return {
         "peak_memory_bytes": None if peak is None else int(peak),
         "weights_bytes": held.get("weights_bytes"),
+        "packed_bytes": allocation.get("packed_bytes", held.get("weights_bytes")),
         "quantized_fraction": held.get("quantized_fraction"),
         "dynamic": held.get("dynamic"),
         "kernel": held.get("kernel"),
