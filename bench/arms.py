@@ -153,16 +153,18 @@ def resolve(experiment: Experiment, say: Callable[[str], None]) -> list[Arm]:
 def _resolved(variant: Variant, device: quantization.Device, say: Callable[[str], None]) -> Arm:
     model, engine = model_of(variant), spec(variant.engine)
     if engine.remote:
-        where = replace(variant, device=settings(variant.options).device)
-        return Arm(variant=where, model=model, identity=key("served", model=model.ref))
+        where, identity = settings(variant.options).device, key("served", model=model.ref)
+        return Arm(variant=replace(variant, device=where), model=model, identity=identity)
     arm = Arm(
         variant=replace(variant, device=device.name), model=model, identity=weights.identity(model)
     )
+    if variant.engine == SYNTHETIC:
+        return arm
     if reason := refusal(variant, device):
         return replace(arm, refusal=reason)
     if engine.weights == "gguf":
         check_file(variant, weights.prepare_gguf(model, say))
-    elif engine.weights == "folder":
+    else:
         weights.prepare(model, say)
     try:
         return _with_engine(arm, device, say)

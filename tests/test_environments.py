@@ -98,7 +98,7 @@ def test_a_worker_runs_there_with_the_standard_library_alone(
     nothing = [str(place.python), "-I", "-c", "import torch"]
     assert subprocess.run(nothing, capture_output=True, check=False).returncode == 1
     load = {
-        "architecture": {}, "folder": None, "made": None, "random_seed": 0,
+        "architecture": {}, "folder": None, "gguf": None, "made": None, "random_seed": 0,
         "initializer_range": 0.02, "quant": "none", "mode": "eager", "dtype": "auto",
         "device": "synthetic", "threads": None, "seed": 0, "replicate": 0, "options": {},
     }  # fmt: skip

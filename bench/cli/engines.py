@@ -96,7 +96,7 @@ def rows() -> list[dict[str, Any]]:
     return [
         _row(name, spec, place)
         for name, spec in ENGINES.items()
-        if spec.packages or spec.environment
+        if spec.devices != ("synthetic",)
         for place in (homes(spec.environment) if spec.environment else [None])
     ]
 
@@ -107,9 +107,12 @@ def _row(name: str, spec: Spec, place: Home | None) -> dict[str, Any]:
 
     found = own_versions(spec.packages) if place is None else versions(place)
     version = next((found[package] for package in spec.packages if package in found), None)
-    where = state(place) if place else "installed" if version else "missing"
+    here = "installed" if version or not spec.packages else "missing"
+    where = state(place) if place else here
     kinds = [kind for kind in spec.devices if place is None or place.serves(kind)]
     schemes = spec.schemes or (*quantization.SCHEMES, *quantization.MIXED)
+    if spec.remote:
+        schemes = ()  # the server's own business
     return {
         "engine": name,
         "environment": place.name if place else None,
@@ -127,7 +130,7 @@ def _some(key: str, row: Any) -> str:
     """The first few of a list."""
     names = row[key]
     more = f", ... ({len(names)})" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return (", ".join(names[:SHOWN]) + more) or "-"
 
 
 def _say(text: str) -> None:
