@@ -158,6 +158,8 @@ def _resolved(variant: Variant, device: quantization.Device, say: Callable[[str]
     arm = Arm(
         variant=replace(variant, device=device.name), model=model, identity=weights.identity(model)
     )
+    if variant.engine == SYNTHETIC:
+        return arm
     if reason := refusal(variant, device):
         return replace(arm, refusal=reason)
     if engine.weights == "gguf":

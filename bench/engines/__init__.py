@@ -70,9 +70,9 @@ ENGINES: Mapping[str, Spec] = {
     ),
     "llama.cpp": Spec(
         module="bench.engines.llama_cpp:make",
+        packages=("llama-cpp-python", "xllamacpp"),
         schemes=("none", *sorted(set(FILE_TYPES.values()) - set(FLOATS))),
         weights="gguf",
-        packages=("llama-cpp-python", "xllamacpp"),
     ),
     "vllm": Spec(
         module="bench.engines.vllm:VllmEngine",
@@ -276,8 +276,6 @@ def attribute(where: str) -> Any:
 def refusal(variant: Variant, device: quantization.Device) -> str | None:
     """Why its engine cannot run this arm on this device, or None. Loads nothing."""
     name, of = variant.engine, spec(variant.engine)
-    if of.weights == "none":
-        return None
     if device.kind not in of.devices:
         return f"engine '{name}' runs on {' or '.join(of.devices)}, not on {device.name}"
     if of.schemes is None:
