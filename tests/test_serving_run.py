@@ -285,9 +285,13 @@ def test_energy_of_a_local_server_is_that_of_its_window() -> None:
 def test_a_local_server_is_read_where_it_computes() -> None:
     assert isinstance(reader_for("remote:cpu"), LocalServerReader)
     assert not isinstance(reader_for("remote"), LocalServerReader)
+    nowhere = reader_for("remote:cuda:9")  # no such card here, or anywhere
+    assert not nowhere.has_energy
+    nowhere.begin()
+    assert nowhere.end().absent["energy_j"]
     assert settings({"url": "http://a", "local": "cuda:0"}).device == "remote:cuda:0"
     with pytest.raises(InputError, match="no device such as"):
-        settings({"url": "http://a", "local": "true"})
+        settings({"url": "http://a", "local": "cuda"})
 
 
 def test_a_tail_of_few_values_is_none() -> None:
