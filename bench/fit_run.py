@@ -47,8 +47,10 @@ def _ask(
 ) -> int:
     job: dict[str, Any] = arm.job(experiment.seed, 0) | {"task": "fit", "fit": dict(shape)}
 
+    limit_s = experiment.measuring.time_limit_s
+
     def heard() -> Iterator[Event]:
-        for event in converse(job, limit_s=experiment.measuring.time_limit_s):
+        for event in converse(job, limit_s=limit_s, command=arm.command):
             if event["event"] == "phase" and "n_batch" in event:
                 say(f"{arm.variant.name}: trying {event['n_batch']} sequences")
             yield event

@@ -64,11 +64,18 @@ def build() -> None:
     from triton.compiler import ASTSource
     from triton.compiler import compile as build_kernel
 
+    rows = ASTSource(
+        fn=int8_kernels.quantize_kernel,
+        signature={"x_ptr": "*bf16", "q_ptr": "*i8", "top_ptr": "*fp32", "n_in": "i32",
+                   "BLOCK": "constexpr"},
+        constexprs={(4,): 4096},
+    )  # fmt: skip
+    build_kernel(rows, target=GPUTarget("cuda", 90, 32))
     kernel = int8_kernels.matmul_kernel
     for capability, shared in SHARED.items():
         fits = 0
-        for tile in kernel.configs[::3]:
-            constants = {"HAS_BIAS": True, "BLOCK_M": 16, **tile.kwargs}
+        for block_m, tile in zip((16, 32, 64), kernel.configs[::3], strict=True):
+            constants = {"HAS_BIAS": True, "BLOCK_M": block_m, **tile.kwargs}
             source = ASTSource(
                 fn=kernel.fn,
                 signature=dict(zip(NAMES, TYPES, strict=False))

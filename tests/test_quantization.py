@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -151,3 +152,17 @@ def test_the_parent_imports_no_torch_for_any_of_this() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_page_lists_every_scheme_with_what_it_needs() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "quantization.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    for name, row in SCHEMES.items():
+        needs = f"{row.capability[0]}.{row.capability[1]}" if row.capability else ""
+        listed = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        assert needs in listed
+        assert (row.dynamic or "|") in listed
+        assert ("CPU" in listed) == ("cpu" in row.kinds) or name == "none"
+        for package in row.packages:
+            assert package.name == "triton" or f"{package.name} >= {package.least}" in page
+    assert set(SCHEMES) <= set(rows)

@@ -278,9 +278,15 @@ def test_int4_bytes_with_the_padding_of_its_tiles(monkeypatch: Any, n_in: int, p
 def test_integer_matmuls_of_other_shapes_would_run_on_the_host() -> None:
     """On a GPU torchao's int8 of a shape that cuBLAS refuses is computed on the CPU."""
     layer = nn.Linear(20, 16, device="meta")
-    assert layers.choose  # the reason is the scheme's own
     assert quantization.scheme("int8-dynamic").fits(layer) == "torch._int_mm needs multiples of 8"
     assert quantization.scheme("int8-dynamic").fits(nn.Linear(20, 16)) is None
+
+
+def test_blocks_of_4_bits_must_fill_a_row_on_a_cpu() -> None:
+    fits = quantization.scheme("bnb-nf4").fits
+    assert fits(nn.Linear(96, 8)) == "bitsandbytes on a CPU needs n_in a multiple of 64"
+    assert fits(nn.Linear(128, 8)) is None
+    assert fits(nn.Linear(96, 8, device="meta")) is None
 
 
 def test_new_modules_are_in_the_mode_of_the_old() -> None:

@@ -25,6 +25,7 @@ VERBS = (
     "import",
     "export",
     "models",
+    "engines",
     "gpus",
     "prices",
     "doctor",

@@ -1,6 +1,6 @@
 """Quantization schemes by name: what they need, which meaning of "dynamic" they have, how to apply.
 
-Three things are called dynamic quantization (docs/metrics.md): `activations`, whose scales are
+Three things are called dynamic quantization (docs/quantization.md): `activations`, whose scales are
 computed at run time; `online`, weights cast while loading; `bit-allocation`, each layer with its
 own number of bits. A scheme says which it is. torch is imported only by `apply` and what it calls.
 

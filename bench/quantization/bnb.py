@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.quantization.layers import replace
+from bench.quantization.layers import dims, replace
 from bench.quantization.scheme import Device
 
 if TYPE_CHECKING:
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 OUTLIER_THRESHOLD = 6.0
 """Columns of the activations with a value above it are computed in 16 bits (LLM.int8())."""
+
+
+NF4_BLOCK = 64
+"""Weights that share a scale: bitsandbytes' default."""
 
 
 def int8(model: nn.Module, names: Sequence[str]) -> nn.Module:
@@ -57,11 +61,18 @@ def _nf4_layer(old: nn.Linear) -> nn.Module:
     )  # fmt: skip
     weight: Any = Params4bit(
         old.weight.detach(), requires_grad=False, compress_statistics=False, quant_type="nf4",
-        module=new,
+        blocksize=NF4_BLOCK, module=new,
     )  # fmt: skip
     new.weight = weight.to(old.weight.device)  # quantizes
     new.bias = old.bias
     return new  # type: ignore[no-any-return]  # bitsandbytes is followed without types
+
+
+def fits_nf4(layer: nn.Linear) -> str | None:
+    """On CPUs with bfloat16 units it packs rows anew, which blocks must fill."""
+    if layer.weight.device.type != "cpu":
+        return None
+    return dims(layer, n_in=NF4_BLOCK, who="bitsandbytes on a CPU")
 
 
 def int8_kernel(_: Device) -> str:

@@ -97,6 +97,7 @@ def int8_matmul(
     dtype: torch.dtype,
 ) -> torch.Tensor:
     """y [rows, n_out] for at most 64 rows; the reference is `int8_layer.int8_matmul`."""
+    x, top = x.contiguous(), top.contiguous()
     n_rows, n_in = x.shape
     n_out = weight.shape[0]
     y = torch.empty((n_rows, n_out), dtype=dtype, device=x.device)

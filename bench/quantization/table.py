@@ -138,6 +138,7 @@ _ROWS: Final = (
         convert=bnb.nf4,
         kernel=bnb.nf4_kernel,
         packages=(BITSANDBYTES,),
+        fits=bnb.fits_nf4,
         keeps_head=True,
     ),
     Scheme(
