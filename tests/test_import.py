@@ -175,6 +175,35 @@ def test_llama_bench_prompt_and_generation_are_two_workloads(tmp_path: Path) -> 
     assert made.model["weights_bytes"] == 4677120000
 
 
+def test_llama_bench_of_today(tmp_path: Path) -> None:
+    """Really run: a prompt, new tokens, and both in one time."""
+    results = imported("llama-bench", DATA / "llama-bench" / "smollm2.json", tmp_path,
+                       model="smollm2-135m-instruct")  # fmt: skip
+    assert check_results(tmp_path).problems == ()
+    prompt, made, both = results.records
+    assert {r.variant["name"] for r in results.records} == {
+        "smollm2-135m-instruct/llama.cpp/q4_1/1t"
+    }
+    assert replicate_figures(prompt)["prefill_tok_s"] == pytest.approx(32 / 0.472428905)
+    assert replicate_figures(made)["tpot_s"] == pytest.approx(sorted(made.samples["e2e_s"])[1] / 8)
+    assert both.workload == {"n_prompt": 32, "n_gen": 8, "n_batch": 1}
+    assert replicate_figures(both)["tpot_s"] is replicate_figures(both)["ttft_s"] is None
+    assert replicate_figures(both)["total_tok_s"] == pytest.approx(
+        40 / sorted(both.samples["e2e_s"])[1]
+    )
+    assert "one time" in both.absent["tpot_s"]
+    assert main(["cost", str(tmp_path), "--rent", "0.1"]) == 0
+
+
+def test_llama_bench_of_today_in_lines_and_columns(tmp_path: Path) -> None:
+    (deep,) = imported("llama-bench", DATA / "llama-bench" / "smollm2-depth.jsonl",
+                       tmp_path / "jsonl").records  # fmt: skip
+    assert deep.variant["options"] == {"n_depth": 16}
+    plain = imported("llama-bench", DATA / "llama-bench" / "smollm2.csv", tmp_path / "csv").records
+    assert [r.variant["options"] for r in plain] == [{}, {}]
+    assert plain[1].samples["tpot_s"] == pytest.approx([0.100238408 / 4])
+
+
 def test_llama_bench_csv_holds_the_mean_alone(tmp_path: Path) -> None:
     made = imported("llama-bench", DATA / "llama-bench" / "qwen2.5-7b.csv", tmp_path).records[1]
     assert made.samples["e2e_s"] == pytest.approx([1.0674316])
