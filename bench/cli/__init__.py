@@ -20,6 +20,7 @@ VERBS = (
     "compare",
     "cost",
     "claims",
+    "report",
     "predict",
     "models",
     "gpus",

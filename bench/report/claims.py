@@ -74,7 +74,7 @@ def _row(group: Sequence[Finding]) -> Row:
     decided = verdict.decided_by
     return {
         "sub_claim": part.id,
-        "claimed": _claimed(part, verdict.threshold),
+        "claimed": claimed(part, verdict.threshold),
         "against": ", ".join(f.baseline for f in group if f.baseline) or None,
         "verdict": verdict.outcome.replace("_", " "),
         "evidence": None if decided is None else _evidence(first),
@@ -98,7 +98,8 @@ def _evidence(found: Finding) -> str:
     return found.verdict.decided_by.level.replace("_", " ")
 
 
-def _claimed(part: SubClaim, threshold: float | None) -> str:
+def claimed(part: SubClaim, threshold: float | None) -> str:
+    """What a sub-claim says, at one threshold."""
     if threshold is None:
         return WORDS.get(part.metric, part.metric)
     return (
