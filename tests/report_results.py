@@ -106,7 +106,9 @@ def write(folder: Path, lines: list[Any], experiment: str | None = EXPERIMENT) -
     return folder
 
 
-def write_card(folder: Path, pairs: int = 8, *, gpu: str = "NVIDIA H200", id_: str = "e-h200") -> Path:
+def write_card(
+    folder: Path, pairs: int = 8, *, gpu: str = "NVIDIA H200", id_: str = "e-h200"
+) -> Path:
     """Three arms at four batches on a card, with energy and quality."""
     lines: list[Any] = [environment(gpu, id_)]
     lines += [

@@ -29,7 +29,10 @@ READING = {
 """Never import torch, nor a measuring room."""
 
 ENGINE_PACKAGES = {"torch", "transformers", "torchao", "onnxruntime", "vllm", "optimum"}
-LAZY = ENGINE_PACKAGES | {"pandas", "numpy", "scipy", "rich", "tabulate", "pynvml", "psutil"}
+LAZY = ENGINE_PACKAGES | {
+    "pandas", "numpy", "scipy", "rich", "tabulate", "pynvml", "psutil",
+    "altair", "jinja2", "vl_convert",
+}  # fmt: skip
 
 
 def room(path: Path) -> str:

@@ -36,8 +36,10 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--baseline", metavar="NAME",
                         help="arm to compare with (default: the experiment's)")  # fmt: skip
-    parser.add_argument("--claim", action="append", metavar="CLAIM",
-                        help="only this source of claims; may be repeated (default: all)")  # fmt: skip
+    parser.add_argument(
+        "--claim", action="append", metavar="CLAIM",
+        help="only this source of claims; may be repeated (default: all)",
+    )  # fmt: skip
     parser.add_argument("--rent", type=float, metavar="USD_PER_HOUR",
                         help="price of an hour (default: the experiment's assumption)")  # fmt: skip
     parser.add_argument("--utilization", type=float, metavar="SHARE",
@@ -55,7 +57,9 @@ def run(args: argparse.Namespace) -> int:
     if suffix not in ("", ".html", ".htm", ".md"):
         raise InputError(f"--to: {args.to} is neither FILE.html, FILE.md nor a folder")
     claims = None if args.claim is None else tuple(args.claim)
-    report = assemble(args.results, Options(baseline=args.baseline, claims=claims, cost=_cost(args)))
+    report = assemble(
+        args.results, Options(baseline=args.baseline, claims=claims, cost=_cost(args))
+    )
     for warning in report.warnings:
         print(f"bench: {warning}", file=sys.stderr)
     try:

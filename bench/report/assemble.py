@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from bench import __version__
@@ -11,7 +12,7 @@ from bench.claims import claim_files, load_claims
 from bench.errors import InputError
 from bench.experiment import CostAssumption, Experiment, load_experiment
 from bench.findings import findings
-from bench.records import Results, read, to_json, utc_now
+from bench.records import Line, Results, read, to_json, utc_now
 from bench.report import ceiling, context, evidence, explorer, headline
 from bench.report.blocks import Report, Section
 from bench.report.machines import Machine, machines
@@ -121,9 +122,7 @@ def _named(section: Section, machine: Machine, each: Sequence[Machine]) -> Secti
     """The section, its title naming the machine where there are several."""
     if len(each) == 1:
         return section
-    import dataclasses
-
-    return dataclasses.replace(section, title=f"{section.title} ({machine.label})")
+    return replace(section, title=f"{section.title} ({machine.label})")
 
 
 def _downloads(results: Results, each: Sequence[Machine]) -> tuple[Mapping[str, str], str]:
@@ -141,8 +140,10 @@ def _downloads(results: Results, each: Sequence[Machine]) -> tuple[Mapping[str, 
             )  # fmt: skip
         rows += [{"machine": machine.label, **row, "absent": ""} for row in summarise(part)]
     downloads = {"summary.csv": to_csv(rows)}
-    lines, size = [], 0
-    for line in (*results.environments.values(), *results.records, *results.qualities):
+    lines: list[str] = []
+    size = 0
+    every: Iterator[Line] = chain(results.environments.values(), results.records, results.qualities)
+    for line in every:
         lines.append(to_json(line))
         size += len(lines[-1])
         if size > MOST_RAW_BYTES:

@@ -55,6 +55,8 @@ class Table:
     notes: tuple[str, ...] = ()
     filtered: bool = False
     """Whether the reader gets a field to filter rows by."""
+    folded: bool = False
+    """Whether the page shows it only when asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +103,7 @@ class Verdict:
     """The ratio of decoding, or a dash."""
     words: str
     facts: tuple[str, ...]
+    """The first is what `figure` is a ratio of, with its interval."""
     href: str
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 from bench.catalog import resolve_model
 from bench.errors import BenchError
@@ -14,23 +16,20 @@ from bench.report.machines import Machine, Row, work_of
 from bench.report.words import cell, number, rate
 from bench.roofline import Bound, bound, peak_flops, prefill_work
 
-LEFT, RIGHT = 0.25, 4096.0
-"""Least and greatest operations a byte that the roof is drawn for."""
-
 
 def ceiling(machine: Machine) -> Section:
     """How near each row is to what the card allows."""
-    head = {"id": f"{machine.id}-limit", "title": "How far from the physical limit?"}
+    head = Section(id=f"{machine.id}-limit", title="How far from the physical limit?")
     bounded = [row for row in machine.rows if row["bound_decode_tok_s"] is not None]
     if not bounded:
         told = {row["absent"].get("mbu", "") for row in machine.rows}
         why = "; ".join(sorted(text for text in told if text)) or "no bound is known"
-        return Section(**head, missing=f"No limit to hold it against: {why}.")
+        return replace(head, missing=f"No limit to hold it against: {why}.")
     lead = (
         "A decode step must read every weight it uses once; nothing can decode faster than that "
         "many bytes over the memory's bandwidth. A point above the roof would be a measuring error."
     )
-    return Section(**head, lead=lead, blocks=(_picture(machine, bounded),))
+    return replace(head, lead=lead, blocks=(_picture(machine, bounded),))
 
 
 def _picture(machine: Machine, rows: list[Row]) -> Picture:
@@ -45,7 +44,7 @@ def _picture(machine: Machine, rows: list[Row]) -> Picture:
             f"{row['variant']} at {work_of(row)}: {row['mbu']:.0%} of the bandwidth"
             for row in rows[:16] if row["mbu"] is not None
         ),
-        spec=pictures.roofline(points, _roofs(rows, gpu)) if gpu and points else None,
+        spec=pictures.roofline(points, _roofs(rows, gpu, points)) if gpu and points else None,
         missing="" if points else "the model's shape is not known",
         table=_table(machine, rows),
     )  # fmt: skip
@@ -86,24 +85,25 @@ def _prefill_bytes(row: Row) -> float:
                         dtype=row["dtype"], engine=row["engine"]).n_bytes  # fmt: skip
 
 
-def _roofs(rows: list[Row], gpu: Gpu) -> list[Row]:
-    """The roof of each kind of arithmetic that the arms use."""
+def _roofs(rows: list[Row], gpu: Gpu, points: list[Row]) -> list[Row]:
+    """The roof of each kind of arithmetic that the arms use, as wide as the points and ridges."""
     peaks: dict[float, str] = {}
     for row in rows:
         compute = layout(row["quant"], row["engine"]).compute
         peak = peak_flops(gpu, compute, row["dtype"])
         if peak:
             peaks.setdefault(peak, "16-bit" if compute in ("float", "fp16") else compute)
+    ridges = {peak: peak / gpu.bandwidth for peak in peaks}
+    each = [point["x"] for point in points] + list(ridges.values())
+    left, right = min(each) / 2, max(each) * 4
     roofs: list[Row] = []
     for peak, name in peaks.items():
-        ridge = peak / gpu.bandwidth
-        label = f"{name}: {number(peak / 1e12)} T/s"
-        roofs += [
-            {"name": name, "x": LEFT, "y": LEFT * gpu.bandwidth},
-            {"name": name, "x": ridge, "y": peak},
-            {"name": name, "x": max(RIGHT, 2 * ridge), "y": peak, "label": label},
-        ]
-    return roofs
+        corners = ((left, left * gpu.bandwidth), (ridges[peak], peak), (right, peak))
+        roofs += [{"name": name, "x": x, "y": y} for x, y in corners]
+        roofs[-1]["label"] = f"{name}: {number(peak / 1e12)} T/s"
+    middle = math.sqrt(left * min(ridges.values(), default=right))
+    slope = f"memory: {number(gpu.bandwidth / 1e12)} TB/s"
+    return [*roofs, {"name": "slope", "x": middle, "y": middle * gpu.bandwidth, "label": slope}]
 
 
 def _table(machine: Machine, rows: list[Row]) -> Table:

@@ -32,7 +32,7 @@ def to_markdown(
     source = file.source
     lines = [f"## {file.name}: {source.publisher}, {source.date}", ""]
     lines += [f"> {claim.id}. {claim.translation}" for claim in file.claims]
-    lines += ["", table(_rows(found), COLUMNS), *said, ""]
+    lines += ["", table(rows(found), COLUMNS), *said, ""]
     for item in todo:
         parts = ", ".join(item.sub_claims)
         if item.n_missing is None:
@@ -52,7 +52,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def _rows(found: Sequence[Finding]) -> list[Row]:
+def rows(found: Sequence[Finding]) -> list[Row]:
     """One row for each sub-claim, threshold, verdict and evidence; baselines share a row."""
     groups: dict[tuple[object, ...], list[Finding]] = {}
     for item in found:

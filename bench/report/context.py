@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bench.claims import ClaimFile
@@ -12,7 +13,7 @@ from bench.findings import Finding, sentences
 from bench.judging import drifts
 from bench.records import Record
 from bench.report.blocks import Cell, Head, Line, Prose, Section, Table, Tone
-from bench.report.claims import claimed, figure
+from bench.report.claims import rows as claim_rows
 from bench.report.machines import Machine, Row, work_of
 from bench.report.words import NOTHING, cell, gigabytes, rate, ratio
 from bench.summary import replicate_figures
@@ -27,20 +28,20 @@ def side_by_side(machines: Sequence[Machine]) -> Section | None:
     """Rows that more than one machine measured alike; None for one machine."""
     if len(machines) < 2:
         return None
-    head = {"id": "machines", "title": "Machines side by side"}
+    head = Section(id="machines", title="Machines side by side")
     found: dict[tuple[Any, ...], dict[str, Row]] = {}
     for machine in machines:
         for row in machine.rows:
             found.setdefault(_alike(row), {})[machine.id] = row
     shared = {key: rows for key, rows in found.items() if len(rows) > 1}
     if not shared:
-        return Section(**head, missing="No arm and workload was measured on more than one machine.")
+        return replace(head, missing="No arm and workload was measured on more than one machine.")
     lead = (
         "Only what more than one of them measured: the same model, engine, scheme, settings and "
         "workload. These were not measured in pairs, so the ratio has no interval and no verdict, "
         "and each is one card of its kind."
     )
-    return Section(**head, lead=lead, blocks=(_machine_table(machines, shared),))
+    return replace(head, lead=lead, blocks=(_machine_table(machines, shared),))
 
 
 def _alike(row: Row) -> tuple[Any, ...]:
@@ -79,9 +80,9 @@ def _machine_cell(row: Row | None, base: float | None) -> Cell:
 
 def claims(judged: Sequence[tuple[ClaimFile, Sequence[Finding]]]) -> Section:
     """Published claims with verdicts and reasoning."""
-    head = {"id": "claims", "title": "Do published claims hold?"}
+    head = Section(id="claims", title="Do published claims hold?")
     if not judged:
-        return Section(**head, missing="No claims were looked at (`--claim NAME`).")
+        return replace(head, missing="No claims were looked at (`--claim NAME`).")
     lead = (
         "Each claim is taken apart into parts that evidence can decide. Evidence, strongest first: "
         "measured here, published measurements, a physical bound, list prices, a vendor's figure."
@@ -95,34 +96,29 @@ def claims(judged: Sequence[tuple[ClaimFile, Sequence[Finding]]]) -> Section:
         )))  # fmt: skip
         blocks.append(_claim_table(file, found))
         blocks.append(Prose(
-            summary=f"The reasoning on {file.name}, step by step",
+            summary=f"Reasoning on {file.name}, step by step",
             paragraphs=tuple(_reasoning(found)),
         ))  # fmt: skip
-    return Section(**head, lead=lead, blocks=tuple(blocks))
+    return replace(head, lead=lead, blocks=tuple(blocks))
 
 
 def _claim_table(file: ClaimFile, found: Sequence[Finding]) -> Table:
-    heads = ("part", "claimed", "against", "verdict", "evidence", "found")
+    keys = ("sub_claim", "claimed", "against", "verdict", "evidence", "found")
     return Table(
         id=f"claims-{file.name}",
         caption=f"Verdicts on {file.name}",
-        heads=tuple(Head(text=text) for text in heads),
-        lines=tuple(Line(cells=_claim_cells(item)) for item in found),
-        filtered=len(found) > 8,
+        heads=tuple(Head(text=text) for text in ("part", *keys[1:])),
+        lines=tuple(
+            Line(cells=tuple(_claim_cell(key, row[key]) for key in keys))
+            for row in claim_rows(found)
+        ),
+        folded=True,
     )
 
 
-def _claim_cells(item: Finding) -> tuple[Cell, ...]:
-    verdict = item.verdict
-    level = verdict.decided_by.level.replace("_", " ") if verdict.decided_by else NOTHING
-    return (
-        Cell(text=item.part.id),
-        Cell(text=claimed(item.part, verdict.threshold)),
-        Cell(text=item.baseline or NOTHING),
-        Cell(text=verdict.outcome.replace("_", " "), tone=TONES.get(verdict.outcome, "open")),
-        Cell(text="date" if item.part.decided_by.date else level),
-        Cell(text=figure(item)),
-    )
+def _claim_cell(key: str, value: Any) -> Cell:
+    tone: Tone = TONES.get(value, "open") if key == "verdict" else ""
+    return Cell(text=str(value or NOTHING), tone=tone)
 
 
 def _reasoning(found: Sequence[Finding]) -> Iterator[str]:
@@ -178,7 +174,7 @@ def _record_cells(machine: Machine, record: Record) -> tuple[Cell, ...]:
         cell(figures.get("decode_tok_s"), rate),
         cell(figures.get("prefill_tok_s"), rate),
         Cell(text=record.started_at.replace("T", " ").removesuffix("+00:00")),
-        Cell(text=record.status, detail=said, tone="bad" if said else ""),
+        Cell(text=record.status, detail=said),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.report.blocks import Cell, Picture, Prose, Report, Section, Table
-from bench.report.tables import Column
+from bench.report.tables import column
 from bench.report.tables import to_markdown as pipe_table
 
 MOST_LINES = 60
@@ -60,12 +60,13 @@ def _table(table: Table) -> Iterator[str]:
     if not table.lines:
         return
     yield f"**{plain(table.caption)}**\n"
+    keys = [str(number) for number in range(len(table.heads))]
     columns = [
-        Column(heading=plain(f"{h.text}, {h.note}" if h.note else h.text),
-               show=lambda line, i=i: _cell(line["cells"][i]))
-        for i, h in enumerate(table.heads)
-    ]  # fmt: skip
-    yield pipe_table([{"cells": line.cells} for line in table.lines[:MOST_LINES]], columns)
+        column(key, plain(f"{head.text}, {head.note}" if head.note else head.text) or " ")
+        for key, head in zip(keys, table.heads, strict=True)
+    ]
+    lines = [dict(zip(keys, map(_cell, line.cells), strict=True)) for line in table.lines]
+    yield pipe_table(lines[:MOST_LINES], columns)
     if len(table.lines) > MOST_LINES:
         yield f"{len(table.lines) - MOST_LINES} more lines are on the page.\n"
     if table.notes:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from bench.comparison import METRICS, QUALITY
-from bench.quality_figures import pareto
+from bench.errors import InputError
+from bench.experiment import short_names
+from bench.quality_figures import Estimate, pareto
 from bench.report import pictures
 from bench.report.blocks import Cell, Head, Line, Picture, Section, Table, Tone
 from bench.report.machines import Machine, Row, key_of, work_of
-from bench.report.words import NOTHING, cell, gigabytes, number, ratio
+from bench.report.words import NOTHING, Show, cell, gigabytes, number, ratio
 from bench.validity import REASONS
 
 DRAWN = {"decode": "decoding speed", "prefill": "prefill speed", "cost": "cost of a token",
@@ -27,42 +31,93 @@ def ratios(machine: Machine) -> Section:
     """Candidate over baseline, with intervals."""
     lead = (
         "Each pair is two fresh processes measured side by side. The point is Hodges and "
-        "Lehmann's, the line the exact 95% interval; significance is adjusted for all tests of the table."
+        "Lehmann's, the line the exact 95% interval; significance is adjusted for all tests of the "
+        "table."
     )
-    head = {"id": f"{machine.id}-ratios", "title": "Is the difference real?"}
+    head = Section(id=f"{machine.id}-ratios", title="Is the difference real?")
     if not machine.compared:
-        return Section(**head, missing=f"Nothing was compared: {machine.not_compared}.")
-    return Section(**head, lead=lead, blocks=(_forest(machine),))
+        return replace(head, missing=f"Nothing was compared: {machine.not_compared}.")
+    over = _over_batch(machine)
+    return replace(head, lead=lead, blocks=(_forest(machine), *([over] if over else [])))
 
 
 def _forest(machine: Machine) -> Picture:
-    rows = [row for row in machine.compared if row["metric"] in DRAWN and row["ratio"]]
-    arms = list(dict.fromkeys(_arm(machine, row) for row in rows if row["n_batch"]))[:MOST_ARMS]
-    drawn = [_point(machine, row) for row in rows]
-    kept = [row for row in drawn if row["arm"] in arms or row["metric"] == DRAWN[QUALITY]]
-    undrawn = "" if len(kept) == len(drawn) else f" The first {len(arms)} arms are drawn."
+    drawn, at = _drawn(machine.compared, machine.names)
     return Picture(
         id=f"{machine.id}-forest",
         title="Candidate over baseline",
         caption="Right of 1 is more, left is less; colour and shape say whether that is better. "
-        f"A ratio without a line has too few pairs for an interval.{undrawn}",
-        alt="; ".join(f"{row['arm']}, {row['metric']}: {row['label']}" for row in kept[:24]),
-        spec=pictures.forest(kept, list(DRAWN.values())) if kept else None,
-        missing="" if kept else "no metric was measured in both arms",
+        f"A ratio without a line has no interval, or one narrower than its point.{at}",
+        alt="; ".join(f"{row['arm']}, {row['metric']}: {row['label']}" for row in drawn[:24]),
+        spec=pictures.forest(drawn, list(DRAWN.values())) if drawn else None,
+        missing="" if drawn else "no metric was measured in both arms",
         table=ratio_table(machine),
     )
 
 
-def _arm(machine: Machine, row: Row) -> str:
-    works = {row["n_batch"] for row in machine.compared if row["n_batch"]}
-    name = machine.names[row["candidate"]]
-    return f"{name} ×{row['n_batch']}" if row["n_batch"] and len(works) > 1 else name
+def _drawn(compared: Sequence[Row], names: Mapping[str, str]) -> tuple[list[Row], str]:
+    """Points of a forest plot, at the smallest batch; and which workload that is."""
+    rows = [row for row in compared if row["metric"] in DRAWN and row["ratio"]]
+    works = sorted({_work(row) for row in rows if row["n_batch"]}, key=lambda work: work[::-1])
+    arms = list(dict.fromkeys(row["candidate"] for row in rows))[:MOST_ARMS]
+    kept = [
+        _point(row, names)
+        for row in rows
+        if row["candidate"] in arms and (row["metric"] == QUALITY or _work(row) == works[0])
+    ]
+    at = f" Drawn: {works[0][0]}+{works[0][1]} tokens, batch {works[0][2]}." if works else ""
+    return kept, at
 
 
-def _point(machine: Machine, row: Row) -> Row:
+def plot(rows: Sequence[Row], file: Path) -> None:
+    """Draw the rows of a comparison. Raises InputError for a file that is no picture's."""
+    from bench.report.drawing import to_png, to_svg
+
+    suffix = file.suffix.lower()
+    if suffix not in (".svg", ".png"):
+        raise InputError(f"--plot: {file} ends neither in .svg nor in .png")
+    names = short_names([*(row["baseline"] for row in rows), *(row["candidate"] for row in rows)])
+    drawn, _ = _drawn(rows, names)
+    if not drawn:
+        raise InputError("--plot: there is no ratio to draw")
+    spec = pictures.forest(drawn, list(DRAWN.values()))
+    picture = to_svg(spec).encode() if suffix == ".svg" else to_png(spec)
+    try:
+        file.write_bytes(picture)
+    except OSError as error:
+        raise InputError(f"--plot: {file}: {error.strerror}") from error
+
+
+def _work(row: Row) -> tuple[int, int, int]:
+    return row["n_prompt"], row["n_gen"], row["n_batch"]
+
+
+def _over_batch(machine: Machine) -> Picture | None:
+    """The ratio of decoding at each batch; None for one batch."""
+    rows = [row for row in machine.compared if row["metric"] == "decode" and row["ratio"]]
+    main = _main_work(rows) if rows else (0, 0)
+    rows = [row for row in rows if (row["n_prompt"], row["n_gen"]) == main]
+    if len({row["n_batch"] for row in rows}) < 2:
+        return None
+    drawn: list[Row] = [
+        {"variant": machine.names[row["candidate"]], "n_batch": row["n_batch"], "y": row["ratio"],
+         "low": row["ci_low"] or row["ratio"], "high": row["ci_high"] or row["ratio"]}
+        for row in rows
+    ]  # fmt: skip
+    return Picture(
+        id=f"{machine.id}-ratio-batch",
+        title="The ratio over the batch",
+        caption="Decoding speed over the baseline's, with the paired interval, at each batch size.",
+        alt="; ".join(f"{p['variant']} at batch {p['n_batch']}: {ratio(p['y'])}" for p in drawn),
+        spec=pictures.over_batch(drawn, "decoding speed / baseline's", log=False),
+    )
+
+
+def _point(row: Row, names: Mapping[str, str]) -> Row:
     low, high = row["ci_low"] or row["ratio"], row["ci_high"] or row["ratio"]
     return {
-        "metric": DRAWN[row["metric"]], "arm": _arm(machine, row), "ratio": row["ratio"],
+        "metric": DRAWN[row["metric"]], "arm": names[row["candidate"]],
+        "ratio": row["ratio"],
         "low": low, "high": high, "end": high, "kind": _kind(row),
         "label": ratio(row["ratio"]),
     }  # fmt: skip
@@ -122,14 +177,14 @@ def _reasons(rows: Sequence[Row]) -> Iterator[str]:
 
 def batching(machine: Machine) -> Section:
     """Throughput, latency and cost over the batch."""
-    head = {"id": f"{machine.id}-batch", "title": "What does batching buy?"}
+    head = Section(id=f"{machine.id}-batch", title="What does batching buy?")
     many = len({row["n_batch"] for row in machine.rows}) > 1
     if not many:
-        return Section(**head, missing=f"No curve: {ONE_BATCH}.")
+        return replace(head, missing=f"No curve: {ONE_BATCH}.")
     work = _main_work(machine.rows)
     rows = [row for row in machine.rows if (row["n_prompt"], row["n_gen"]) == work]
     lead = f"Workload: {work[0]} prompt tokens and {work[1]} new ones, at each batch size."
-    return Section(**head, lead=lead, blocks=(_curve(machine, rows), _cost_curve(machine, rows)))
+    return replace(head, lead=lead, blocks=(_curve(machine, rows), _cost_curve(machine, rows)))
 
 
 def _main_work(rows: Sequence[Row]) -> tuple[int, int]:
@@ -160,7 +215,7 @@ def _curve(machine: Machine, rows: Sequence[Row]) -> Picture:
 
 
 def _cost_curve(machine: Machine, rows: Sequence[Row]) -> Picture:
-    drawn = []
+    drawn: list[Row] = []
     for row in rows:
         found = machine.costs.get(key_of(row))
         if found and found.usd_per_mtok:
@@ -181,11 +236,11 @@ def _cost_curve(machine: Machine, rows: Sequence[Row]) -> Picture:
 
 def quality(machine: Machine) -> Section:
     """What is lost, against the bytes and the money that it saves."""
-    head = {"id": f"{machine.id}-quality", "title": "What does it cost in quality?"}
+    head = Section(id=f"{machine.id}-quality", title="What does it cost in quality?")
     known = [row for row in _smallest(machine.rows) if row["mean_kld"] is not None]
     if len(known) < 2:
         why = "no arm's divergence from a baseline was measured"
-        return Section(**head, missing=f"No trade-off to show: {why}.")
+        return replace(head, missing=f"No trade-off to show: {why}.")
     lead = (
         "Divergence from the baseline's own predictions (KL, nats a token): 0 is the same model. "
         "Filled points are on the front: no other arm is better at equal or lower divergence."
@@ -196,7 +251,7 @@ def quality(machine: Machine) -> Section:
         _trade(machine, marked, "weights_bytes", "weights", "GB of weights", 1e-9),
         _trade(machine, marked, "usd_per_mtok", "cost", "$ per million tokens", 1.0),
     )
-    return Section(**head, lead=lead, blocks=blocks)
+    return replace(head, lead=lead, blocks=blocks)
 
 
 def _smallest(rows: Sequence[Row]) -> list[Row]:
@@ -217,7 +272,7 @@ def _usd(machine: Machine, row: Row) -> float | None:
 def _trade(
     machine: Machine, rows: Sequence[Row], key: str, what: str, title: str, scale: float
 ) -> Picture:
-    drawn = []
+    drawn: list[Row] = []
     for row in rows:
         figures = machine.quality[row["variant"]]
         if row[key] is not None and figures.mean_kld is not None:
@@ -245,12 +300,11 @@ def _trade_table(machine: Machine, rows: Sequence[Row]) -> Table:
     lines = []
     for row in rows:
         f = machine.quality[row["variant"]]
-        kld, same, ppl = f.mean_kld, f.same_top1, f.ppl
         lines.append(Line(cells=(
             Cell(text=machine.names[row["variant"]]),
-            cell(kld and kld.value, lambda v: f"{v:.4f}", kld and kld.low, kld and kld.high),
-            cell(same and same.value, lambda v: f"{v:.1%}", same and same.low, same and same.high),
-            cell(ppl and ppl.value, number, ppl and ppl.low, ppl and ppl.high),
+            _estimate(f.mean_kld, "{:.4f}".format),
+            _estimate(f.same_top1, "{:.1%}".format),
+            _estimate(f.ppl, number),
             cell(row["weights_bytes"], gigabytes),
             Cell(text=", ".join(name.split("_")[0] for name in row["front"]) or NOTHING),
         )))  # fmt: skip
@@ -258,10 +312,14 @@ def _trade_table(machine: Machine, rows: Sequence[Row]) -> Table:
                  lines=tuple(lines))  # fmt: skip
 
 
+def _estimate(found: Estimate | None, show: Show) -> Cell:
+    return cell(None) if found is None else cell(found.value, show, found.low, found.high)
+
+
 def energy(machine: Machine) -> Section:
     """Joules a new token."""
-    head = {"id": f"{machine.id}-energy", "title": "What does it draw?"}
-    drawn = []
+    head = Section(id=f"{machine.id}-energy", title="What does it draw?")
+    drawn: list[Row] = []
     for row in machine.rows:
         found = machine.interval(row, "energy_per_output_token_j")
         if found is not None:
@@ -272,7 +330,7 @@ def energy(machine: Machine) -> Section:
     if not drawn:
         told = {row["absent"].get("energy_per_output_token_j", "") for row in machine.rows}
         why = "; ".join(sorted(text for text in told if text)) or "no counter was read"
-        return Section(**head, missing=f"No energy was read: {why}.")
+        return replace(head, missing=f"No energy was read: {why}.")
     scopes = {row["energy_scope"] for row in machine.rows} - {None}
     errors = {
         window.get("systematic_error") or 0.0
@@ -290,4 +348,4 @@ def energy(machine: Machine) -> Section:
         alt="; ".join(f"{p['arm']}: {number(p['y'])} J" for p in drawn),
         spec=pictures.bars(drawn[:24], "joules per new token"),
     )  # fmt: skip
-    return Section(**head, lead=lead, blocks=(picture,))
+    return replace(head, lead=lead, blocks=(picture,))

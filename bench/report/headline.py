@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from bench.analysis import MIN_PAIRS
-from bench.comparison import EXCLUDING
+from bench.judging import EXCLUDING
 from bench.report.blocks import Cell, Head, Line, Table, Tone, Verdict
 from bench.report.machines import Machine, Row, key_of
 from bench.report.words import NOTHING, Show, between, cell, gigabytes, number, rate, ratio
+from bench.validity import REASONS
 
 HEADS = (
     Head(text="decode", numeric=True, note="tok/s"),
@@ -25,15 +28,37 @@ HEADS = (
 def table(machine: Machine) -> Table:
     """Every arm and workload with its interval and validity."""
     works = {key_of(row)[1:] for row in machine.rows}
+    lines = [_line(machine, row, swept=len(works) > 1) for row in machine.rows]
     swept = (Head(text="workload", note="prompt+new ×batch"),) if len(works) > 1 else ()
+    heads = (Head(text="variant"), *swept, *HEADS)
+    lines, gaps = _gaps(heads, lines)
     return Table(
         id=f"{machine.id}-table",
         caption=f"Measured on {machine.label}",
-        heads=(Head(text="variant"), *swept, *HEADS),
-        lines=tuple(_line(machine, row, swept=bool(swept)) for row in machine.rows),
-        notes=tuple(_notes(machine, works)),
+        heads=heads,
+        lines=tuple(lines),
+        notes=(*_notes(machine, works), *gaps),
         filtered=len(machine.rows) > 6,
     )
+
+
+def _gaps(heads: Sequence[Head], lines: Sequence[Line]) -> tuple[list[Line], list[str]]:
+    """Reasons for missing figures that stand more than once, moved out of the cells into notes."""
+    told = Counter(
+        (number, cell.detail)
+        for line in lines
+        for number, cell in enumerate(line.cells)
+        if cell.text == NOTHING and cell.detail
+    )
+    often = {gap for gap, count in told.items() if count > 1}
+    kept = [
+        replace(line, cells=tuple(
+            replace(cell, detail="") if (number, cell.detail) in often else cell
+            for number, cell in enumerate(line.cells)
+        ))
+        for line in lines
+    ]  # fmt: skip
+    return kept, [f"No {heads[number].text}: {why}." for number, why in sorted(often)]
 
 
 def _line(machine: Machine, row: Row, *, swept: bool) -> Line:
@@ -83,7 +108,7 @@ def _valid(row: Row) -> Cell:
     if row["valid"]:
         return Cell(text="yes", value=1.0)
     reasons = ", ".join(row["reasons"]) or "not measured"
-    return Cell(text="no", detail=reasons, value=0.0, tone="bad")
+    return Cell(text="no", detail=reasons, value=0.0)
 
 
 def _notes(machine: Machine, works: set[tuple[int, int, int]]) -> Iterator[str]:
@@ -124,11 +149,11 @@ def _verdict(machine: Machine, first: Row, rows: list[Row]) -> Verdict:
     ]  # fmt: skip
     metrics = {row["metric"]: row for row in same_work}
     shown = [
-        _fact(metrics[name], words)
+        _fact(metrics[name], words, short=name == first["metric"])
         for name, words in (
             (
                 first["metric"],
-                f"speed of {'decoding' if first['metric'] == 'decode' else 'prefill'}",
+                f"{'decoding' if first['metric'] == 'decode' else 'prefill'} speed",
             ),
             ("cost", "cost of a token"),
             ("memory", "peak memory"),
@@ -150,10 +175,10 @@ def _verdict(machine: Machine, first: Row, rows: list[Row]) -> Verdict:
     )
 
 
-def _fact(row: Row, words: str) -> str:
+def _fact(row: Row, words: str, *, short: bool = False) -> str:
     ends = between(row["ci_low"], row["ci_high"], ratio)
     told = f" ({ends})" if " to " in ends else ""
-    return f"{words} {ratio(row['ratio'])}{told}"
+    return f"{words}{told}" if short else f"{words} {ratio(row['ratio'])}{told}"
 
 
 def judged(row: Row) -> tuple[Tone, str]:
@@ -161,7 +186,8 @@ def judged(row: Row) -> tuple[Tone, str]:
     quality = {True: "at equal quality", False: "not at equal quality", None: "quality not known"}
     kept = quality[row["equal_quality"]]
     if row["verdict"] == "invalid":
-        why = ", ".join(reason for reason in row["reasons"] if reason in EXCLUDING)
+        codes = [reason for reason in row["reasons"] if reason in EXCLUDING]
+        why = "; ".join(REASONS.get(code, code) for code in codes)
         return "open", f"No verdict: {why or 'the records are no evidence'}"
     if row["verdict"] == "ambiguous":
         if row["n_pairs"] < MIN_PAIRS:

@@ -6,6 +6,7 @@ Each function takes rows (lists of dicts, no None in what is drawn) and returns 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -23,6 +24,9 @@ SERIES: Final = tuple(f"#a0000{i}" for i in range(1, 9))
 KINDS: Final = {"better": SERIES[0], "worse": SERIES[1], "same": MUTED, "no verdict": MUTED}
 SHAPES: Final = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "stroke")
 
+FONT: Final = "Helvetica, Arial, Liberation Sans, sans-serif"
+"""Widths of these are known where charts are laid out, so that labels fit."""
+
 WIDTH: Final = 600
 HEIGHT: Final = 300
 
@@ -34,9 +38,11 @@ def _done(chart: Any) -> Spec:
             "titleFontWeight": "normal", "titlePadding": 8, "labelLimit": 260}  # fmt: skip
     legend = {"labelColor": INK, "titleColor": MUTED, "labelFontSize": 12, "titleFontSize": 12,
               "titleFontWeight": "normal", "orient": "bottom", "labelLimit": 320,
-              "symbolStrokeWidth": 2, "columns": 3}  # fmt: skip
+              "symbolStrokeWidth": 2, "columns": 3, "columnPadding": 20, "padding": 14,
+              "symbolBaseFillColor": INK,
+              "symbolBaseStrokeColor": INK}  # fmt: skip
     styled = chart.configure(
-        background="transparent", font="system-ui, sans-serif", aria=False, padding=4,
+        background="transparent", font=FONT, aria=False, padding=10,
         axis=axis, legend=legend, view={"stroke": None},
         header={"labelColor": INK, "titleColor": MUTED, "labelFontSize": 13},
         text={"color": INK, "fontSize": 12}, rule={"color": MUTED},
@@ -46,8 +52,8 @@ def _done(chart: Any) -> Spec:
     return spec
 
 
-def _data(rows: Sequence[Row]) -> alt.Data:
-    return alt.Data(values=[dict(row) for row in rows])
+def _data(rows: Sequence[Row]) -> alt.InlineData:
+    return alt.InlineData(values=[dict(row) for row in rows])
 
 
 def _by_variant(rows: Sequence[Row]) -> tuple[Any, Any]:
@@ -94,9 +100,8 @@ def forest(rows: Sequence[Row], metrics: Sequence[str]) -> Spec:
     ).properties(width=WIDTH - 140, height={"step": 24})
     header = alt.Header(labelAngle=0, labelAlign="left", labelAnchor="start", labelOrient="top",
                         labelPadding=2, title=None)  # fmt: skip
-    return _done(
-        layers.facet(row=alt.Row("metric:N", sort=list(metrics), header=header), spacing=6)
-    )
+    bands = layers.facet(row=alt.Row("metric:N", sort=list(metrics), header=header), spacing=14)
+    return _done(bands.resolve_scale(y="independent"))
 
 
 def batches(rows: Sequence[Row]) -> Spec:
@@ -121,15 +126,18 @@ def _line(rows: Sequence[Row], x_title: str, y_title: str) -> Spec:
     )
 
 
-def over_batch(rows: Sequence[Row], title: str) -> Spec:
+def over_batch(rows: Sequence[Row], title: str, *, log: bool = True) -> Spec:
     """A figure over the batch. Rows: variant, n_batch, y, low, high."""
     colour, shape = _by_variant(rows)
     ticks = sorted({row["n_batch"] for row in rows})
     x = alt.X("n_batch:Q", title="sequences in the batch",
               scale=alt.Scale(type="log", base=2, nice=False, padding=16),
               axis=alt.Axis(values=ticks, format="d"))  # fmt: skip
-    y = alt.Y("y:Q", title=title, scale=alt.Scale(type="log", nice=True, padding=8),
-              axis=alt.Axis(format="~g", tickCount=5))  # fmt: skip
+    axis = alt.Axis(format="~g", tickCount=6)
+    if log:
+        axis = alt.Axis(format="~g", values=_steps([row[end] for row in rows for end in ENDS]))
+    scale = alt.Scale(type="log" if log else "linear", nice=False, zero=False, padding=16)
+    y = alt.Y("y:Q", title=title, scale=scale, axis=axis)
     base = alt.Chart(_data(rows)).encode(x=x)
     return _done(
         alt.layer(
@@ -141,7 +149,7 @@ def over_batch(rows: Sequence[Row], title: str) -> Spec:
 
 
 def trade(rows: Sequence[Row], x_title: str, y_title: str) -> Spec:
-    """Quality lost against what it buys; the front is filled. Rows: variant, x, y, low, high, front."""
+    """Quality lost against what it buys, front filled. Rows: variant, x, y, low, high, front."""
     colour, shape = _by_variant(rows)
     x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, nice=False, padding=70),
               axis=alt.Axis(format="~g", tickCount=6))  # fmt: skip
@@ -165,18 +173,35 @@ def trade(rows: Sequence[Row], x_title: str, y_title: str) -> Spec:
     return _done(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT))
 
 
+ENDS: Final = ("low", "high")
+
+
+def _steps(values: Sequence[float]) -> list[float]:
+    """1, 2, 5, 10, ... from just below to just above some values."""
+    low, high = min(values) / 1.5, max(values) * 1.5
+    every = [step * power for power in _powers([low, high]) for step in (1, 2, 5)]
+    return [step for step in every if low <= step <= high]
+
+
+def _powers(values: Sequence[float]) -> list[float]:
+    """The powers of ten that span some values: one line of the grid each."""
+    ends = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    return [10.0**power for power in range(ends[0], ends[1] + 1)]
+
+
 def roofline(points: Sequence[Row], roofs: Sequence[Row]) -> Spec:
     """What was reached under what the card allows.
 
     Points: variant, phase, x (operations a byte), y (operations a second). Roofs: name, x, y.
     """
     colour, _ = _by_variant(points)
+    drawn = [*points, *roofs]
     x = alt.X("x:Q", title="operations for each byte moved",
               scale=alt.Scale(type="log", nice=False, padding=6),
-              axis=alt.Axis(format="~s", tickCount=6))  # fmt: skip
+              axis=alt.Axis(format="~s", values=_powers([row["x"] for row in drawn])))  # fmt: skip
     y = alt.Y("y:Q", title="operations a second",
-              scale=alt.Scale(type="log", nice=False, padding=14),
-              axis=alt.Axis(format="~s", tickCount=6))  # fmt: skip
+              scale=alt.Scale(type="log", nice=False, padding=16),
+              axis=alt.Axis(format="~s", values=_powers([row["y"] for row in drawn])))  # fmt: skip
     shape = alt.Shape("phase:N", title=None, scale=alt.Scale(
         domain=["decode", "prefill"], range=["circle", "triangle-up"]))  # fmt: skip
     roof = alt.Chart(_data(roofs)).encode(x=x, y=y, detail="name:N")
@@ -184,7 +209,7 @@ def roofline(points: Sequence[Row], roofs: Sequence[Row]) -> Spec:
     return _done(
         alt.layer(
             roof.mark_line(color=INK, strokeWidth=1.5),
-            ends.mark_text(align="right", dy=-8, color=MUTED).encode(text="label:N"),
+            ends.mark_text(align="right", dx=-4, dy=-8, color=MUTED).encode(text="label:N"),
             alt.Chart(_data(points)).mark_point(filled=True, size=75, opacity=1).encode(
                 x=x, y=y, color=colour, shape=shape),
         ).properties(width=WIDTH, height=HEIGHT + 20)

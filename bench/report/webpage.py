@@ -44,7 +44,8 @@ def to_html(report: Report) -> str:
         css=texts["report.css"],
         cost_js=texts["cost.js"],
         report_js=texts["report.js"],
-        drawings={p.id: Markup(for_page(p.spec)) for p in report.pictures if p.spec},  # noqa: S704  # vl-convert escapes the text of its SVG
+        # vl-convert escapes the text of its SVG.
+        drawings={p.id: Markup(for_page(p.spec)) for p in report.pictures if p.spec},
         explorer=_json(report.explorer),
         downloads={name: _json(text) for name, text in report.downloads.items()},
     ) + "\n"  # fmt: skip

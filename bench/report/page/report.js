@@ -122,8 +122,9 @@
   function short(value) {
     if (value === null) return "–";
     if (Math.abs(value) >= 1000) return Math.round(value).toLocaleString("en-US");
-    return String(Number(value.toPrecision(3)));
+    return value.toPrecision(3);
   }
+  function plain(value) { return Number(value.toPrecision(3)).toLocaleString("en-US", { maximumFractionDigits: 6 }); }
   function wanted(slider) {
     if (slider.name === "watts_busy" && data.measured_power) return false;
     if (slider.name === "watts_host" && !data.measured_power) return false;
@@ -136,7 +137,7 @@
     var number = make("input", null, { type: "number", id: id, min: slider.least, max: slider.most, step: "any", inputmode: "decimal" });
     var range = make("input", null, { type: "range", min: slider.least, max: slider.most, step: "any", "aria-labelledby": id + "-label", id: id + "-range" });
     function show(from) {
-      if (from !== number) number.value = short(values[slider.name]).replace(/,/g, "");
+      if (from !== number) number.value = Number(values[slider.name].toPrecision(4));
       if (from !== range) range.value = values[slider.name];
     }
     function take(event) {
@@ -227,17 +228,18 @@
     var list = best ? drivers(best.row) : [];
     var said = document.getElementById("dominant");
     said.textContent = list.length
-      ? list[0].label + " dominates: over its range it changes the cost " + short(list[0].swing) + "-fold (" + best.row.name + ")."
+      ? list[0].label + " dominates: over its range it changes the cost " + plain(list[0].swing) + "-fold (" + best.row.name + ")."
       : "Nothing here changes the cost.";
     var table = document.querySelector("#explore-drivers tbody");
     table.replaceChildren.apply(table, list.map(function (one) {
       var line = make("tr");
-      line.append(make("th", one.label, { scope: "row" }), make("td", short(one.low) + " to " + short(one.high)),
+      line.append(make("th", one.label, { scope: "row" }), make("td", plain(one.low) + " to " + plain(one.high)),
         make("td", short(one.swing) + "×", { class: "n" }), make("td", (one.slope >= 0 ? "+" : "−") + Math.abs(one.slope).toFixed(2) + "%", { class: "n" }));
       return line;
     }));
-    document.getElementById("explore-sources").textContent = "Ranges: " + list.filter(function (one) { return one.source; })
-      .map(function (one) { return one.label.toLowerCase() + ": " + one.source; }).join("; ") + ".";
+    var sources = document.getElementById("explore-sources");
+    sources.replaceChildren.apply(sources, list.filter(function (one) { return one.source; })
+      .map(function (one) { return make("li", one.label + ": " + one.source); }));
   }
   build();
   update();
