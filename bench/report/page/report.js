@@ -244,4 +244,5 @@
   build();
   update();
   place.hidden = false;
+  document.getElementById("explore-off").hidden = true;
 })();
