@@ -107,7 +107,7 @@ def test_every_part_of_the_answer_is_there(report: Report) -> None:
 def test_no_measured_point_lies_above_the_roof(report: Report) -> None:
     spec = next(p.spec for p in report.pictures if p.id == "m1-roofline")
     assert spec is not None
-    rows = [row for layer in spec["layer"] for row in layer["data"]["values"]]
+    rows = [row for data in spec["datasets"].values() for row in data]
     points = [row for row in rows if "phase" in row]
     top = max(row["y"] for row in rows if "phase" not in row)
     bandwidth = 4.8e12

@@ -80,7 +80,9 @@ class Prose:
     """Paragraphs, or steps behind a heading that opens."""
 
     paragraphs: tuple[str, ...]
+    title: str = ""
     summary: str = ""
+    """Where it is folded away: what opens it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,11 +89,14 @@ def claims(judged: Sequence[tuple[ClaimFile, Sequence[Finding]]]) -> Section:
     )
     blocks: list[Table | Prose] = []
     for file, found in judged:
-        blocks.append(Prose(paragraphs=(
-            f"{file.source.publisher}, {file.source.date}: {file.source.title}",
-            *(f"“{claim.translation}”" for claim in file.claims),
-            *sentences(file, found),
-        )))  # fmt: skip
+        source = file.source
+        blocks.append(Prose(
+            title=f"{source.publisher}, {source.date}: {source.title}",
+            paragraphs=(
+                *(f"“{claim.translation}”" for claim in file.claims),
+                *sentences(file, found),
+            ),
+        ))  # fmt: skip
         blocks.append(_claim_table(file, found))
         blocks.append(Prose(
             summary=f"Reasoning on {file.name}, step by step",

@@ -53,6 +53,8 @@ def _section(section: Section) -> Iterator[str]:
             elif block.spec:
                 yield "\n".join(f"- {plain(part)}" for part in block.alt.split("; ")) + "\n"
         elif isinstance(block, Prose) and not block.summary:
+            if block.title:
+                yield f"### {plain(block.title)}\n"
             yield "\n\n".join(map(plain, block.paragraphs)) + "\n"
 
 

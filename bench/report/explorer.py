@@ -61,7 +61,7 @@ def _rows(machine: Machine) -> Iterator[Json]:
         name = machine.names[one.variant]
         work = {"n_prompt": one.n_prompt, "n_gen": one.n_gen, "n_batch": one.n_batch}
         yield {
-            "name": f"{name} {work_of(work)}" if several else name,
+            "name": f"{name} {_work(work, items)}" if several else name,
             "machine": machine.label,
             "records": f"{machine.id}-g{place}",
             **work,
@@ -75,6 +75,13 @@ def _rows(machine: Machine) -> Iterator[Json]:
             "valid": one.valid,
             "reasons": list(one.reasons),
         }
+
+
+def _work(work: Mapping[str, int], items: Sequence[Throughput]) -> str:
+    """`×4`, with the numbers of tokens where they differ."""
+    if len({(one.n_prompt, one.n_gen) for one in items}) > 1:
+        return work_of(work)
+    return f"×{work['n_batch']}"
 
 
 def _sliders(machines: Sequence[Machine], assumed: CostAssumption | None) -> Iterator[Slider]:

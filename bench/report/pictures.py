@@ -27,6 +27,10 @@ SHAPES: Final = ("circle", "square", "triangle-up", "diamond", "cross", "triangl
 FONT: Final = "Helvetica, Arial, Liberation Sans, sans-serif"
 """Widths of these are known where charts are laid out, so that labels fit."""
 
+ENDS: Final = ("low", "high")
+RATIOS: Final = (1, 1.25, 1.5, 2, 3, 4, 6, 8)
+"""Ticks in a decade of a logarithmic axis of ratios."""
+
 WIDTH: Final = 600
 HEIGHT: Final = 300
 
@@ -76,15 +80,16 @@ def forest(rows: Sequence[Row], metrics: Sequence[str]) -> Spec:
         "kind:N", title=None,
         scale=alt.Scale(domain=kinds, range=[KINDS[kind] for kind in kinds]),
     )  # fmt: skip
-    filled = {"better": "circle", "worse": "square", "same": "diamond", "no verdict": "stroke"}
+    filled = {"better": "circle", "worse": "square", "same": "diamond", "no verdict": "cross"}
     shape = alt.Shape(
         "kind:N", title=None,
         scale=alt.Scale(domain=kinds, range=[filled[kind] for kind in kinds]),
     )  # fmt: skip
     arms = list(dict.fromkeys(row["arm"] for row in rows))
+    ends = [row[end] for row in rows for end in ENDS]
     x = alt.X("ratio:Q", title="candidate / baseline (1 = no difference)",
               scale=alt.Scale(type="log", nice=False, padding=12),
-              axis=alt.Axis(format="~g", tickCount=6))  # fmt: skip
+              axis=alt.Axis(format="~g", values=_steps(ends, RATIOS)))  # fmt: skip
     y = alt.Y("arm:N", title=None, sort=arms, axis=alt.Axis(grid=False, ticks=False, domain=False))
     base = alt.Chart()
     layers = alt.layer(
@@ -168,18 +173,15 @@ def trade(rows: Sequence[Row], x_title: str, y_title: str) -> Spec:
             fillOpacity=alt.condition("datum.front", alt.value(1), alt.value(0)),
             fill=alt.Fill("variant:N", legend=None, scale=_colours(names)),
         ),
-        base.mark_text(align="left", dx=12, dy=-1).encode(y=y, text="variant:N"),
+        base.mark_text(align="left", dx=8, dy=-11).encode(y=y, text="variant:N"),
     ]  # fmt: skip
     return _done(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT))
 
 
-ENDS: Final = ("low", "high")
-
-
-def _steps(values: Sequence[float]) -> list[float]:
+def _steps(values: Sequence[float], steps: Sequence[float] = (1, 2, 5)) -> list[float]:
     """1, 2, 5, 10, ... from just below to just above some values."""
     low, high = min(values) / 1.5, max(values) * 1.5
-    every = [step * power for power in _powers([low, high]) for step in (1, 2, 5)]
+    every = [step * power for power in _powers([low, high]) for step in steps]
     return [step for step in every if low <= step <= high]
 
 

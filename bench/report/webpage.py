@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.report.blocks import Report
-from bench.report.drawing import for_page
+from bench.report.drawing import for_page, narrow
 
 FOLDER: Final = Path(__file__).parent / "page"
 MARKS: Final = {"good": "▲", "bad": "▼", "even": "=", "mixed": "◐", "open": "?", "": ""}
@@ -45,7 +45,8 @@ def to_html(report: Report) -> str:
         cost_js=texts["cost.js"],
         report_js=texts["report.js"],
         # vl-convert escapes the text of its SVG.
-        drawings={p.id: Markup(for_page(p.spec)) for p in report.pictures if p.spec},
+        wide={p.id: Markup(for_page(p.spec)) for p in report.pictures if p.spec},
+        narrow={p.id: Markup(for_page(narrow(p.spec))) for p in report.pictures if p.spec},
         explorer=_json(report.explorer),
         downloads={name: _json(text) for name, text in report.downloads.items()},
     ) + "\n"  # fmt: skip
