@@ -7,10 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.catalog import resolve_model
+from bench.engines import spec
 from bench.experiment import Experiment, Variant, Workload, plan, short_names
 from bench.here import Here
-from bench.layout import LAYOUTS
-from bench.records import Results
+from bench.layout import has_layout
+from bench.records import OWN, Results
 from bench.roofline import bound, memory_bytes
 
 START_S = 12.0
@@ -53,15 +54,18 @@ def _about(variant: Variant, place: Here) -> dict[str, Any]:
         "model": variant.model,
         "engine": variant.engine,
         "quant": variant.quant,
-        "device": place.name,
+        "device": "remote" if spec(variant.engine).remote else place.name,
     }
 
 
 def _limits(variant: Variant, workload: Workload, place: Here) -> dict[str, Any]:
+    figures: dict[str, Any] = {"memory_bytes": None, "fits": None, "bound_decode_tok_s": None}
+    if spec(variant.engine).remote:
+        why = "the server's machine and what it has loaded are not known here"
+        return figures | {"absent": dict.fromkeys(figures, why)}
     card = resolve_model(variant.model).card
     absent: dict[str, str] = {}
-    figures: dict[str, Any] = {"memory_bytes": None, "fits": None, "bound_decode_tok_s": None}
-    if variant.quant not in LAYOUTS:
+    if not has_layout(variant.quant):
         absent["memory_bytes"] = f"the bytes of scheme '{variant.quant}' are not known beforehand"
     else:
         dtype = place.dtype if variant.dtype == "auto" else variant.dtype
@@ -102,6 +106,7 @@ def _measured_request_s(row: Mapping[str, Any], before: Results) -> float | None
         record.samples["e2e_s"]
         for record in before.records
         if record.status == "ok"
+        and record.origin in OWN
         and record.variant["name"] == row["variant"]
         and all(record.workload[name] == row[name] for name in ("n_prompt", "n_gen", "n_batch"))
     ]

@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.quality_figures import Figures, all_figures
 from bench.records import Record, Results
+from bench.served import batch_s, each_tpot_s, overlaps, serving
 
 SPEEDS = (
     "prefill_tok_s", "decode_tok_s", "output_tok_s", "total_tok_s", "ttft_s", "tpot_s", "e2e_s",
@@ -20,22 +21,36 @@ SPEEDS = (
 
 
 def replicate_figures(record: Record) -> dict[str, float | None]:
-    """Medians of one replicate, by the definitions of docs/metrics.md; None if it has none."""
+    """Medians of one replicate, by the definitions of docs/metrics.md; None if it has none.
+
+    Where an imported tool states a figure and not what it is made of, `samples` holds the figure
+    under its own name. A figure that `absent` names is not made up from others.
+    """
     n_prompt, n_gen, n_batch = (record.workload[k] for k in ("n_prompt", "n_gen", "n_batch"))
     samples = record.samples
-    ttft = median(samples["prefill_s"])
-    e2e = median(samples["e2e_s"])
-    tpots = [sum(gaps) / len(gaps) for gaps in samples["itl_s"] if gaps]
-    tpot = median(tpots) if tpots else None
+
+    def known(name: str, made: float | None) -> float | None:
+        if name in record.absent:
+            return None
+        return _median(samples[name]) if name in samples else made
+
+    prefill, tpot = _median(samples.get("prefill_s", ())), _median(each_tpot_s(record))
+    batch = batch_s(record) if samples.get("e2e_s") else None
+    alone = None if overlaps(record) else prefill
     return {
-        "ttft_s": ttft,
-        "tpot_s": tpot,
-        "e2e_s": e2e,
-        "prefill_tok_s": n_batch * n_prompt / ttft,
-        "decode_tok_s": None if tpot is None else n_batch / tpot,
-        "output_tok_s": n_batch * n_gen / e2e,
-        "total_tok_s": n_batch * (n_prompt + n_gen) / e2e,
+        "ttft_s": known("ttft_s", prefill),
+        "tpot_s": known("tpot_s", tpot),
+        "e2e_s": known("e2e_s", None),
+        "prefill_tok_s": known("prefill_tok_s", _rate(n_batch, n_prompt, alone)),
+        "decode_tok_s": known("decode_tok_s", _rate(n_batch, 1, tpot)),
+        "output_tok_s": known("output_tok_s", _rate(n_batch, n_gen, batch)),
+        "total_tok_s": known("total_tok_s", _rate(n_batch, n_prompt + n_gen, batch)),
     }
+
+
+def _rate(n_batch: int | None, tokens: int, seconds: float | None) -> float | None:
+    """Tokens a second of all sequences; None where nothing is made or the batch is not known."""
+    return n_batch * tokens / seconds if n_batch and tokens and seconds else None
 
 
 def summarise(results: Results) -> list[dict[str, Any]]:
@@ -76,9 +91,10 @@ def _row(group: Sequence[Record], quality: Figures | None) -> dict[str, Any]:
         row[name] = _centre(figures[name] for figures in each)
     row["decode_spread"] = _spread(figures["decode_tok_s"] for figures in each)
     row["decode_noise"] = _median(map(within, good))
-    row |= _memory(good, absent)
-    row |= _energy(good, absent)
+    row |= memory_figures(good, absent)
+    row |= energy_figures(good, absent)
     row |= _quality(quality, absent)
+    row |= serving(good, absent)
     return row | {
         "usd_per_mtok": None,
         "valid": bool(good) and not reasons,
@@ -88,7 +104,7 @@ def _row(group: Sequence[Record], quality: Figures | None) -> dict[str, Any]:
     }
 
 
-def _memory(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
+def memory_figures(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
     """Peak memory on the device, or of the process on a CPU, and what the weights hold."""
     on_device = [r.memory["peak_device_bytes"] for r in good if r.memory.get("peak_device_bytes")]
     on_host = [r.memory["peak_host_bytes"] for r in good if r.memory.get("peak_host_bytes")]
@@ -96,34 +112,40 @@ def _memory(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
     if peak is not None:
         absent.pop("peak_memory_bytes", None)
     held = good[0].model if good else {}
+    allocation = held.get("details", {}).get("allocation", {})
     return {
         "peak_memory_bytes": None if peak is None else int(peak),
         "weights_bytes": held.get("weights_bytes"),
+        "packed_bytes": allocation.get("packed_bytes", held.get("weights_bytes")),
         "quantized_fraction": held.get("quantized_fraction"),
         "dynamic": held.get("dynamic"),
         "kernel": held.get("kernel"),
+        "warning": held.get("details", {}).get("warning"),
     }
 
 
 ENERGY = {"energy_per_output_token_j": "decode", "energy_per_prompt_token_j": "prefill"}
 
 
-def _energy(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
+def energy_figures(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
     """Joules a token, everything in the counter's scope; net of idle where that was measured."""
     figures: dict[str, Any] = {}
     for name, phase in ENERGY.items():
-        windows = [w for r in good if (w := r.energy.get(phase)) and w.get("energy_j") is not None]
-        figures[name] = _centre(w["energy_j"] / w["tokens"] for w in windows)
+        known = [w for r in good if (w := r.energy.get(phase)) and w.get("energy_j") is not None]
+        figures[name] = _centre(w["energy_j"] / w["tokens"] for w in known)
         figures[f"net_{name}"] = _centre(
             net / w["tokens"]
-            for w in windows
+            for w in known
             if w.get("idle_power_w") is not None
             and (net := w["energy_j"] - w["idle_power_w"] * w["window_s"]) > 0
         )
         if figures[name] is None:
             told = (r.energy.get(phase, {}).get("absent", {}) | r.absent for r in good)
             absent[name] = next((a["energy_j"] for a in told if "energy_j" in a), "no counter read")
-    scopes = {window.get("scope") for r in good for window in r.energy.values()}
+    windows = [w for r in good for w in r.energy.values() if isinstance(w, Mapping)]
+    # The whole window's figures stand beside the phases'.
+    scopes = {scope for w in windows if (scope := w.get("scope"))}
+    scopes = scopes or {r.energy.get("scope") for r in good}
     return figures | {"energy_scope": scopes.pop() if len(scopes) == 1 else None}
 
 
@@ -147,8 +169,13 @@ def _absent(group: Sequence[Record], each: Sequence[Mapping[str, Any]]) -> dict[
     if not each:
         why = str(next((r.message for r in reversed(group) if r.message), "not measured"))
         found |= dict.fromkeys((*SPEEDS, "peak_memory_bytes", "weights_bytes"), why)
-    elif each[0]["tpot_s"] is None:
+    if each and any(overlaps(record) for record in group):
+        found["prefill_tok_s"] = "requests overlap: a server's prompts are not timed alone"
+    if each and each[0]["tpot_s"] is None and group[0].workload["n_gen"] == 1:
         found |= dict.fromkeys(("tpot_s", "decode_tok_s"), "n_gen is 1: there are no gaps")
+    for name in SPEEDS:
+        if each and name not in found and all(figures[name] is None for figures in each):
+            found[name] = "the records do not hold it"
     return found
 
 
@@ -166,7 +193,7 @@ def _median(values: Iterable[float | None]) -> float | None:
 def within(record: Record) -> float | None:
     """Noise within one process: half the range of its requests' decode times over their median,
     leaving out the tenth at each end. None for fewer than 2 requests or no decoding."""
-    times = sorted(sum(gaps) for gaps in record.samples["itl_s"] if gaps)
+    times = sorted(each_tpot_s(record))
     cut = len(times) // 10
     kept = times[cut : len(times) - cut]
     return (kept[-1] - kept[0]) / 2 / median(kept) if len(kept) > 1 else None

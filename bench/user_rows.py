@@ -25,6 +25,9 @@ def rows_of(paths: Sequence[Path]) -> tuple[list[Row], list[str]]:
     for record in results.records:
         if record.status != "ok" or record.origin == "synthetic" or record.reasons:
             continue
+        if record.origin != "measured":
+            left.append(f"records imported from {record.origin} are left out of the fit")
+            continue
         environment = results.environments.get(record.environment)
         found = _row(record, environment.identity if environment else {})
         if isinstance(found, Row):
@@ -37,6 +40,8 @@ def rows_of(paths: Sequence[Path]) -> tuple[list[Row], list[str]]:
 def _row(record: Record, identity: Mapping[str, Any]) -> Row | str:
     name = str(record.variant.get("model", "")).partition("@")[0]
     quant, engine = str(record.variant.get("quant")), str(record.variant.get("engine"))
+    if str(record.variant.get("device")).startswith("remote"):
+        return "records of a server, whose device is not known, are left out of the fit"
     gaps = [gap for run in record.samples.get("itl_s", []) for gap in run]
     card = next((gpu for text in _texts(identity) if (gpu := match(text))), None)
     if card is None:

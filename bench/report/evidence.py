@@ -12,7 +12,7 @@ from bench.experiment import short_names
 from bench.quality_figures import Estimate, pareto
 from bench.report import pictures
 from bench.report.blocks import Cell, Head, Line, Picture, Section, Table, Tone
-from bench.report.machines import Machine, Row, key_of, work_of
+from bench.report.machines import Machine, Row, batch, key_of, work_of
 from bench.report.words import NOTHING, Show, cell, gigabytes, number, ratio
 from bench.validity import REASONS
 
@@ -58,14 +58,19 @@ def _forest(machine: Machine) -> Picture:
 def _drawn(compared: Sequence[Row], names: Mapping[str, str]) -> tuple[list[Row], str]:
     """Points of a forest plot, at the smallest batch; and which workload that is."""
     rows = [row for row in compared if row["metric"] in DRAWN and row["ratio"]]
-    works = sorted({_work(row) for row in rows if row["n_batch"]}, key=lambda work: work[::-1])
+    timed = [row for row in rows if row["metric"] != QUALITY]
+    works = [_work(row) for row in sorted(timed, key=lambda row: (batch(row), row["n_prompt"]))]
     arms = list(dict.fromkeys(row["candidate"] for row in rows))[:MOST_ARMS]
     kept = [
         _point(row, names)
         for row in rows
         if row["candidate"] in arms and (row["metric"] == QUALITY or _work(row) == works[0])
     ]
-    at = f" Drawn: {works[0][0]}+{works[0][1]} tokens, batch {works[0][2]}." if works else ""
+    at = (
+        f" Drawn: {works[0][0]}+{works[0][1]} tokens, batch {works[0][2] or 'unknown'}."
+        if works
+        else ""
+    )
     return kept, at
 
 
@@ -88,7 +93,7 @@ def plot(rows: Sequence[Row], file: Path) -> None:
         raise InputError(f"--plot: {file}: {error.strerror}") from error
 
 
-def _work(row: Row) -> tuple[int, int, int]:
+def _work(row: Row) -> tuple[int, int, int | None]:
     return row["n_prompt"], row["n_gen"], row["n_batch"]
 
 
@@ -96,7 +101,7 @@ def _over_batch(machine: Machine) -> Picture | None:
     """The ratio of decoding at each batch; None for one batch."""
     rows = [row for row in machine.compared if row["metric"] == "decode" and row["ratio"]]
     main = _main_work(rows) if rows else (0, 0)
-    rows = [row for row in rows if (row["n_prompt"], row["n_gen"]) == main]
+    rows = [row for row in rows if (row["n_prompt"], row["n_gen"]) == main and row["n_batch"]]
     if len({row["n_batch"] for row in rows}) < 2:
         return None
     drawn: list[Row] = [
@@ -178,11 +183,13 @@ def _reasons(rows: Sequence[Row]) -> Iterator[str]:
 def batching(machine: Machine) -> Section:
     """Throughput, latency and cost over the batch."""
     head = Section(id=f"{machine.id}-batch", title="What does batching buy?")
-    many = len({row["n_batch"] for row in machine.rows}) > 1
+    many = len({row["n_batch"] for row in machine.rows} - {None}) > 1
     if not many:
         return replace(head, missing=f"No curve: {ONE_BATCH}.")
     work = _main_work(machine.rows)
-    rows = [row for row in machine.rows if (row["n_prompt"], row["n_gen"]) == work]
+    rows = [
+        row for row in machine.rows if (row["n_prompt"], row["n_gen"]) == work and row["n_batch"]
+    ]
     lead = f"Workload: {work[0]} prompt tokens and {work[1]} new ones, at each batch size."
     return replace(head, lead=lead, blocks=(_curve(machine, rows), _cost_curve(machine, rows)))
 
@@ -259,7 +266,7 @@ def _smallest(rows: Sequence[Row]) -> list[Row]:
     found: dict[str, Row] = {}
     for row in rows:
         old = found.get(row["variant"])
-        if old is None or row["n_batch"] < old["n_batch"]:
+        if old is None or batch(row) < batch(old):
             found[row["variant"]] = row
     return list(found.values())
 
@@ -325,7 +332,7 @@ def energy(machine: Machine) -> Section:
         if found is not None:
             name = machine.names[row["variant"]]
             y = found.value
-            drawn.append({"arm": f"{name} ×{row['n_batch']}", "variant": name, "y": y,
+            drawn.append({"arm": f"{name} ×{batch(row) or "?"}", "variant": name, "y": y,
                           "low": found.low or y, "high": found.high or y})  # fmt: skip
     if not drawn:
         told = {row["absent"].get("energy_per_output_token_j", "") for row in machine.rows}

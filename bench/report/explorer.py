@@ -81,7 +81,7 @@ def _work(work: Mapping[str, int], items: Sequence[Throughput]) -> str:
     """`×4`, with the numbers of tokens where they differ."""
     if len({(one.n_prompt, one.n_gen) for one in items}) > 1:
         return work_of(work)
-    return f"×{work['n_batch']}"
+    return f"×{work['n_batch'] or '?'}"
 
 
 def _sliders(machines: Sequence[Machine], assumed: CostAssumption | None) -> Iterator[Slider]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from bench.analysis import MIN_PAIRS
 from bench.judging import EXCLUDING
 from bench.report.blocks import Cell, Head, Line, Table, Tone, Verdict
-from bench.report.machines import Machine, Row, key_of
+from bench.report.machines import Machine, Row, batch, key_of, work_of
 from bench.report.words import NOTHING, Show, between, cell, gigabytes, number, rate, ratio
 from bench.validity import REASONS
 
@@ -63,7 +63,7 @@ def _gaps(heads: Sequence[Head], lines: Sequence[Line]) -> tuple[list[Line], lis
 
 def _line(machine: Machine, row: Row, *, swept: bool) -> Line:
     name = Cell(text=machine.names[row["variant"]])
-    work = Cell(text=f"{row['n_prompt']}+{row['n_gen']} ×{row['n_batch']}", value=row["n_batch"])
+    work = Cell(text=work_of(row), value=row["n_batch"])
     shown = (
         _replicates(machine, row, "decode_tok_s", rate),
         _replicates(machine, row, "prefill_tok_s", rate),
@@ -114,7 +114,7 @@ def _valid(row: Row) -> Cell:
 def _notes(machine: Machine, works: set[tuple[int, int, int]]) -> Iterator[str]:
     if len(works) == 1:
         n_prompt, n_gen, n_batch = next(iter(works))
-        yield f"Workload: {n_prompt} prompt tokens, {n_gen} new ones, batch {n_batch}."
+        yield f"Workload: {n_prompt} prompt tokens, {n_gen} new ones, batch {n_batch or 'unknown'}."
     yield (
         "Below each figure is its 95% interval over fresh processes (t interval on logarithms; "
         "perplexity: over the text's tokens). Two arms are compared by the paired ratios, not by "
@@ -136,7 +136,7 @@ def verdicts(machine: Machine) -> Iterator[Verdict]:
         rows = [row for row in machine.compared if row["candidate"] == candidate]
         decoding = [row for row in rows if row["metric"] in ("decode", "prefill")]
         if decoding:
-            first = min(decoding, key=lambda row: (row["n_batch"], row["metric"]))
+            first = min(decoding, key=lambda row: (batch(row), row["metric"]))
             yield _verdict(machine, first, rows)
 
 
@@ -162,7 +162,7 @@ def _verdict(machine: Machine, first: Row, rows: list[Row]) -> Verdict:
         )
         if name in metrics and metrics[name]["ratio"] is not None
     ]
-    work = f"{first['n_prompt']}+{first['n_gen']} tokens, batch {first['n_batch']}"
+    work = f"{first['n_prompt']}+{first['n_gen']} tokens, batch {first['n_batch'] or 'unknown'}"
     others = len({row["n_batch"] for row in rows if row["n_batch"] is not None}) - 1
     more = f"; {others} more batch size{'s' * (others > 1)} below" if others else ""
     return Verdict(

@@ -81,8 +81,13 @@ def key_of(row: Mapping[str, Any]) -> Key:
 
 
 def work_of(row: Mapping[str, Any]) -> str:
-    """`128+24 ×4`: prompt and new tokens, batch."""
-    return f"{row['n_prompt']}+{row['n_gen']} ×{row['n_batch']}"
+    """`128+24 ×4`: prompt and new tokens, batch; imported records may not know theirs."""
+    return f"{row['n_prompt']}+{row['n_gen']} ×{row['n_batch'] or '?'}"
+
+
+def batch(row: Mapping[str, Any]) -> int:
+    """The batch to sort by; 0 where it is not known."""
+    return row["n_batch"] or 0
 
 
 def _figure(record: Record, name: str) -> float | None:
