@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import gguf_file, quantization, weights
+from bench import environments, gguf_file, quantization, weights
 from bench.catalog import Model, model_cards, named_model, resolve_model
-from bench.engines import DTYPES, ENGINES, spec
+from bench.engines import DTYPES, ENGINES, Order, attribute, refusal, spec
+from bench.environments import Home
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.experiment import Experiment, Variant, Workload, key
-from bench.process import converse, last
+from bench.process import WORKER, converse, last
 from bench.serving.settings import settings
 
 METHOD = 1
@@ -36,6 +37,15 @@ class Arm:
     """Of the weights: `bench.weights.identity`."""
     refusal: str | None = None
     """Why it cannot run on this device."""
+    home: Home | None = None
+    """The environment of its engine; None: the harness's own."""
+    made: Path | None = None
+    """The model in the engine's own format, where it has one."""
+
+    @property
+    def command(self) -> Sequence[str]:
+        """What starts a worker for it."""
+        return WORKER if self.home is None else self.home.program("bench.worker")
 
     @property
     def origin(self) -> str:
@@ -47,16 +57,23 @@ class Arm:
         for name in ("pairs", "time_limit_s", "idle_s"):
             del rules[name]
         return key(
-            "measurement", method=METHOD, variant=asdict(self.variant), weights=self.identity,
+            "measurement", method=METHOD, weights=self.identity,
             workload=asdict(workload), rules=rules, seed=experiment.seed, replicate=replicate,
+            **self._what(),
         )  # fmt: skip
 
     def quality_key(self, text: Mapping[str, Any], baseline: Arm | None) -> str:
         """Identity of this arm's quality: once a variant, not a replicate."""
         return key(
-            "quality", method=METHOD, variant=asdict(self.variant), weights=self.identity,
+            "quality", method=METHOD, weights=self.identity,
             text=dict(text), baseline=baseline.variant.name if baseline else None,
+            **self._what(),
         )  # fmt: skip
+
+    def _what(self) -> dict[str, Any]:
+        """What runs: the variant, and the packages of its engine where those are not ours."""
+        packages = {"packages": self.home.fingerprint} if self.home else {}
+        return {"variant": asdict(self.variant), **packages}
 
     def job(self, seed: int, replicate: int) -> dict[str, Any]:
         """What a worker must know to load this arm."""
@@ -75,6 +92,7 @@ class Arm:
                 "initializer_range": random.initializer_range if random else 0.02,
                 "seed": seed,
                 "replicate": replicate,
+                "made": str(self.made) if self.made else None,
             }
             | {name: value for name, value in variant.items() if name != "model"},
         }
@@ -129,28 +147,51 @@ def resolve(experiment: Experiment, say: Callable[[str], None]) -> list[Arm]:
     """The experiment's arms on this machine; weights are fetched and converted where needed."""
     check_names(experiment)
     device = find_device(experiment)
-    arms = []
-    for variant in experiment.variants:
-        model, engine = model_of(variant), spec(variant.engine)
-        where = settings(variant.options).device if engine.remote else device.name
-        reason = None
-        if engine.weights != "none" and engine.schemes is None:
-            reason = quantization.refusal(variant.quant, device, variant.mode, variant.dtype)
-        if reason is None and engine.weights == "gguf":
-            check_file(variant, weights.prepare_gguf(model, say))
-        elif reason is None and engine.weights == "folder":
-            weights.prepare(model, say)
-        arms.append(
-            Arm(
-                variant=replace(variant, device=where),
-                model=model,
-                identity=key("served", model=model.ref)
-                if engine.remote
-                else weights.identity(model),
-                refusal=reason,
-            )
-        )
-    return arms
+    return [_resolved(variant, device, say) for variant in experiment.variants]
+
+
+def _resolved(variant: Variant, device: quantization.Device, say: Callable[[str], None]) -> Arm:
+    model, engine = model_of(variant), spec(variant.engine)
+    if engine.remote:
+        where = replace(variant, device=settings(variant.options).device)
+        return Arm(variant=where, model=model, identity=key("served", model=model.ref))
+    arm = Arm(
+        variant=replace(variant, device=device.name), model=model, identity=weights.identity(model)
+    )
+    if variant.engine == SYNTHETIC:
+        return arm
+    if reason := refusal(variant, device):
+        return replace(arm, refusal=reason)
+    if engine.weights == "gguf":
+        check_file(variant, weights.prepare_gguf(model, say))
+    elif engine.weights == "folder":
+        weights.prepare(model, say)
+    try:
+        return _with_engine(arm, device, say)
+    except UnsupportedError as error:  # the other arms can run all the same
+        return replace(arm, refusal=str(error))
+
+
+def _with_engine(arm: Arm, device: quantization.Device, say: Callable[[str], None]) -> Arm:
+    """The arm with its engine's environment installed and the model in the engine's format."""
+    engine = spec(arm.variant.engine)
+    if engine.environment is not None:
+        place = environments.home(engine.environment, device.kind)
+        arm = replace(arm, home=environments.ensure(place, say))
+    if engine.prepare is None:
+        return arm
+    order = Order(
+        folder=weights.folder(arm.model),
+        name=arm.model.card.name,
+        identity=arm.identity,
+        quant=arm.variant.quant,
+        dtype=arm.variant.dtype,
+        device=device,
+        options=arm.variant.options,
+        home=arm.home,
+        say=say,
+    )
+    return replace(arm, made=attribute(engine.prepare)(order))
 
 
 def check_file(variant: Variant, file: Path) -> None:

@@ -89,7 +89,8 @@ def _measure(session: Session, task: Task, text: Text, about: dict[str, Any]) ->
         },
     }
     started, loaded = utc_now(), {}
-    for event in converse(job, limit_s=session.experiment.measuring.time_limit_s):
+    limit_s = session.experiment.measuring.time_limit_s
+    for event in converse(job, limit_s=limit_s, command=task.arm.command):
         match event["event"]:
             case "phase":
                 session.progress.phase(event["phase"])

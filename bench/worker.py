@@ -300,7 +300,7 @@ def perform(job: dict[str, Any], emit: Emit) -> None:
 def load(job: dict[str, Any], emit: Emit) -> tuple[Engine, Loaded]:
     """Load the engine that the job names, and say what was loaded."""
     table = job["load"]
-    paths = {name: Path(table[name]) if table[name] else None for name in ("folder", "gguf")}
+    paths = {n: Path(table[n]) if table[n] else None for n in ("folder", "gguf", "made")}
     wanted = Job(**(table | paths))
     runs = engine(job["engine"])
     before = time.perf_counter()

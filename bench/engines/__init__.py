@@ -10,10 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from bench import quantization
 from bench.errors import InputError, unknown
 from bench.gguf_file import FILE_TYPES, FLOATS
+
+if TYPE_CHECKING:
+    from bench.environments import Home
+    from bench.experiment import Variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +32,17 @@ class Spec:
     schemes: tuple[str, ...] | None = None
     """Schemes it does by itself; None: those of `bench.quantization`, applied to torch modules."""
     environment: str | None = None
-    """Virtual environment of its own that its worker runs in; None: the one the harness is in."""
+    """Virtual environment of its own that its worker runs in (`bench.environments`); None: the
+    one the harness is in."""
+    packages: tuple[str, ...] = ()
+    """Distributions that are the engine, the first installed counts; none: it needs none."""
+    devices: tuple[str, ...] = ("cpu", "cuda", "mps", "xpu")
+    """Device kinds it runs on."""
+    refuses: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Scheme and device kind that do not go together -> why."""
+    prepare: str | None = None
+    """`package.module:function` from an Order to the model in the engine's own format, called in
+    the parent before the first worker; None: it loads the prepared safetensors themselves."""
     weights: Literal["folder", "gguf", "none"] = "folder"
     """What of a model it loads: a folder of safetensors, one GGUF file as it is, or nothing."""
     remote: bool = False
@@ -39,9 +54,23 @@ ENGINES: Mapping[str, Spec] = {
     "transformers": Spec(
         module="bench.engines.transformers:TransformersEngine",
         modes=("eager", "compiled", "cuda-graph"),
+        packages=("transformers",),
+    ),
+    "onnxruntime": Spec(
+        module="bench.engines.onnxruntime:OnnxRuntimeEngine",
+        schemes=("none", "int8-dynamic"),
+        environment="onnxruntime",
+        packages=("onnxruntime", "onnxruntime-gpu"),
+        devices=("cpu", "cuda"),
+        refuses={
+            ("int8-dynamic", "cuda"): "ONNX Runtime has no CUDA kernels for dynamically quantized "
+            "layers: they would run on the CPU, with copies to and fro"
+        },
+        prepare="bench.engines.onnx_files:prepare",
     ),
     "llama.cpp": Spec(
         module="bench.engines.llama_cpp:make",
+        packages=("llama-cpp-python", "xllamacpp"),
         schemes=("none", *sorted(set(FILE_TYPES.values()) - set(FLOATS))),
         weights="gguf",
     ),
@@ -50,9 +79,18 @@ ENGINES: Mapping[str, Spec] = {
         modes=("eager", "cuda-graph"),
         schemes=("none", "fp8_per_tensor", "fp8_per_block", "mxfp8"),
         environment="vllm",
+        packages=("vllm",),
+        devices=("cuda",),
     ),
-    "endpoint": Spec(module="bench.engines.endpoint:EndpointEngine", weights="none", remote=True),
-    "synthetic": Spec(module="bench.engines.synthetic:SyntheticEngine", weights="none"),
+    "endpoint": Spec(
+        module="bench.engines.endpoint:EndpointEngine",
+        weights="none",
+        remote=True,
+        devices=("remote",),
+    ),
+    "synthetic": Spec(
+        module="bench.engines.synthetic:SyntheticEngine", weights="none", devices=("synthetic",)
+    ),
 }
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -80,6 +118,27 @@ class Job:
     """Seed of the prompt's tokens, the same for every arm."""
     replicate: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    made: Path | None = None
+    """What the engine's `Spec.prepare` made; None for an engine without one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What `Spec.prepare` is given."""
+
+    folder: Path | None
+    """Folder with config.json and safetensors; None for random weights."""
+    name: str
+    """Of the model, for people."""
+    identity: str
+    """Of the weights: `bench.weights.identity`."""
+    quant: str
+    dtype: str
+    device: quantization.Device
+    options: Mapping[str, Any]
+    home: Home | None
+    """The engine's own environment, where it has one."""
+    say: Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +263,23 @@ def spec(name: str) -> Spec:
 
 def engine(name: str) -> Engine:
     """A new engine of that name; its packages are imported on `load`."""
-    module, _, attribute = spec(name).module.partition(":")
-    make: Callable[[], Engine] = getattr(import_module(module), attribute)
+    make: Callable[[], Engine] = attribute(spec(name).module)
     return make()
+
+
+def attribute(where: str) -> Any:
+    """What `package.module:name` names."""
+    module, _, name = where.partition(":")
+    return getattr(import_module(module), name)
+
+
+def refusal(variant: Variant, device: quantization.Device) -> str | None:
+    """Why its engine cannot run this arm on this device, or None. Loads nothing."""
+    name, of = variant.engine, spec(variant.engine)
+    if device.kind not in of.devices:
+        return f"engine '{name}' runs on {' or '.join(of.devices)}, not on {device.name}"
+    if of.schemes is None:
+        return quantization.refusal(variant.quant, device, variant.mode, variant.dtype)
+    if why := of.refuses.get((variant.quant, device.kind)):
+        return f"engine '{name}': scheme '{variant.quant}' is not measured on {device.name}: {why}"
+    return None
