@@ -92,7 +92,7 @@ def _facts(each: Sequence[Machine]) -> Iterator[str]:
 def _warnings(each: Sequence[Machine], problems: Sequence[str]) -> Iterator[str]:
     for origin in dict.fromkeys(machine.origin for machine in each):
         if origin != "measured":
-            yield f"These figures are {origin}: they were not measured by this tool on a machine."
+            yield f"Origin of the records: {origin}. They were not measured by this tool."
     if problems:
         yield f"{len(problems)} lines or files could not be read, the first: {problems[0]}"
 

@@ -253,9 +253,14 @@ def quality(machine: Machine) -> Section:
         "Filled points are on the front: no other arm is better at equal or lower divergence."
     )
     priced = [row | {"usd_per_mtok": _usd(machine, row)} for row in known]
-    marked = pareto(priced)
+    models = dict.fromkeys(row["model"] for row in priced)
+    marked = [
+        row
+        for model in models  # an arm diverges from the baseline of its own model
+        for row in pareto([row for row in priced if row["model"] == model])
+    ]
     blocks = (
-        _trade(machine, marked, "weights_bytes", "weights", "GB of weights", 1e-9),
+        _trade(machine, marked, "packed_bytes", "weights", "GB of weights", 1e-9),
         _trade(machine, marked, "usd_per_mtok", "cost", "$ per million tokens", 1.0),
     )
     return replace(head, lead=lead, blocks=blocks)
@@ -284,8 +289,8 @@ def _trade(
         figures = machine.quality[row["variant"]]
         if row[key] is not None and figures.mean_kld is not None:
             drawn.append({
-                "variant": machine.names[row["variant"]], "x": row[key] * scale,
-                "y": row["mean_kld"], "front": key in row["front"],
+                "variant": machine.names[row["variant"]], "model": row["model"],
+                "x": row[key] * scale, "y": row["mean_kld"], "front": key in row["front"],
                 "low": max(figures.mean_kld.low, 0.0), "high": figures.mean_kld.high,
             })  # fmt: skip
     return Picture(
@@ -296,7 +301,7 @@ def _trade(
         alt="; ".join(f"{p['variant']}: {number(p['x'])} {title}, KLD {p['y']:.4f}" for p in drawn),
         spec=pictures.trade(drawn, title, "mean KL divergence, nats") if len(drawn) > 1 else None,
         missing="" if len(drawn) > 1 else f"no {what} is known of two arms",
-        table=_trade_table(machine, rows) if key == "weights_bytes" else None,
+        table=_trade_table(machine, rows) if key == "packed_bytes" else None,
     )
 
 
@@ -312,7 +317,7 @@ def _trade_table(machine: Machine, rows: Sequence[Row]) -> Table:
             _estimate(f.mean_kld, "{:.4f}".format),
             _estimate(f.same_top1, "{:.1%}".format),
             _estimate(f.ppl, number),
-            cell(row["weights_bytes"], gigabytes),
+            cell(row["packed_bytes"], gigabytes),
             Cell(text=", ".join(name.split("_")[0] for name in row["front"]) or NOTHING),
         )))  # fmt: skip
     return Table(id=f"{machine.id}-quality-table", caption="Quality", heads=heads,
@@ -332,7 +337,7 @@ def energy(machine: Machine) -> Section:
         if found is not None:
             name = machine.names[row["variant"]]
             y = found.value
-            drawn.append({"arm": f"{name} ×{batch(row) or "?"}", "variant": name, "y": y,
+            drawn.append({"arm": f"{name} ×{batch(row) or '?'}", "variant": name, "y": y,
                           "low": found.low or y, "high": found.high or y})  # fmt: skip
     if not drawn:
         told = {row["absent"].get("energy_per_output_token_j", "") for row in machine.rows}

@@ -77,7 +77,7 @@ def _rows(machine: Machine) -> Iterator[Json]:
         }
 
 
-def _work(work: Mapping[str, int], items: Sequence[Throughput]) -> str:
+def _work(work: Mapping[str, int | None], items: Sequence[Throughput]) -> str:
     """`×4`, with the numbers of tokens where they differ."""
     if len({(one.n_prompt, one.n_gen) for one in items}) > 1:
         return work_of(work)

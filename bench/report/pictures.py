@@ -22,7 +22,8 @@ SURFACE: Final = "#040404"
 SERIES: Final = tuple(f"#a0000{i}" for i in range(1, 9))
 """Stand-ins that no other colour of a chart equals; `bench.report.drawing.LIGHT` has the real."""
 KINDS: Final = {"better": SERIES[0], "worse": SERIES[1], "same": MUTED, "no verdict": MUTED}
-SHAPES: Final = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "stroke")
+SHAPES: Final = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right",
+                 "triangle-left")  # fmt: skip
 
 FONT: Final = "Helvetica, Arial, Liberation Sans, sans-serif"
 """Widths of these are known where charts are laid out, so that labels fit."""
@@ -30,6 +31,9 @@ FONT: Final = "Helvetica, Arial, Liberation Sans, sans-serif"
 ENDS: Final = ("low", "high")
 RATIOS: Final = (1, 1.25, 1.5, 2, 3, 4, 6, 8)
 """Ticks in a decade of a logarithmic axis of ratios."""
+
+MOST_LABELS: Final = 4
+"""Points of a trade-off up to which names stand beside them; more would overlap."""
 
 WIDTH: Final = 600
 HEIGHT: Final = 300
@@ -154,7 +158,8 @@ def over_batch(rows: Sequence[Row], title: str, *, log: bool = True) -> Spec:
 
 
 def trade(rows: Sequence[Row], x_title: str, y_title: str) -> Spec:
-    """Quality lost against what it buys, front filled. Rows: variant, x, y, low, high, front."""
+    """Quality lost against what it buys, front filled. Rows: variant, model, x, y, low, high,
+    front."""
     colour, shape = _by_variant(rows)
     x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, nice=False, padding=70),
               axis=alt.Axis(format="~g", tickCount=6))  # fmt: skip
@@ -166,15 +171,16 @@ def trade(rows: Sequence[Row], x_title: str, y_title: str) -> Spec:
     layers = [
         alt.Chart(_data(front))
         .mark_line(color=MUTED, strokeDash=[3, 3], interpolate="step-after")
-        .encode(x=x, y=y),
+        .encode(x=x, y=y, detail="model:N"),
         base.mark_rule(strokeWidth=2).encode(y="low:Q", y2="high:Q", color=colour),
         base.mark_point(size=110, opacity=1, strokeWidth=2).encode(
             y=y, color=colour, shape=shape,
             fillOpacity=alt.condition("datum.front", alt.value(1), alt.value(0)),
-            fill=alt.Fill("variant:N", legend=None, scale=_colours(names)),
+            fill=alt.Fill("variant:N", title=None, scale=_colours(names)),
         ),
-        base.mark_text(align="left", dx=8, dy=-11).encode(y=y, text="variant:N"),
     ]  # fmt: skip
+    if len(names) <= MOST_LABELS:
+        layers.append(base.mark_text(align="left", dx=8, dy=-11).encode(y=y, text="variant:N"))
     return _done(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT))
 
 

@@ -17,7 +17,7 @@ def number(value: float, digits: int = 3) -> str:
         return f"{value:,.0f}"
     if size >= 1:
         return f"{value:,.{digits - len(str(int(size)))}f}"
-    return f"{value:.{digits}g}"
+    return f"{value:#.{digits}g}" if value else "0"
 
 
 def rate(value: float) -> str:
