@@ -32,6 +32,7 @@ REASONS: Final[Mapping[str, str]] = MappingProxyType(
         "TIMEOUT": "the worker process passed its time limit",
         "UNSUPPORTED": "this device, scheme or package cannot do it",
         "TOO_FEW_PAIRS": "fewer pairs than a verdict needs",
+        "STORED_BASELINE": "the baseline is of another run, not measured in turns with this one",
         "SYSTEMATIC_ERROR": "the difference is smaller than the energy counter may be off",
         "ABOVE_BOUND": "faster than the physical limit: a measuring error",
     }

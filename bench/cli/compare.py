@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.cli import add_output
 from bench.cli.grid import texts
+
+if TYPE_CHECKING:
+    from bench.records import Results
 
 EPILOG = """\
 examples:
   bench compare results/local/quickstart
   bench compare results/local/mine --baseline none --candidate int8-dynamic --metric decode,memory
   bench compare results/local/mine --candidate int8-dynamic --fail-below 1.5    for CI
+  bench compare results/local/new --against results/old --fail-below 0.97    as it was earlier
 
 The gate is on the interval: --fail-below 1.5 fails unless the whole interval is at or above 1.5.
 exit codes: 0 done and gates hold, 1 a gate failed, 2 bad input
@@ -31,6 +35,8 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     arm = "an arm's full name, scheme, engine, mode or model"
     parser.add_argument("--baseline", metavar="NAME", help=f"{arm} (default: the unquantized one)")
     parser.add_argument("--candidate", metavar="NAME", help=f"{arm} (default: all others)")
+    parser.add_argument("--against", type=Path, metavar="DIR",
+                        help="results of another run: each arm against itself there")  # fmt: skip
     parser.add_argument("--metric", type=texts, metavar="LIST", help="only these, such as decode")
     parser.add_argument("--margin", type=float, default=0.02, metavar="SHARE",
                         help="differences below this are `same` (default: 0.02)")  # fmt: skip
@@ -52,9 +58,9 @@ def run(args: argparse.Namespace) -> int:
     from bench.comparison import METRICS, QUALITY, Rules, compare
     from bench.errors import InputError
     from bench.experiment import Gate
-    from bench.records import read
     from bench.report.comparison import columns, gate_failures, words
     from bench.report.tables import render
+    from bench.stored import beside
 
     for name in ("margin", "confidence"):
         if not 0 < getattr(args, name) < 1:
@@ -70,10 +76,13 @@ def run(args: argparse.Namespace) -> int:
         gate=Gate(max_ppl_ratio=args.max_ppl_ratio),
         pool=args.pool,
     )
-    results = read(*args.results)
-    for problem in results.problems:
-        print(f"bench: skipped a broken line: {problem}", file=sys.stderr)
-    rows = compare(results, rules, args.baseline, args.candidate)
+    if args.against is not None and args.baseline is not None:
+        raise InputError("--baseline: with --against each arm's baseline is the one there")
+    results = _read(*args.results)
+    if args.against is None:
+        rows = compare(results, rules, args.baseline, args.candidate)
+    else:
+        rows = beside(results, _read(args.against), rules, args.candidate)
     print(render(rows, columns(rows, rules), args.output), end="")
     if args.output == "md":
         print("".join(f"\n- {line}" for line in words(rows, rules)))
@@ -82,3 +91,12 @@ def run(args: argparse.Namespace) -> int:
     for failure in failures:
         print(f"bench: gate failed: {failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _read(*paths: Path) -> Results:
+    from bench.records import read
+
+    results = read(*paths)
+    for problem in results.problems:
+        print(f"bench: skipped a broken line: {problem}", file=sys.stderr)
+    return results
