@@ -137,17 +137,19 @@ def _measure(
             "down; run these tests without -n"
         )
     marked = [marker.kwargs for marker in request.node.iter_markers(MARKER)]
+    level, gate = (config.getoption(f"--inference-{name}") for name in ("level", "fail-below"))
+    failed: BenchError | None = None
     try:
-        level, gate = (config.getoption(f"--inference-{name}") for name in ("level", "fail-below"))
         want = wanted([*reversed(marked), settings], level=level, fail_below=gate)
         folder = _folder(config, request.node, tmp_path)
         found = measure(want, request.node.nodeid, folder, once=not benchmark.enabled)
-    except UnsupportedError as error:
-        _give_up(request, benchmark)
-        pytest.skip(str(error))
     except BenchError as error:
+        failed = error
+    if failed is not None:  # outside `except`, so that pytest shows the one line and no more
         _give_up(request, benchmark)
-        pytest.fail(f"{FIXTURE}: {error}", pytrace=False)
+        if isinstance(failed, UnsupportedError):
+            pytest.skip(f"{FIXTURE}: {failed}")
+        pytest.fail(f"{FIXTURE}: {failed}", pytrace=False)
     config.stash[_DONE].append(found)
     request.node.stash[_REPLAY].load(found.seconds)
     benchmark.extra_info.update(found.extra_info)

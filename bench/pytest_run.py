@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from bench import fields
 from bench.analysis import MIN_PAIRS
-from bench.errors import BenchError, InputError, UnsupportedError
+from bench.errors import BenchError, InputError, UnsupportedError, unknown
 from bench.experiment import ArmEntry, CostAssumption, Experiment, Grid, Level, Quality
 from bench.records import Record, Results
 
@@ -155,7 +155,10 @@ def measure(want: Wanted, test: str, folder: Path, *, once: bool) -> Measured:
     Raises InputError, and UnsupportedError where this machine cannot run the arm.
     """
     from bench.api import run, summarise
+    from bench.comparison import METRICS
 
+    if want.metric not in METRICS:
+        raise InputError(unknown("metric", want.metric, METRICS))
     experiment = _experiment(want, test, once=once)
     if want.gated and not once and experiment.measuring.pairs < MIN_PAIRS:
         raise InputError(
@@ -250,7 +253,7 @@ FIGURES = (
     "n_prompt", "n_gen", "n_batch", "n_replicates",
     "prefill_tok_s", "decode_tok_s", "output_tok_s", "ttft_s", "tpot_s", "e2e_s",
     "energy_per_output_token_j", "usd_per_mtok", "peak_memory_bytes", "weights_bytes", "ppl",
-    "mean_kld", "valid", "reasons", "absent", "origin",
+    "mean_kld", "valid", "reasons", "origin",
 )  # fmt: skip
 """Keys of `bench run -o json` that stand in pytest-benchmark's `extra_info`."""
 
@@ -267,7 +270,9 @@ def _extra_info(
 
     rates = [rate for r in good if (rate := replicate_figures(r)["decode_tok_s"]) is not None]
     low, high = interval(rates)[1:3] if rates else (None, None)
+    absent = {name: why for name, why in row["absent"].items() if row.get(name, 0) is None}
     return {name: row[name] for name in FIGURES} | {
+        "absent": absent,
         "decode_tok_s_ci_low": low,
         "decode_tok_s_ci_high": high,
         "seconds": want.seconds,
