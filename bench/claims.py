@@ -24,7 +24,7 @@ from bench.layout import check_quant
 from bench.prices import book, parse_date
 
 Direction = Literal["at_least", "at_most", "equals"]
-Figure = Literal["decode_tok_s", "prefill_tok_s", "output_tok_s", "usd_per_mtok"]
+Figure = Literal["decode_tok_s", "prefill_tok_s", "output_tok_s", "usd_per_mtok", "weights_bytes"]
 METRICS: Final = (
     "decode_tok_s", "prefill_tok_s", "output_tok_s", "usd_per_mtok", "weights_bytes",
     "memory_bytes", "price_usd_per_mtok", "released", "usd_per_solved_task",

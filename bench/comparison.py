@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from bench.analysis import MIN_PAIRS, PairedRatio, adjustable_p, holm, paired_ratio
 from bench.errors import InputError, unknown
-from bench.experiment import Gate
+from bench.experiment import Gate, selects
 from bench.judging import ENERGY_ONLY, EXCLUDING, Pair, pairs_of, varies
 from bench.quality_figures import Figures, check_gate, summarise
 from bench.records import Record, Results
@@ -127,18 +127,12 @@ def _arms(results: Results) -> dict[str, list[Record]]:
     return arms
 
 
-def _matches(variant: Mapping[str, Any], selector: str) -> bool:
-    return selector in (
-        variant[k] for k in ("name", "model", "engine", "quant", "mode") if k in variant
-    )
-
-
 def choose(arms: Mapping[str, Sequence[Record]], selector: str | None, what: str) -> str:
     """The name of the arm that a selector means; without one, the first that is not quantized."""
     if selector is None:
         plain = [name for name, group in arms.items() if group[0].variant["quant"] == "none"]
         return plain[0] if plain else next(iter(arms))
-    found = [name for name, group in arms.items() if _matches(group[0].variant, selector)]
+    found = [name for name, group in arms.items() if selects(selector, group[0].variant)]
     if not found:
         known = {str(g[0].variant[k]) for g in arms.values() for k in ("name", "quant", "engine")}
         raise InputError(unknown(what, selector, known))
@@ -162,14 +156,14 @@ def opponents(
     elif baseline in arms:
         bases = [baseline]
     else:
-        bases = [name for name in arms if _matches(variants[name], baseline)]
+        bases = [name for name in arms if selects(baseline, variants[name])]
     if len(bases) in (0, len(arms)) and len(arms) > 1 and baseline is not None:
         choose(arms, baseline, "baseline")  # says what is wrong
     others = [name for name in arms if name not in bases]
     if not others:
         raise InputError(f"there is only one arm, {bases[0]}; a comparison needs two")
     if candidate is not None:
-        known, others = others, [n for n in others if _matches(variants[n], candidate)]
+        known, others = others, [n for n in others if selects(candidate, variants[n])]
         if not others:
             raise InputError(unknown("candidate", candidate, known))
     return {name: _most_like(name, bases, variants) for name in others}

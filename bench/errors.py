@@ -9,7 +9,8 @@ The number is the exit code. A failed gate is not an error: it is a result, with
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 EXIT_OK = 0
 EXIT_GATE = 1
@@ -37,8 +38,12 @@ class UnsupportedError(BenchError):
 
     exit_code = EXIT_UNSUPPORTED
 
-    def __init__(self, message: str, code: str = "UNSUPPORTED") -> None:
+    def __init__(
+        self, message: str, code: str = "UNSUPPORTED", about: Mapping[str, Any] | None = None
+    ) -> None:
         self.code = code
+        self.about = dict(about or {})
+        """What was counted before it failed; it goes into the record of the failure."""
         super().__init__(message)
 
 

@@ -59,14 +59,27 @@ class Variant:
         return "/".join(parts)
 
     def matches(self, selector: str) -> bool:
-        """Whether `selector` names this arm: its full name, model, engine, scheme or mode."""
-        return selector in (self.name, self.model, self.engine, self.quant, self.mode)
+        """Whether `selector` names this arm; see `selects`."""
+        return selects(selector, asdict(self) | {"name": self.name})
+
+
+def selects(selector: str, variant: Mapping[str, Any]) -> bool:
+    """Whether a selector names an arm: by its full name, model, engine, scheme or mode.
+
+    Several of these with `/` between them all have to fit: `none/cuda-graph`.
+    """
+    known = {variant[k] for k in ("name", "model", "engine", "quant", "mode") if k in variant}
+    parts = known | set(variant["name"].split("/"))
+    return selector in known or ("/" in selector and set(selector.split("/")) <= parts)
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
     """Names of variants without the parts that all of them share: `none`, not `m/engine/none`."""
     parts = {name: name.split("/") for name in names}
     shared = set.intersection(*map(set, parts.values())) if len(parts) > 1 else set()
+    if any(shared.issuperset(split) for split in parts.values()):
+        # One arm is the others without a setting: its scheme says what it is.
+        shared -= {split[2] for split in parts.values() if len(split) > 2}
     short = {
         name: "/".join(part for part in split if part not in shared) or name
         for name, split in parts.items()
@@ -224,7 +237,7 @@ class Experiment:
 
         if not NAME.fullmatch(self.name):
             yield f"name: {self.name!r} is not lower-case letters, digits, '.', '_', '-'"
-        names = [variant.name for variant in self.variants]
+        names = [variant.name for variant in self.variants] if self.arm else []
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield f"arm: {name} stands twice"
         yield from self._measure()[1]

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.catalog import resolve_model
+from bench.engines import spec
 from bench.experiment import Experiment, Variant, Workload, plan, short_names
 from bench.here import Here
 from bench.layout import LAYOUTS
@@ -53,14 +54,17 @@ def _about(variant: Variant, place: Here) -> dict[str, Any]:
         "model": variant.model,
         "engine": variant.engine,
         "quant": variant.quant,
-        "device": place.name,
+        "device": "remote" if spec(variant.engine).remote else place.name,
     }
 
 
 def _limits(variant: Variant, workload: Workload, place: Here) -> dict[str, Any]:
+    figures: dict[str, Any] = {"memory_bytes": None, "fits": None, "bound_decode_tok_s": None}
+    if spec(variant.engine).remote:
+        why = "the server's machine and what it has loaded are not known here"
+        return figures | {"absent": dict.fromkeys(figures, why)}
     card = resolve_model(variant.model).card
     absent: dict[str, str] = {}
-    figures: dict[str, Any] = {"memory_bytes": None, "fits": None, "bound_decode_tok_s": None}
     if variant.quant not in LAYOUTS:
         absent["memory_bytes"] = f"the bytes of scheme '{variant.quant}' are not known beforehand"
     else:

@@ -18,7 +18,8 @@ from bench.validity import DRIFT_LIMIT
 EXCLUDING: Final = frozenset(
     {
         "THERMAL_THROTTLE", "POWER_BRAKE", "FOREIGN_PROCESS", "START_TEMPERATURE", "TOKEN_COUNT",
-        "NO_STEADY_STATE", "DRIFT", "NONFINITE", "ABOVE_BOUND",
+        "NO_STEADY_STATE", "DRIFT", "NONFINITE", "ABOVE_BOUND", "REQUESTS_FAILED", "CLIENT_BOUND",
+        "PREFIX_CACHED",
     }
 )  # fmt: skip
 """A record with one of these is no evidence of time: its pair is left out."""

@@ -55,7 +55,10 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
     "torch-dynamic-int8": Layout(bits=8, matrix_bytes=16, leaves=FUSED, compute="int8"),
     # A float32 scale and an int8 zero point a row; raw `quantize_` converts the head too.
     "int8-dynamic": Layout(bits=8, row_bytes=5, leaves=FUSED, compute="int8"),
+    # A float32 scale a row and, on a CPU, a 32-bit sum of the row.
+    "int8-dynamic-fused": Layout(bits=8, row_bytes=4, leaves=FUSED, compute="int8"),
     "int8-weight-only": Layout(bits=8, row_bytes=5, leaves=FUSED),
+    "fp8-dynamic-tensor": Layout(bits=8, matrix_bytes=4, leaves=FUSED, compute="fp8"),
     "fp8-dynamic": Layout(bits=8, row_bytes=4, leaves=FUSED, compute="fp8"),
     "fp8-weight-only": Layout(bits=8, row_bytes=4, leaves=FUSED),
     # tile_packed_to_4d: bfloat16 scale and zero point a group, padded to the kernel's tiles.

@@ -14,7 +14,7 @@ from bench.diagnosis import Evidence, diagnose
 from bench.errors import BenchError
 from bench.gpus import Gpu, match
 from bench.layout import layout
-from bench.records import Results
+from bench.records import Record, Results
 from bench.roofline import Bound, above_bound, bound, mbu, mfu, peak_flops
 from bench.shape import shape
 
@@ -24,13 +24,15 @@ FIGURES = ("bound_decode_tok_s", "bound_prefill_tok_s", "limited_by", "mbu", "mf
 
 def with_limits(rows: Sequence[Row], results: Results) -> list[Row]:
     """The rows with `FIGURES`; a rate above the bound gets the reason ABOVE_BOUND."""
-    devices = {r.variant["name"]: _gpu(results, r.environment) for r in results.records}
+    devices = {r.variant["name"]: _gpu(results, r) for r in results.records}
     return [_limited(row, rows, devices.get(row["variant"])) for row in rows]
 
 
-def _gpu(results: Results, environment: str) -> Gpu | str:
-    """The catalogued card of an environment, or why there is none."""
-    found = results.environments.get(environment)
+def _gpu(results: Results, record: Record) -> Gpu | str:
+    """The catalogued card that a record was measured on, or why there is none."""
+    if record.variant["device"].startswith("remote"):
+        return "the server's device is not known here"
+    found = results.environments.get(record.environment)
     name = found.identity.get("gpu") if found else None
     if name is None:
         return "no bandwidth is known for this CPU; `bench doctor --peaks` measures it"

@@ -100,6 +100,7 @@ def _evidence(
         note += ": too few for an interval"
     return Evidence(
         level="measured", value=found.ratio, low=found.ci_low, high=found.ci_high, scope=scope,
+        exact=way.figure == "weights_bytes",  # counted, not timed: the same in every replicate
         gate_problems=_gate(part, first, results), note=note,
         source=f"records of {first.experiment}",
         steps=(
@@ -112,6 +113,9 @@ def _evidence(
 
 def figure(record: Record, name: str) -> float | None:
     """A replicate's figure; at one price an hour, a token's price is the inverse of its rate."""
+    if name == "weights_bytes":
+        held = record.model.get("weights_bytes")
+        return None if held is None else float(held)
     found = replicate_figures(record)
     if name == "usd_per_mtok":
         total = found["total_tok_s"]

@@ -29,6 +29,7 @@ from bench.allocation import (
 )
 from bench.errors import UnsupportedError
 from bench.quality_store import divergence, normalised
+from bench.quantization.layers import linear_layers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -91,13 +92,6 @@ def packed_model_bytes(model: nn.Module, layers: Layers, levels: Mapping[str, st
         for weight in model.parameters()
         if id(weight) not in low or id(weight) in shared
     )
-
-
-def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """Every linear layer by name, the output head among them."""
-    from torch import nn
-
-    return {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
 
 
 def predict(model: nn.Module, tokens: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from bench.weights import import_root, last_line
 
 Event = dict[str, Any]
 WORKER = (sys.executable, "-m", "bench.worker")
-END = frozenset({"done", "failed", "probed"})
+END = frozenset({"done", "failed", "fit", "probed"})
 
 
 def converse(job: Event, *, limit_s: float, command: Sequence[str] = WORKER) -> Iterator[Event]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.arms import Arm, baseline_of
+from bench.engines import spec
 from bench.process import converse
 from bench.records import QualityRecord, utc_now
 from bench.texts import Text
@@ -73,6 +74,10 @@ def _measure(session: Session, task: Task, text: Text, about: dict[str, Any]) ->
         message = "random weights: quality is not measured"
         _save(session, task, about, utc_now(), {}, status="failed", message=message)
         return
+    if spec(task.arm.variant.engine).remote:
+        message = "a server gives no logits of a whole text, so quality is not measured"
+        _save(session, task, about, utc_now(), {}, status="failed", message=message)
+        return
     job = task.arm.job(session.experiment.seed, 0) | {
         "task": "quality",
         "quality": {
@@ -84,7 +89,8 @@ def _measure(session: Session, task: Task, text: Text, about: dict[str, Any]) ->
         },
     }
     started, loaded = utc_now(), {}
-    for event in converse(job, limit_s=session.experiment.measuring.time_limit_s):
+    limit_s = session.experiment.measuring.time_limit_s
+    for event in converse(job, limit_s=limit_s, command=task.arm.command):
         match event["event"]:
             case "phase":
                 session.progress.phase(event["phase"])

@@ -17,7 +17,7 @@ from bench.errors import InputError, UnsupportedError
 from bench.experiment import Experiment, Replicate, Workload, plan
 from bench.process import Event, converse
 from bench.quality_run import measure_qualities
-from bench.records import Environment, Record, Results, Writer, read, utc_now
+from bench.records import Environment, QualityRecord, Record, Results, Writer, read, utc_now
 from bench.texts import read_text
 
 ONCE = frozenset({"UNSUPPORTED", "OOM", "INPUT", "NONFINITE"})
@@ -64,6 +64,7 @@ def run(experiment: Experiment, folder: Path, progress: Progress) -> Outcome:
             progress.say(f"skipped a broken line: {problem}")
         environment = capture(arms[0].variant.device)
         check_environment(before, environment, folder)
+        check_packages(before, arms, folder)
         keep_experiment(experiment, folder)
         writer.append(environment)
         session = Session(experiment, writer, environment.id, progress, outcome)
@@ -93,6 +94,19 @@ def check_environment(before: Results, environment: Environment, folder: Path) -
             f"{folder} holds records of another machine or other versions "
             f"({'; '.join(differing[:3])}), which cannot be pooled; choose another with --into DIR"
         )
+
+
+def check_packages(before: Results, arms: Sequence[Arm], folder: Path) -> None:
+    """Refuse to mix figures that an engine gave with other packages of its own environment."""
+    wanted = {arm.variant.name: arm.home.fingerprint for arm in arms if arm.home}
+    lines: list[Record | QualityRecord] = [*before.records, *before.qualities]
+    for record in lines:
+        name, packages = record.variant["name"], record.variant.get("packages")
+        if record.status == "ok" and packages != wanted.get(name, packages):
+            raise InputError(
+                f"{folder} holds records of {name} with other packages of its engine, which "
+                "cannot be pooled; choose another with --into DIR"
+            )
 
 
 def keep_experiment(experiment: Experiment, folder: Path) -> None:
@@ -149,7 +163,7 @@ class Session:
         recorded: set[Workload] = set()
         current: Workload | None = None
         started, loaded = utc_now(), {}
-        for event in converse(job, limit_s=rules.time_limit_s):
+        for event in converse(job, limit_s=rules.time_limit_s, command=arm.command):
             match event["event"]:
                 case "phase":
                     if "workload" in event:
@@ -165,7 +179,8 @@ class Session:
                 case "failed":
                     # Outside a workload, it strikes all that were still to be measured.
                     struck = [current] if current else [w for w in workloads if w not in recorded]
-                    self.fail(arm, step, struck, (event["code"], event["message"]), started)
+                    why, about = (event["code"], event["message"]), event.get("device")
+                    self.fail(arm, step, struck, why, started, about)
                     recorded.update(struck)
                     current = None
         return recorded
@@ -189,7 +204,7 @@ class Session:
                 reasons=tuple(event["reasons"]),
                 samples=event["samples"],
                 warmup=event["warmup"],
-                model=model | {"first_tokens": event["first_tokens"]},
+                model=model | {n: event[n] for n in ("notes", "first_tokens")},
                 memory=event["memory"],
                 energy=event["energy"],
                 device=event["device"],
@@ -199,7 +214,7 @@ class Session:
 
     def fail(
         self, arm: Arm, step: Replicate, workloads: Sequence[Workload], why: tuple[str, str],
-        started: str | None = None,
+        started: str | None = None, about: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         """Append a record of failure for each workload: a failure is recorded, never absent."""
         code, message = why
@@ -219,6 +234,7 @@ class Session:
                     status="failed",
                     reasons=(code,),
                     message=message,
+                    device=about or {},
                 )
             )
 
@@ -230,6 +246,8 @@ class Session:
         """What every line about an arm holds."""
         variant = asdict(arm.variant) | {"name": arm.variant.name, "weights": arm.identity}
         variant["source"] = arm.model.source
+        if arm.home:
+            variant["packages"] = arm.home.fingerprint
         for name in ("device", "dtype"):
             variant[name] = loaded.get(name, variant[name])
         return {

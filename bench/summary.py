@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.quality_figures import Figures, all_figures
 from bench.records import Record, Results
+from bench.served import batch_s, each_tpot_s, overlaps, serving
 
 SPEEDS = (
     "prefill_tok_s", "decode_tok_s", "output_tok_s", "total_tok_s", "ttft_s", "tpot_s", "e2e_s",
@@ -25,16 +26,16 @@ def replicate_figures(record: Record) -> dict[str, float | None]:
     samples = record.samples
     ttft = median(samples["prefill_s"])
     e2e = median(samples["e2e_s"])
-    tpots = [sum(gaps) / len(gaps) for gaps in samples["itl_s"] if gaps]
-    tpot = median(tpots) if tpots else None
+    tpot = median(tpots) if (tpots := each_tpot_s(record)) else None
+    batch = batch_s(record)
     return {
         "ttft_s": ttft,
         "tpot_s": tpot,
         "e2e_s": e2e,
-        "prefill_tok_s": n_batch * n_prompt / ttft,
+        "prefill_tok_s": None if overlaps(record) else n_batch * n_prompt / ttft,
         "decode_tok_s": None if tpot is None else n_batch / tpot,
-        "output_tok_s": n_batch * n_gen / e2e,
-        "total_tok_s": n_batch * (n_prompt + n_gen) / e2e,
+        "output_tok_s": n_batch * n_gen / batch,
+        "total_tok_s": n_batch * (n_prompt + n_gen) / batch,
     }
 
 
@@ -79,6 +80,7 @@ def _row(group: Sequence[Record], quality: Figures | None) -> dict[str, Any]:
     row |= _memory(good, absent)
     row |= _energy(good, absent)
     row |= _quality(quality, absent)
+    row |= serving(good, absent)
     return row | {
         "usd_per_mtok": None,
         "valid": bool(good) and not reasons,
@@ -102,6 +104,7 @@ def _memory(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
         "quantized_fraction": held.get("quantized_fraction"),
         "dynamic": held.get("dynamic"),
         "kernel": held.get("kernel"),
+        "warning": held.get("details", {}).get("warning"),
     }
 
 
@@ -112,18 +115,21 @@ def _energy(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
     """Joules a token, everything in the counter's scope; net of idle where that was measured."""
     figures: dict[str, Any] = {}
     for name, phase in ENERGY.items():
-        windows = [w for r in good if (w := r.energy.get(phase)) and w.get("energy_j") is not None]
-        figures[name] = _centre(w["energy_j"] / w["tokens"] for w in windows)
+        known = [w for r in good if (w := r.energy.get(phase)) and w.get("energy_j") is not None]
+        figures[name] = _centre(w["energy_j"] / w["tokens"] for w in known)
         figures[f"net_{name}"] = _centre(
             net / w["tokens"]
-            for w in windows
+            for w in known
             if w.get("idle_power_w") is not None
             and (net := w["energy_j"] - w["idle_power_w"] * w["window_s"]) > 0
         )
         if figures[name] is None:
             told = (r.energy.get(phase, {}).get("absent", {}) | r.absent for r in good)
             absent[name] = next((a["energy_j"] for a in told if "energy_j" in a), "no counter read")
-    scopes = {window.get("scope") for r in good for window in r.energy.values()}
+    windows = [w for r in good for w in r.energy.values() if isinstance(w, Mapping)]
+    # The whole window's figures stand beside the phases'.
+    scopes = {scope for w in windows if (scope := w.get("scope"))}
+    scopes = scopes or {r.energy.get("scope") for r in good}
     return figures | {"energy_scope": scopes.pop() if len(scopes) == 1 else None}
 
 
@@ -147,7 +153,9 @@ def _absent(group: Sequence[Record], each: Sequence[Mapping[str, Any]]) -> dict[
     if not each:
         why = str(next((r.message for r in reversed(group) if r.message), "not measured"))
         found |= dict.fromkeys((*SPEEDS, "peak_memory_bytes", "weights_bytes"), why)
-    elif each[0]["tpot_s"] is None:
+    if each and any(overlaps(record) for record in group):
+        found["prefill_tok_s"] = "requests overlap: a server's prompts are not timed alone"
+    if each and each[0]["tpot_s"] is None:
         found |= dict.fromkeys(("tpot_s", "decode_tok_s"), "n_gen is 1: there are no gaps")
     return found
 
@@ -166,7 +174,7 @@ def _median(values: Iterable[float | None]) -> float | None:
 def within(record: Record) -> float | None:
     """Noise within one process: half the range of its requests' decode times over their median,
     leaving out the tenth at each end. None for fewer than 2 requests or no decoding."""
-    times = sorted(sum(gaps) for gaps in record.samples["itl_s"] if gaps)
+    times = sorted(each_tpot_s(record))
     cut = len(times) // 10
     kept = times[cut : len(times) - cut]
     return (kept[-1] - kept[0]) / 2 / median(kept) if len(kept) > 1 else None

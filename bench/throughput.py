@@ -16,6 +16,7 @@ from bench.cost import above_zero
 from bench.gpus import match
 from bench.prices import card_name
 from bench.records import Environment, Record, Results
+from bench.served import batch_s, overlaps
 
 CONFIDENCE = 0.95
 
@@ -87,12 +88,12 @@ def _throughput(group: Sequence[Record], environments: Mapping[str, Environment]
     first = group[0]
     work = first.workload
     tokens = work["n_batch"] * (work["n_prompt"] + work["n_gen"])
-    rates = [tokens / _request_s(record) for record in group]
+    rates = [tokens / _batch_s(record) for record in group]
     point, low, high, why = interval(rates)
     prefills = [
         statistics.median(record.samples["prefill_s"])
         for record in group
-        if record.samples.get("prefill_s")
+        if record.samples.get("prefill_s") and not overlaps(record)
     ]
     power, scope, no_power = _power(group)
     device, limit = _device(environments.get(first.environment), first)
@@ -118,9 +119,9 @@ def _throughput(group: Sequence[Record], environments: Mapping[str, Environment]
     )
 
 
-def _request_s(record: Record) -> float:
-    """Median time of a request; InputError if it is no time."""
-    seconds: float = statistics.median(record.samples["e2e_s"])
+def _batch_s(record: Record) -> float:
+    """Seconds for `n_batch` requests; InputError if it is no time."""
+    seconds = batch_s(record)
     above_zero(f"record {record.key}: samples.e2e_s", seconds)
     return seconds
 
@@ -167,7 +168,8 @@ def _watts(window: Mapping[str, Any] | None) -> float | None:
 
 def _device(environment: Environment | None, record: Record) -> tuple[str | None, float | None]:
     """Catalog name and power limit of the card that a record was measured on."""
-    if str(record.variant.get("device", "")).startswith("cpu") or environment is None:
+    device = str(record.variant.get("device", ""))
+    if device.startswith("cpu") or device in ("remote", "remote:cpu") or environment is None:
         return None, None
     name = environment.identity.get("gpu")
     if not name:

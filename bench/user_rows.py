@@ -37,6 +37,8 @@ def rows_of(paths: Sequence[Path]) -> tuple[list[Row], list[str]]:
 def _row(record: Record, identity: Mapping[str, Any]) -> Row | str:
     name = str(record.variant.get("model", "")).partition("@")[0]
     quant, engine = str(record.variant.get("quant")), str(record.variant.get("engine"))
+    if str(record.variant.get("device")).startswith("remote"):
+        return "records of a server, whose device is not known, are left out of the fit"
     gaps = [gap for run in record.samples.get("itl_s", []) for gap in run]
     card = next((gpu for text in _texts(identity) if (gpu := match(text))), None)
     if card is None:

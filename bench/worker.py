@@ -14,20 +14,20 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from bench.devices import Reader, Reading, reader_for
-from bench.devices.clock import Clock, clock_for
-from bench.engines import Engine, Job, Loaded, engine
+from bench.devices.clock import Clock, HostClock, clock_for
+from bench.engines import Engine, Job, Loaded, Served, Timed, engine
 from bench.errors import BenchError, UnsupportedError
 from bench.experiment import Measure, Workload
 from bench.validity import is_steady
 
 Emit = Callable[[dict[str, Any]], None]
-Task = Literal["probe", "measure", "quality"]
+Task = Literal["probe", "measure", "quality", "fit"]
 
 
 @dataclass(slots=True)
@@ -45,6 +45,8 @@ def request(runs: Engine, clock: Clock, n_gen: int) -> Request:
     runs.reset()
     runs.synchronize()
     before = time.perf_counter()
+    if whole := getattr(runs, "request", None):
+        return told(whole(n_gen), time.perf_counter() - before)
     clock.start()
     runs.prefill()
     clock.mark()
@@ -55,8 +57,20 @@ def request(runs: Engine, clock: Clock, n_gen: int) -> Request:
     return Request(prefill_s=first, itl_s=gaps, host_s=time.perf_counter() - before)
 
 
+def told(timed: Timed, host_s: float) -> Request:
+    """A request that the engine timed itself, held against the host's clock around it."""
+    own_s = timed.prefill_s + sum(timed.itl_s)
+    if own_s > host_s * 1.01:
+        raise UnsupportedError(
+            f"the engine says that a request took {own_s:.6f} s, which took {host_s:.6f} s in all"
+        )
+    return Request(prefill_s=timed.prefill_s, itl_s=timed.itl_s, host_s=host_s)
+
+
 def check_tokens(runs: Engine, workload: Workload) -> None:
     """Exactly n_gen new tokens for each sequence, or the figures are of other work."""
+    if hasattr(runs, "serve"):  # each answer's count was checked as it came
+        return
     made = [len(sequence) for sequence in runs.tokens()]
     if made != [workload.n_gen] * workload.n_batch:
         raise UnsupportedError(
@@ -87,15 +101,22 @@ class Spent:
         return [sum(one.itl_s) for one in self.requests]
 
 
+def to_steady(runs: Engine, spent: Spent) -> list[list[float]]:
+    """What must be steady: prefill and decode, each on its own; of a server whole requests, as the
+    network and its queue are in the time to the first token and never stand still."""
+    if hasattr(runs, "serve"):
+        return [[one.prefill_s + sum(one.itl_s) for one in spent.requests]]
+    decodes = [spent.decodes] if spent.requests[0].itl_s else []
+    return [spent.prefills, *decodes]
+
+
 def warm_up(runs: Engine, clock: Clock, workload: Workload, rules: Measure) -> dict[str, Any]:
     """Requests until both prefill and decode are steady, or the limit is reached."""
     spent = Spent()
     steady = False
     while not steady and (not spent.requests or spent.seconds < rules.warmup_max_s):
         spent.add(request(runs, clock, workload.n_gen))
-        steady = is_steady(spent.prefills, window=rules.warmup_window) and (
-            workload.n_gen == 1 or is_steady(spent.decodes, window=rules.warmup_window)
-        )
+        steady = all(is_steady(each, window=rules.warmup_window) for each in to_steady(runs, spent))
     check_tokens(runs, workload)
     return {"steady": steady, "prefill_s": spent.prefills, "decode_s": spent.decodes}
 
@@ -108,30 +129,64 @@ def measure(
     runs.start(workload.n_prompt, workload.n_gen, workload.n_batch)
     warmup = warm_up(runs, clock, workload, rules)
     phase({"phase": "measure"})  # the last word until the window is full: nothing disturbs it
-    spent = Spent()
     gc.collect()
     gc.disable()
     try:
         reader.begin()
-        while len(spent.requests) < rules.iterations or spent.seconds < rules.window_s:
-            spent.add(request(runs, clock, workload.n_gen))
+        window = fill_window(runs, clock, workload, rules)
         reading = reader.end()
     finally:
         gc.enable()
     check_tokens(runs, workload)
-    reasons = set(reading.reasons)
+    reasons = {*reading.reasons, *window.reasons}
     if not warmup["steady"]:
         reasons.add("NO_STEADY_STATE")
     return {
-        "samples": samples(spent.requests),
+        "samples": window.samples,
         "warmup": warmup,
         "memory": dict(reading.memory),
-        "device": dict(reading.device) | {"clock": clock.name},
+        "device": {**reading.device, **window.device, "clock": clock.name},
         "energy": dict(reading.energy) | energy(runs, reader, workload, rules, phase, reasons),
-        "absent": dict(reading.absent),
+        "absent": {**reading.absent, **window.absent},
         "reasons": sorted(reasons),
         "first_tokens": [sequence[:64] for sequence in runs.tokens()[:1]],
+        "notes": dict(runs.notes()),
     }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """What a measured window gives to the record."""
+
+    samples: dict[str, Any]
+    device: Mapping[str, Any] = field(default_factory=dict)
+    reasons: tuple[str, ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+
+def fill_window(runs: Engine, clock: Clock, workload: Workload, rules: Measure) -> Window:
+    """Requests one after the other until the window is full; a server fills it by itself."""
+    if serve := getattr(runs, "serve", None):
+        return of_server(serve(rules.iterations, rules.window_s))
+    spent = Spent()
+    while len(spent.requests) < rules.iterations or spent.seconds < rules.window_s:
+        spent.add(request(runs, clock, workload.n_gen))
+    return Window(samples=samples(spent.requests))
+
+
+def of_server(served: Served) -> Window:
+    """A server's window: requests beside one another, so their times do not add up to its own."""
+    return Window(
+        samples={
+            "prefill_s": [one.prefill_s for one in served.requests],
+            "itl_s": [list(one.itl_s) for one in served.requests],
+            "e2e_s": [one.e2e_s for one in served.requests],
+            "wall_s": served.wall_s,
+        },
+        device=served.device,
+        reasons=served.reasons,
+        absent=served.absent,
+    )
 
 
 def samples(requests: Sequence[Request]) -> dict[str, Any]:
@@ -152,8 +207,11 @@ def energy(
     phase: Emit,
     reasons: set[str],
 ) -> dict[str, Any]:
-    """Energy of prefill and of decode apart, each repeated to fill a window; {} if unreadable."""
-    if not reader.has_energy:
+    """Energy of prefill and of decode apart, each repeated to fill a window; {} if unreadable.
+
+    A server's cannot be told apart: the energy of its whole window is all there is.
+    """
+    if not reader.has_energy or hasattr(runs, "serve"):
         return {}
 
     def prefill() -> int:
@@ -214,7 +272,12 @@ def perform(job: dict[str, Any], emit: Emit) -> None:
         phase({"phase": "quality"})
         emit({"event": "quality", **quality(runs, job)})
         return
-    clock = getattr(runs, "clock", None) or clock_for(loaded.device)
+    if task == "fit":
+        found = fit(runs, loaded.device, phase, **job["fit"])
+        emit({"event": "fit", **found})
+        return
+    waits_on = getattr(runs, "clock_device", loaded.device)
+    clock = getattr(runs, "clock", None) or clock_for(waits_on)
     reader = reader_for(loaded.device)
     rules = Measure(**job["measure"])
     try:
@@ -237,7 +300,8 @@ def perform(job: dict[str, Any], emit: Emit) -> None:
 def load(job: dict[str, Any], emit: Emit) -> tuple[Engine, Loaded]:
     """Load the engine that the job names, and say what was loaded."""
     table = job["load"]
-    wanted = Job(**(table | {"folder": Path(table["folder"]) if table["folder"] else None}))
+    paths = {n: Path(table[n]) if table[n] else None for n in ("folder", "gguf", "made")}
+    wanted = Job(**(table | paths))
     runs = engine(job["engine"])
     before = time.perf_counter()
     loaded = runs.load(wanted)
@@ -250,6 +314,36 @@ def quality(runs: Engine, job: dict[str, Any]) -> dict[str, Any]:
     from bench.quality import evaluate
 
     return evaluate(runs, **job["quality"])
+
+
+def fit(
+    runs: Engine, device: str, phase: Emit, *, n_prompt: int, n_gen: int, most: int
+) -> dict[str, Any]:
+    """The largest batch of such requests that fits on the device."""
+    from bench.devices.room import peak_bytes, room_bytes
+    from bench.fitting import largest_batch
+
+    steps = min(2, n_gen)  # after a longer prompt: the cache is as full, and sooner
+
+    def attempt(n_batch: int) -> int | None:
+        phase({"phase": "fit", "n_batch": n_batch})
+        reader = reader_for(device)
+        try:
+            reader.begin()
+            runs.start(n_prompt + n_gen - steps, steps, n_batch)
+            request(runs, HostClock(), steps)
+            return peak_bytes(reader.end())
+        except Exception as error:
+            if failure(error)["code"] != "OOM":
+                raise
+            return None
+        finally:
+            reader.close()
+            release()
+
+    most = min(most, getattr(runs, "most_sequences", most))
+    found = largest_batch(attempt, room_bytes(device), most)
+    return {"n_batch": found.n_batch, "limited_by": found.limited_by, "peaks": dict(found.peaks)}
 
 
 def probe(device: str) -> dict[str, Any]:
@@ -274,7 +368,8 @@ def failure(error: Exception) -> dict[str, Any]:
     else:
         code, message = "CRASH", f"{type(error).__name__}: {first_line(error)}"
         traceback.print_exception(error)
-    return {"event": "failed", "code": code, "message": message}
+    about = error.about if isinstance(error, UnsupportedError) else {}
+    return {"event": "failed", "code": code, "message": message, "device": about}
 
 
 def first_line(error: Exception) -> str:

@@ -47,3 +47,12 @@ def embedded_folder() -> Path:
     folder = prepare(resolve_model("smollm2-135m-instruct"), print)
     assert folder is not None
     return folder
+
+
+@pytest.fixture(scope="session")
+def embedded_gguf() -> Path:
+    """The file that SmolLM2-135M-Instruct comes as."""
+    from bench.catalog import resolve_model
+    from bench.weights import prepare_gguf
+
+    return prepare_gguf(resolve_model("smollm2-135m-instruct"), print)

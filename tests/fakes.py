@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -65,6 +65,9 @@ class FakeEngine:
 
     def tokens(self) -> list[list[int]]:
         return [[0] * (self._made - self._lost)] * self._batch
+
+    def notes(self) -> Mapping[str, Any]:
+        return {}
 
     def log_probs(self, window: Sequence[int]) -> Any:
         raise AssertionError("not used")

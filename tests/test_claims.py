@@ -405,6 +405,22 @@ def test_a_faster_measurement_needs_equal_quality(
     assert said in found.note
 
 
+def test_bytes_of_weights_are_compared_as_they_are_held() -> None:
+    records = [
+        record(
+            quant, i, 0.1, experiment="bitsandbytes-int8", model={"weights_bytes": size},
+            variant={"name": quant, "model": "m", "quant": quant, "device": "cuda:0"},
+        )
+        for i in range(8)
+        for quant, size in (("none", 16_000_000_000), ("bnb-int8", 8_400_000_000))
+    ]  # fmt: skip
+    environment = Environment(id="e", identity={"gpu": "a card"}, state={})
+    results = Results(environments={"e": environment}, records=records)
+    (found,) = of("bitsandbytes-int8", "1c", results)
+    row = as_row(found)
+    assert (row["verdict"], row["value"]) == ("supported", pytest.approx(0.525))
+
+
 def test_records_of_another_card_do_not_count() -> None:
     def on(gpu: str) -> list[Finding]:
         records = [
@@ -477,7 +493,7 @@ def test_missing_counts_what_is_still_to_measure() -> None:
 
     before = left(Results())
     assert before["rtx-4080-super-against-older-cards"] is None
-    assert before["dynamic-int8"] == 2 * 3 * 8 * 2  # models, schemes, pairs, batches
+    assert before["dynamic-int8"] == 2 * 4 * 8 * 2  # models, schemes, pairs, batches
     variant = {"name": "smollm2-135m-instruct/transformers/none"}
     work = {"n_prompt": 128, "n_gen": 128, "n_batch": 1}
     done = record("none", 0, 0.1, variant=variant, workload=work)

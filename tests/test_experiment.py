@@ -20,6 +20,7 @@ from bench.experiment import (
     key,
     load_experiment,
     plan,
+    short_names,
 )
 
 A, B, C = (Variant(model="m", quant=name) for name in "abc")
@@ -146,5 +147,21 @@ def test_arms_written_out_stand_in_for_the_grid_s_combinations(tmp_path):
 def test_an_arm_that_stands_twice_is_refused(tmp_path):
     path = tmp_path / "x.toml"
     path.write_text('name = "x"\nquestion = "?"\n[[arm]]\n[[arm]]\n')
-    with pytest.raises(InputError, match="arm: .*/none stands twice"):
+    with pytest.raises(InputError, match=r"arm: .*/none stands twice"):
         load_experiment(str(path))
+
+
+def test_a_selector_of_several_parts_needs_all_of_them():
+    arm = Variant(model="m", quant="none", mode="cuda-graph")
+    assert arm.matches("none/cuda-graph")
+    assert arm.matches("m/none")
+    assert not arm.matches("none/compiled")
+    assert not arm.matches("cuda-graph/int8-dynamic")
+    assert Variant(model="m").matches("none/eager")
+
+
+def test_short_names_of_arms_that_differ_by_a_setting_alone_keep_the_scheme():
+    assert short_names(["m/t/none", "m/t/none/compiled"]) == {
+        "m/t/none": "none",
+        "m/t/none/compiled": "none/compiled",
+    }

@@ -11,11 +11,12 @@ import pytest
 BENCH = Path(__file__).parent.parent / "bench"
 FILES = sorted(BENCH.rglob("*.py"))
 
-GROUND = {"errors", "validity", "fields", "catalog", "experiment", "records"}
+GROUND = {"errors", "validity", "fields", "catalog", "experiment", "records", "gguf_file"}
 """Standard library only; import nothing but one another."""
 
 MEASURING = {
-    "engines", "devices", "worker", "quantization", "quality", "quality_store", "mixed",
+    "engines", "devices", "worker", "quantization", "quality", "quality_store", "mixed", "fitting",
+    "serving",
 }  # fmt: skip
 """May import torch; the only rooms that run in the worker."""
 
@@ -24,12 +25,18 @@ READING = {
     "power", "pricing", "prices", "scenario", "bands", "throughput", "shape", "layout", "roofline",
     "gpus", "diagnosis", "published", "samples", "user_rows", "efficiency", "predict",
     "predict_report", "predict_names", "board_power", "limits", "judging", "pilot",
-    "claims", "verdicts", "evidence", "measured", "findings", "report",
+    "claims", "verdicts", "evidence", "measured", "findings", "report", "served",
 }  # fmt: skip
 """Never import torch, nor a measuring room."""
 
-ENGINE_PACKAGES = {"torch", "transformers", "torchao", "onnxruntime", "vllm", "optimum"}
-LAZY = ENGINE_PACKAGES | {"pandas", "numpy", "scipy", "rich", "tabulate", "pynvml", "psutil"}
+ENGINE_PACKAGES = {
+    "torch", "transformers", "torchao", "onnxruntime", "vllm", "optimum", "bitsandbytes", "triton",
+}  # fmt: skip
+LAZY = ENGINE_PACKAGES | {"pandas", "numpy", "scipy", "rich", "tabulate", "pynvml", "psutil", "h11"}
+
+KERNELS = {"quantization/int8_layer.py", "quantization/int8_kernels.py"}
+"""Define modules of torch and kernels of triton, which need both while they are read; hence they
+are imported only inside functions."""
 
 
 def room(path: Path) -> str:
@@ -81,10 +88,27 @@ def test_a_room_imports_only_what_it_may(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(BENCH)))
 def test_the_measuring_tower_needs_only_the_standard_library_to_import(path: Path) -> None:
-    if room(path) not in MEASURING | {"cli", "__init__", "__main__", "runner", "arms", "process"}:
+    if room(path) not in MEASURING | {
+        "cli",
+        "__init__",
+        "__main__",
+        "runner",
+        "arms",
+        "process",
+        "environments",
+        "boot",
+    }:
+        return
+    if str(path.relative_to(BENCH)) in KERNELS:
         return
     top = {name.split(".")[0] for name in imports(path, top_only=True)}
     assert top & LAZY == set()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(BENCH)))
+def test_kernels_are_imported_only_inside_functions(path: Path) -> None:
+    modules = {"bench." + name.removesuffix(".py").replace("/", ".") for name in KERNELS}
+    assert imports(path, top_only=True) & modules == set()
 
 
 def test_no_file_is_too_long_to_read_in_one_sitting() -> None:

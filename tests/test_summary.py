@@ -164,4 +164,11 @@ def test_text_from_files_cannot_break_the_table(tmp_path: Path) -> None:
 def test_short_names_leave_out_what_all_share() -> None:
     assert short_names(["m/e/none", "m/e/int8"]) == {"m/e/none": "none", "m/e/int8": "int8"}
     assert short_names(["m/e/none"]) == {"m/e/none": "m/e/none"}
-    assert short_names(["m/e/q", "m/e/q/2t"]) == {"m/e/q": "m/e/q", "m/e/q/2t": "2t"}
+    assert short_names(["m/e/q", "m/e/q/2t"]) == {"m/e/q": "q", "m/e/q/2t": "q/2t"}
+
+
+def test_what_an_engine_warns_of_is_said_once() -> None:
+    model = {"weights_bytes": 1, "details": {"warning": "this build does not use AVX2"}}
+    records = [record("none"), *(record("int8", i, model=model) for i in range(2))]
+    text = show(EXPERIMENT, Results(records=records), Path("x"), "md")
+    assert text.count("- this build does not use AVX2.") == 1

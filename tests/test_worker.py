@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.devices import Reading
-from bench.engines import Job
+from bench.engines import Job, Timed
 from bench.errors import InputError, UnsupportedError
 from bench.experiment import LEVELS, Measure, Workload
 from bench.worker import failure, measure, request, warm_up
@@ -110,6 +110,35 @@ def test_a_wrong_number_of_tokens_is_an_error() -> None:
     with pytest.raises(UnsupportedError, match="made \\[63\\] tokens") as error:
         measure(FakeEngine(lost_tokens=1), FakeClock([0.1]), FakeReader(), WORKLOAD, RULES, quiet)
     assert error.value.code == "TOKEN_COUNT"
+
+
+class Whole(FakeEngine):
+    """Does whole requests, and says how long they took."""
+
+    def __init__(self, timed: Timed) -> None:
+        super().__init__()
+        self._timed = timed
+
+    def request(self, n_gen: int) -> Timed:
+        self.calls.append("request")
+        self._made = n_gen
+        return self._timed
+
+
+def test_an_engine_of_whole_requests_times_itself_within_the_hosts_time() -> None:
+    runs = Whole(Timed(prefill_s=2e-9, itl_s=[1e-9, 1e-9]))
+    rules = Measure(pairs=1, iterations=2, window_s=0.0, warmup_max_s=0.0)
+    workload = Workload(n_prompt=8, n_gen=3)
+    figures = measure(runs, FakeClock([99.0]), FakeReader(), workload, rules, quiet)
+    assert set(runs.calls) == {"reset", "synchronize", "request"}
+    assert figures["samples"]["prefill_s"] == [2e-9] * 2
+    assert figures["samples"]["itl_s"] == [[1e-9, 1e-9]] * 2
+    assert all(host > 4e-9 for host in figures["samples"]["host_s"])
+
+
+def test_a_request_cannot_take_longer_than_the_host_waited_for_it() -> None:
+    with pytest.raises(UnsupportedError, match=r"took 2\.000000 s, which took 0\.0"):
+        request(Whole(Timed(prefill_s=2.0, itl_s=[])), FakeClock([0.0]), 1)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ VERBS = (
     "claims",
     "predict",
     "models",
+    "engines",
     "gpus",
     "prices",
     "doctor",

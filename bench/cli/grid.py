@@ -4,35 +4,48 @@ from __future__ import annotations
 
 import argparse
 import re
+import tomllib
 from dataclasses import replace
 from typing import Any
 
 from bench.errors import InputError
 from bench.experiment import Experiment, Grid, load_experiment
 
+ENDPOINT = "endpoint"
+"""The engine that `--url` means."""
+
 MAX_VALUES = 10_000
+LARGEST = "max"
 _RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([*+])(\d+))?)?")
 
 
 def add_grid(parser: argparse.ArgumentParser) -> None:
     """EXPERIMENT and the flags that override it."""
     parser.add_argument(
-        "experiment", nargs="?", metavar="EXPERIMENT", default="quickstart",
-        help="name of a shipped experiment, or a .toml file (default: quickstart)",
+        "experiment", nargs="?", metavar="EXPERIMENT",
+        help="name of a shipped experiment, or a file (default: quickstart; with --url: serving)",
     )  # fmt: skip
     grid = parser.add_argument_group("what to measure (lists with commas, all combinations)")
     text: dict[str, Any] = {"type": texts, "metavar": "LIST"}
     number: dict[str, Any] = {"type": numbers, "metavar": "LIST"}
-    grid.add_argument("-m", "--model", **text, help="NAME, NAME@random, or a folder of weights")
+    grid.add_argument("-m", "--model", **text, help="NAME, NAME@random, a folder or a GGUF file")
     grid.add_argument("-e", "--engine", **text, help="engines")
     grid.add_argument("-q", "--quant", **text, help="schemes, such as none,int8-dynamic")
     grid.add_argument("-p", "--n-prompt", **number, help="prompt tokens: 128,512 or 128-1024*2")
     grid.add_argument("-n", "--n-gen", **number, help="new tokens")
-    grid.add_argument("-b", "--n-batch", **number, help="sequences at once")
+    grid.add_argument(
+        "-b", "--n-batch", type=batches, metavar="LIST",
+        help="sequences at once; max: the most that fit in memory, found by `bench run`",
+    )  # fmt: skip
     grid.add_argument("-d", "--device", help="auto, cpu, cuda, cuda:1, ...")
     grid.add_argument("--mode", **text, help="execution modes of the engine")
     grid.add_argument("--dtype", help="auto, float32, bfloat16 or float16, where not quantized")
     grid.add_argument("--threads", type=int, help="CPU threads (default: the engine's own)")
+    grid.add_argument("--url", help="server that speaks OpenAI's API; engine endpoint asks it")
+    grid.add_argument(
+        "--option", action="append", type=option, default=[], metavar="KEY=VALUE",
+        help="setting of the engine, such as rate=2 or key_env=MY_KEY; may be repeated",
+    )  # fmt: skip
     how = parser.add_argument_group("how to measure")
     how.add_argument("--level", choices=("quick", "standard", "strict"))
     how.add_argument("--pairs", type=int, metavar="N", help="fresh replicates of each variant")
@@ -42,10 +55,21 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
 
 def wanted_experiment(args: argparse.Namespace) -> Experiment:
     """The experiment with the flags laid over it, checked again."""
-    experiment = load_experiment(args.experiment)
+    asks = args.url is not None or args.engine == (ENDPOINT,)
+    name = args.experiment or ("serving" if asks else "quickstart")
+    experiment = load_experiment(name)
     names = ("model", "engine", "quant", "n_prompt", "n_gen", "n_batch", "device", "mode",
              "dtype", "threads")  # fmt: skip
-    grid: dict[str, Any] = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
+    grid: dict[str, Any] = {
+        n: getattr(args, n) for n in names if getattr(args, n) not in (None, LARGEST)
+    }
+    options = dict(args.option)
+    if args.url is not None:
+        options["url"] = args.url
+        if all(variant.engine != ENDPOINT for variant in experiment.variants):
+            grid.setdefault("engine", (ENDPOINT,))
+    if options:
+        grid["options"] = {**experiment.grid.options, **options}
     changes: dict[str, Any] = {
         name: getattr(args, name)
         for name in ("level", "baseline", "seed")
@@ -62,15 +86,17 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
     changed = replace(experiment, grid=replace(experiment.grid, **grid), **changes)
     problems = [*_problems(changed.grid, "grid"), *changed.problems()]
     if problems:
-        raise InputError(*(f"{args.experiment}: {problem}" for problem in problems))
-    if args.baseline is None and _has_baseline(experiment) and not _has_baseline(changed):
+        raise InputError(*(f"{name}: {problem}" for problem in problems))
+    if args.baseline is None and _tells_arms_apart(experiment) and not _tells_arms_apart(changed):
         # The file's baseline is not among what was asked for: the first arm takes its place.
         changed = replace(changed, baseline=changed.variants[0].name)
     return changed
 
 
-def _has_baseline(experiment: Experiment) -> bool:
-    return any(variant.matches(experiment.baseline) for variant in experiment.variants)
+def _tells_arms_apart(experiment: Experiment) -> bool:
+    """Whether the baseline is among the arms, and something is left to compare with it."""
+    matched = [variant.matches(experiment.baseline) for variant in experiment.variants]
+    return any(matched) and (len(matched) == 1 or not all(matched))
 
 
 def _problems(grid: Grid, at: str) -> list[str]:
@@ -83,6 +109,18 @@ def texts(value: str) -> tuple[str, ...]:
     if not all(parts):
         raise argparse.ArgumentTypeError(f"an empty name in '{value}'")
     return parts
+
+
+def option(value: str) -> tuple[str, str | int | float | bool]:
+    """`KEY=VALUE`; a value that is no TOML number or truth is text."""
+    key, sign, text = value.partition("=")
+    if not (key and sign and text):
+        raise argparse.ArgumentTypeError(f"'{key}' is not KEY=VALUE")
+    try:
+        found = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, text
+    return key, found if isinstance(found, str | int | float | bool) else text
 
 
 def share(value: str) -> float:
@@ -102,6 +140,11 @@ def numbers(value: str) -> tuple[int, ...]:
     for part in value.split(","):
         found += _range(part.strip())
     return tuple(dict.fromkeys(found))
+
+
+def batches(value: str) -> tuple[int, ...] | str:
+    """As `numbers`, or `LARGEST`."""
+    return LARGEST if value == LARGEST else numbers(value)
 
 
 def _range(text: str) -> list[int]:

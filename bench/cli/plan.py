@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cli import add_output
-from bench.cli.grid import add_grid, wanted_experiment
+from bench.cli.grid import LARGEST, add_grid, wanted_experiment
 
 EPILOG = """\
 examples:
@@ -35,11 +35,14 @@ def add(verbs: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Print the plan."""
     from bench.arms import check_names
+    from bench.errors import InputError
     from bench.forecast import forecast, order, total_s
     from bench.here import here
     from bench.records import FILE, Results, read
     from bench.report.tables import Column, column, render
 
+    if args.n_batch == LARGEST:
+        raise InputError("-b max: only `bench run` can find it, by trying; a plan needs numbers")
     experiment = wanted_experiment(args)
     check_names(experiment)
     folder = args.into or Path("results/local") / experiment.name

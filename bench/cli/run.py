@@ -11,7 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from bench.cli import add_output
-from bench.cli.grid import add_grid, share, wanted_experiment
+from bench.cli.grid import LARGEST, add_grid, share, wanted_experiment
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +24,7 @@ examples:
   bench run -q none,int8-dynamic -p 128 -n 64  two arms, one workload
   bench run --level standard                   enough replicates for a verdict
   bench run --for int8-dynamic-doubles-speed   what would decide a published claim
+  bench run -b max -d cuda                     the most sequences that fit in memory
   bench run -m ./my-model -d cuda -o json      your own safetensors
 
 Finished replicates are kept in DIR and not run again; run the same command to go on.
@@ -62,9 +63,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(experiment: Experiment, args: argparse.Namespace) -> int:
     from bench import runner
+    from bench.fit_run import with_largest_batch
 
     folder = args.into or Path("results/local") / experiment.name
     with ProgressLine() as progress:
+        if args.n_batch == LARGEST:
+            experiment = with_largest_batch(experiment, folder, progress.say)
         if args.target is not None:
             experiment = _planned(experiment, folder, args.target, progress)
         outcome = runner.run(experiment, folder, progress)

@@ -53,7 +53,8 @@ class Reader(Protocol):
 
 
 def reader_for(device: str) -> Reader:
-    """The reader of a device as torch names it: `cpu`, `cuda:0`, `xpu:0`, `mps`, ...
+    """The reader of a device as torch names it: `cpu`, `cuda:0`, `xpu:0`, `mps`, ...; of a server
+    elsewhere `remote`, of one on this machine `remote:cuda:0`.
 
     A device that cannot be read gets a reader that says so; this never fails for want of one.
     """
@@ -64,6 +65,11 @@ def reader_for(device: str) -> Reader:
         return HostReader()
     if kind == "cuda":
         return _gpu_reader(device)
+    if kind == "remote":
+        from bench.devices.remote import LocalServerReader, RemoteReader
+
+        local = device.partition(":")[2]
+        return LocalServerReader(reader_for(local)) if local else RemoteReader()
     from bench.devices.none import NullReader
 
     return NullReader(device, f"gpu-cost-bench reads no counters of `{kind}` devices")

@@ -23,7 +23,8 @@ from bench.records import Environment, utc_now
 
 PACKAGES = (
     "torch", "transformers", "torchao", "triton", "accelerate", "bitsandbytes",
-    "compressed-tensors", "gptqmodel", "gguf", "llama-cpp-python", "vllm", "flash-attn", "optimum",
+    "compressed-tensors", "gptqmodel", "gguf", "llama-cpp-python", "xllamacpp", "vllm",
+    "flash-attn", "optimum",
 )  # fmt: skip
 """Packages whose version can change a figure; one that is not installed is left out."""
 
@@ -72,6 +73,10 @@ def gpu_identity(device: str | None) -> tuple[dict[str, Any], str | None]:
     """Facts of the card that will be measured, and why there are none; no card on device `cpu`."""
     if device == "cpu":
         return {"gpu": None}, "the device is the CPU"
+    if device is not None and device.startswith("remote:"):
+        return gpu_identity(device.partition(":")[2])
+    if device == "remote":
+        return {"gpu": None}, "the server's machine is not read from here"
     try:
         found = card.open_card(device or "auto")
     except Unreadable as reason:

@@ -10,9 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from bench import quantization
 from bench.errors import InputError, unknown
+from bench.gguf_file import FILE_TYPES, FLOATS
+
+if TYPE_CHECKING:
+    from bench.environments import Home
+    from bench.experiment import Variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +32,65 @@ class Spec:
     schemes: tuple[str, ...] | None = None
     """Schemes it does by itself; None: those of `bench.quantization`, applied to torch modules."""
     environment: str | None = None
-    """Virtual environment of its own that its worker runs in; None: the one the harness is in."""
+    """Virtual environment of its own that its worker runs in (`bench.environments`); None: the
+    one the harness is in."""
+    package: str | None = None
+    """Distribution that the engine is; None: it is part of the harness."""
+    devices: tuple[str, ...] = ("cpu", "cuda", "mps", "xpu")
+    """Device kinds it runs on."""
+    refuses: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Scheme and device kind that do not go together -> why."""
+    prepare: str | None = None
+    """`package.module:function` from an Order to the model in the engine's own format, called in
+    the parent before the first worker; None: it loads the prepared safetensors themselves."""
+    weights: Literal["folder", "gguf", "none"] = "folder"
+    """What of a model it loads: a folder of safetensors, one GGUF file as it is, or nothing."""
+    remote: bool = False
+    """It asks a server that holds the model: a model and a scheme are names that tell arms apart,
+    and no device of this machine computes."""
 
 
 ENGINES: Mapping[str, Spec] = {
-    "transformers": Spec(module="bench.engines.transformers:TransformersEngine"),
-    "synthetic": Spec(module="bench.engines.synthetic:SyntheticEngine"),
+    "transformers": Spec(
+        module="bench.engines.transformers:TransformersEngine",
+        modes=("eager", "compiled", "cuda-graph"),
+        package="transformers",
+    ),
+    "onnxruntime": Spec(
+        module="bench.engines.onnxruntime:OnnxRuntimeEngine",
+        schemes=("none", "int8-dynamic"),
+        environment="onnxruntime",
+        package="onnxruntime",
+        devices=("cpu", "cuda"),
+        refuses={
+            ("int8-dynamic", "cuda"): "ONNX Runtime has no CUDA kernels for dynamically quantized "
+            "layers: they would run on the CPU, with copies to and fro"
+        },
+        prepare="bench.engines.onnx_files:prepare",
+    ),
+    "llama.cpp": Spec(
+        module="bench.engines.llama_cpp:make",
+        package="xllamacpp",
+        schemes=("none", *sorted(set(FILE_TYPES.values()) - set(FLOATS))),
+        weights="gguf",
+    ),
+    "vllm": Spec(
+        module="bench.engines.vllm:VllmEngine",
+        modes=("eager", "cuda-graph"),
+        schemes=("none", "fp8_per_tensor", "fp8_per_block", "mxfp8"),
+        environment="vllm",
+        package="vllm",
+        devices=("cuda",),
+    ),
+    "endpoint": Spec(
+        module="bench.engines.endpoint:EndpointEngine",
+        weights="none",
+        remote=True,
+        devices=("remote",),
+    ),
+    "synthetic": Spec(
+        module="bench.engines.synthetic:SyntheticEngine", weights="none", devices=("synthetic",)
+    ),
 }
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -46,6 +105,8 @@ class Job:
     """Keys of config.json, for seeded random weights; unused where `folder` is set."""
     folder: Path | None
     """Folder with config.json and safetensors; None makes random weights."""
+    gguf: Path | None = None
+    """The GGUF file, for an engine that loads one."""
     random_seed: int
     initializer_range: float
     quant: str
@@ -57,6 +118,27 @@ class Job:
     """Seed of the prompt's tokens, the same for every arm."""
     replicate: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    made: Path | None = None
+    """What the engine's `Spec.prepare` made; None for an engine without one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What `Spec.prepare` is given."""
+
+    folder: Path | None
+    """Folder with config.json and safetensors; None for random weights."""
+    name: str
+    """Of the model, for people."""
+    identity: str
+    """Of the weights: `bench.weights.identity`."""
+    quant: str
+    dtype: str
+    device: quantization.Device
+    options: Mapping[str, Any]
+    home: Home | None
+    """The engine's own environment, where it has one."""
+    say: Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +161,53 @@ class Loaded:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """One request by the engine's own clock, where it can only do whole requests."""
+
+    prefill_s: float
+    """Until every sequence has its first new token."""
+    itl_s: list[float]
+    """From when every sequence has its n-th new token until every one has its next: n_gen - 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """One request of a server that had others beside it."""
+
+    prefill_s: float
+    """From sending it to its first new token."""
+    itl_s: tuple[float, ...]
+    """Gaps between chunks; a chunk need not be one token, so there may be fewer than n_gen - 1."""
+    e2e_s: float
+    """From sending it to its last new token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What a server did over a window of many requests."""
+
+    requests: Sequence[Answered]
+    wall_s: float
+    """Seconds in which those requests were answered."""
+    device: Mapping[str, Any] = field(default_factory=dict)
+    """How requests ended, how late the client was, what the server says of itself."""
+    reasons: tuple[str, ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+
 class Engine(Protocol):
     """One loaded model in one scheme.
+
+    An engine that can only do whole requests has one more method, `request(n_gen) -> Timed`, which
+    the worker then calls in place of the steps; its `prefill` is a request of one token, its `step`
+    and `rewind` raise UnsupportedError, and its `clock` has the name of what timed it. An engine
+    whose steps return only when the device has done them, by queues that torch does not see, sets
+    `clock_device` to `cpu`; one that holds only so many sequences, `most_sequences`.
+
+    A server, which has many requests in flight, has `request` for the warm-up and one method more,
+    `serve(rounds, seconds) -> Served`, for the measured window: at least `rounds` for each of
+    `n_batch` sequences, and at least `seconds`. It counts its answers' tokens itself.
 
     The steps are `start` once a workload; then for each request `reset`, `prefill`, and
     `n_gen - 1` times `step`, then `tokens`. `rewind` goes back to the state just after `prefill`.
@@ -110,6 +237,9 @@ class Engine(Protocol):
     def tokens(self) -> list[list[int]]:
         """New tokens of each sequence since `reset`."""
 
+    def notes(self) -> Mapping[str, Any]:
+        """What is known of the workload that was started: seconds of compiling, kernels, ..."""
+
     def log_probs(self, window: Sequence[int]) -> Any:
         """Log-probabilities of the next token at each position of `window` but the last.
 
@@ -133,6 +263,23 @@ def spec(name: str) -> Spec:
 
 def engine(name: str) -> Engine:
     """A new engine of that name; its packages are imported on `load`."""
-    module, _, attribute = spec(name).module.partition(":")
-    make: Callable[[], Engine] = getattr(import_module(module), attribute)
+    make: Callable[[], Engine] = attribute(spec(name).module)
     return make()
+
+
+def attribute(where: str) -> Any:
+    """What `package.module:name` names."""
+    module, _, name = where.partition(":")
+    return getattr(import_module(module), name)
+
+
+def refusal(variant: Variant, device: quantization.Device) -> str | None:
+    """Why its engine cannot run this arm on this device, or None. Loads nothing."""
+    name, of = variant.engine, spec(variant.engine)
+    if device.kind not in of.devices:
+        return f"engine '{name}' runs on {' or '.join(of.devices)}, not on {device.name}"
+    if of.schemes is None:
+        return quantization.refusal(variant.quant, device, variant.mode, variant.dtype)
+    if why := of.refuses.get((variant.quant, device.kind)):
+        return f"engine '{name}': scheme '{variant.quant}' is not measured on {device.name}: {why}"
+    return None

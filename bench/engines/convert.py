@@ -2,12 +2,15 @@
 
 python -m bench.engines.convert gguf FILE FOLDER
 python -m bench.engines.convert hub REPO REVISION FOLDER
+python -m bench.engines.convert expected FOLDER FILE.npz
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+
+from bench.engines.prompts import random_tokens
 
 HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
 
@@ -36,10 +39,31 @@ def from_hub(repo: str, revision: str, folder: Path) -> None:
         raise SystemExit(f"{repo} at {revision} holds no safetensors; other formats are not loaded")
 
 
+def expected(folder: Path, file: Path) -> None:
+    """What the model makes of a fixed prompt: `tokens` [1, 32], `logits` [32, vocabulary].
+
+    For engines that load the weights through another program, which this holds to the same model.
+    """
+    import numpy as np
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+    ).eval()
+    vocabulary = model.config.get_text_config().vocab_size
+    tokens = random_tokens(0, vocabulary, n_prompt=32, n_batch=1)
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor(tokens), use_cache=False).logits[0]
+    np.savez(file, tokens=np.array(tokens), logits=logits.numpy())
+
+
 def main(arguments: list[str]) -> None:
     kind, *rest = arguments
     if kind == "gguf":
         from_gguf(Path(rest[0]), Path(rest[1]))
+    elif kind == "expected":
+        expected(Path(rest[0]), Path(rest[1]))
     else:
         from_hub(rest[0], rest[1], Path(rest[2]))
 

@@ -21,7 +21,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,6 +153,9 @@ class SyntheticEngine:
     def tokens(self) -> list[list[int]]:
         made = self._made - (self._fails == "miscount")
         return [[0] * made for _ in range(self._batch)]
+
+    def notes(self) -> Mapping[str, Any]:
+        return {}
 
     def log_probs(self, window: Sequence[int]) -> Any:
         raise UnsupportedError("scripted timings have no logits")

@@ -1,8 +1,9 @@
-"""Hugging Face transformers, eager: prefill and decode as steps of our own, no `generate()`.
+"""Hugging Face transformers: prefill and decode as steps of our own, no `generate()`.
 
 Decoding is bound by reading the weights once a token, prefill by arithmetic over the whole prompt;
 they are separate calls here so that they can be timed apart. Greedy: the next token is the argmax,
-chosen on the device, so that no step waits for the host.
+chosen on the device, so that no step waits for the host. How a step is executed is its mode:
+`bench.engines.decoding` (eager) and `bench.engines.static` (compiled, cuda-graph).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 
 from bench import quantization
 from bench.engines import Job, Loaded, spec
+from bench.engines.decoding import Decoder, Eager
+from bench.engines.static import Static
 from bench.errors import InputError, UnsupportedError, unknown
 
 
@@ -22,9 +25,8 @@ class TransformersEngine:
     def __init__(self) -> None:
         self._model: Any = None
         self._tokenizer: Any = None
-        self._cache: Any = None
         self._prompt: Any = None
-        self._new: list[Any] = []
+        self._decoder: Any = None
         self._inference: Any = None
         self._device = "cpu"
         self._folder: Any = None
@@ -38,7 +40,7 @@ class TransformersEngine:
         device = resolve_device(job.device)
         if job.mode not in spec("transformers").modes:
             raise InputError(unknown("mode", job.mode, spec("transformers").modes))
-        if reason := quantization.refusal(job.quant, device):
+        if reason := quantization.refusal(job.quant, device, job.mode, job.dtype):
             raise UnsupportedError(reason)
         if job.threads is not None:
             torch.set_num_threads(job.threads)
@@ -48,7 +50,16 @@ class TransformersEngine:
         self._device, self._folder, self._seed = device.name, job.folder, job.seed
         applied = quantization.apply(job.quant, model, device, self.tokenize)
         self._model = applied.model
-        return self._describe(job, device, dtype, applied.details)
+        self._decoder = self._decoder_for(job)
+        return self._describe(job, device, dtype, applied)
+
+    def _decoder_for(self, job: Job) -> Decoder:
+        if job.mode == "eager":
+            if job.options:
+                raise InputError(unknown("option of mode eager", next(iter(job.options)), ()))
+            return Eager(self._model)
+        with self._inference():
+            return Static(self._model, job.options, graph=job.mode == "cuda-graph")
 
     def _weights(self, job: Job, device: quantization.Device, dtype: str) -> Any:
         import torch
@@ -70,7 +81,7 @@ class TransformersEngine:
             return AutoModelForCausalLM.from_config(config, **settings)
 
     def _describe(
-        self, job: Job, device: quantization.Device, dtype: str, details: Mapping[str, Any]
+        self, job: Job, device: quantization.Device, dtype: str, applied: quantization.Applied
     ) -> Loaded:
         import torch
 
@@ -83,12 +94,12 @@ class TransformersEngine:
             weights_bytes=held.weights_bytes,
             quantized_fraction=held.quantized_fraction,
             dynamic=chosen.dynamic,
-            kernel=chosen.kernel(device),
+            kernel=applied.kernel,
             details={
                 "attention": self._model.config._attn_implementation,
                 "threads": torch.get_num_threads(),
                 "weights": "random" if job.folder is None else "loaded",
-                **details,
+                **applied.details,
             },
         )
 
@@ -104,48 +115,38 @@ class TransformersEngine:
         draw = torch.Generator().manual_seed(self._seed)
         prompt = torch.randint(0, config.vocab_size, (n_batch, n_prompt), generator=draw)
         self._prompt = prompt.to(self._device)
-        self.reset()
         with self._inference():
-            finite = bool(torch.isfinite(self._forward(self._prompt)).all())
-        if not finite:
-            raise UnsupportedError("the model's logits are not finite", "NONFINITE")
-        self.reset()
+            first = self._model(input_ids=self._prompt, use_cache=False, logits_to_keep=1).logits
+            if not bool(torch.isfinite(first).all()):
+                raise UnsupportedError("the model's logits are not finite", "NONFINITE")
+            self._decoder.start(self._prompt, n_gen)
 
     def set_prompt(self, tokens: Sequence[int]) -> None:
-        """Use these tokens as the prompt of one sequence."""
+        """Use these tokens as the prompt of one sequence, eagerly: for a look at the text."""
         import torch
 
         self._prompt = torch.tensor([list(tokens)], device=self._device)
-        self.reset()
+        self._decoder = Eager(self._model)
+        self._decoder.start(self._prompt, 1)
+
+    def notes(self) -> Mapping[str, Any]:
+        return dict(self._decoder.notes)
 
     def reset(self) -> None:
-        from transformers import DynamicCache
-
-        self._cache = DynamicCache(config=self._model.config)
-        self._new = []
-
-    def _forward(self, tokens: Any) -> Any:
-        """Logits [batch, vocabulary] after the last of `tokens` [batch, length]."""
-        return self._model(
-            input_ids=tokens, past_key_values=self._cache, use_cache=True, logits_to_keep=1
-        ).logits[:, -1]
+        with self._inference():
+            self._decoder.reset()
 
     def prefill(self) -> None:
         with self._inference():
-            self._new = [self._forward(self._prompt).argmax(-1, keepdim=True)]
+            self._decoder.prefill()
 
     def step(self) -> None:
         with self._inference():
-            self._new.append(self._forward(self._new[-1]).argmax(-1, keepdim=True))
+            self._decoder.step()
 
     def rewind(self) -> None:
-        if len(self._new) == 1:
-            return
-        try:
-            self._cache.crop(-(len(self._new) - 1))  # negative: tokens to drop from the end
-        except ValueError as error:  # a sliding window has forgotten what it would go back to
-            raise UnsupportedError(f"this model's cache cannot go back: {error}") from error
-        del self._new[1:]
+        with self._inference():
+            self._decoder.rewind()
 
     def synchronize(self) -> None:
         if self._device != "cpu":
@@ -154,9 +155,7 @@ class TransformersEngine:
             torch.accelerator.synchronize()
 
     def tokens(self) -> list[list[int]]:
-        import torch
-
-        result: list[list[int]] = torch.cat(self._new, dim=1).tolist() if self._new else []
+        result: list[list[int]] = self._decoder.tokens().tolist()
         return result
 
     def log_probs(self, window: Sequence[int]) -> Any:

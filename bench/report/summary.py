@@ -75,6 +75,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         *swept,
         speed("prefill_tok_s", "prefill tok/s"),
         Column(heading="decode tok/s", show=_decode),
+        *_of_server(rows),
         bytes_of("weights_bytes", "weights MB"),
         bytes_of("peak_memory_bytes", "peak MB"),
         *bounded,
@@ -86,11 +87,31 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     ]
 
 
+def _of_server(rows: Sequence[Row]) -> list[Column]:
+    """What a server is asked about: how much in all, and how long one request waits."""
+    if all(row["requests_s"] is None for row in rows):
+        return []
+    limited = [column("goodput_req_s", "within limits/s", ",.2f")]
+    if all(row["goodput_req_s"] is None for row in rows):
+        limited = []
+    return [
+        column("output_tok_s", "output tok/s", ",.1f"),
+        Column(heading="TTFT ms", show=lambda r: _ms(r["ttft_s"])),
+        Column(heading="per token ms", show=lambda r: _ms(r["tpot_s"])),
+        column("requests_s", "requests/s", ",.2f"),
+        *limited,
+    ]
+
+
 def _decode(row: Mapping[str, Any]) -> str:
     if row["decode_tok_s"] is None:
         return "-"
     spread = "" if row["decode_spread"] is None else f" ± {row['decode_spread']:.0%}"
     return f"{row['decode_tok_s']:,.1f}{spread}"
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e3:,.1f}"
 
 
 def _share(value: float | None) -> str:
@@ -114,10 +135,27 @@ def words(
             at = f" at {row['n_prompt']}+{row['n_gen']} x {row['n_batch']}" if many else ""
             said = meaning(experiment.gate, row, base, quality)
             yield f"**{names[row['variant']]}**{at}: {said}."
+    yield from curve(rows, names)
     for row in rows:
         if row["diagnosis"]:
             yield f"{names[row['variant']]}: {row['diagnosis']}."
     yield from notes(experiment, rows)
+
+
+def curve(rows: Sequence[Row], names: Mapping[str, str]) -> Iterator[str]:
+    """What more requests at once bring a server, and what they cost those who wait."""
+    least: dict[tuple[Any, ...], Row] = {}
+    for row in sorted(rows, key=lambda row: int(row["n_batch"])):
+        if row["requests_s"] is None:
+            continue
+        one = least.setdefault((row["variant"], row["n_prompt"], row["n_gen"]), row)
+        if one is row:
+            continue
+        parts = [f"{row['output_tok_s'] / one['output_tok_s']:.2f}x the tokens of {one['n_batch']}"]
+        parts.append(f"{row['ttft_s'] / one['ttft_s']:.2f}x the time to the first token")
+        if row["tpot_s"] and one["tpot_s"]:
+            parts.append(f"{row['tpot_s'] / one['tpot_s']:.2f}x the time per token")
+        yield f"{names[row['variant']]}, {row['n_batch']} at once: {', '.join(parts)}."
 
 
 def meaning(gate: Gate, row: Row, base: Row, quality: Mapping[str, Figures]) -> str:
@@ -181,6 +219,8 @@ def notes(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
             "`--level standard` measures 8, and "
             "`bench compare` gives the interval."
         )
+    for warning in dict.fromkeys(row["warning"] for row in rows if row.get("warning")):
+        yield f"{warning}."
     for reason in sorted({reason for row in rows for reason in row["reasons"]}):
         yield f"`{reason}`: {REASONS.get(reason, 'see the records')}."
 

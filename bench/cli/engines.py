@@ -1,0 +1,142 @@
+"""`bench engines`: what can run a model here, and the environments that some engines need."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from bench.cli import add_output
+
+if TYPE_CHECKING:
+    from bench.engines import Spec
+    from bench.environments import Home
+
+SHOWN: Final = 8
+"""Names of a list that fit into a table."""
+
+EPILOG = """\
+examples:
+  bench engines                        every engine: installed or not, devices, modes, schemes
+  bench engines install onnxruntime    make its environment now (`bench run` would on first use)
+  bench engines remove onnxruntime     ... and free its disk space
+  bench engines -o json
+
+An engine whose packages conflict with ours lives in a virtual environment in the user's cache
+(XDG_CACHE_HOME chooses another place), installed by pip with the user's own settings. One that was
+interrupted goes on where it stopped.
+"""
+
+
+def add(verbs: Any) -> argparse.ArgumentParser:
+    """Describe the verb."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        "engines", help="list the engines; install those that need an environment of their own",
+        description="Engines: where each runs, its version, devices, modes and schemes.",
+        epilog=EPILOG,
+    )  # fmt: skip
+    parser.add_argument(
+        "action", nargs="?", choices=("list", "install", "remove"), default="list",
+        help="what to do (default: list)",
+    )  # fmt: skip
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="environments to install or remove"
+    )
+    add_output(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """List, install or remove."""
+    if args.action == "list":
+        return _list(args)
+    from bench.environments import home, install, names, remove
+    from bench.errors import InputError
+
+    if not args.names:
+        raise InputError(f"name what to {args.action}: {', '.join(names())}")
+    for place in [home(name) for name in args.names]:
+        if args.action == "install":
+            install(place, _say)
+            _say(f"{place.name} is installed in {place.folder}")
+        elif remove(place, _say):
+            _say(f"removed {place.folder}")
+        else:
+            _say(f"{place.name} is not installed")
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    from bench.errors import InputError
+    from bench.report.tables import Column, column, render
+
+    if args.names:
+        raise InputError(f"bench engines list: takes no name, got {args.names[0]!r}")
+    columns = [
+        column("engine"),
+        column("environment", missing="bench's own"),
+        column("state"),
+        column("version"),
+        *(Column(heading=key, show=partial(_some, key)) for key in ("devices", "modes", "schemes")),
+    ]
+    print(render(rows(), columns, args.output), end="")
+    if args.output == "md":
+        print(
+            "\nAn environment of its own is made by `bench engines install NAME`, or on first use."
+        )
+    return 0
+
+
+def rows() -> list[dict[str, Any]]:
+    """One row an engine and environment in which it runs."""
+    from bench.engines import ENGINES
+    from bench.environments import homes
+
+    return [
+        _row(name, spec, place)
+        for name, spec in ENGINES.items()
+        if spec.devices != ("synthetic",)
+        for place in (homes(spec.environment) if spec.environment else [None])
+    ]
+
+
+def _row(name: str, spec: Spec, place: Home | None) -> dict[str, Any]:
+    from bench import quantization
+    from bench.environments import own_version, state, versions
+
+    if place is None:
+        version = own_version(spec.package)
+        where = "installed" if version or spec.package is None else "missing"
+    else:
+        found = versions(place)
+        where = state(place)
+        # A build for one kind of device is another distribution, such as onnxruntime-gpu.
+        name_of = str(spec.package)
+        version = next((v for n, v in found.items() if n.startswith(name_of)), None)
+    kinds = [kind for kind in spec.devices if place is None or place.serves(kind)]
+    schemes = spec.schemes or (*quantization.SCHEMES, *quantization.MIXED)
+    if spec.remote:
+        schemes = ()  # the server's own business
+    return {
+        "engine": name,
+        "environment": place.name if place else None,
+        "folder": str(place.folder) if place else None,
+        "state": where,
+        "version": version,
+        "devices": kinds,
+        "modes": list(spec.modes),
+        "schemes": list(schemes),
+        "refuses": {f"{q} on {kind}": why for (q, kind), why in spec.refuses.items()},
+    }
+
+
+def _some(key: str, row: Any) -> str:
+    """The first few of a list."""
+    names = row[key]
+    more = f", ... ({len(names)})" if len(names) > SHOWN else ""
+    return (", ".join(names[:SHOWN]) + more) or "-"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,83 @@
+"""Readers for a server: on a machine somewhere else, or, where the user says so, on this one.
+
+What the client does here is told apart from the server's figures: how late it was is measured with
+the requests (`bench.serving.load`), and this machine's load is kept for a look.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from bench.devices import Reader, Reading
+from bench.devices.host import HostReader
+from bench.devices.none import FIGURES
+
+NAME = "remote"
+WHY = "the server's machine is not read from here"
+
+
+class RemoteReader:
+    """Says of each figure of the server's machine that it is not seen."""
+
+    has_energy = False
+
+    def __init__(self) -> None:
+        self._host = HostReader(computes=False)
+
+    def identity(self) -> Mapping[str, Any]:
+        return {**self._host.identity(), "device": NAME}
+
+    def begin(self) -> None:
+        self._host.begin()
+
+    def end(self) -> Reading:
+        host = self._host.end()
+        return Reading(
+            device={name: value for name, value in host.device.items() if "cores" in name},
+            absent=dict.fromkeys((*FIGURES, "peak_memory_bytes"), WHY),
+        )
+
+    def idle(self, seconds: float) -> None:
+        """There is no counter."""
+
+    def close(self) -> None:
+        self._host.close()
+
+
+class LocalServerReader:
+    """The reader of the device that a server on this machine computes on.
+
+    The server is another process, so that other processes on the device are no fault here, and the
+    memory of this one is not the server's.
+    """
+
+    def __init__(self, inner: Reader) -> None:
+        self._inner = inner
+        self.has_energy = inner.has_energy
+
+    def identity(self) -> Mapping[str, Any]:
+        return self._inner.identity()
+
+    def begin(self) -> None:
+        self._inner.begin()
+
+    def end(self) -> Reading:
+        read = self._inner.end()
+        return dataclasses.replace(
+            read,
+            memory={},
+            reasons=tuple(reason for reason in read.reasons if reason != "FOREIGN_PROCESS"),
+            absent={
+                **read.absent,
+                "peak_memory_bytes": "the server's memory is not this process's",
+                "foreign_processes": "the server is one: others are not told from it",
+            },
+        )
+
+    def idle(self, seconds: float) -> None:
+        self._inner.idle(seconds)
+
+    def close(self) -> None:
+        self._inner.close()

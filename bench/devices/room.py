@@ -1,0 +1,47 @@
+"""How much memory a batch may take on a device, and how much one took."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from pathlib import Path
+from typing import Any
+
+from bench.devices import Reading, machine
+from bench.devices.figures import Unreadable
+from bench.devices.host import peak_bytes as host_peak_bytes
+from bench.errors import UnsupportedError
+
+
+def peak_bytes(reading: Reading) -> int:
+    """The peak of a window: of the accelerator's allocator where there is one, else of the host."""
+    memory = reading.memory
+    for name in ("peak_device_reserved_bytes", "peak_device_bytes", "peak_host_bytes"):
+        if name in memory:
+            return int(memory[name])
+    reason = next(iter(reading.absent.values()), "no reason given")
+    raise UnsupportedError(f"the peak of memory cannot be read: {reason}")
+
+
+def room_bytes(device: str, root: Path = machine.ROOT) -> int:
+    """Bytes that this process could hold in all: what it holds, and what is free."""
+    kind = device.partition(":")[0]
+    if kind == "cpu":
+        return _host_room(root)
+    module: Any = getattr(importlib.import_module("torch"), kind)
+    try:
+        free, _total = module.mem_get_info(device)
+        return int(free) + int(module.memory_reserved(device))
+    except (AttributeError, RuntimeError) as error:
+        raise UnsupportedError(f"the free memory of {device} cannot be read: {error}") from error
+
+
+def _host_room(root: Path) -> int:
+    try:
+        room = machine.memory_info("MemAvailable", root) + host_peak_bytes(root)
+    except Unreadable as reason:
+        raise UnsupportedError(f"the free memory cannot be read: {reason}") from reason
+    with contextlib.suppress(Unreadable):
+        limit = machine.memory_limit(root)
+        room = min(room, limit) if limit is not None else room
+    return room

@@ -1,0 +1,373 @@
+"""Decoding in memory that never moves: layers compiled, and on a GPU each step one CUDA graph.
+
+In eager mode a fast GPU waits for Python: a step of an 8B model is some thousand launches, more
+time than reading the weights takes. Here the key-value cache is made once a workload at its full
+length, the decoder layer is compiled once (all layers share its code), and with `cuda-graph` the
+whole step, argmax included, is captured once and replayed, so that Python launches one thing.
+
+A static cache is read in full at each step, whatever is filled: its length is in the notes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bench.engines.decoding import Eager
+from bench.errors import InputError, UnsupportedError, unknown
+
+CACHE_STEP: Final = 256
+"""Cache lengths are multiples of this, so that nearby prompts share one compiled step."""
+
+ATTENTION: Final = "grouped_static"
+"""Name under which the attention of this file is known to transformers."""
+
+CHECKED: Final = 16
+"""Tokens whose agreement with eager mode is looked at when a workload starts."""
+
+WARM: Final = 3
+"""Calls before capture: they compile, and let libraries make their workspaces."""
+
+
+def cache_length(n_prompt: int, n_gen: int) -> int:
+    """Positions of the static cache for such a request."""
+    return -(-(n_prompt + n_gen) // CACHE_STEP) * CACHE_STEP
+
+
+class Slots:
+    """Keys and values of one layer, [batch, heads, length, dimension]."""
+
+    def __init__(self, length: int, position: Any) -> None:
+        self._length = length
+        self._position = position
+        self.keys: Any = None
+        self.values: Any = None
+
+    def make(self, key: Any, value: Any) -> None:
+        """Memory for tensors of these shapes."""
+        self.keys = key.new_zeros((*key.shape[:2], self._length, *key.shape[3:]))
+        self.values = value.new_zeros((*value.shape[:2], self._length, *value.shape[3:]))
+
+    def update(self, key: Any, value: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
+        """Keep new keys and values; what attention shall look at.
+
+        Several tokens are a prompt, which starts at 0 and looks at itself; one token goes to
+        `position` and looks at everything, under a mask.
+        """
+        if self.keys is None:
+            self.make(key, value)
+        n = key.shape[2]
+        if n > 1:
+            self.keys[:, :, :n].copy_(key)
+            self.values[:, :, :n].copy_(value)
+            return key, value
+        self.keys.index_copy_(2, self._position, key)
+        self.values.index_copy_(2, self._position, value)
+        return self.keys, self.values
+
+
+class Memory:
+    """The static cache of a model: one `Slots` a layer."""
+
+    def __init__(self, n_layers: int, length: int, position: Any) -> None:
+        self.layers = [Slots(length, position) for _ in range(n_layers)]
+        self.made = False
+        """Whether the tensors are there: what is compiled must not make them."""
+
+    def update(self, key: Any, value: Any, layer: int, *_: Any, **__: Any) -> tuple[Any, Any]:
+        """As a transformers cache."""
+        return self.layers[layer].update(key, value)
+
+    @property
+    def n_bytes(self) -> int:
+        tensors = [t for s in self.layers for t in (s.keys, s.values) if t is not None]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def attention(
+    _module: Any, query: Any, key: Any, value: Any, mask: Any,
+    *, scaling: float | None = None, **rest: Any,
+) -> tuple[Any, None]:  # fmt: skip
+    """Attention [batch, length, heads, dimension] over a static cache.
+
+    The heads that share keys are taken as the queries of one head, so that the cache is read once
+    and never repeated. `mask` [1, 1, 1, length] belongs to a single query token; a prompt has none
+    and is causal over itself.
+    """
+    from torch.nn.functional import scaled_dot_product_attention as sdpa
+
+    for name in ("softcap", "s_aux", "position_bias"):
+        if rest.get(name) is not None:
+            raise UnsupportedError(f"the static cache's attention has no {name}: use mode eager")
+    batch, heads, length, _dim = query.shape
+    if mask is None:
+        gqa = key.shape[1] != heads
+        made = sdpa(query, key, value, is_causal=length > 1, scale=scaling, enable_gqa=gqa)
+        return made.transpose(1, 2).contiguous(), None
+    shared = key.shape[1]
+    grouped = query.reshape(batch, shared, heads // shared, query.shape[-1])
+    made = sdpa(grouped, key, value, attn_mask=mask, scale=scaling)
+    return made.reshape(batch, 1, heads, value.shape[-1]), None
+
+
+@dataclass(frozen=True, slots=True)
+class Compiling:
+    """How the step is compiled: engine options `compile` and `inductor.NAME`."""
+
+    region: str
+    """`layer`: the decoder layer, once for all of them; `model`: the whole; `none`."""
+    inductor: Mapping[str, Any]
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        import torch
+
+        compiled: Callable[..., Any] = torch.compile(
+            function, fullgraph=True, dynamic=False, options=dict(self.inductor) or None
+        )
+        return compiled
+
+
+REGIONS: Final = ("layer", "model", "none")
+
+
+def compiling(options: Mapping[str, Any], *, graph: bool) -> Compiling:
+    """From the arm's options. Raises InputError for one that is not known here."""
+    region = str(options.get("compile", "layer"))
+    if region not in REGIONS:
+        raise InputError(unknown("option compile", region, REGIONS))
+    if region == "none" and not graph:
+        raise InputError("option compile = 'none' is for mode cuda-graph; use mode eager")
+    prefix = "inductor."
+    return Compiling(
+        region, {k.removeprefix(prefix): v for k, v in options.items() if k.startswith(prefix)}
+    )
+
+
+def run_layer(layer: Any, slots: Slots, *args: Any, **options: Any) -> Any:
+    """One decoder layer with its own part of the cache; this is what is compiled."""
+    return type(layer).forward(layer, *args, past_key_values=slots, **options)
+
+
+def choose(logits: Any, position: Any, token: Any, out: Any) -> None:
+    """Keep the likeliest token of each sequence as the one at `position`."""
+    token.copy_(logits.argmax(-1, keepdim=True))
+    out.index_copy_(1, position, token)
+
+
+def share_compiled_layer(model: Any, compiled: Callable[..., Any]) -> None:
+    """Let every decoder layer run `compiled` when it is called with a `Memory`.
+
+    The number of the layer is a constant to the compiler, which would compile each layer anew; so
+    a layer is handed its own slots, which need no number, and the number is out of sight meanwhile.
+    """
+
+    def patched(layer: Any, index: int) -> Callable[..., Any]:
+        plain, attends = layer.forward, layer.self_attn
+
+        def forward(*args: Any, past_key_values: Any = None, **options: Any) -> Any:
+            if not isinstance(past_key_values, Memory) or not past_key_values.made:
+                return plain(*args, past_key_values=past_key_values, **options)
+            attends.layer_idx = 0
+            try:
+                return compiled(layer, past_key_values.layers[index], *args, **options)
+            finally:
+                attends.layer_idx = index
+
+        return forward
+
+    for index, layer in enumerate(layers_of(model)):
+        layer.forward = patched(layer, index)
+
+
+def layers_of(model: Any) -> Any:
+    """The decoder layers. Raises UnsupportedError where they are not built as expected."""
+    layers = getattr(model.get_decoder(), "layers", None)
+    if layers is None or any(getattr(x, "self_attn", None) is None for x in layers):
+        kind = type(model).__name__
+        raise UnsupportedError(f"{kind} has no decoder layers of the known form: use mode eager")
+    return layers
+
+
+def check_window(config: Any, length: int) -> None:
+    """A sliding window shorter than the sequence needs a cache that forgets: not built here."""
+    window = getattr(config, "sliding_window", None)
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    if slides and window is not None and length > window:
+        raise UnsupportedError(
+            f"{length} tokens are more than this model's sliding window of {window}, "
+            "which the static cache does not have: use mode eager"
+        )
+
+
+def refuse_sinks(model: Any) -> None:
+    if any(hasattr(layer.self_attn, "sinks") for layer in layers_of(model)):
+        raise UnsupportedError(
+            f"{type(model).__name__} has attention sinks, which the static cache's attention "
+            "does not have: use mode eager"
+        )
+
+
+class Static:
+    """A `Decoder` with a static cache and compiled layers; with `graph`, captured steps."""
+
+    def __init__(self, model: Any, options: Mapping[str, Any], *, graph: bool) -> None:
+        import torch
+        from transformers import AttentionInterface
+
+        self._model = model
+        self._graph = graph
+        self._eager = Eager(model)
+        self.notes: Mapping[str, Any] = {}
+        self._memory: Memory | None = None
+        self._graphs: list[Any] = []
+        refuse_sinks(model)
+        AttentionInterface.register(ATTENTION, attention)
+        model.set_attn_implementation(ATTENTION)
+        # One graph for each prompt length, batch and layer form, and one for the step.
+        torch._dynamo.config.recompile_limit = 256
+        how = compiling(options, graph=graph)
+        self._region = how.region
+        self._forward, self._choose = self._logits, choose
+        if how.region == "layer":
+            share_compiled_layer(model, how(run_layer))
+            self._choose = how(choose)
+        elif how.region == "model":
+            self._forward, self._choose = how(self._logits), how(choose)
+
+    def start(self, prompt: Any, n_gen: int) -> None:
+        import torch
+
+        self._graphs.clear()  # before new memory is asked for
+        self._memory = None
+        check_window(self._model.config.get_text_config(), prompt.shape[1] + n_gen)
+        expected = self._expected(prompt, min(n_gen, CHECKED))
+        n_batch, self._n_prompt = prompt.shape
+        length = cache_length(self._n_prompt, n_gen)
+        device = prompt.device
+        self._prompt = prompt
+        self._start = torch.full((1,), self._n_prompt, device=device)
+        self._position = self._start.clone()
+        self._places = torch.arange(length, device=device)
+        self._token = torch.zeros(n_batch, 1, dtype=torch.long, device=device)
+        self._out = torch.zeros(n_batch, length + 1, dtype=torch.long, device=device)
+        self._memory = Memory(len(layers_of(self._model)), length, self._position)
+        self.notes = {"cache_length": length, "compiled": self._region, **self._build(self._memory)}
+        self.notes = {**self.notes, **self._agreement(expected)}
+        self.reset()
+
+    def _expected(self, prompt: Any, n_gen: int) -> Any:
+        """Tokens that eager mode makes of the prompt."""
+        self._eager.start(prompt, n_gen)
+        self._eager.prefill()
+        for _ in range(n_gen - 1):
+            self._eager.step()
+        tokens = self._eager.tokens()
+        self._eager.reset()
+        return tokens
+
+    def _agreement(self, expected: Any) -> dict[str, Any]:
+        """How many tokens of each sequence come before the first that eager mode chose otherwise.
+
+        A sequence that has once gone another way stays different, so only the first counts.
+        """
+        self.reset()
+        self.prefill()
+        for _ in range(expected.shape[1] - 1):
+            self.step()
+        same = (self.tokens() == expected).long().cumprod(dim=1).sum(dim=1)
+        return {"tokens_checked": expected.shape[1], "tokens_as_eager": int(same.min())}
+
+    def _build(self, memory: Memory) -> dict[str, Any]:
+        """Compile, and capture, with the seconds that each took."""
+        mask = (self._places <= 0)[None, None, None]
+        self._logits(self._token, mask, self._places[None, :1], memory)
+        memory.made = True
+        notes: dict[str, Any] = {"cache_bytes": memory.n_bytes}
+        self._run_prefill, self._run_step = self._prefill, self._step
+        before = time.perf_counter()
+        for _ in range(WARM):
+            self._prefill()
+            self._step()
+        self._wait()
+        notes["compile_s"] = time.perf_counter() - before
+        if self._graph:
+            before = time.perf_counter()
+            self._graphs = [capture(self._prefill), capture(self._step)]
+            self._run_prefill, self._run_step = (graph.replay for graph in self._graphs)
+            self._wait()
+            notes["capture_s"] = time.perf_counter() - before
+        return notes
+
+    def _wait(self) -> None:
+        import torch
+
+        if self._prompt.device.type != "cpu":
+            torch.accelerator.synchronize()
+
+    def _logits(self, tokens: Any, mask: Any, positions: Any, memory: Any) -> Any:
+        return self._model(
+            input_ids=tokens, attention_mask=mask, position_ids=positions,
+            past_key_values=memory, use_cache=True, logits_to_keep=1,
+        ).logits[:, -1]  # fmt: skip
+
+    def _prefill(self) -> None:
+        self._position.copy_(self._start)
+        if self._n_prompt == 1:  # one token is a step, at position 0
+            self._position.zero_()
+            self._advance(self._prompt)
+            return
+        positions = self._places[None, : self._n_prompt]
+        logits = self._forward(self._prompt, None, positions, self._memory)
+        self._choose(logits, self._position, self._token, self._out)
+
+    def _step(self) -> None:
+        self._advance(self._token)
+
+    def _advance(self, token: Any) -> None:
+        """Process `token` at `position`, and choose the one after it."""
+        mask = (self._places <= self._position)[None, None, None]
+        logits = self._forward(token, mask, self._position[None], self._memory)
+        self._position.add_(1)
+        self._choose(logits, self._position, self._token, self._out)
+
+    def reset(self) -> None:
+        self._made = 0
+
+    def prefill(self) -> None:
+        self._run_prefill()
+        self._made = 1
+
+    def step(self) -> None:
+        self._run_step()
+        self._made += 1
+
+    def rewind(self) -> None:
+        self._position.copy_(self._start)
+        self._token.copy_(self._out[:, self._n_prompt : self._n_prompt + 1])
+        self._made = 1
+
+    def tokens(self) -> Any:
+        return self._out[:, self._n_prompt : self._n_prompt + self._made].clone()
+
+
+def capture(function: Callable[[], None]) -> Any:
+    """What `function` launches, as a CUDA graph. It was called before, on every path it takes."""
+    import torch
+
+    torch.accelerator.synchronize()
+    side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # it has no types
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        function()  # workspaces of libraries belong to a stream
+    torch.cuda.current_stream().wait_stream(side)
+    torch.accelerator.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, stream=side):
+            function()
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[0]
+        raise UnsupportedError(f"the step cannot be captured as a CUDA graph: {first}") from error
+    return graph

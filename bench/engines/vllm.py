@@ -1,0 +1,208 @@
+"""vLLM, offline: continuous batching of n_batch requests, one scheduler step after the other.
+
+Written against vLLM's public API as documented for 0.20 to 0.33 (`vllm.LLM`, `SamplingParams`,
+`LLM.llm_engine` with `add_request`, `step` and `abort_request`, `RequestOutput.outputs[0]
+.token_ids`). It has only been run against a fake of exactly that API (tests/fake_vllm.py), never
+against vLLM.
+
+The engine core runs in this process (VLLM_ENABLE_V1_MULTIPROCESSING=0), so that it computes only
+when it is asked for a step; where vLLM schedules asynchronously, one further step may be on its
+way. Prefill ends when every request has its first new token: where the scheduler cuts long prompts
+into several steps (chunked prefill), some requests decode meanwhile, as they do in service. Prefix
+caching is off: prompts repeat here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import fields
+from bench.engines import Job, Loaded
+from bench.engines.prompts import random_tokens
+from bench.errors import InputError, UnsupportedError
+
+KERNELS = {
+    "none": "float matmul",
+    "fp8_per_tensor": "fp8 matmul, one scale a weight tensor, activations scaled at run time",
+    "fp8_per_block": "fp8 matmul, a scale each 128 x 128 weights and 128 activations",
+    "mxfp8": "fp8 matmul, a power-of-two scale each 32 weights and activations",
+}
+"""Online schemes: docs.vllm.ai, Features, Quantization, Online Quantization (v0.20.0 and stable),
+read 2026-11-23. Cards that cannot multiply fp8 keep fp8 weights and 16-bit activations."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """`options` of an arm: vLLM's own names and meanings."""
+
+    kv_cache_dtype: str = "auto"
+    gpu_memory_utilization: float = 0.9
+    max_num_seqs: int = 256
+    """Requests in one step at most: `n_batch` above it waits in the queue."""
+    max_num_batched_tokens: int | None = None
+    tensor_parallel_size: int = 1
+    async_scheduling: bool | None = None
+    """Whether the next step is prepared while one computes; None: vLLM's own choice."""
+    max_model_len: int | None = None
+    """Longest request, prompt and new tokens; None: the model's own context."""
+
+
+def asked(job: Job, settings: Settings, dtype: str) -> dict[str, Any]:
+    """Arguments of `vllm.LLM`; where a setting is None, vLLM's own default."""
+    given = {
+        "max_num_batched_tokens": settings.max_num_batched_tokens,
+        "max_model_len": settings.max_model_len,
+        "async_scheduling": settings.async_scheduling,
+        "quantization": None if job.quant == "none" else job.quant,
+    }
+    return {
+        "load_format": "auto" if job.folder else "dummy",
+        "skip_tokenizer_init": job.folder is None,
+        "dtype": dtype,
+        "kv_cache_dtype": settings.kv_cache_dtype,
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "max_num_seqs": settings.max_num_seqs,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "enable_prefix_caching": False,
+        "enforce_eager": job.mode == "eager",
+        "trust_remote_code": False,
+        "seed": job.seed,
+        **{name: value for name, value in given.items() if value is not None},
+    }
+
+
+def shape_folder(job: Job, folder: Path) -> Path:
+    """A folder with nothing but config.json, for weights that vLLM makes up (`dummy`)."""
+    (folder / "config.json").write_text(json.dumps(dict(job.architecture)), encoding="utf-8")
+    return folder
+
+
+class VllmEngine:
+    """See `bench.engines.Engine`."""
+
+    clock_device = "cpu"
+    """`step` returns tokens on the host, so the host's clock sees all of it."""
+
+    def __init__(self) -> None:
+        self._llm: Any = None
+        self._engine: Any = None
+        self._job: Job | None = None
+        self._params: Any = None
+        self._prompts: list[list[int]] = []
+        self._new: dict[str, list[int]] = {}
+        self._batch = 0
+
+    def load(self, job: Job) -> Loaded:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        problems: list[str] = []
+        settings = fields.build(Settings, dict(job.options), "options", problems)
+        if settings is None or problems:
+            raise InputError("; ".join(problems))
+        if job.device == "cpu":
+            raise UnsupportedError("engine vllm runs on an accelerator here, not on the CPU")
+        try:
+            import vllm
+        except ImportError as error:
+            raise UnsupportedError(f"engine vllm needs the package vllm ({error})") from error
+
+        self._job = job
+        dtype = "bfloat16" if job.dtype == "auto" else job.dtype
+        with tempfile.TemporaryDirectory() as scratch:
+            where = job.folder or shape_folder(job, Path(scratch))
+            self._llm = vllm.LLM(model=str(where), **asked(job, settings, dtype))
+        self._engine = self._llm.llm_engine
+        why = "vLLM's public API does not tell"
+        return Loaded(
+            device=job.device,
+            dtype=dtype,
+            n_params=None,
+            weights_bytes=None,
+            quantized_fraction=0.0 if job.quant == "none" else None,
+            dynamic=None if job.quant == "none" else "online",
+            kernel=KERNELS.get(job.quant),
+            absent=dict.fromkeys(("n_params", "weights_bytes", "quantized_fraction"), why),
+            details={
+                "package": "vllm",
+                "version": vllm.__version__,
+                "requests": "by steps of its scheduler",
+                "weights": "loaded" if job.folder else "random",
+            },
+        )
+
+    def start(self, n_prompt: int, n_gen: int, n_batch: int) -> None:
+        from vllm import SamplingParams
+
+        assert self._job is not None
+        vocabulary = self._job.architecture["vocab_size"]
+        self._prompts = random_tokens(self._job.seed, vocabulary, n_prompt, n_batch)
+        self._params = SamplingParams(
+            temperature=0.0, max_tokens=n_gen, min_tokens=n_gen, ignore_eos=True, detokenize=False
+        )
+        self.reset()
+
+    def reset(self) -> None:
+        if unfinished := [name for name, made in self._new.items() if len(made) < self._wanted]:
+            self._engine.abort_request(unfinished)
+        self._new = {}
+
+    @property
+    def _wanted(self) -> int:
+        return int(self._params.max_tokens)
+
+    def prefill(self) -> None:
+        self._batch += 1
+        for number, prompt in enumerate(self._prompts):
+            name = f"{self._batch}-{number}"
+            self._new[name] = []
+            self._engine.add_request(name, {"prompt_token_ids": prompt}, self._params)
+        self._until(1)
+
+    def step(self) -> None:
+        self._until(min(map(len, self._new.values())) + 1)
+
+    def _until(self, count: int) -> None:
+        """Steps of the scheduler until every request has `count` new tokens."""
+        while any(len(made) < count for made in self._new.values()):
+            if not self._engine.has_unfinished_requests():
+                raise UnsupportedError(
+                    f"vLLM ended its requests before {count} tokens of each", "TOKEN_COUNT"
+                )
+            for output in self._engine.step():
+                self._new[output.request_id] = list(output.outputs[0].token_ids)
+
+    def rewind(self) -> None:
+        raise UnsupportedError("vLLM cannot repeat decoding without its prefill")
+
+    def synchronize(self) -> None:
+        """Nothing to wait for: a step has its tokens on the host when it returns."""
+
+    def notes(self) -> Mapping[str, Any]:
+        return {}
+
+    def tokens(self) -> list[list[int]]:
+        return [list(made) for made in self._new.values()]
+
+    def log_probs(self, window: Sequence[int]) -> Any:
+        raise UnsupportedError(
+            "vLLM's prompt_logprobs gives a Python object for each token of the vocabulary at each "
+            "position, too many to hold; measure quality with the same weights on another engine"
+        )
+
+    def tokenize(self, text: str) -> list[int]:
+        return list(self._tokenizer().encode(text, add_special_tokens=False))
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        return str(self._tokenizer().decode(list(tokens)))
+
+    def _tokenizer(self) -> Any:
+        assert self._job is not None
+        if self._job.folder is None:
+            raise UnsupportedError("random weights have no tokenizer, so quality is not measured")
+        return self._llm.get_tokenizer()

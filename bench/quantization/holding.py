@@ -1,0 +1,115 @@
+"""What a model really holds in memory, counted by the tensors that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What a model really holds in memory."""
+
+    n_params: int
+    """Distinct weights: those that share memory count once."""
+    weights_bytes: int
+    quantized_fraction: float
+    """Share of the weights, by number, that is held in a quantized form."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One weight of the model: how many numbers, in which tensors."""
+
+    n_params: int
+    parts: list[torch.Tensor]
+    quantized: bool
+
+
+def held(model: torch.nn.Module) -> Held:
+    """Count the weights of a model by what is in memory, not by what its config says.
+
+    `get_memory_footprint` of transformers reports the unquantized size for tensor subclasses, so
+    the parts of each tensor are counted instead.
+    """
+    # The tensors are kept while counting: an unpacked weight is a copy, and if it were freed the
+    # next one could have its address.
+    weights: dict[int, Weight] = {}
+    for module in model.modules():
+        for weight in _weights(module):
+            weights.setdefault(weight.parts[0].data_ptr(), weight)
+    count = sum(weight.n_params for weight in weights.values())
+    quantized = sum(weight.n_params for weight in weights.values() if weight.quantized)
+    return Held(
+        n_params=count,
+        weights_bytes=sum(_bytes(part) for weight in weights.values() for part in weight.parts),
+        quantized_fraction=quantized / count,
+    )
+
+
+def _weights(module: torch.nn.Module) -> Iterator[Weight]:
+    """The module's own weights, not those of its children."""
+    own: Any = getattr(module, "quantized_parts", None)
+    if own is not None:
+        n_params, parts = own()
+        yield Weight(n_params, parts, quantized=True)
+    packed = getattr(module, "_packed_params", None)
+    if packed is not None and callable(getattr(module, "weight", None)):
+        # torch's dynamic linear keeps its weight packed, outside `parameters()`.
+        weight, bias = packed._weight_bias()
+        yield Weight(weight.numel(), [weight], weight.is_quantized)
+        if bias is not None:
+            yield Weight(bias.numel(), [bias], quantized=False)
+    for parameter in module.parameters(recurse=False):
+        if hasattr(parameter, "quant_state"):
+            yield _of_bitsandbytes_4bit(parameter)
+        elif hasattr(parameter, "has_fp16_weights"):
+            yield _of_bitsandbytes_int8(parameter, module)
+        else:
+            parts = list(_parts(parameter))
+            yield Weight(parameter.numel(), parts, len(parts) > 1 or parts[0].is_quantized)
+
+
+def weight_parts(module: torch.nn.Module) -> list[torch.Tensor]:
+    """The tensors that the module's own weights are made of."""
+    return [part for weight in _weights(module) for part in weight.parts]
+
+
+def _of_bitsandbytes_4bit(parameter: Any) -> Weight:
+    """Two numbers a byte, and the largest value of each block, itself quantized if nested."""
+    parts, state = [parameter.data], parameter.quant_state
+    n_params = state.shape.numel()
+    while state is not None:
+        parts += [part for part in (state.absmax, state.code) if part is not None]
+        state = state.state2
+    return Weight(n_params, parts, quantized=True)
+
+
+def _of_bitsandbytes_int8(parameter: Any, module: Any) -> Weight:
+    """Rows in int8; the layer takes their scales from the parameter when it first computes."""
+    scales = parameter.SCB if parameter.SCB is not None else module.state.SCB
+    return Weight(parameter.numel(), [parameter.data, scales], quantized=True)
+
+
+def _parts(tensor: Any) -> Iterator[torch.Tensor]:
+    """The plain tensors that a tensor subclass is made of."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        for name in tensor.__tensor_flatten__()[0]:
+            yield from _parts(getattr(tensor, name))
+    else:
+        yield tensor
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    scales = 0
+    if tensor.is_quantized:
+        import torch
+
+        per_channel = tensor.qscheme() == torch.per_channel_affine
+        # A double and a 64-bit integer for each channel, or one of each for the tensor.
+        scales = 16 * (tensor.q_per_channel_scales().numel() if per_channel else 1)
+    return tensor.numel() * tensor.element_size() + scales

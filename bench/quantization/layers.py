@@ -1,0 +1,96 @@
+"""Which layers of a model a scheme converts, and why it leaves the others as they are.
+
+Libraries skip layers silently. Here the choice is made before, by the shapes that each library's
+source asks for, and checked after: what was to be quantized and is not is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bench.quantization.scheme import Scheme
+
+HEAD = "the output head is left as it is, as transformers does with this scheme"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Names of the layers to quantize, and reason -> names of those that are not."""
+
+    names: tuple[str, ...]
+    skipped: Mapping[str, tuple[str, ...]]
+
+    def record(self) -> dict[str, Any]:
+        """For the record: how many, and of the skipped a few names."""
+        return {
+            "quantized": len(self.names),
+            "skipped": [
+                {"count": len(names), "reason": reason, "layers": list(names[:3])}
+                for reason, names in self.skipped.items()
+            ],
+        }
+
+
+def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    """Every linear layer by name, the output head among them."""
+    from torch import nn
+
+    return {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
+
+
+def choose(scheme: Scheme, model: nn.Module) -> Choice:
+    """What the scheme would convert. UnsupportedError if it would leave every layer."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    names: list[str] = []
+    skipped: dict[str, list[str]] = {}
+    for name, layer in linear_layers(model).items():
+        reason = HEAD if scheme.keeps_head and layer is head else scheme.fits(layer)
+        if reason is None:
+            names.append(name)
+        else:
+            skipped.setdefault(reason, []).append(name)
+    if not names:
+        why = "; ".join(skipped) or "the model has no linear layers"
+        raise UnsupportedError(f"scheme '{scheme.name}' would quantize no layer: {why}")
+    return Choice(
+        names=tuple(names), skipped={reason: tuple(found) for reason, found in skipped.items()}
+    )
+
+
+def replace(
+    model: nn.Module, names: Sequence[str], make: Callable[[nn.Linear], nn.Module]
+) -> nn.Module:
+    """Put another module in the place of each layer, one at a time.
+
+    Never more than one layer is held twice: the float weight is freed before the next is made.
+    """
+    for name in names:
+        old: Any = model.get_submodule(name)
+        new = make(old)
+        new.train(old.training)  # new modules train, and bitsandbytes computes otherwise then
+        model.set_submodule(name, new)
+        # The caller of the scheme may hold the old module; its weight must not outlive this.
+        old.weight = None
+        del old
+    return model
+
+
+def dims(layer: nn.Linear, *, n_in: int = 1, n_out: int = 1, who: str) -> str | None:
+    """Why a layer's shape does not fit a kernel that needs these multiples."""
+    if layer.in_features % n_in == 0 and layer.out_features % n_out == 0:
+        return None
+    needs = f"multiples of {n_in}" if n_in == n_out else f"n_in a multiple of {n_in}"
+    return f"{who} needs {needs}"
+
+
+def dtype_of(layer: nn.Linear, wanted: str, who: str) -> str | None:
+    """Why a layer's dtype does not fit."""
+    here = str(layer.weight.dtype).removeprefix("torch.")
+    return None if here == wanted else f"{who} starts from {wanted}, the layer is {here}"

@@ -1,0 +1,97 @@
+"""Run or build the Triton kernels without a GPU; `tests/test_int8_layer.py` starts it.
+
+Triton reads TRITON_INTERPRET when a kernel is defined, hence a process of its own.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import torch
+import triton
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from bench.quantization import int8_kernels
+from bench.quantization.int8_layer import quantize_rows
+
+
+def integers(*shape: int) -> torch.Tensor:
+    return torch.randint(-127, 128, shape).to(torch.int8)
+
+
+def interpret() -> None:
+    """Bit for bit what the reference computes, over rows and columns that tiles do not fill."""
+    torch.manual_seed(0)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        x = torch.randn(5, 100).to(dtype)
+        x[3] = 0
+        q, top = torch.empty(5, 100, dtype=torch.int8), torch.empty(5, 1)
+        int8_kernels.quantize_kernel[(5,)](x, q, top, 100, BLOCK=128)
+        expected, expected_top = quantize_rows(x, 0, 127)
+        assert torch.equal(q, expected), dtype
+        assert torch.equal(top, expected_top), dtype
+    for n_rows, n_out, n_in, block_m, block_n, block_k in (
+        (1, 70, 100, 16, 16, 32), (5, 64, 128, 16, 32, 64), (16, 33, 200, 16, 32, 128),
+        (17, 40, 96, 32, 16, 32), (64, 48, 64, 64, 16, 32),
+    ):  # fmt: skip
+        x, w = integers(n_rows, n_in), integers(n_out, n_in)
+        top, scale, bias = torch.rand(n_rows, 1), torch.rand(n_out), torch.randn(n_out)
+        product = (x.double() @ w.double().t()).float()
+        for has_bias in (False, True):
+            y = torch.empty(n_rows, n_out)
+            # The kernel under its autotuner, which needs a card to choose by.
+            int8_kernels.matmul_kernel.fn[(triton.cdiv(n_out, block_n),)](
+                x, top, w, scale, bias, y, n_rows, n_out, n_in, HAS_BIAS=has_bias,
+                BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k,
+            )  # fmt: skip
+            expected = product * scale * top + (bias if has_bias else 0)
+            assert torch.equal(y, expected), (n_rows, n_out, n_in, has_bias)
+
+
+NAMES = ("x_ptr", "top_ptr", "w_ptr", "scale_ptr", "bias_ptr", "y_ptr", "n_rows", "n_out",
+         "n_in", "HAS_BIAS", "BLOCK_M", "BLOCK_N", "BLOCK_K")  # fmt: skip
+TYPES = ("*i8", "*fp32", "*i8", "*fp32", "*bf16", "*bf16", "i32", "i32", "i32")
+SHARED = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024}
+"""Shared memory that one program may use, by compute capability (CUDA programming guide)."""
+
+
+def build() -> None:
+    """Machine code for an A100, a 4080 and an H200: int8 tensor cores, 16-byte loads."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from triton.compiler import compile as build_kernel
+
+    rows = ASTSource(
+        fn=int8_kernels.quantize_kernel,
+        signature={"x_ptr": "*bf16", "q_ptr": "*i8", "top_ptr": "*fp32", "n_in": "i32",
+                   "BLOCK": "constexpr"},
+        constexprs={(4,): 4096},
+    )  # fmt: skip
+    build_kernel(rows, target=GPUTarget("cuda", 90, 32))
+    kernel = int8_kernels.matmul_kernel
+    for capability, shared in SHARED.items():
+        fits = 0
+        for block_m, tile in zip((16, 32, 64), kernel.configs[::3], strict=True):
+            constants = {"HAS_BIAS": True, "BLOCK_M": block_m, **tile.kwargs}
+            source = ASTSource(
+                fn=kernel.fn,
+                signature=dict(zip(NAMES, TYPES, strict=False))
+                | dict.fromkeys(constants, "constexpr"),
+                constexprs={(NAMES.index(name),): value for name, value in constants.items()},
+                attrs={(i,): [["tt.divisibility", 16]] for i in (0, 1, 2, 3, 4, 5, 7, 8)},
+            )
+            options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+            built = build_kernel(source, target=GPUTarget("cuda", capability, 32), options=options)
+            ptx = built.asm["ptx"]
+            assert re.search(r"(mma\.sync|wgmma)[^;]*s32\.s8\.s8", ptx), (capability, tile)
+            assert re.search(r"cp\.async\.cg[^;]*0x10", ptx), (capability, tile)
+            assert len(built.asm["cubin"]) > 0
+            fits += built.metadata.shared <= shared
+        assert fits > 0
+
+
+if __name__ == "__main__":
+    {"interpret": interpret, "build": build}[sys.argv[1]]()

@@ -1,0 +1,213 @@
+"""Modes with a static cache, on tiny real models: the tokens of eager mode, one compiled step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench.engines import Job
+from bench.engines.static import Compiling, Slots, attention, cache_length, compiling
+from bench.engines.transformers import TransformersEngine
+from bench.errors import InputError, UnsupportedError
+from tests.conftest import TINY
+
+# What the compiler warns of is its own.
+pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning", "default::UserWarning")
+
+
+@pytest.fixture
+def job(tiny_folder: Path) -> Job:
+    return Job(
+        architecture=TINY, folder=tiny_folder, random_seed=0, initializer_range=0.02,
+        quant="none", mode="compiled", dtype="auto", device="cpu", threads=None, seed=7,
+        replicate=0,
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler() -> Any:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def _trace_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trace as ever, but run what was traced as it is: no minutes of generating code."""
+    real = torch.compile
+
+    def compile_(function: Any, *, options: Any, **rest: Any) -> Any:
+        return real(function, backend="eager", **rest)
+
+    monkeypatch.setattr(torch, "compile", compile_)
+
+
+def load(job: Job) -> TransformersEngine:
+    runs = TransformersEngine()
+    runs.load(job)
+    return runs
+
+
+def generate(runs: TransformersEngine, n_gen: int) -> list[list[int]]:
+    runs.reset()
+    runs.prefill()
+    for _ in range(n_gen - 1):
+        runs.step()
+    return runs.tokens()
+
+
+def graphs() -> int:
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+@pytest.mark.parametrize(("region", "n_prompt"), [("layer", 1), ("layer", 12), ("model", 12)])
+def test_compiled_makes_the_tokens_of_eager_mode(job: Job, region: str, n_prompt: int) -> None:
+    eager = load(replace(job, mode="eager"))
+    eager.start(n_prompt=n_prompt, n_gen=20, n_batch=2)
+    runs = load(replace(job, options={"compile": region}))
+    runs.start(n_prompt=n_prompt, n_gen=20, n_batch=2)
+    assert generate(runs, 20) == generate(eager, 20)
+    notes = runs.notes()
+    assert notes["tokens_as_eager"] == notes["tokens_checked"] == 16
+    assert notes["compile_s"] > 0
+    assert notes["cache_length"] == 256
+    # two tensors a layer, two layers: batch 2, two heads of 8, float32
+    assert notes["cache_bytes"] == 2 * 2 * 2 * 2 * 256 * 8 * 4
+
+
+@pytest.mark.usefixtures("_trace_only")
+def test_requests_do_not_see_what_the_one_before_left(job: Job) -> None:
+    runs = load(job)
+    runs.start(n_prompt=12, n_gen=8, n_batch=1)
+    first = generate(runs, 8)
+    assert generate(runs, 8) == first
+    runs.rewind()
+    for _ in range(7):
+        runs.step()
+    assert runs.tokens() == first
+
+
+@pytest.mark.usefixtures("_trace_only")
+def test_prompts_of_different_lengths_share_one_compiled_step(job: Job) -> None:
+    runs = load(job)
+    runs.start(n_prompt=16, n_gen=4, n_batch=1)
+    generate(runs, 4)
+    once = graphs()
+    for n_prompt in (24, 40):
+        runs.start(n_prompt=n_prompt, n_gen=4, n_batch=1)
+        generate(runs, 4)
+    # each new length costs the prompt's layer, and nothing else
+    assert graphs() == once + 2
+
+
+@pytest.mark.usefixtures("_trace_only")
+def test_all_layers_share_one_compiled_layer(job: Job) -> None:
+    counts = []
+    for n_layers in (2, 6):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        deep = replace(job, folder=None, architecture=TINY | {"num_hidden_layers": n_layers})
+        runs = load(deep)
+        runs.start(n_prompt=16, n_gen=4, n_batch=1)
+        counts.append(graphs())
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("quant", ["int8-dynamic", "int8-weight-only"])
+def test_torchao_schemes_run_compiled(job: Job, quant: str) -> None:
+    eager = load(replace(job, mode="eager", quant=quant))
+    eager.start(n_prompt=20, n_gen=8, n_batch=1)
+    runs = load(replace(job, quant=quant))
+    runs.start(n_prompt=20, n_gen=8, n_batch=1)
+    assert len(generate(runs, 8)[0]) == 8
+    assert runs.notes()["tokens_as_eager"] >= 1
+
+
+@pytest.mark.usefixtures("_trace_only")
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        {"model_type": "qwen3", "head_dim": 8},
+        {"model_type": "mistral", "sliding_window": None},
+        {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "head_dim": 8,
+         "moe_intermediate_size": 32},
+        {"model_type": "gemma3_text", "sliding_window": 64, "head_dim": 8,
+         "layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 8},
+    ],
+    ids=lambda a: a["model_type"],
+)  # fmt: skip
+def test_other_architectures_agree_with_eager_mode(job: Job, architecture: dict[str, Any]) -> None:
+    runs = load(replace(job, folder=None, architecture=TINY | architecture))
+    runs.start(n_prompt=12, n_gen=8, n_batch=2)
+    assert runs.notes()["tokens_as_eager"] == 8
+
+
+@pytest.mark.usefixtures("_trace_only")
+def test_a_sequence_longer_than_a_sliding_window_is_refused(job: Job) -> None:
+    sliding = {
+        "model_type": "gemma3_text", "sliding_window": 16, "head_dim": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+    }  # fmt: skip
+    runs = load(replace(job, folder=None, architecture=TINY | sliding))
+    with pytest.raises(UnsupportedError, match="sliding window of 16"):
+        runs.start(n_prompt=12, n_gen=8, n_batch=1)
+
+
+@pytest.mark.usefixtures("_trace_only")
+def test_quality_is_read_through_the_plain_path(job: Job) -> None:
+    plain, runs = load(replace(job, mode="eager")), load(job)
+    window = list(range(40))
+    torch.testing.assert_close(runs.log_probs(window), plain.log_probs(window))
+    assert graphs() == 0
+    runs.set_prompt(window[:10])
+    plain.set_prompt(window[:10])
+    assert generate(runs, 6) == generate(plain, 6)
+
+
+def test_cuda_graphs_need_cuda(job: Job) -> None:
+    with pytest.raises(UnsupportedError, match="mode cuda-graph needs a CUDA device, not cpu"):
+        load(replace(job, mode="cuda-graph"))
+
+
+def test_options_are_checked() -> None:
+    assert compiling({}, graph=True) == Compiling("layer", {})
+    assert compiling({"inductor.max_autotune": True}, graph=False).inductor == {
+        "max_autotune": True
+    }
+    with pytest.raises(InputError, match="unknown option compile 'layers'; did you mean 'layer'"):
+        compiling({"compile": "layers"}, graph=True)
+    with pytest.raises(InputError, match="is for mode cuda-graph"):
+        compiling({"compile": "none"}, graph=False)
+
+
+def test_cache_lengths_are_whole_blocks() -> None:
+    assert [cache_length(n, 6) for n in (1, 250, 251)] == [256, 256, 512]
+
+
+def test_attention_that_is_not_built_here_is_refused() -> None:
+    query = torch.zeros(1, 2, 4, 8)
+    for name in ("softcap", "s_aux", "position_bias"):
+        with pytest.raises(UnsupportedError, match=f"has no {name}: use mode eager"):
+            attention(None, query, query, query, None, **{name: torch.ones(1)})
+
+
+def test_a_step_attends_to_what_is_filled_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    position = torch.tensor([5])
+    slots = Slots(8, position)
+    keys, values = torch.randn(2, 3, 2, 6, 4).unbind(0)  # two heads of keys, six of queries
+    query = torch.randn(3, 6, 1, 4)
+    slots.update(keys[:, :, :5], values[:, :, :5])
+    slots.keys[:, :, 6:] = 1e4  # what an earlier, longer request left
+    slots.values[:, :, 6:] = 1e4
+    held = slots.update(keys[:, :, 5:], values[:, :, 5:])
+    mask = (torch.arange(8) <= position)[None, None, None]
+    made, _ = attention(None, query, *held, mask, scaling=0.5)
+    scores = 0.5 * query @ keys.repeat_interleave(3, 1).transpose(-1, -2)
+    expected = scores.softmax(-1) @ values.repeat_interleave(3, 1)
+    torch.testing.assert_close(made, expected.transpose(1, 2))
