@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from bench.api import compare, judge, price, run, summarise
     from bench.errors import BenchError, InputError, UnsupportedError
+    from bench.exchange.frame import read_results
     from bench.experiment import (
         ArmEntry,
         CostAssumption,
@@ -45,6 +46,7 @@ __all__ = [
     "load_experiment",
     "price",
     "read",
+    "read_results",
     "run",
     "summarise",
 ]
@@ -52,12 +54,13 @@ __all__ = [
 _ROOMS = {
     "api": ("compare", "judge", "price", "run", "summarise"),
     "errors": ("BenchError", "InputError", "UnsupportedError"),
+    "exchange.frame": ("read_results",),
     "experiment": (
         "ArmEntry", "CostAssumption", "Experiment", "Gate", "Grid", "Quality", "load_experiment",
     ),
     "records": ("Environment", "QualityRecord", "Record", "Results", "read"),
 }  # fmt: skip
-"""Room -> the public names that live there. No name is a room's own: `bench.cost` is a module."""
+"""Module -> the public names that live there. No name is a room's own: `bench.cost` is a module."""
 
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 from bench import fields
@@ -97,9 +98,7 @@ class Measured:
     comparison: Row | None
     """Candidate over baseline in the gate's metric, with the keys of `bench compare -o json`."""
     seconds: tuple[float, ...]
-    """Of each request, replicate after replicate: what pytest-benchmark is given."""
-    n_requests: tuple[int, ...]
-    """How many of `seconds` are of each replicate."""
+    """Of each replicate the median of its requests: what pytest-benchmark is given."""
     results: Results
     folder: Path
     failures: tuple[str, ...]
@@ -173,16 +172,14 @@ def measure(want: Wanted, test: str, folder: Path, *, once: bool) -> Measured:
         raise _failure(mine)
     (row,) = (one for one in summarise(results, experiment) if one["variant"] == name)
     ratio, failures = (None, []) if once else _against(want, results, experiment)
-    each = [_seconds(record, want.seconds) for record in good]
     return Measured(
         row=row,
         comparison=ratio,
-        seconds=tuple(second for seconds in each for second in seconds),
-        n_requests=tuple(map(len, each)),
+        seconds=tuple(_seconds(record, want.seconds) for record in good),
         results=results,
         folder=folder,
         failures=tuple(failures),
-        extra_info=_extra_info(want, row, ratio, good, folder),
+        extra_info=_extra_info(want, row, ratio, good, results, folder),
     )
 
 
@@ -241,46 +238,49 @@ def _against(
     return (rows[0] if rows else None), failures
 
 
-def _seconds(record: Record, part: Seconds) -> list[float]:
-    """Seconds of each request of a replicate."""
+def _seconds(record: Record, part: Seconds) -> float:
+    """Median over a replicate's requests, as in `bench export`: its figure, and one round."""
     if part == "decode":
-        return [sum(gaps) for gaps in record.samples["itl_s"]]
-    return list(record.samples["e2e_s" if part == "e2e" else "prefill_s"])
+        return float(median(sum(gaps) for gaps in record.samples["itl_s"]))
+    return float(median(record.samples["e2e_s" if part == "e2e" else "prefill_s"]))
 
 
-FIGURES = (
+ARM_KEYS = (
     "variant", "model", "engine", "quant", "mode", "dtype", "device",
     "n_prompt", "n_gen", "n_batch", "n_replicates",
-    "prefill_tok_s", "decode_tok_s", "output_tok_s", "ttft_s", "tpot_s", "e2e_s",
-    "energy_per_output_token_j", "usd_per_mtok", "peak_memory_bytes", "weights_bytes", "ppl",
-    "mean_kld", "valid", "reasons", "origin",
 )  # fmt: skip
-"""Keys of `bench run -o json` that stand in pytest-benchmark's `extra_info`."""
+"""Keys of `bench run -o json` that stand beside those of `bench export --to pytest-benchmark`."""
 
 RATIO = ("metric", "baseline", "ratio", "ci_low", "ci_high", "n_pairs", "verdict", "reasons")
-"""Keys of `bench compare -o json` that stand in its `comparison`."""
+"""Keys of `bench compare -o json` that stand in `comparison`."""
 
 
 def _extra_info(
-    want: Wanted, row: Row, ratio: Row | None, good: Sequence[Record], folder: Path
+    want: Wanted, row: Row, ratio: Row | None, good: Sequence[Record], found: Results, folder: Path
 ) -> dict[str, Any]:
-    """Everything that pytest-benchmark's own fields cannot say. A missing figure is null."""
-    from bench.summary import replicate_figures
-    from bench.throughput import interval
+    """What `bench export --to pytest-benchmark` writes, and what only a test has."""
+    from bench.exchange.exporting import Price
+    from bench.exchange.pytest_benchmark import NAME, extra_info
+    from bench.throughput import throughputs
 
-    rates = [rate for r in good if (rate := replicate_figures(r)["decode_tok_s"]) is not None]
-    low, high = interval(rates)[1:3] if rates else (None, None)
-    absent = {name: why for name, why in row["absent"].items() if row.get(name, 0) is None}
-    return {name: row[name] for name in FIGURES} | {
-        "absent": absent,
-        "decode_tok_s_ci_low": low,
-        "decode_tok_s_ci_high": high,
-        "seconds": want.seconds,
-        "n_requests": [len(_seconds(record, want.seconds)) for record in good],
-        "comparison": None if ratio is None else {name: ratio[name] for name in RATIO},
-        "environment": good[0].environment,
-        "records": str(folder),
-    }
+    mine = replace(found, records=list(good))
+    rate = next(iter(throughputs(mine)), None)
+    info = extra_info(good, row, rate, Price(usd_per_hour=want.usd_per_hour))
+    if want.seconds != "e2e":  # what is timed is no request, so records cannot be made of it again
+        del info[NAME]
+    missing = {name: why for name, why in row["absent"].items() if info.get(name, 0) is None}
+    return (
+        {name: row[name] for name in ARM_KEYS}
+        | info
+        | {
+            "absent": missing,
+            "seconds": want.seconds,
+            "n_requests": [len(record.samples["e2e_s"]) for record in good],
+            "comparison": None if ratio is None else {name: ratio[name] for name in RATIO},
+            "environment": good[0].environment,
+            "records": str(folder),
+        }
+    )
 
 
 IDENTITY = (

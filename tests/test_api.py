@@ -36,7 +36,7 @@ def test_the_type_checkers_imports_are_the_same_names() -> None:
     source = (ROOT / "bench/__init__.py").read_text()
     block = source.partition("if TYPE_CHECKING:")[2].partition("__version__")[0]
     for room, names in bench._ROOMS.items():
-        (listed,) = re.findall(rf"from bench\.{room} import (\([^)]*\)|[^\n(]+)", block)
+        (listed,) = re.findall(rf"from bench\.{re.escape(room)} import (\([^)]*\)|[^\n(]+)", block)
         assert set(re.findall(r"\w+", listed)) == set(names)
 
 

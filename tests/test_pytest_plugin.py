@@ -9,14 +9,17 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
 import scipy.special  # noqa: F401  # pytester unloads what a suite imports; this loads but once
 
 from bench import pytest_run
+from bench.cli import main
 from bench.errors import InputError
 from bench.records import read
+from bench.summary import replicate_figures
 
 pytest_plugins = ["pytester"]
 
@@ -80,9 +83,9 @@ def test_measures_saves_and_fails_by_the_interval(run: Run, pytester: pytest.Pyt
     assert benchmarks["test_speed[fast]"]["group"] == "arms"
 
     info = benchmarks["test_speed[fast]"]["extra_info"]
-    assert info["decode_tok_s_ci_low"] < info["decode_tok_s"] < info["decode_tok_s_ci_high"]
-    total_tok_s = 24 / info["e2e_s"]
-    assert info["usd_per_mtok"] == pytest.approx(0.1 / 3600 / total_tok_s * 1e6)
+    assert info["total_tok_s_low"] < info["total_tok_s"] < info["total_tok_s_high"]
+    assert info["usd_per_mtok"] == pytest.approx(0.1 / 3600 / info["total_tok_s"] * 1e6)
+    assert info["usd_per_mtok_low"] < info["usd_per_mtok"] < info["usd_per_mtok_high"]
     assert info["energy_per_output_token_j"] is None
     assert info["absent"]["energy_per_output_token_j"]
     assert (info["valid"], info["reasons"], info["comparison"]) == (True, [], None)
@@ -97,11 +100,24 @@ def test_the_durations_are_the_records_to_the_last_bit(run: Run, pytester: pytes
     (one,) = json.loads((pytester.path / "out.json").read_text())["benchmarks"]
     (folder,) = pytester.path.glob("kept/*/*")
     records = read(folder).records
-    assert one["stats"]["data"] == [s for record in records for s in record.samples["e2e_s"]]
+    assert one["stats"]["data"] == [median(r.samples["e2e_s"]) for r in records]
     assert one["extra_info"]["n_requests"] == [len(r.samples["e2e_s"]) for r in records]
-    assert one["stats"]["rounds"] == sum(one["extra_info"]["n_requests"])
+    assert one["stats"]["rounds"] == one["extra_info"]["n_replicates"] == 2
     assert one["options"]["timer"] == "measured_by_gpu_cost_bench"
     assert one["extra_info"]["records"] == str(Path("kept") / folder.parent.name / folder.name)
+
+
+def test_bench_import_makes_records_of_what_it_saved(
+    run: Run, pytester: pytest.Pytester, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("--benchmark-json=out.json", "--inference-into=kept", "-k", "test_speed")
+    assert main(["import", "pytest-benchmark", "out.json", "--into", "back"]) == 0
+    back = {(r.variant["quant"], r.replicate): r for r in read(Path("back")).records}
+    kept = [r for folder in pytester.path.glob("kept/*/*") for r in read(folder).records]
+    assert len(back) == len(kept) == 4
+    for record in kept:
+        found = replicate_figures(back[record.variant["quant"], record.replicate])
+        assert found == pytest.approx(replicate_figures(record))
 
 
 def test_a_part_of_the_request_may_be_what_is_timed(run: Run, pytester: pytest.Pytester) -> None:
@@ -116,8 +132,10 @@ def test_one(inference_benchmark):
 
     (one,) = json.loads((pytester.path / "out.json").read_text())["benchmarks"]
     (folder,) = pytester.path.glob("kept/*/*")
-    gaps = [sum(gap) for record in read(folder).records for gap in record.samples["itl_s"]]
-    assert one["stats"]["data"] == gaps
+    records = read(folder).records
+    each = [median(sum(gaps) for gaps in record.samples["itl_s"]) for record in records]
+    assert one["stats"]["data"] == each
+    assert "gpu_cost_bench" not in one["extra_info"]
 
 
 def test_compares_with_what_it_saved(run: Run, pytester: pytest.Pytester) -> None:

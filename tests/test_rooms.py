@@ -27,6 +27,7 @@ READING = {
     "predict_report", "predict_names", "board_power", "limits", "judging", "pilot",
     "claims", "verdicts", "evidence", "measured", "findings", "report", "served",
     "stored",
+    "unpaired", "exchange",
 }  # fmt: skip
 """Never import torch, nor a measuring room."""
 

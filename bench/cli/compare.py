@@ -19,6 +19,7 @@ examples:
   bench compare results/local/mine --baseline none --candidate int8-dynamic --metric decode,memory
   bench compare results/local/mine --candidate int8-dynamic --fail-below 1.5    for CI
   bench compare results/local/new --against results/old --fail-below 0.97    as it was earlier
+  bench compare results/mixed-cpu --pareto --rent 0.10      what each scheme gives for its loss
 
 The gate is on the interval: --fail-below 1.5 fails unless the whole interval is at or above 1.5.
 exit codes: 0 done and gates hold, 1 a gate failed, 2 bad input
@@ -45,6 +46,10 @@ def add(verbs: Any) -> argparse.ArgumentParser:
                         help="what counts as equal quality (default: 1.02)")  # fmt: skip
     pool = "compare records of different machines or versions, marked"
     parser.add_argument("--pool", action="store_true", help=pool)
+    parser.add_argument("--pareto", action="store_true",
+                        help="size, speed and cost against divergence, of every arm")  # fmt: skip
+    parser.add_argument("--rent", type=float, metavar="USD_PER_HOUR",
+                        help="price of an hour of the machine, for --pareto")  # fmt: skip
     gate = "exit 1 unless the whole interval (of decode, or of --metric) is at or {} RATIO"
     ratio: dict[str, Any] = {"type": float, "metavar": "RATIO"}
     parser.add_argument("--fail-below", **ratio, help=gate.format("above"))
@@ -65,10 +70,12 @@ def run(args: argparse.Namespace) -> int:
     for name in ("margin", "confidence"):
         if not 0 < getattr(args, name) < 1:
             raise InputError(f"--{name}: {getattr(args, name)} is not between 0 and 1")
-    for name in ("max_ppl_ratio", "fail_below", "fail_above"):
+    for name in ("max_ppl_ratio", "fail_below", "fail_above", "rent"):
         value = getattr(args, name)
         if value is not None and not 0 < value < float("inf"):
-            raise InputError(f"--{name.replace('_', '-')}: {value} is not a ratio above 0")
+            raise InputError(f"--{name.replace('_', '-')}: {value} is not a number above 0")
+    if args.pareto:
+        return _pareto(args)
     rules = Rules(
         margin=args.margin,
         confidence=args.confidence,
@@ -100,3 +107,14 @@ def _read(*paths: Path) -> Results:
     for problem in results.problems:
         print(f"bench: skipped a broken line: {problem}", file=sys.stderr)
     return results
+
+
+def _pareto(args: argparse.Namespace) -> int:
+    from bench.report import pareto
+    from bench.report.tables import render
+
+    rows = pareto.rows(_read(*args.results), args.rent)
+    print(render(rows, pareto.columns(rows), args.output), end="")
+    if args.output == "md":
+        print("".join(f"\n- {line}" for line in pareto.words(rows)))
+    return 0

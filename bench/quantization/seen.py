@@ -121,9 +121,9 @@ def _named(func: Any, read: Sequence[torch.Tensor], copies: Sequence[torch.Tenso
 
 
 def in_words(found: Sequence[dict[str, Any]]) -> str:
-    """One line for the record's `kernel`."""
-    return "; ".join(
-        f"{entry['rows']} row{'s' if entry['rows'] > 1 else ''}: "
-        + (", ".join(entry["operations"]) or "nothing seen")
-        for entry in found
-    )
+    """One line for the record's `kernel`; the number of rows only where it matters."""
+    lines = [", ".join(entry["operations"]) or "nothing seen" for entry in found]
+    if len(set(lines)) == 1:
+        return lines[0]
+    rows = [f"{entry['rows']} row{'s' if entry['rows'] > 1 else ''}" for entry in found]
+    return "; ".join(f"{n}: {line}" for n, line in zip(rows, lines, strict=True))

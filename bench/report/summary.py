@@ -89,8 +89,12 @@ def columns(rows: Sequence[Row]) -> list[Column]:
 
 def _of_server(rows: Sequence[Row]) -> list[Column]:
     """What a server is asked about: how much in all, and how long one request waits."""
-    if all(row["requests_s"] is None for row in rows):
+    imported = any(row["ttft_s"] and not row["prefill_tok_s"] for row in rows)
+    if all(row["requests_s"] is None for row in rows) and not imported:
         return []
+    counted = [column("requests_s", "requests/s", ",.2f")]
+    if all(row["requests_s"] is None for row in rows):
+        counted = []
     limited = [column("goodput_req_s", "within limits/s", ",.2f")]
     if all(row["goodput_req_s"] is None for row in rows):
         limited = []
@@ -98,7 +102,7 @@ def _of_server(rows: Sequence[Row]) -> list[Column]:
         column("output_tok_s", "output tok/s", ",.1f"),
         Column(heading="TTFT ms", show=lambda r: _ms(r["ttft_s"])),
         Column(heading="per token ms", show=lambda r: _ms(r["tpot_s"])),
-        column("requests_s", "requests/s", ",.2f"),
+        *counted,
         *limited,
     ]
 
