@@ -33,7 +33,10 @@ READING = {
 ENGINE_PACKAGES = {
     "torch", "transformers", "torchao", "onnxruntime", "vllm", "optimum", "bitsandbytes", "triton",
 }  # fmt: skip
-LAZY = ENGINE_PACKAGES | {"pandas", "numpy", "scipy", "rich", "tabulate", "pynvml", "psutil", "h11"}
+LAZY = ENGINE_PACKAGES | {
+    "pandas", "numpy", "scipy", "rich", "tabulate", "pynvml", "psutil", "h11",
+    "altair", "jinja2", "vl_convert",
+}  # fmt: skip
 
 KERNELS = {"quantization/int8_layer.py", "quantization/int8_kernels.py"}
 """Define modules of torch and kernels of triton, which need both while they are read; hence they

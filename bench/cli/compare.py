@@ -51,6 +51,8 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     ratio: dict[str, Any] = {"type": float, "metavar": "RATIO"}
     parser.add_argument("--fail-below", **ratio, help=gate.format("above"))
     parser.add_argument("--fail-above", **ratio, help=gate.format("below"))
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg|FILE.png",
+                        help="also draw the ratios with their intervals")  # fmt: skip
     add_output(parser)
     return parser
 
@@ -81,6 +83,10 @@ def run(args: argparse.Namespace) -> int:
     )
     results = _read(args)
     rows = compare(results, rules, args.baseline, args.candidate)
+    if args.plot is not None:
+        from bench.report.evidence import plot
+
+        plot(rows, args.plot)
     print(render(rows, columns(rows, rules), args.output), end="")
     if args.output == "md":
         print("".join(f"\n- {line}" for line in words(rows, rules)))
