@@ -21,6 +21,7 @@ VERBS = (
     "compare",
     "cost",
     "claims",
+    "report",
     "predict",
     "import",
     "export",
