@@ -153,8 +153,8 @@ def resolve(experiment: Experiment, say: Callable[[str], None]) -> list[Arm]:
 def _resolved(variant: Variant, device: quantization.Device, say: Callable[[str], None]) -> Arm:
     model, engine = model_of(variant), spec(variant.engine)
     if engine.remote:
-        where, identity = settings(variant.options).device, key("served", model=model.ref)
-        return Arm(variant=replace(variant, device=where), model=model, identity=identity)
+        where = replace(variant, device=settings(variant.options).device)
+        return Arm(variant=where, model=model, identity=key("served", model=model.ref))
     arm = Arm(
         variant=replace(variant, device=device.name), model=model, identity=weights.identity(model)
     )
@@ -164,7 +164,7 @@ def _resolved(variant: Variant, device: quantization.Device, say: Callable[[str]
         return replace(arm, refusal=reason)
     if engine.weights == "gguf":
         check_file(variant, weights.prepare_gguf(model, say))
-    else:
+    elif engine.weights == "folder":
         weights.prepare(model, say)
     try:
         return _with_engine(arm, device, say)

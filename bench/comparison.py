@@ -18,6 +18,7 @@ from bench.judging import ENERGY_ONLY, EXCLUDING, Pair, pairs_of, varies
 from bench.quality_figures import Figures, check_gate, summarise
 from bench.records import Record, Results
 from bench.summary import quality_of, replicate_figures
+from bench.unpaired import not_paired, ratio_row
 
 Verdict = Literal["higher", "lower", "same", "ambiguous", "invalid"]
 Better = Literal["higher", "lower"]
@@ -95,15 +96,19 @@ class Rules:
 
 
 def compare(
-    results: Results, rules: Rules, baseline: str | None = None, candidate: str | None = None
-) -> list[Row]:
-    """Rows with the contract's keys, for every candidate arm and workload. Raises InputError."""
+    results: Results, rules: Rules, baseline: str | None = None, candidate: str | None = None,
+    *, versus: Mapping[str, str] | None = None,
+) -> list[Row]:  # fmt: skip
+    """Rows with the contract's keys, for every candidate arm and workload. Raises InputError.
+
+    `versus`: candidate -> its baseline, by name, where that is known already.
+    """
     for name in rules.metrics:
         if name not in (*METRICS, QUALITY):
             raise InputError(unknown("metric", name, (*METRICS, QUALITY)))
     arms = _arms(results)
     rows: list[Row] = []
-    for name, base in opponents(arms, baseline, candidate).items():
+    for name, base in (versus or opponents(arms, baseline, candidate)).items():
         quality = _quality_against(results, name, base)
         rows += _compare_arms(arms[base], arms[name], quality, rules)
     if not rows:
@@ -216,6 +221,9 @@ def _compare_arms(
             "candidate": other[0].variant["name"],
             "equal_quality": _equal_quality(figures, rules.gate),
         }
+        if not_paired((*ours, *theirs)):
+            yield from _unpaired(ours, theirs, head, marks, rules)
+            continue
         noise = {"CV"} if varies(ours) or varies(theirs) else set()
         pairs = pairs_of(ours, theirs)
         failed = {r for one in (*ours, *theirs) if one.status != "ok" for r in one.reasons}
@@ -224,6 +232,18 @@ def _compare_arms(
                 yield _row(METRICS[name], pairs, head, marks | noise | failed, rules)
     if QUALITY in rules.metrics and figures is not None and figures.ppl_ratio is not None:
         yield _quality_row(figures, base[0], other[0], marks, rules)
+
+
+def _unpaired(
+    ours: Sequence[Record], theirs: Sequence[Record], head: Row, marks: set[str], rules: Rules
+) -> Iterator[Row]:
+    for name in rules.metrics:
+        if name != QUALITY:
+            metric = METRICS[name]
+            named = {"metric": name, **head, "better": metric.better}
+            row = ratio_row(named, metric.of, ours, theirs, marks)
+            if row is not None:
+                yield row
 
 
 def _by_workload(records: Sequence[Record]) -> dict[tuple[int, ...], list[Record]]:

@@ -9,6 +9,7 @@ worker is started in it by `Home.program`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -92,12 +93,13 @@ def homes(name: str) -> list[Home]:
     return [home(one) for one in names() if one.partition("-")[0] == name]
 
 
-def own_version(package: str | None) -> str | None:
-    """Version of a package in the environment that this runs in; None if it is not there."""
-    try:
-        return metadata.version(package) if package else None
-    except metadata.PackageNotFoundError:
-        return None
+def own_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of those packages that are in the environment which this runs in."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def state(place: Home) -> State:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.arms import Arm, resolve
-from bench.errors import UnsupportedError
+from bench.engines import spec
+from bench.errors import InputError, UnsupportedError
 from bench.experiment import Experiment, key
 from bench.fitting import MOST
 from bench.process import Event, converse, last
@@ -24,8 +25,13 @@ def with_largest_batch(
 
     Arms are compared at equal batches, so the arm that needs most memory decides; `say` is told
     what each could take. The answer is kept in `folder`: a run that goes on uses the same.
-    Raises UnsupportedError if not even one sequence fits.
+    Raises UnsupportedError if not even one sequence fits, InputError for a server.
     """
+    if any(spec(variant.engine).remote for variant in experiment.variants):
+        raise InputError(
+            "-b max: a server's memory is not seen from here, and it queues what does not fit; "
+            "give numbers, such as -b 1,2,4,8"
+        )
     arms = [arm for arm in resolve(experiment, say) if arm.refusal is None]
     n_prompt, n_gen = max(experiment.grid.n_prompt), max(experiment.grid.n_gen)
     name = key("fit", arms=[[a.variant.name, a.identity] for a in arms], p=n_prompt, n=n_gen)

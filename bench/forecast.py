@@ -10,8 +10,8 @@ from bench.catalog import resolve_model
 from bench.engines import spec
 from bench.experiment import Experiment, Variant, Workload, plan, short_names
 from bench.here import Here
-from bench.layout import LAYOUTS
-from bench.records import Results
+from bench.layout import has_layout
+from bench.records import OWN, Results
 from bench.roofline import bound, memory_bytes
 
 START_S = 12.0
@@ -65,7 +65,7 @@ def _limits(variant: Variant, workload: Workload, place: Here) -> dict[str, Any]
         return figures | {"absent": dict.fromkeys(figures, why)}
     card = resolve_model(variant.model).card
     absent: dict[str, str] = {}
-    if variant.quant not in LAYOUTS:
+    if not has_layout(variant.quant):
         absent["memory_bytes"] = f"the bytes of scheme '{variant.quant}' are not known beforehand"
     else:
         dtype = place.dtype if variant.dtype == "auto" else variant.dtype
@@ -106,6 +106,7 @@ def _measured_request_s(row: Mapping[str, Any], before: Results) -> float | None
         record.samples["e2e_s"]
         for record in before.records
         if record.status == "ok"
+        and record.origin in OWN
         and record.variant["name"] == row["variant"]
         and all(record.workload[name] == row[name] for name in ("n_prompt", "n_gen", "n_batch"))
     ]

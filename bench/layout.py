@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from bench import allocation
 from bench.errors import InputError, unknown
 from bench.shape import Matrix, Part, Shape
 
@@ -117,13 +118,23 @@ def file_bits(quant: str) -> float | None:
 
 def check_quant(quant: str) -> None:
     """InputError for a scheme without a known size."""
-    if quant not in LAYOUTS and not file_bits(quant):
+    if quant.startswith(allocation.PREFIX):
+        allocation.parse(quant)  # says what is wrong with the target
+    elif quant not in LAYOUTS and not file_bits(quant):
         raise InputError(unknown("scheme", quant, quants()))
+
+
+def has_layout(quant: str) -> bool:
+    """Whether the bytes of a scheme that an engine applies are known beforehand."""
+    return quant in LAYOUTS or quant.startswith(allocation.PREFIX)
 
 
 def layout(quant: str, engine: str = "transformers") -> Layout:
     """Layout of a scheme. Engines other than transformers do quantize experts."""
     check_quant(quant)
+    if quant.startswith(allocation.PREFIX):
+        # Numbers of fewer bits are held in 8 too; layers left as they are come on top of this.
+        quant = "int8-weight-only"
     if quant not in LAYOUTS:
         return Layout(bits=None, compute="fp16" if quant.lower() == "f16" else "int8")
     found = LAYOUTS[quant]

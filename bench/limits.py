@@ -15,8 +15,13 @@ from bench.diagnosis import Evidence, diagnose
 from bench.errors import BenchError
 from bench.gpus import Gpu, match
 from bench.layout import layout
+<<<<<<< HEAD
 from bench.records import Record, Results
 from bench.roofline import Bound, Measured, above_bound, bound, mbu, mfu, peak_flops
+=======
+from bench.records import OWN, Record, Results
+from bench.roofline import Bound, above_bound, bound, mbu, mfu, peak_flops
+>>>>>>> main
 from bench.shape import shape
 
 Row = dict[str, Any]
@@ -44,11 +49,16 @@ def _gpu(results: Results, record: Record) -> Gpu | str:
         return "the server's device is not known here"
     found = results.environments.get(record.environment)
     name = found.identity.get("gpu") if found else None
+    if record.variant.get("options", {}).get("n_depth"):
+        return "the context was filled before the measurement (n_depth)"
+    if name is None and record.origin not in OWN and record.variant["device"] != "cpu":
+        return f"{record.origin} does not say on which card"
     if name is None:
         return "a CPU has no data sheet here; `mbu_measured` is against its measured rates"
     return match(str(name)) or f"{name} is not in the catalog (`bench gpus`)"
 
 
+<<<<<<< HEAD
 def _rates(results: Results, record: Record) -> Measured | str:
     """The rates measured on the device of a record, or why there are none."""
     found, variant = results.environments.get(record.environment), record.variant
@@ -77,6 +87,13 @@ def _rates(results: Results, record: Record) -> Measured | str:
 def _limited(row: Row, rows: Sequence[Row], gpu: Gpu | str, rates: Measured | str) -> Row:
     if isinstance(gpu, str) and isinstance(rates, str):
         return _without(_without(row, FIGURES, gpu), MEASURED, rates)
+=======
+def _limited(row: Row, rows: Sequence[Row], gpu: Gpu | str | None) -> Row:
+    if not isinstance(gpu, Gpu):
+        return _without(row, gpu or "no environment was recorded")
+    if row["n_batch"] is None:
+        return _without(row, row["absent"].get("n_batch", "the batch is not known"))
+>>>>>>> main
     try:
         card = resolve_model(row["model"]).card
         most = None if isinstance(gpu, str) else _bound(row, card, gpu)
@@ -90,8 +107,19 @@ def _limited(row: Row, rows: Sequence[Row], gpu: Gpu | str, rates: Measured | st
     if most is None or isinstance(gpu, str):
         return _without(row, FIGURES, str(gpu))
     figures = _figures(row, rows, card, gpu, most)
+<<<<<<< HEAD
     if _impossible(row, most, reached):
+=======
+    impossible = (
+        above_bound(row["decode_tok_s"], most.decode_tok_s)
+        or above_bound(row["prefill_tok_s"], figures["bound_prefill_tok_s"])
+        or above_bound(row["output_tok_s"], most.decode_tok_s)
+    )
+    if impossible:
+>>>>>>> main
         figures |= {"valid": False, "reasons": sorted({*row["reasons"], "ABOVE_BOUND"})}
+    if _overlaps(row):
+        figures["absent"] = row["absent"] | {"diagnosis": "requests overlap: a step is not alone"}
     return row | figures
 
 
@@ -141,18 +169,23 @@ def _without(row: Row, names: Iterable[str], why: str) -> Row:
 
 
 def _figures(row: Row, rows: Sequence[Row], card: ModelCard, gpu: Gpu, most: Bound) -> Row:
-    step_s, ttft_s = row["tpot_s"], row["ttft_s"]
+    step_s, ttft_s = row["tpot_s"], row["ttft_s"] if row["prefill_tok_s"] else None
     peak = peak_flops(gpu, layout(row["quant"], row["engine"]).compute, row["dtype"])
     return {
-        "bound_decode_tok_s": most.decode_tok_s,
-        "bound_prefill_tok_s": most.prefill_tok_s,
+        "bound_decode_tok_s": most.decode_tok_s if row["n_gen"] else None,
+        "bound_prefill_tok_s": most.prefill_tok_s if row["n_prompt"] else None,
         "limited_by": most.limited_by,
         "mbu": None if step_s is None else mbu(most.decode_bytes, step_s, gpu.bandwidth),
         "mfu": None if ttft_s is None else mfu(most.prefill_flops, ttft_s, peak),
         "diagnosis": None
-        if step_s is None
+        if step_s is None or _overlaps(row)
         else diagnose(_evidence(row, rows, card, gpu, most)).line,
     }
+
+
+def _overlaps(row: Row) -> bool:
+    """Whether requests overlapped: a step then waits for other requests' prompts as well."""
+    return row["ttft_s"] is not None and row["prefill_tok_s"] is None
 
 
 def _evidence(row: Row, rows: Sequence[Row], card: ModelCard, gpu: Gpu, most: Bound) -> Evidence:

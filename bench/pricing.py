@@ -269,7 +269,7 @@ def token_times(items: Sequence[Throughput]) -> list[cost.TokenTime | None]:
     From three mixes or more of the same variant, machine and batch; else from its own prefill.
     """
     group = attrgetter("environment", "variant", "n_batch")
-    mixes: dict[tuple[str, str, int], list[tuple[float, float, float]]] = {}
+    mixes: dict[tuple[str, str, int | None], list[tuple[float, float, float]]] = {}
     for one in items:
         mixes.setdefault(group(one), []).append((one.n_prompt, one.n_gen, one.request_s))
     fitted = {key: cost.from_mixes(found) for key, found in mixes.items()}
@@ -277,7 +277,7 @@ def token_times(items: Sequence[Throughput]) -> list[cost.TokenTime | None]:
 
 
 def _own_phases(one: Throughput) -> cost.TokenTime | None:
-    if one.prefill_s is None:
+    if one.prefill_s is None or one.n_batch is None:
         return None
     return cost.from_phases(one.n_prompt, one.n_gen, one.prefill_s / one.n_batch, one.request_s)
 

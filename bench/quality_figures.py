@@ -213,7 +213,7 @@ def check_gate(gate: Gate, figures: Figures) -> list[str]:
 
 
 PARETO_MEASURES: Final[Mapping[str, bool]] = {
-    "weights_bytes": False,
+    "packed_bytes": False,
     "decode_tok_s": True,
     "usd_per_mtok": False,
 }

@@ -21,6 +21,8 @@ from bench.errors import InputError, UnsupportedError
 
 SCHEMA = 1
 FILE = "records.jsonl"
+OWN = ("measured", "synthetic")
+"""Origins of what `bench run` made; every other origin names the tool it was imported from."""
 Status = Literal["ok", "failed"]
 Json = dict[str, Any]
 
@@ -59,7 +61,8 @@ class Record:
     message: str | None = None
     """Why it failed, one line."""
     samples: Json = field(default_factory=dict)
-    """`prefill_s` [iteration], `itl_s` [iteration][gap], `e2e_s` [iteration], host seconds."""
+    """`prefill_s` [iteration], `itl_s` [iteration][gap], `e2e_s` [iteration], host seconds.
+    Imported ones may hold figures that their tool states instead: docs/exchange.md."""
     warmup: Json = field(default_factory=dict)
     model: Json = field(default_factory=dict)
     """As loaded: weights_bytes, quantized_fraction, n_params, dynamic, kernel, load_s, ..."""

@@ -38,11 +38,14 @@ def batch_s(record: Record) -> float:
 def each_tpot_s(record: Record) -> list[float]:
     """(e2e - ttft) / (n_gen - 1) of each request; [] for one new token.
 
-    Where each gap is one token that is their mean; a server's chunks need not be tokens.
+    Where each gap is one token that is their mean; a server's chunks need not be tokens. A tool
+    that was imported may state it.
     """
     samples, n_gen = record.samples, int(record.workload["n_gen"])
+    if "tpot_s" in samples:
+        return list(samples["tpot_s"])
     if "wall_s" not in samples:
-        return [sum(gaps) / len(gaps) for gaps in samples["itl_s"] if gaps]
+        return [sum(gaps) / len(gaps) for gaps in samples.get("itl_s", ()) if gaps]
     if n_gen == 1:
         return []
     pairs = zip(samples["e2e_s"], samples["prefill_s"], strict=True)

@@ -21,22 +21,36 @@ SPEEDS = (
 
 
 def replicate_figures(record: Record) -> dict[str, float | None]:
-    """Medians of one replicate, by the definitions of docs/metrics.md; None if it has none."""
+    """Medians of one replicate, by the definitions of docs/metrics.md; None if it has none.
+
+    Where an imported tool states a figure and not what it is made of, `samples` holds the figure
+    under its own name. A figure that `absent` names is not made up from others.
+    """
     n_prompt, n_gen, n_batch = (record.workload[k] for k in ("n_prompt", "n_gen", "n_batch"))
     samples = record.samples
-    ttft = median(samples["prefill_s"])
-    e2e = median(samples["e2e_s"])
-    tpot = median(tpots) if (tpots := each_tpot_s(record)) else None
-    batch = batch_s(record)
+
+    def known(name: str, made: float | None) -> float | None:
+        if name in record.absent:
+            return None
+        return _median(samples[name]) if name in samples else made
+
+    prefill, tpot = _median(samples.get("prefill_s", ())), _median(each_tpot_s(record))
+    batch = batch_s(record) if samples.get("e2e_s") else None
+    alone = None if overlaps(record) else prefill
     return {
-        "ttft_s": ttft,
-        "tpot_s": tpot,
-        "e2e_s": e2e,
-        "prefill_tok_s": None if overlaps(record) else n_batch * n_prompt / ttft,
-        "decode_tok_s": None if tpot is None else n_batch / tpot,
-        "output_tok_s": n_batch * n_gen / batch,
-        "total_tok_s": n_batch * (n_prompt + n_gen) / batch,
+        "ttft_s": known("ttft_s", prefill),
+        "tpot_s": known("tpot_s", tpot),
+        "e2e_s": known("e2e_s", None),
+        "prefill_tok_s": known("prefill_tok_s", _rate(n_batch, n_prompt, alone)),
+        "decode_tok_s": known("decode_tok_s", _rate(n_batch, 1, tpot)),
+        "output_tok_s": known("output_tok_s", _rate(n_batch, n_gen, batch)),
+        "total_tok_s": known("total_tok_s", _rate(n_batch, n_prompt + n_gen, batch)),
     }
+
+
+def _rate(n_batch: int | None, tokens: int, seconds: float | None) -> float | None:
+    """Tokens a second of all sequences; None where nothing is made or the batch is not known."""
+    return n_batch * tokens / seconds if n_batch and tokens and seconds else None
 
 
 def summarise(results: Results) -> list[dict[str, Any]]:
@@ -77,8 +91,10 @@ def _row(group: Sequence[Record], quality: Figures | None) -> dict[str, Any]:
         row[name] = _centre(figures[name] for figures in each)
     row["decode_spread"] = _spread(figures["decode_tok_s"] for figures in each)
     row["decode_noise"] = _median(map(within, good))
-    row |= _memory(good, absent)
-    row |= _energy(good, absent)
+    row["host_ratio"] = _median(map(host_ratio, good))
+    row |= agreement(good)
+    row |= memory_figures(good, absent)
+    row |= energy_figures(good, absent)
     row |= _quality(quality, absent)
     row |= serving(good, absent)
     return row | {
@@ -90,7 +106,24 @@ def _row(group: Sequence[Record], quality: Figures | None) -> dict[str, Any]:
     }
 
 
-def _memory(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
+def host_ratio(record: Record) -> float | None:
+    """Wall time on the host over the device's own time of the same requests; None without both."""
+    host, device = record.samples.get("host_s"), record.samples.get("e2e_s")
+    if not host or not device or len(host) != len(device):
+        return None
+    return sum(host) / sum(device)
+
+
+def agreement(good: Sequence[Record]) -> dict[str, int | None]:
+    """Tokens compared with eager mode when the workload started, and how many were alike first."""
+    seen = [notes for r in good if "tokens_checked" in (notes := r.model.get("notes", {}))]
+    return {
+        name: min((notes[name] for notes in seen), default=None)
+        for name in ("tokens_checked", "tokens_as_eager")
+    }
+
+
+def memory_figures(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
     """Peak memory on the device, or of the process on a CPU, and what the weights hold."""
     on_device = [r.memory["peak_device_bytes"] for r in good if r.memory.get("peak_device_bytes")]
     on_host = [r.memory["peak_host_bytes"] for r in good if r.memory.get("peak_host_bytes")]
@@ -98,9 +131,11 @@ def _memory(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
     if peak is not None:
         absent.pop("peak_memory_bytes", None)
     held = good[0].model if good else {}
+    allocation = held.get("details", {}).get("allocation", {})
     return {
         "peak_memory_bytes": None if peak is None else int(peak),
         "weights_bytes": held.get("weights_bytes"),
+        "packed_bytes": allocation.get("packed_bytes", held.get("weights_bytes")),
         "quantized_fraction": held.get("quantized_fraction"),
         "dynamic": held.get("dynamic"),
         "kernel": held.get("kernel"),
@@ -111,7 +146,7 @@ def _memory(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
 ENERGY = {"energy_per_output_token_j": "decode", "energy_per_prompt_token_j": "prefill"}
 
 
-def _energy(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
+def energy_figures(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
     """Joules a token, everything in the counter's scope; net of idle where that was measured."""
     figures: dict[str, Any] = {}
     for name, phase in ENERGY.items():
@@ -155,8 +190,11 @@ def _absent(group: Sequence[Record], each: Sequence[Mapping[str, Any]]) -> dict[
         found |= dict.fromkeys((*SPEEDS, "peak_memory_bytes", "weights_bytes"), why)
     if each and any(overlaps(record) for record in group):
         found["prefill_tok_s"] = "requests overlap: a server's prompts are not timed alone"
-    if each and each[0]["tpot_s"] is None:
+    if each and each[0]["tpot_s"] is None and group[0].workload["n_gen"] == 1:
         found |= dict.fromkeys(("tpot_s", "decode_tok_s"), "n_gen is 1: there are no gaps")
+    for name in SPEEDS:
+        if each and name not in found and all(figures[name] is None for figures in each):
+            found[name] = "the records do not hold it"
     return found
 
 

@@ -16,7 +16,8 @@ from bench.cost import above_zero
 from bench.gpus import match
 from bench.prices import card_name
 from bench.records import Environment, Record, Results
-from bench.served import batch_s, overlaps
+from bench.served import overlaps
+from bench.summary import replicate_figures
 
 CONFIDENCE = 0.95
 
@@ -28,7 +29,8 @@ class Throughput:
     variant: str
     n_prompt: int
     n_gen: int
-    n_batch: int = 1
+    n_batch: int | None = 1
+    """None where requests came and went: an imported tool that does not say how many at once."""
     total_tok_s: float
     """Input and output tokens of all sequences, over the time of a request."""
     low: float | None = None
@@ -72,23 +74,29 @@ class Throughput:
 
 def throughputs(results: Results) -> list[Throughput]:
     """One for each machine, variant and workload with a finished replicate, in file order."""
-    groups: dict[tuple[Any, ...], list[Record]] = {}
+    groups: dict[tuple[Any, ...], list[tuple[Record, float]]] = {}
     for record in results.records:
-        if record.status == "ok" and record.samples.get("e2e_s"):
+        rate = _total_tok_s(record) if record.status == "ok" else None
+        if rate is not None:
             work = record.workload
             key = (
                 record.environment, record.variant["name"],
                 work["n_prompt"], work["n_gen"], work["n_batch"],
             )  # fmt: skip
-            groups.setdefault(key, []).append(record)
-    return [_throughput(group, results.environments) for group in groups.values()]
+            groups.setdefault(key, []).append((record, rate))
+    return [
+        _throughput(
+            [record for record, _ in group], [rate for _, rate in group], results.environments
+        )
+        for group in groups.values()
+    ]
 
 
-def _throughput(group: Sequence[Record], environments: Mapping[str, Environment]) -> Throughput:
+def _throughput(
+    group: Sequence[Record], rates: Sequence[float], environments: Mapping[str, Environment]
+) -> Throughput:
     first = group[0]
     work = first.workload
-    tokens = work["n_batch"] * (work["n_prompt"] + work["n_gen"])
-    rates = [tokens / _batch_s(record) for record in group]
     point, low, high, why = interval(rates)
     prefills = [
         statistics.median(record.samples["prefill_s"])
@@ -119,11 +127,13 @@ def _throughput(group: Sequence[Record], environments: Mapping[str, Environment]
     )
 
 
-def _batch_s(record: Record) -> float:
-    """Seconds for `n_batch` requests; InputError if it is no time."""
-    seconds = batch_s(record)
-    above_zero(f"record {record.key}: samples.e2e_s", seconds)
-    return seconds
+def _total_tok_s(record: Record) -> float | None:
+    """Input and output tokens a second; None if it has none, InputError if its time is no time."""
+    if record.samples.get("e2e_s"):
+        above_zero(
+            f"record {record.key}: samples.e2e_s", statistics.median(record.samples["e2e_s"])
+        )
+    return replicate_figures(record)["total_tok_s"]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None, float | None, str | None]:

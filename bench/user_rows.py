@@ -25,6 +25,9 @@ def rows_of(paths: Sequence[Path]) -> tuple[list[Row], list[str]]:
     for record in results.records:
         if record.status != "ok" or record.origin == "synthetic" or record.reasons:
             continue
+        if record.origin != "measured":
+            left.append(f"records imported from {record.origin} are left out of the fit")
+            continue
         environment = results.environments.get(record.environment)
         found = _row(record, environment.identity if environment else {})
         if isinstance(found, Row):

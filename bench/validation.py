@@ -15,7 +15,7 @@ from bench.experiment import Experiment, experiments, load_experiment
 from bench.gpus import gpus, validate_gpus
 from bench.prices import book, validate_prices
 from bench.published import validate_published
-from bench.records import FILE, Record, read
+from bench.records import FILE, OWN, Record, read
 from bench.scenario import scenarios, validate_scenarios
 from bench.shape import Shape, shape, validate_models
 from bench.validity import REASONS
@@ -88,6 +88,9 @@ def check_results(path: Path) -> Check:
 
 def _record(record: Record) -> Iterable[str]:
     """Faults of one record, each with its key."""
+    if record.origin not in OWN:
+        yield from _imported(record)
+        return
     for name in ("n_prompt", "n_gen", "n_batch"):
         if not isinstance(record.workload.get(name), int) or record.workload[name] < 1:
             yield f"workload.{name}: expected a whole number of at least 1"
@@ -110,6 +113,19 @@ def _record(record: Record) -> Iterable[str]:
     n_gaps = record.workload["n_gen"] - 1
     if any(len(one) > n_gaps if chunks else len(one) != n_gaps for one in gaps):
         yield "samples.itl_s: an iteration does not have n_gen - 1 gaps"
+
+
+def _imported(record: Record) -> Iterable[str]:
+    """Another tool's record: what it holds are durations and rates, what it lacks says why."""
+    for reason in record.reasons:
+        if reason not in REASONS:
+            yield f"reasons: unknown code {reason}"
+    if not record.samples:
+        yield "samples: there are none"
+    for name, values in record.samples.items():
+        each = [one for value in values for one in (value if isinstance(value, list) else [value])]
+        if not each or any(not one > 0 for one in each):
+            yield f"samples.{name}: a figure is not above 0"
 
 
 def _card(path: Path) -> Shape:

@@ -27,18 +27,20 @@ class LlamaH(ModuleType):
     """The module `llama_cpp.llama_cpp`."""
 
     llama_token = ctypes.c_int32
+    LLAMA_SPLIT_MODE_NONE = 0
 
     def __init__(self) -> None:
         super().__init__("llama_cpp.llama_cpp")
+        self.has_gpu = False
+        self.model_params: Any = None
         self.params: Any = None
-        self.threads: int | None = None
         self.freed = self.batches = 0
         self.rows: dict[int, Any] = {}
 
     def llama_backend_init(self) -> None: ...
 
     def llama_supports_gpu_offload(self) -> bool:
-        return False
+        return self.has_gpu
 
     def llama_print_system_info(self) -> bytes:
         return b"CPU : AVX = 1 | AVX2 = 0 | "
@@ -50,7 +52,7 @@ class LlamaH(ModuleType):
         return SimpleNamespace()
 
     def llama_model_load_from_file(self, path: bytes, params: Any) -> str | None:
-        assert params.n_gpu_layers == 0
+        self.model_params = params
         return path.decode()
 
     def llama_model_get_vocab(self, model: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -87,6 +88,7 @@ class ScriptedServer:
     key: str = ""
     """Asked for in every request, if there is one."""
     asked: list[Exchange] = field(default_factory=list)
+    tls: ssl.SSLContext | None = None
     in_flight: int = 0
     most_in_flight: int = 0
     url: str = ""
@@ -141,9 +143,9 @@ def scripted(reply: Reply = good, **settings: Any) -> Iterator[ScriptedServer]:
 
     async def run() -> None:
         found.loop = asyncio.get_running_loop()
-        found.server = await asyncio.start_server(found.serve, "127.0.0.1", 0)
+        found.server = await asyncio.start_server(found.serve, "127.0.0.1", 0, ssl=found.tls)
         host, port = found.server.sockets[0].getsockname()[:2]
-        found.url = f"http://{host}:{port}"
+        found.url = f"{'https' if found.tls else 'http'}://{host}:{port}"
         ready.set()
         await stopped.wait()
         found.server.close()

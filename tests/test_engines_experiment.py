@@ -9,7 +9,7 @@ import pytest
 
 from bench import runner
 from bench.engines import ENGINES
-from bench.experiment import Experiment, load_experiment
+from bench.experiment import ArmEntry, Experiment, load_experiment
 from bench.report.summary import show
 from bench.summary import summarise
 from tests.fakes import Quiet
@@ -22,7 +22,7 @@ def short() -> Experiment:
     pytest.importorskip("xllamacpp")
     return replace(
         full,
-        arm=tuple(arm for arm in full.arm if arm.engine in ENGINES and _cheap(arm.quant)),
+        arm=tuple(arm for arm in full.arm if arm.engine in ENGINES and _cheap(arm)),
         baseline=f"{full.baseline}/1t",
         grid=replace(full.grid, n_prompt=(16,), n_gen=(8,), n_batch=(2,), threads=1),
         measure={"pairs": 1, "iterations": 2, "window_s": 0.0, "warmup_max_s": 1.0},
@@ -30,9 +30,9 @@ def short() -> Experiment:
     )
 
 
-def _cheap(quant: str) -> bool:
+def _cheap(arm: ArmEntry) -> bool:
     """torchao in eager mode on a CPU takes long, and other tests have it."""
-    return quant != "int8-dynamic"
+    return (arm.engine, arm.quant) != ("transformers", "int8-dynamic")
 
 
 @pytest.mark.model

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 import threading
 import zipfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -160,7 +160,8 @@ def test_an_interrupted_install_goes_on(place: Home, monkeypatch: pytest.MonkeyP
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    (place.folder / environments.STAMP).unlink()
+    (info,) = place.folder.rglob("tinyengine-1.0.dist-info")
+    shutil.rmtree(info)
     with monkeypatch.context() as patch:
         patch.setattr(environments, "_pip", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -256,12 +257,9 @@ def test_a_kind_of_device_may_have_packages_of_its_own() -> None:
         environments.home("onnxruntim")
 
 
-def test_the_verb_lists_installs_and_removes(
-    made: tuple[Home, list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    import json
-
+def test_the_verb_lists_what_is_where(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert main(["engines", "-o", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)
@@ -271,14 +269,18 @@ def test_the_verb_lists_installs_and_removes(
     assert (onnx["state"], onnx["version"], onnx["devices"]) == ("missing", None, ["cpu"])
     assert cuda["devices"] == ["cuda"]
     assert "int8-dynamic on cuda" in cuda["refuses"]
+    assert main(["engines"]) == 0
+    assert "bench's own" in capsys.readouterr().out
 
-    place = replace(made[0], folder=tmp_path / "gpu-cost-bench" / "engines" / "tiny")
+
+def test_the_verb_removes_and_installs(
+    place: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(environments, "home", lambda name: place)
-    assert main(["engines", "remove", "tiny"]) == 0
-    assert capsys.readouterr().err == "tiny is not installed\n"
-    place.requirements.with_name("bad.txt").write_text("nosuchpackage==3.1\n")
-    bad = replace(place, requirements=place.requirements.with_name("bad.txt"))
-    monkeypatch.setattr(environments, "home", lambda name: bad)
+    assert main(["engines", "install", "tiny"]) == 0
+    assert capsys.readouterr() == ("", f"tiny is installed in {place.folder}\n")
+    place.requirements.write_text("nosuchpackage==3.1\n")
+    (place.folder / environments.STAMP).write_text(f'{{"fingerprint": "{place.fingerprint}"}}')
     assert main(["engines", "install", "tiny"]) == 3
     out, err = capsys.readouterr()
     assert out == ""
@@ -289,6 +291,9 @@ def test_the_verb_lists_installs_and_removes(
             "bench: cannot install the environment of tiny: pip: No matching distribution found"
         )
     )
+    assert main(["engines", "remove", "tiny"]) == 0
+    assert main(["engines", "remove", "tiny"]) == 0
+    assert capsys.readouterr().err == f"removed {place.folder}\ntiny is not installed\n"
 
 
 @pytest.mark.parametrize(

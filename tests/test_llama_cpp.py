@@ -18,6 +18,7 @@ from bench.engines.llama_cpp import (
     check_workload,
     cpu_flags,
     file_of,
+    gpu_index,
     gpu_layers,
     missing_instructions,
     settings_of,
@@ -130,6 +131,7 @@ def test_layers_go_to_the_gpu_where_there_is_one() -> None:
     assert gpu_layers(Settings(), "cpu") == 0
     assert gpu_layers(Settings(), "cuda:0") == 999
     assert gpu_layers(Settings(n_gpu_layers=0), "cuda:0") == 0
+    assert [gpu_index(name) for name in ("cpu", "cuda:0", "cuda:1", "mps:0")] == [None, 0, 1, 0]
     with pytest.raises(InputError, match="the device is the CPU"):
         gpu_layers(Settings(n_gpu_layers=3), "cpu")
 
@@ -276,6 +278,19 @@ class TestSteps:
         assert runs.tokens() == expected
         check_tokens(runs, Workload(n_prompt=12, n_gen=4, n_batch=3))
 
+    def test_one_gpu_is_used_or_none(self, job: Job, runs: LlamaPythonEngine) -> None:
+        api = runs._api
+        assert vars(api.model_params) == {"n_gpu_layers": 0}
+        with pytest.raises(UnsupportedError, match="compiled without a GPU backend"):
+            LlamaPythonEngine().load(replace(job, device="cuda:1"))
+        api.has_gpu = True
+        on_gpu = LlamaPythonEngine()
+        on_gpu.load(replace(job, device="cuda:1"))
+        expected = {"n_gpu_layers": 999, "main_gpu": 1, "split_mode": 0}
+        assert vars(api.model_params) == expected
+        on_gpu.start(12, 4, 1)
+        assert (api.params.op_offload, api.params.offload_kqv) == (True, True)
+
     def test_rewind_goes_back_to_the_state_after_prefill(self, runs: LlamaPythonEngine) -> None:
         runs.start(12, 4, 2)
         for back in (runs.reset, runs.rewind):
@@ -307,6 +322,7 @@ class TestSteps:
         params = runs._api.params
         assert (params.n_seq_max, params.n_ctx, params.n_threads) == (3, 3 * 256, 1)
         assert params.n_batch >= 3 * 30
+        assert (params.op_offload, params.offload_kqv) == (False, False)
         assert runs.notes() == {"context": 3 * 256}
         with pytest.raises(UnsupportedError, match=f"context of {fake_llama.CONTEXT}"):
             runs.start(fake_llama.CONTEXT, 1, 1)

@@ -182,15 +182,15 @@ def test_gate_is_not_passed_by_what_is_not_known() -> None:
 
 def test_pareto_front_of_each_measure() -> None:
     rows: list[dict[str, Any]] = [
-        {"variant": "bad", "mean_kld": 1.0, "weights_bytes": 60, "decode_tok_s": 20.0},
-        {"variant": "none", "mean_kld": 0.0, "weights_bytes": 100, "decode_tok_s": 10.0},
-        {"variant": "good", "mean_kld": 0.1, "weights_bytes": 50, "decode_tok_s": 9.0},
-        {"variant": "unknown", "mean_kld": None, "weights_bytes": 1, "decode_tok_s": 99.0},
+        {"variant": "bad", "mean_kld": 1.0, "packed_bytes": 60, "decode_tok_s": 20.0},
+        {"variant": "none", "mean_kld": 0.0, "packed_bytes": 100, "decode_tok_s": 10.0},
+        {"variant": "good", "mean_kld": 0.1, "packed_bytes": 50, "decode_tok_s": 9.0},
+        {"variant": "unknown", "mean_kld": None, "packed_bytes": 1, "decode_tok_s": 99.0},
     ]
     found = {row["variant"]: row["front"] for row in pareto(rows)}
     assert found == {
-        "none": ["weights_bytes", "decode_tok_s"],
-        "good": ["weights_bytes"],
+        "none": ["packed_bytes", "decode_tok_s"],
+        "good": ["packed_bytes"],
         "bad": ["decode_tok_s"],
         "unknown": [],
     }

@@ -26,13 +26,18 @@ READING = {
     "gpus", "diagnosis", "published", "samples", "user_rows", "efficiency", "predict",
     "predict_report", "predict_names", "board_power", "limits", "judging", "pilot",
     "claims", "verdicts", "evidence", "measured", "findings", "report", "served",
+    "stored",
+    "unpaired", "exchange",
 }  # fmt: skip
 """Never import torch, nor a measuring room."""
 
 ENGINE_PACKAGES = {
     "torch", "transformers", "torchao", "onnxruntime", "vllm", "optimum", "bitsandbytes", "triton",
 }  # fmt: skip
-LAZY = ENGINE_PACKAGES | {"pandas", "numpy", "scipy", "rich", "tabulate", "pynvml", "psutil", "h11"}
+LAZY = ENGINE_PACKAGES | {
+    "pandas", "numpy", "scipy", "rich", "tabulate", "pynvml", "psutil", "h11",
+    "altair", "jinja2", "vl_convert",
+}  # fmt: skip
 
 KERNELS = {"quantization/int8_layer.py", "quantization/int8_kernels.py"}
 """Define modules of torch and kernels of triton, which need both while they are read; hence they
@@ -97,6 +102,9 @@ def test_the_measuring_tower_needs_only_the_standard_library_to_import(path: Pat
         "process",
         "environments",
         "boot",
+        "api",
+        "pytest_plugin",
+        "pytest_run",
     }:
         return
     if str(path.relative_to(BENCH)) in KERNELS:

@@ -103,7 +103,7 @@ def test_a_run_measures_every_arm_and_resumes(tiny_folder: Path, tmp_path: Path)
     assert quantized["dynamic"] == "activations"
     assert 0 < quantized["quantized_fraction"] < 1
     assert quantized["weights_bytes"] < by_quant["none"].model["weights_bytes"]
-    assert quantized["kernel"].startswith("quantized::linear_dynamic")
+    assert "quantized::linear_dynamic" in quantized["kernel"]
 
     again = runner.run(experiment, tmp_path, Quiet())
     assert (again.measured, again.failed) == (0, 0)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -32,7 +36,7 @@ def engine(url: str, **options: Any) -> Iterator[EndpointEngine]:
     job = Job(
         architecture={"vocab_size": 1000}, folder=None, random_seed=0, initializer_range=0.02,
         quant="as-served", mode="eager", dtype="auto", device="remote", threads=None, seed=0,
-        replicate=0, options={"url": url, "timeout_s": 1.0} | options,
+        replicate=0, options={"url": url, "timeout_s": 30.0} | options,
     )  # fmt: skip
     try:
         made.loaded = made.load(job)  # type: ignore[attr-defined]  # for the test to look at
@@ -94,7 +98,7 @@ def test_a_window_of_a_closed_loop_has_the_rate_of_its_requests() -> None:
         found = runs.serve(10, 0.0)
     # Little's law: requests in flight = rate x time of one. What is between two is the client's.
     in_flight = len(found.requests) / found.wall_s * mean(one.e2e_s for one in found.requests)
-    assert 0.5 < in_flight <= 2.05
+    assert 0.5 < in_flight <= 2.25
 
 
 def test_an_open_loop_sends_all_whatever_is_in_flight() -> None:
@@ -359,7 +363,7 @@ def status(code: int) -> Any:
     ],
 )
 def test_failures_are_counted_by_kind_and_give_no_figures(reply: Any, kind: str, code: str) -> None:
-    error = failure_of(reply, timeout_s=0.3)
+    error = failure_of(reply, timeout_s=1.0 if kind == "timeout" else 30.0)
     assert error.code == code
     counted = error.about["requests"]
     assert set(counted["failed"]) == {kind}
@@ -441,6 +445,30 @@ def test_a_connection_that_the_server_closed_meanwhile_is_no_failure() -> None:
     with scripted(after_load(closes_after)) as server, engine(server.url) as runs:
         runs.start(8, 4, 2)
         assert runs.serve(5, 0.0).device["requests"]["failed"] == {}
+
+
+def test_https_is_spoken_and_a_certificate_that_nobody_vouches_for_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = shutil.which("openssl")
+    if made is None:
+        pytest.skip("openssl makes the certificate")
+    subprocess.run(
+        [made, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=here",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
+        cwd=tmp_path, check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    with scripted(tls=context) as server:
+        with pytest.raises(UnsupportedError, match=r"(?i)certificate"), engine(server.url):
+            pass
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+        with engine(server.url) as runs:
+            runs.start(8, 4, 2)
+            found = runs.serve(3, 0.0)
+    assert len(found.requests) >= 6
+    assert all(len(one.itl_s) == 3 for one in found.requests)
 
 
 # Parts.
@@ -558,7 +586,10 @@ def test_a_key_is_sent_and_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> Non
 
     async def tells_it(to: Exchange) -> None:
         key = to.headers["authorization"]
-        await to.status(500, json.dumps({"error": {"message": f"no credit for {key}"}}))
+        # Once in the open, and once where the words are cut.
+        words = f"no credit for {key}"
+        words = words.ljust(148, ".") + key
+        await to.status(500, json.dumps({"error": {"message": words}}))
 
     with scripted(after_load(tells_it), key="sk-hunter2") as server:
         with engine(server.url, key_env="SECRET_NAME") as runs:
@@ -566,6 +597,7 @@ def test_a_key_is_sent_and_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> Non
             with pytest.raises(UnsupportedError, match="no credit for Bearer ") as error:
                 runs.serve(1, 0.0)
             assert "hunter2" not in str(error.value) + str(error.value.about)
+            assert "sk-" not in str(error.value)
         with pytest.raises(UnsupportedError, match="401; key_env names"), engine(server.url):
             pass
     with pytest.raises(InputError, match="NOT_SET is not set"):

@@ -126,7 +126,7 @@ def test_a_curve_over_concurrency_is_a_row_each(
         assert len(server.asked) == asked  # all was there: nothing is asked again
     assert server.most_in_flight == 4
     # The scripted server is no slower for four at once than for one.
-    assert four["output_tok_s"] > 2 * one["output_tok_s"]
+    assert four["output_tok_s"] > 1.5 * one["output_tok_s"]
     out = capsys.readouterr().out
     assert "TTFT ms" in out
     assert "requests/s" in out
@@ -154,7 +154,7 @@ def test_arrivals_at_a_rate_and_goodput_under_limits(
 
 
 def test_two_servers_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with scripted(paced(0.02)) as slow, scripted(paced(0.002)) as fast:
+    with scripted(paced(0.03)) as slow, scripted(paced(0.002)) as fast:
         arms = "".join(
             f'[[arm]]\nengine = "endpoint"\nquant = "{quant}"\noptions = {{ url = "{url}" }}\n'
             for quant, url in (("as-served", slow.url), ("fp8", fast.url))
@@ -164,8 +164,8 @@ def test_two_servers_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[
         capsys.readouterr()
         assert main(["compare", str(tmp_path / "out"), "-o", "json"]) == 0
     rows = {row["metric"]: row for row in json.loads(capsys.readouterr().out)}
-    assert rows["decode"]["ratio"] > 2
-    assert rows["cost"]["ratio"] < 0.5
+    assert rows["decode"]["ratio"] > 1.5  # 15 as they are paced, less what this machine adds
+    assert rows["cost"]["ratio"] < 1 / 1.5
     assert rows["tpot"]["n_pairs"] == 2
     assert "memory" not in rows  # the client's own is nobody's question
 
@@ -176,6 +176,7 @@ def test_two_servers_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[
         (("-e", "endpoint"), "--url http://HOST:PORT"),
         (("--url", "http://me:hunter2@host"), "key_env"),
         (("--url", "http://host", "--option", "raet=2"), "did you mean 'rate'"),
+        (("--url", "http://host", "-b", "max"), "-b max: a server's memory is not seen"),
         (("--url", "http://host", "--option", "rate=-2"), "rate: must be above 0"),
     ],
 )
@@ -284,9 +285,13 @@ def test_energy_of_a_local_server_is_that_of_its_window() -> None:
 def test_a_local_server_is_read_where_it_computes() -> None:
     assert isinstance(reader_for("remote:cpu"), LocalServerReader)
     assert not isinstance(reader_for("remote"), LocalServerReader)
+    nowhere = reader_for("remote:cuda:9")  # no such card here, or anywhere
+    assert not nowhere.has_energy
+    nowhere.begin()
+    assert nowhere.end().absent["energy_j"]
     assert settings({"url": "http://a", "local": "cuda:0"}).device == "remote:cuda:0"
     with pytest.raises(InputError, match="no device such as"):
-        settings({"url": "http://a", "local": "true"})
+        settings({"url": "http://a", "local": "cuda"})
 
 
 def test_a_tail_of_few_values_is_none() -> None:

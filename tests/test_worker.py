@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.devices import Reading
-from bench.engines import Job, Timed
+from bench.engines import Answered, Job, Served, Timed
 from bench.errors import InputError, UnsupportedError
 from bench.experiment import LEVELS, Measure, Workload
 from bench.worker import failure, measure, request, warm_up
@@ -178,3 +178,48 @@ def test_a_job_holds_what_a_worker_is_sent() -> None:
     )
     sent = arm.job(seed=0, replicate=0)["load"]
     assert sent.keys() == {field.name for field in fields(Job)}
+
+
+class FakeServer(FakeEngine):
+    """Whole requests for the warm-up, a window of many for the measurement."""
+
+    def __init__(self, rounds: list[Timed], served: Served) -> None:
+        super().__init__()
+        self._rounds = iter(rounds)
+        self._served = served
+        self.asked: list[tuple[int, float]] = []
+
+    def request(self, n_gen: int) -> Timed:
+        return next(self._rounds)
+
+    def serve(self, rounds: int, seconds: float) -> Served:
+        self.asked.append((rounds, seconds))
+        return self._served
+
+
+def test_a_server_fills_its_window_by_itself() -> None:
+    # The time to the first token jumps about, the whole request does not: that is steady enough.
+    warm = [Timed(prefill_s=p, itl_s=[1e-9 - p]) for p in (1e-10, 3e-10, 2e-10, 5e-10)]
+    served = Served(
+        requests=[Answered(prefill_s=0.5, itl_s=(0.1, 0.2), e2e_s=1.0)] * 3, wall_s=1.5,
+        device={"requests": {"n_failed": 0}}, reasons=("CLIENT_BOUND",), absent={"itl_s": "chunks"},
+    )  # fmt: skip
+    runs = FakeServer(warm, served)
+    reader = FakeReader(Reading(absent={"energy_j": "far away"}), has_energy=True)
+    rules = Measure(pairs=1, iterations=5, window_s=2.0, warmup_max_s=9.0)
+    figures = measure(runs, FakeClock([]), reader, WORKLOAD, rules, quiet)
+    assert runs.asked == [(5, 2.0)]
+    assert figures["samples"] == {
+        "prefill_s": [0.5] * 3, "itl_s": [[0.1, 0.2]] * 3, "e2e_s": [1.0] * 3, "wall_s": 1.5,
+    }  # fmt: skip
+    assert figures["reasons"] == ["CLIENT_BOUND"]
+    assert figures["absent"] == {"energy_j": "far away", "itl_s": "chunks"}
+    assert figures["device"] == {"requests": {"n_failed": 0}, "clock": "fake"}
+    assert reader.windows == 1  # prefill and decode cannot be repeated apart
+    assert runs.calls == ["reset", "synchronize"] * 4  # nothing is asked step by step
+
+
+def test_what_was_counted_before_a_failure_goes_along_with_it() -> None:
+    event = failure(UnsupportedError("no", "REQUESTS_FAILED", about={"requests": {"n_failed": 2}}))
+    assert event["device"] == {"requests": {"n_failed": 2}}
+    assert failure(ValueError("no"))["device"] == {}

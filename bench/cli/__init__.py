@@ -7,6 +7,7 @@ returns the exit code. Modules import what they need inside `run`, so that `benc
 from __future__ import annotations
 
 import argparse
+import keyword
 import os
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,10 @@ VERBS = (
     "compare",
     "cost",
     "claims",
+    "report",
     "predict",
+    "import",
+    "export",
     "models",
     "engines",
     "gpus",
@@ -75,7 +79,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"bench {__version__}")
     verbs = top.add_subparsers(metavar="VERB", required=True)
     for verb in VERBS:
-        module = import_module(f"bench.cli.{verb}")
+        # `import` is a keyword, and so no name of a module.
+        module = import_module(f"bench.cli.{verb}{'_' * keyword.iskeyword(verb)}")
         sub = module.add(verbs)
         sub.set_defaults(run=module.run)
         sub.formatter_class = argparse.RawDescriptionHelpFormatter

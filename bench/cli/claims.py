@@ -81,6 +81,9 @@ def _results(paths: Sequence[Path]) -> Results:
     results = read(*paths) if paths else Results()
     for problem in results.problems:
         print(f"bench: {problem}", file=sys.stderr)
+    for origin in sorted({record.origin for record in results.records} - {"measured"}):
+        print(f"bench: records of origin {origin} are no evidence: only what `bench run` measured "
+              "in pairs is", file=sys.stderr)  # fmt: skip
     return results
 
 

@@ -96,24 +96,18 @@ def rows() -> list[dict[str, Any]]:
     return [
         _row(name, spec, place)
         for name, spec in ENGINES.items()
-        if spec.devices != ("synthetic",)
+        if spec.packages or spec.environment or spec.remote
         for place in (homes(spec.environment) if spec.environment else [None])
     ]
 
 
 def _row(name: str, spec: Spec, place: Home | None) -> dict[str, Any]:
     from bench import quantization
-    from bench.environments import own_version, state, versions
+    from bench.environments import own_versions, state, versions
 
-    if place is None:
-        version = own_version(spec.package)
-        where = "installed" if version or spec.package is None else "missing"
-    else:
-        found = versions(place)
-        where = state(place)
-        # A build for one kind of device is another distribution, such as onnxruntime-gpu.
-        name_of = str(spec.package)
-        version = next((v for n, v in found.items() if n.startswith(name_of)), None)
+    found = own_versions(spec.packages) if place is None else versions(place)
+    version = next((found[package] for package in spec.packages if package in found), None)
+    where = state(place) if place else "installed" if version or spec.remote else "missing"
     kinds = [kind for kind in spec.devices if place is None or place.serves(kind)]
     schemes = spec.schemes or (*quantization.SCHEMES, *quantization.MIXED)
     if spec.remote:

@@ -66,13 +66,32 @@ def reader_for(device: str) -> Reader:
     if kind == "cuda":
         return _gpu_reader(device)
     if kind == "remote":
-        from bench.devices.remote import LocalServerReader, RemoteReader
-
-        local = device.partition(":")[2]
-        return LocalServerReader(reader_for(local)) if local else RemoteReader()
+        return _server_reader(device.partition(":")[2])
     from bench.devices.none import NullReader
 
     return NullReader(device, f"gpu-cost-bench reads no counters of `{kind}` devices")
+
+
+def _server_reader(device: str) -> Reader:
+    """The reader of the device that a server computes on; '' where that is not of this machine.
+
+    torch has no part in it: its context would take memory on the server's card.
+    """
+    from bench.devices.card import open_card
+    from bench.devices.figures import Unreadable
+    from bench.devices.gpu import GpuReader
+    from bench.devices.host import HostReader
+    from bench.devices.remote import LocalServerReader, RemoteReader
+
+    if device == "":
+        return RemoteReader()
+    if device == "cpu":
+        return LocalServerReader(HostReader())
+    try:
+        card = open_card(device)
+    except Unreadable as reason:
+        return RemoteReader(str(reason))
+    return LocalServerReader(GpuReader(card, host=HostReader(computes=False)))
 
 
 def _gpu_reader(device: str) -> Reader:

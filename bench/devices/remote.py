@@ -23,7 +23,8 @@ class RemoteReader:
 
     has_energy = False
 
-    def __init__(self) -> None:
+    def __init__(self, why: str = WHY) -> None:
+        self._why = why
         self._host = HostReader(computes=False)
 
     def identity(self) -> Mapping[str, Any]:
@@ -36,7 +37,7 @@ class RemoteReader:
         host = self._host.end()
         return Reading(
             device={name: value for name, value in host.device.items() if "cores" in name},
-            absent=dict.fromkeys((*FIGURES, "peak_memory_bytes"), WHY),
+            absent=dict.fromkeys((*FIGURES, "peak_memory_bytes"), self._why),
         )
 
     def idle(self, seconds: float) -> None:

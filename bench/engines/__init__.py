@@ -34,8 +34,8 @@ class Spec:
     environment: str | None = None
     """Virtual environment of its own that its worker runs in (`bench.environments`); None: the
     one the harness is in."""
-    package: str | None = None
-    """Distribution that the engine is; None: it is part of the harness."""
+    packages: tuple[str, ...] = ()
+    """Distributions that are the engine, the first installed counts; none: it needs none."""
     devices: tuple[str, ...] = ("cpu", "cuda", "mps", "xpu")
     """Device kinds it runs on."""
     refuses: Mapping[tuple[str, str], str] = field(default_factory=dict)
@@ -54,13 +54,13 @@ ENGINES: Mapping[str, Spec] = {
     "transformers": Spec(
         module="bench.engines.transformers:TransformersEngine",
         modes=("eager", "compiled", "cuda-graph"),
-        package="transformers",
+        packages=("transformers",),
     ),
     "onnxruntime": Spec(
         module="bench.engines.onnxruntime:OnnxRuntimeEngine",
         schemes=("none", "int8-dynamic"),
         environment="onnxruntime",
-        package="onnxruntime",
+        packages=("onnxruntime", "onnxruntime-gpu"),
         devices=("cpu", "cuda"),
         refuses={
             ("int8-dynamic", "cuda"): "ONNX Runtime has no CUDA kernels for dynamically quantized "
@@ -70,7 +70,7 @@ ENGINES: Mapping[str, Spec] = {
     ),
     "llama.cpp": Spec(
         module="bench.engines.llama_cpp:make",
-        package="xllamacpp",
+        packages=("llama-cpp-python", "xllamacpp"),
         schemes=("none", *sorted(set(FILE_TYPES.values()) - set(FLOATS))),
         weights="gguf",
     ),
@@ -79,7 +79,7 @@ ENGINES: Mapping[str, Spec] = {
         modes=("eager", "cuda-graph"),
         schemes=("none", "fp8_per_tensor", "fp8_per_block", "mxfp8"),
         environment="vllm",
-        package="vllm",
+        packages=("vllm",),
         devices=("cuda",),
     ),
     "endpoint": Spec(

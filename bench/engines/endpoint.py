@@ -215,7 +215,8 @@ class EndpointEngine:
         return []  # text and a count of tokens is what comes; each answer's count was checked
 
     def notes(self) -> Mapping[str, Any]:
-        return {}
+        """What prompts were made of: their words or token numbers, and tokens that all share."""
+        return {"prompt_length": self._prompts.n, "shared_tokens": self._shared}
 
     def log_probs(self, window: Sequence[int]) -> Any:
         raise UnsupportedError(NO_LOGITS)

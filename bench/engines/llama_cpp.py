@@ -98,6 +98,11 @@ def file_of(job: Job) -> gguf_file.GgufFile:
     return found
 
 
+def gpu_index(device: str) -> int | None:
+    """Number of the one GPU to use, as in `cuda:1`; None on a CPU."""
+    return None if device == "cpu" else int(device.partition(":")[2] or 0)
+
+
 def gpu_layers(settings: Settings, device: str) -> int:
     """How many layers to put on the GPU: none on a CPU."""
     if device == "cpu":

@@ -18,6 +18,7 @@ from bench.engines.llama_cpp import (
     check_workload,
     describe,
     file_of,
+    gpu_index,
     gpu_layers,
     settings_of,
     threads_of,
@@ -87,6 +88,8 @@ class LlamaPythonEngine:
         self._api.llama_backend_init()
         params = self._api.llama_model_default_params()
         params.n_gpu_layers = gpu_layers(self._settings, job.device)
+        if (gpu := gpu_index(job.device)) is not None:  # by default it is spread over all cards
+            params.main_gpu, params.split_mode = gpu, self._api.LLAMA_SPLIT_MODE_NONE
         self._model = self._api.llama_model_load_from_file(str(job.gguf).encode(), params)
         if not self._model:
             raise UnsupportedError(f"llama.cpp cannot load {self._file.path.name}")
@@ -121,6 +124,8 @@ class LlamaPythonEngine:
         params.n_ctx = n_sequences * -(-n_each // 256) * 256
         params.n_batch, params.n_ubatch = params.n_ctx, self._settings.n_ubatch
         params.flash_attn_type = FLASH_ATTENTION[self._settings.flash_attn]
+        # A build with a GPU backend would use it for large matrices and the cache even so.
+        params.op_offload = params.offload_kqv = self._job.device != "cpu"
         params.type_k = tensor_type(self._settings.type_k)
         params.type_v = tensor_type(self._settings.type_v)
         params.n_threads = params.n_threads_batch = threads_of(self._job)

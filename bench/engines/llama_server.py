@@ -26,6 +26,7 @@ from bench.engines.llama_cpp import (
     check_workload,
     describe,
     file_of,
+    gpu_index,
     gpu_layers,
     settings_of,
     threads_of,
@@ -151,6 +152,12 @@ class LlamaServerEngine:
         # One step must hold all prompts, or they would not begin together.
         params.n_batch, params.n_ubatch = max(params.n_ctx, 32), settings.n_ubatch
         params.n_gpu_layers = gpu_layers(settings, self._job.device)
+        if (gpu := gpu_index(self._job.device)) is None:
+            # A build with a GPU backend would use it for large matrices even so.
+            params.no_op_offload = params.no_kv_offload = True
+        else:  # by default a model is spread over all cards
+            params.main_gpu = gpu
+            params.split_mode = xllamacpp.llama_split_mode.LLAMA_SPLIT_MODE_NONE
         params.flash_attn_type = getattr(
             xllamacpp.llama_flash_attn_type, FLASH_ATTENTION[settings.flash_attn]
         )

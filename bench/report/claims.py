@@ -32,7 +32,7 @@ def to_markdown(
     source = file.source
     lines = [f"## {file.name}: {source.publisher}, {source.date}", ""]
     lines += [f"> {claim.id}. {claim.translation}" for claim in file.claims]
-    lines += ["", table(_rows(found), COLUMNS), *said, ""]
+    lines += ["", table(rows(found), COLUMNS), *said, ""]
     for item in todo:
         parts = ", ".join(item.sub_claims)
         if item.n_missing is None:
@@ -52,7 +52,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def _rows(found: Sequence[Finding]) -> list[Row]:
+def rows(found: Sequence[Finding]) -> list[Row]:
     """One row for each sub-claim, threshold, verdict and evidence; baselines share a row."""
     groups: dict[tuple[object, ...], list[Finding]] = {}
     for item in found:
@@ -74,7 +74,7 @@ def _row(group: Sequence[Finding]) -> Row:
     decided = verdict.decided_by
     return {
         "sub_claim": part.id,
-        "claimed": _claimed(part, verdict.threshold),
+        "claimed": claimed(part, verdict.threshold),
         "against": ", ".join(f.baseline for f in group if f.baseline) or None,
         "verdict": verdict.outcome.replace("_", " "),
         "evidence": None if decided is None else _evidence(first),
@@ -98,7 +98,8 @@ def _evidence(found: Finding) -> str:
     return found.verdict.decided_by.level.replace("_", " ")
 
 
-def _claimed(part: SubClaim, threshold: float | None) -> str:
+def claimed(part: SubClaim, threshold: float | None) -> str:
+    """What a sub-claim says, at one threshold."""
     if threshold is None:
         return WORDS.get(part.metric, part.metric)
     return (

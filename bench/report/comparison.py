@@ -9,6 +9,7 @@ from bench.analysis import MIN_PAIRS
 from bench.comparison import QUALITY, Rules
 from bench.experiment import short_names
 from bench.report.tables import Column, column
+from bench.unpaired import REASON
 from bench.validity import REASONS
 
 Row = Mapping[str, Any]
@@ -55,10 +56,16 @@ def words(rows: Sequence[Row], rules: Rules) -> Iterator[str]:
         for row in mine:
             if row["metric"] == "decode":
                 yield f"**{names[candidate]}** against {names[row['baseline']]}: {_decode(row)}."
-    yield (
-        "Ratios are candidate / baseline over pairs of fresh processes; `same` means within "
-        f"{rules.margin:.0%}, and significance is adjusted (Holm) over this table."
-    )
+    if all(REASON in row["reasons"] for row in rows):
+        yield (
+            "Ratios are candidate / baseline of each arm's geometric mean. Another tool's figures "
+            "are not pairs of fresh processes: there is no interval, and no verdict."
+        )
+    else:
+        yield (
+            "Ratios are candidate / baseline over pairs of fresh processes; `same` means within "
+            f"{rules.margin:.0%}, and significance is adjusted (Holm) over this table."
+        )
     if any("TOO_FEW_PAIRS" in row["reasons"] for row in rows):
         yield f"A verdict needs {MIN_PAIRS} good pairs: `bench run --level standard` measures 8."
     left_out = max((row["n_left_out"] for row in rows), default=0)
@@ -69,7 +76,8 @@ def words(rows: Sequence[Row], rules: Rules) -> Iterator[str]:
 
 
 def _decode(row: Row) -> str:
-    work = f"{row['n_prompt']}+{row['n_gen']} x {row['n_batch']}"
+    batch = f" x {row['n_batch']}" if row["n_batch"] else ""
+    work = f"{row['n_prompt']}+{row['n_gen']}{batch}"
     if row["verdict"] == "invalid":
         return f"no verdict on decoding at {work}: the records are no evidence"
     if row["verdict"] == "ambiguous":

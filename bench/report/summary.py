@@ -91,8 +91,12 @@ def columns(rows: Sequence[Row]) -> list[Column]:
 
 def _of_server(rows: Sequence[Row]) -> list[Column]:
     """What a server is asked about: how much in all, and how long one request waits."""
-    if all(row["requests_s"] is None for row in rows):
+    imported = any(row["ttft_s"] and not row["prefill_tok_s"] for row in rows)
+    if all(row["requests_s"] is None for row in rows) and not imported:
         return []
+    counted = [column("requests_s", "requests/s", ",.2f")]
+    if all(row["requests_s"] is None for row in rows):
+        counted = []
     limited = [column("goodput_req_s", "within limits/s", ",.2f")]
     if all(row["goodput_req_s"] is None for row in rows):
         limited = []
@@ -100,7 +104,7 @@ def _of_server(rows: Sequence[Row]) -> list[Column]:
         column("output_tok_s", "output tok/s", ",.1f"),
         Column(heading="TTFT ms", show=lambda r: _ms(r["ttft_s"])),
         Column(heading="per token ms", show=lambda r: _ms(r["tpot_s"])),
-        column("requests_s", "requests/s", ",.2f"),
+        *counted,
         *limited,
     ]
 
@@ -221,10 +225,30 @@ def notes(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
             "`--level standard` measures 8, and "
             "`bench compare` gives the interval."
         )
+    yield from _seen_twice(rows)
     for warning in dict.fromkeys(row["warning"] for row in rows if row.get("warning")):
         yield f"{warning}."
     for reason in sorted({reason for row in rows for reason in row["reasons"]}):
         yield f"`{reason}`: {REASONS.get(reason, 'see the records')}."
+
+
+HOST_LIMIT = 1.05
+"""From here the host's clock and the device's are said to differ."""
+
+
+def _seen_twice(rows: Sequence[Row]) -> Iterator[str]:
+    """Where a mode makes other tokens than eager, and where host and device disagree on time."""
+    names = short_names([row["variant"] for row in rows])
+    for row in rows:
+        same, of = row["tokens_as_eager"], row["tokens_checked"]
+        if of is not None and same < of:
+            name = names[row["variant"]]
+            yield f"**{name}** made other tokens than eager mode after {same} of {of}."
+        if (row["host_ratio"] or 0) > HOST_LIMIT:
+            yield (
+                f"**{names[row['variant']]}**: the host saw {row['host_ratio']:.2f}x the time that "
+                "the device did; figures are the device's."
+            )
 
 
 def _is_baseline(experiment: Experiment, row: Row) -> bool:

@@ -15,6 +15,8 @@ from bench.serving.settings import Key, Settings
 from bench.serving.streams import Stream, message_of
 
 RETRIED = frozenset({"refused", "http_429", "http_503"})
+DETAIL = 160
+"""Characters of a server's words about an error that are kept."""
 PAUSE_S = 0.25
 """Before the first retry where the server names no time; twice as long before each further one."""
 PAUSE_MAX_S = 30.0
@@ -44,7 +46,7 @@ class Answer:
     cached_tokens: int | None = None
     n_empty: int = 0
     timings: Mapping[str, Any] | None = None
-    text: str = ""
+    """The server's own, where it tells them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,12 +137,12 @@ class Client:
             "cached_tokens": stream.cached_tokens,
         }  # fmt: skip
         if fault is not None:
-            return Answer(failure=fault[0], detail=self.key.hide(fault[1]), **about)
+            # The key first: a cut through it would leave what no longer looks like it.
+            return Answer(failure=fault[0], detail=self.key.hide(fault[1])[:DETAIL], **about)
         return Answer(
             ttft_s=(stream.text_ns[0] - first_ns) / 1e9,
             itl_s=tuple((after - before) / 1e9 for before, after in pairwise(stream.text_ns)),
             e2e_s=(stream.last_ns - first_ns) / 1e9,
-            text=self.key.hide("".join(stream.text)),
             **about,
         )
 
@@ -157,5 +159,5 @@ def said(body: bytes) -> str:
     try:
         found = json.loads(body)
     except ValueError:
-        return " ".join(body.decode(errors="replace").split())[:160]
+        return " ".join(body.decode(errors="replace").split())
     return message_of(found.get("error", found) if isinstance(found, dict) else found)

@@ -14,7 +14,7 @@ from bench import fields
 from bench.errors import InputError
 
 HIDDEN = "***"
-LOCAL = re.compile(r"cpu|(cuda|xpu|mps)(:\d+)?")
+LOCAL = re.compile(r"cpu|cuda:\d+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

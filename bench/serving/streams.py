@@ -72,8 +72,6 @@ class Stream:
     """The server's own, where it sends some (llama.cpp)."""
     finished: bool = False
     """Whether the stream said its end: a finish reason, or [DONE]."""
-    text: list[str] = field(default_factory=list)
-    """For calibration and for a look; chunks in order."""
     trouble: tuple[str, str] | None = None
     """Kind and detail of the first thing wrong."""
     other: bytearray = field(default_factory=bytearray)
@@ -102,13 +100,11 @@ class Stream:
             for choice in chunk.get("choices") or ():
                 self._choice(at_ns, choice)
         except (ValueError, TypeError, AttributeError):
-            self.trouble = ("malformed", f"not a chunk: {event[:80]!r}")
+            self.trouble = ("malformed", f"not a chunk: {event!r}")
 
     def _choice(self, at_ns: int, choice: Mapping[str, Any]) -> None:
-        text = text_of(choice)
-        if text:
+        if text_of(choice):
             self.text_ns.append(at_ns)
-            self.text.append(text)
             self.last_ns = self.alive_ns = at_ns
         elif choice.get("finish_reason"):
             self.last_ns = at_ns
@@ -180,5 +176,5 @@ def message_of(error: Any) -> str:
     if isinstance(error, dict):
         error = error.get("message") or error.get("detail") or error.get("error") or error
         if isinstance(error, dict):
-            return message_of(error) if "message" in error else json.dumps(error)[:160]
-    return " ".join(str(error).split())[:160]
+            return message_of(error) if "message" in error else json.dumps(error)
+    return " ".join(str(error).split())

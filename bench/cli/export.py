@@ -1,0 +1,66 @@
+"""`bench export`: records in other tools' formats."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+EPILOG = """\
+examples:
+  bench export results/local/mine --to csv > mine.csv
+  bench export results/local/mine --to parquet --out mine.parquet
+  bench export results/local/mine --to pytest-benchmark --rent 0.42 --out mine.json
+  pytest-benchmark compare mine.json
+
+What a format cannot hold is dropped, with a line on stderr. docs/exchange.md, docs/data.md.
+exit codes: 0 done, 2 bad input, 3 a package is missing (parquet needs pyarrow)
+"""
+
+
+def add(verbs: Any) -> argparse.ArgumentParser:
+    """Describe the verb."""
+    from bench.exchange import FORMATS
+
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        "export", help="records in other tools' formats", epilog=EPILOG,
+        description="Write results for a notebook, a test suite, a dashboard or another folder.",
+    )  # fmt: skip
+    parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS")
+    parser.add_argument("--to", required=True, choices=FORMATS, metavar="FORMAT",
+                        help=", ".join(FORMATS))  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: stdout")
+    parser.add_argument("--rent", type=float, metavar="USD_PER_HOUR",
+                        help="price of the machine, for formats with $ per Mtok")  # fmt: skip
+    parser.add_argument("--utilization", type=float, default=1.0, metavar="SHARE",
+                        help="busy share of the paid hours (default: 1)")  # fmt: skip
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the results; say on stderr what is not in them."""
+    from bench.errors import InputError
+    from bench.exchange import BINARY
+    from bench.exchange.exporting import Price, export, save
+    from bench.records import read
+
+    if args.rent is not None and not 0 < args.rent < float("inf"):
+        raise InputError(f"--rent: {args.rent} is not a price above 0")
+    if not 0 < args.utilization <= 1:
+        raise InputError(f"--utilization: {args.utilization} is not above 0 and at most 1")
+    if args.to in BINARY and args.out is None:
+        raise InputError(f"--to {args.to} is no text: give --out FILE")
+    results = read(*args.results)
+    for problem in results.problems:
+        print(f"bench: skipped a broken line: {problem}", file=sys.stderr)
+    if not results.records:
+        raise InputError(f"{', '.join(map(str, args.results))}: holds no record")
+    made = export(results, args.to, Price(usd_per_hour=args.rent, utilization=args.utilization))
+    for line in made.dropped:
+        print(f"bench: not in {args.to}: {line}", file=sys.stderr)
+    if args.out is None:
+        print(made.data.decode(), end="")
+    else:
+        save(made.data, args.out)
+    return 0

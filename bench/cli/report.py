@@ -1,0 +1,113 @@
+"""`bench report`: one page, one Markdown file, or figures, from results."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import InputError, UnsupportedError
+
+if TYPE_CHECKING:
+    from bench.experiment import CostAssumption
+
+EPILOG = """\
+examples:
+  bench report results/local/quickstart --to report.html     one page, to share
+  bench report results/local/a results/local/b --to both.html    two machines side by side
+  bench report RESULTS --rent 0.42 --utilization 0.3 --to report.md
+  bench report RESULTS --to figures/      each chart as SVG and PNG
+
+The page needs no network and works from disk; the reader puts in an own price. docs/report.md says
+what is on it.
+"""
+
+
+def add(verbs: Any) -> argparse.ArgumentParser:
+    """Describe the verb."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        "report", help="one self-contained page: answer, evidence and doubt", epilog=EPILOG,
+        description="Make a page, a Markdown file or figures from results.",
+    )  # fmt: skip
+    parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS")
+    parser.add_argument(
+        "--to", type=Path, required=True, metavar="FILE.html|FILE.md|FOLDER",
+        help="what to write: a page, Markdown, or a folder of figures",
+    )  # fmt: skip
+    parser.add_argument("--baseline", metavar="NAME",
+                        help="arm to compare with (default: the experiment's)")  # fmt: skip
+    parser.add_argument(
+        "--claim", action="append", metavar="CLAIM",
+        help="only this source of claims; may be repeated (default: all)",
+    )  # fmt: skip
+    parser.add_argument("--rent", type=float, metavar="USD_PER_HOUR",
+                        help="price of an hour (default: the experiment's assumption)")  # fmt: skip
+    parser.add_argument("--utilization", type=float, metavar="SHARE",
+                        help="busy share of paid hours, with --rent (default: 1)")  # fmt: skip
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the report; say on stderr what was written."""
+    import sys
+
+    from bench.report.assemble import Options, assemble
+
+    suffix = args.to.suffix.lower()
+    if suffix not in ("", ".html", ".htm", ".md"):
+        raise InputError(f"--to: {args.to} is neither FILE.html, FILE.md nor a folder")
+    claims = None if args.claim is None else tuple(args.claim)
+    report = assemble(
+        args.results, Options(baseline=args.baseline, claims=claims, cost=_cost(args))
+    )
+    for warning in report.warnings:
+        print(f"bench: {warning}", file=sys.stderr)
+    try:
+        if suffix == "":
+            written = _figures(report, args.to)
+        else:
+            args.to.parent.mkdir(parents=True, exist_ok=True)
+            args.to.write_text(_text(report, suffix), encoding="utf-8")
+            written = f"{args.to} ({args.to.stat().st_size / 1e6:.2f} MB)"
+    except OSError as error:
+        raise UnsupportedError(f"--to: {error.filename}: {error.strerror}") from error
+    print(f"bench: wrote {written}", file=sys.stderr)
+    return 0
+
+
+def _cost(args: argparse.Namespace) -> CostAssumption | None:
+    from bench.experiment import CostAssumption
+
+    if args.rent is None:
+        if args.utilization is not None:
+            raise InputError("--utilization: needs --rent USD_PER_HOUR")
+        return None
+    share = 1.0 if args.utilization is None else args.utilization
+    source = f"--rent {args.rent:g} --utilization {share:g}"
+    cost = CostAssumption(usd_per_hour=args.rent, utilization=share, source=source)
+    problems = [f"--{problem.replace('usd_per_hour', 'rent')}" for problem in cost.problems()]
+    if problems or not args.rent < float("inf"):
+        raise InputError(*(problems or ["--rent: must be a finite number"]))
+    return cost
+
+
+def _text(report: Any, suffix: str) -> str:
+    if suffix == ".md":
+        from bench.report.document import to_markdown
+
+        return to_markdown(report)
+    from bench.report.webpage import to_html
+
+    return to_html(report)
+
+
+def _figures(report: Any, folder: Path) -> str:
+    """Each chart as SVG and PNG."""
+    from bench.report.drawing import to_png, to_svg
+
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = [picture for picture in report.pictures if picture.spec]
+    for picture in drawn:
+        (folder / f"{picture.id}.svg").write_text(to_svg(picture.spec), encoding="utf-8")
+        (folder / f"{picture.id}.png").write_bytes(to_png(picture.spec))
+    return f"{len(drawn)} figures to {folder}/, each as SVG and PNG"

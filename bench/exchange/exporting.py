@@ -1,0 +1,80 @@
+"""Records in other tools' formats. What a format cannot hold is dropped, and said."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+
+from bench.errors import InputError, UnsupportedError, unknown
+from bench.exchange import FORMATS
+from bench.records import Results
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What an hour of the machine costs; None where nobody says."""
+
+    usd_per_hour: float | None = None
+    utilization: float = 1.0
+    """Busy share of the paid hours."""
+
+    def usd_per_mtok(self, total_tok_s: float | None) -> float | None:
+        """A million tokens, prompt and new alike, at that rate."""
+        from bench.cost import usd_per_mtok
+
+        if total_tok_s is None or self.usd_per_hour is None:
+            return None
+        return usd_per_mtok(total_tok_s, self.usd_per_hour, self.utilization)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """A file's content, and what of the records is not in it."""
+
+    data: bytes
+    dropped: tuple[str, ...] = field(default=())
+
+
+def export(results: Results, to: str, price: Price | None = None) -> Exported:
+    """The results in a format. Raises InputError, and UnsupportedError for a missing package."""
+    if to not in FORMATS:
+        raise InputError(unknown("format", to, FORMATS))
+    module, _, function = FORMATS[to].partition(":")
+    write: Callable[[Results, Price], Exported] = getattr(
+        import_module(f"bench.exchange.{module}"), function
+    )
+    return write(results, price or Price())
+
+
+def save(data: bytes, path: Path) -> None:
+    """Write a file whole or not at all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
+            stream.write(data)
+        Path(stream.name).chmod(0o644)
+        os.replace(stream.name, path)  # noqa: PTH105 (Path.replace is the same call)
+    except OSError as error:
+        raise UnsupportedError(f"{path}: {error.strerror}; choose with --out") from error
+
+
+def by_machine(results: Results) -> Iterator[Results]:
+    """The results of each environment apart, in order of first appearance."""
+    for environment in dict.fromkeys(record.environment for record in results.records):
+        yield Results(
+            environments={
+                key: value for key, value in results.environments.items() if key == environment
+            },
+            records=[r for r in results.records if r.environment == environment],
+            qualities=[q for q in results.qualities if q.environment == environment],
+        )
+
+
+def failures(results: Results) -> list[str]:
+    """A line if there are failed records, which have no figure to write."""
+    n = sum(record.status != "ok" for record in results.records)
+    return [f"{n} failed record{'s' * (n != 1)}: without figures"] if n else []

@@ -1,0 +1,249 @@
+"""Results, a machine at a time: what was measured on one environment, cut down to what is shown.
+
+Records of different environments are never pooled; each machine has its own rows, comparisons and
+charts. Large inputs are summarised: `MOST_ROWS` arms and workloads are shown, and the first
+`MOST_REPLICATES` of each, by index, which was fixed before anything was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bench.comparison import Rules, compare
+from bench.costrow import CostRow
+from bench.errors import InputError
+from bench.experiment import CostAssumption, Experiment, short_names
+from bench.limits import with_limits
+from bench.pricing import Terms, price
+from bench.quality_figures import Figures
+from bench.records import Environment, Record, Results
+from bench.scenario import Figure, Scenario, adapt
+from bench.summary import quality_of, replicate_figures, summarise
+from bench.throughput import interval, throughputs
+
+MOST_ROWS: Final = 160
+MOST_REPLICATES: Final = 40
+
+Row = dict[str, Any]
+Key = tuple[str, int, int, int]
+"""Variant, n_prompt, n_gen, n_batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Geometric mean over replicates and its 95% t interval; no ends for fewer than 2."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What one environment gave."""
+
+    id: str
+    label: str
+    environment: Environment | None
+    origin: str
+    results: Results
+    """Of the rows shown."""
+    rows: tuple[Row, ...]
+    n_rows: int
+    """Arms and workloads that were measured, shown or not."""
+    n_records: int
+    names: Mapping[str, str]
+    """Variant -> its name without what all share."""
+    groups: Mapping[Key, tuple[Record, ...]]
+    quality: Mapping[str, Figures]
+    costs: Mapping[Key, CostRow]
+    compared: tuple[Row, ...]
+    not_compared: str
+
+    def interval(self, row: Row, figure: str) -> Interval | None:
+        """A figure over the replicates of a row; None where nothing measured it."""
+        values = [
+            value
+            for record in self.groups[key_of(row)]
+            if record.status == "ok" and (value := _figure(record, figure))
+        ]
+        return Interval(*interval(values)[:3]) if values else None
+
+    def anchor(self, row: Row) -> str:
+        """Where the records of a row stand in the page."""
+        return f"{self.id}-g{list(self.groups).index(key_of(row))}"
+
+
+def key_of(row: Mapping[str, Any]) -> Key:
+    return row["variant"], row["n_prompt"], row["n_gen"], row["n_batch"]
+
+
+def work_of(row: Mapping[str, Any]) -> str:
+    """`128+24 ×4`: prompt and new tokens, batch; imported records may not know theirs."""
+    return f"{row['n_prompt']}+{row['n_gen']} ×{row['n_batch'] or '?'}"
+
+
+def batch(row: Mapping[str, Any]) -> int:
+    """The batch to sort by; 0 where it is not known."""
+    return row["n_batch"] or 0
+
+
+def _figure(record: Record, name: str) -> float | None:
+    if name == "peak_memory_bytes":
+        return record.memory.get("peak_device_bytes") or record.memory.get("peak_host_bytes")
+    if name == "energy_per_output_token_j":
+        window = record.energy.get("decode") or {}
+        joules = window.get("energy_j")
+        return joules / window["tokens"] if joules else None
+    return replicate_figures(record)[name]
+
+
+def machines(results: Results, experiments: Mapping[str, Experiment], baseline: str | None = None,
+             assumed: CostAssumption | None = None) -> list[Machine]:  # fmt: skip
+    """One for each environment and origin, in order of first appearance. InputError without any."""
+    parts: dict[tuple[str, str], list[Record]] = {}
+    for record in results.records:
+        parts.setdefault((record.environment, record.origin), []).append(record)
+    if not parts:
+        raise InputError("there are no measurements to report; `bench run` makes them")
+    labels = _labels(parts, results.environments)
+    return [
+        _machine(f"m{number}", labels[part], part, records, results, experiments, baseline, assumed)
+        for number, (part, records) in enumerate(parts.items(), start=1)
+    ]
+
+
+def _labels(
+    parts: Mapping[tuple[str, str], Any], environments: Mapping[str, Environment]
+) -> dict[tuple[str, str], str]:
+    """The card or CPU of each; the host, else the environment's id, tells equal ones apart."""
+    plain = {part: device(environments.get(part[0])) for part in parts}
+    twice = {label for label in plain.values() if list(plain.values()).count(label) > 1}
+    return {
+        part: f"{label} ({part[0][:8]}, {part[1]})" if label in twice else label
+        for part, label in plain.items()
+    }
+
+
+def device(environment: Environment | None) -> str:
+    """The card, or the CPU with its cores."""
+    if environment is None:
+        return "unknown machine"
+    known = environment.identity
+    if known.get("gpu"):
+        return str(known["gpu"])
+    cores = f", {known['cpu_cores']} cores" if known.get("cpu_cores") else ""
+    return f"{known.get('cpu') or 'unknown CPU'}{cores}"
+
+
+def _machine(
+    name: str, label: str, part: tuple[str, str], records: Sequence[Record], results: Results,
+    experiments: Mapping[str, Experiment], baseline: str | None, assumed: CostAssumption | None,
+) -> Machine:  # fmt: skip
+    environments = results.environments
+    qualities = [q for q in results.qualities if (q.environment, q.origin) == part]
+    groups = grouped(records)
+    shown = _shown(list(groups))
+    kept = {key: tuple(group[:MOST_REPLICATES]) for key, group in groups.items() if key in shown}
+    variants = {key[0] for key in kept}
+    small = Results(
+        environments=environments,
+        records=[record for group in kept.values() for record in group],
+        qualities=[q for q in qualities if q.variant["name"] in variants],
+    )
+    compared, why = _compared(small, experiments, baseline)
+    return Machine(
+        id=name,
+        label=label,
+        environment=environments.get(part[0]),
+        origin=part[1],
+        results=small,
+        rows=tuple(with_limits(summarise(small), small)),
+        n_rows=len(groups),
+        n_records=len(records),
+        names=short_names(list(dict.fromkeys(key[0] for key in kept))),
+        groups=kept,
+        quality=quality_of(small),
+        costs=dict(_costs(small, kept, experiments, assumed)),
+        compared=tuple(compared),
+        not_compared=why,
+    )
+
+
+def grouped(records: Sequence[Record]) -> dict[Key, list[Record]]:
+    """Records by variant and workload, replicates in their order."""
+    groups: dict[Key, list[Record]] = {}
+    for record in records:
+        w = record.workload
+        key = (record.variant["name"], w["n_prompt"], w["n_gen"], w["n_batch"])
+        groups.setdefault(key, []).append(record)
+    for group in groups.values():
+        group.sort(key=lambda record: record.replicate)
+    return groups
+
+
+def _shown(keys: Sequence[Key]) -> set[Key]:
+    """At most `MOST_ROWS` keys: whole workloads, so that arms can be compared."""
+    works = list(dict.fromkeys(key[1:] for key in keys))
+    kept: set[Key] = set()
+    for work in works:
+        of_work = [key for key in keys if key[1:] == work]
+        if kept and len(kept) + len(of_work) > MOST_ROWS:
+            break
+        kept |= set(of_work[:MOST_ROWS])
+    return kept
+
+
+def _compared(
+    results: Results, experiments: Mapping[str, Experiment], baseline: str | None
+) -> tuple[list[Row], str]:
+    """Rows of the comparison, or why there are none."""
+    names = {record.experiment for record in results.records}
+    asked = {experiments[name].baseline for name in names if name in experiments}
+    gates = [experiments[name].gate for name in names if name in experiments]
+    rules = Rules(gate=gates[0]) if len(gates) == 1 else Rules()
+    base = baseline or (asked.pop() if len(asked) == 1 else None)
+    for selector in dict.fromkeys((base, baseline)):
+        try:
+            return compare(results, rules, selector), ""
+        except InputError as error:
+            why = str(error)
+    if baseline is not None:
+        raise InputError(f"--baseline: {why}")
+    return [], why
+
+
+def _costs(
+    results: Results, groups: Mapping[Key, Sequence[Record]],
+    experiments: Mapping[str, Experiment], assumed: CostAssumption | None,
+) -> Iterator[tuple[Key, CostRow]]:  # fmt: skip
+    """What each row costs under --rent, or under its experiment's own assumption."""
+    items = throughputs(results)
+    for name in dict.fromkeys(record.experiment for record in results.records):
+        cost = assumed or (experiments[name].cost if name in experiments else None)
+        if cost is None:
+            continue
+        mine = [one for one in items if groups[key_of_throughput(one)][0].experiment == name]
+        for row in price(mine, scenario_of(cost), Terms()):
+            assert row.n_batch is not None, "an API has no batch; no API was asked for"
+            yield (row.variant, row.n_prompt, row.n_gen, row.n_batch), row
+
+
+def key_of_throughput(one: Any) -> Key:
+    return one.variant, one.n_prompt, one.n_gen, one.n_batch
+
+
+def scenario_of(cost: CostAssumption) -> Scenario:
+    """An experiment's assumption as a scenario of `bench cost`."""
+    import datetime
+
+    def figure(value: float) -> Figure:
+        return Figure(value=value, source=cost.source, date=datetime.date.today())
+
+    given = {
+        "rent_per_hour": figure(cost.usd_per_hour),
+        "utilization": figure(cost.utilization),
+    }
+    return adapt(None, "rent", given)
