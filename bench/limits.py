@@ -15,13 +15,8 @@ from bench.diagnosis import Evidence, diagnose
 from bench.errors import BenchError
 from bench.gpus import Gpu, match
 from bench.layout import layout
-<<<<<<< HEAD
-from bench.records import Record, Results
-from bench.roofline import Bound, Measured, above_bound, bound, mbu, mfu, peak_flops
-=======
 from bench.records import OWN, Record, Results
-from bench.roofline import Bound, above_bound, bound, mbu, mfu, peak_flops
->>>>>>> main
+from bench.roofline import Bound, Measured, above_bound, bound, mbu, mfu, peak_flops
 from bench.shape import shape
 
 Row = dict[str, Any]
@@ -32,6 +27,7 @@ MEASURED = ("mbu_measured", "mfu_measured")
 """Against the copy and matmul rates measured on that very device."""
 
 NOT_RECORDED = "no environment was recorded"
+DEEP = "the context was filled before the measurement (n_depth)"
 
 
 def with_limits(rows: Sequence[Row], results: Results) -> list[Row]:
@@ -50,7 +46,7 @@ def _gpu(results: Results, record: Record) -> Gpu | str:
     found = results.environments.get(record.environment)
     name = found.identity.get("gpu") if found else None
     if record.variant.get("options", {}).get("n_depth"):
-        return "the context was filled before the measurement (n_depth)"
+        return DEEP
     if name is None and record.origin not in OWN and record.variant["device"] != "cpu":
         return f"{record.origin} does not say on which card"
     if name is None:
@@ -58,12 +54,13 @@ def _gpu(results: Results, record: Record) -> Gpu | str:
     return match(str(name)) or f"{name} is not in the catalog (`bench gpus`)"
 
 
-<<<<<<< HEAD
 def _rates(results: Results, record: Record) -> Measured | str:
     """The rates measured on the device of a record, or why there are none."""
     found, variant = results.environments.get(record.environment), record.variant
     if variant["device"].startswith("remote"):
         return "the server's device is not known here"
+    if variant.get("options", {}).get("n_depth"):
+        return DEEP
     if found is None:
         return NOT_RECORDED
     peaks: Mapping[str, Any] | None = found.state.get("peaks")
@@ -87,13 +84,9 @@ def _rates(results: Results, record: Record) -> Measured | str:
 def _limited(row: Row, rows: Sequence[Row], gpu: Gpu | str, rates: Measured | str) -> Row:
     if isinstance(gpu, str) and isinstance(rates, str):
         return _without(_without(row, FIGURES, gpu), MEASURED, rates)
-=======
-def _limited(row: Row, rows: Sequence[Row], gpu: Gpu | str | None) -> Row:
-    if not isinstance(gpu, Gpu):
-        return _without(row, gpu or "no environment was recorded")
     if row["n_batch"] is None:
-        return _without(row, row["absent"].get("n_batch", "the batch is not known"))
->>>>>>> main
+        why = row["absent"].get("n_batch", "the batch is not known")
+        return _without(row, (*FIGURES, *MEASURED), why)
     try:
         card = resolve_model(row["model"]).card
         most = None if isinstance(gpu, str) else _bound(row, card, gpu)
@@ -107,16 +100,7 @@ def _limited(row: Row, rows: Sequence[Row], gpu: Gpu | str | None) -> Row:
     if most is None or isinstance(gpu, str):
         return _without(row, FIGURES, str(gpu))
     figures = _figures(row, rows, card, gpu, most)
-<<<<<<< HEAD
     if _impossible(row, most, reached):
-=======
-    impossible = (
-        above_bound(row["decode_tok_s"], most.decode_tok_s)
-        or above_bound(row["prefill_tok_s"], figures["bound_prefill_tok_s"])
-        or above_bound(row["output_tok_s"], most.decode_tok_s)
-    )
-    if impossible:
->>>>>>> main
         figures |= {"valid": False, "reasons": sorted({*row["reasons"], "ABOVE_BOUND"})}
     if _overlaps(row):
         figures["absent"] = row["absent"] | {"diagnosis": "requests overlap: a step is not alone"}
@@ -134,20 +118,26 @@ def _impossible(row: Row, most: Bound, reached: Bound | None) -> bool:
     A measured rate alone bounds nothing: it was reached, which does not say that no more can be.
     But a device that was measured above its data sheet shows that the sheet is no bound there.
     """
-    for name in ("decode_tok_s", "prefill_tok_s"):
-        limits = [getattr(most, name)]
-        # Without a matmul rate the measured side is bounded by memory alone: too much.
-        if reached is not None and reached.prefill_tok_s is not None:
-            limits.append(getattr(reached, name))
-        known = [limit for limit in limits if limit is not None]
-        if limits[0] is not None and above_bound(row[name], max(known)):
-            return True
-    return False
+    limits = [most]
+    # Without a matmul rate the measured side is bounded by memory alone: too much.
+    if reached is not None and reached.prefill_tok_s is not None:
+        limits.append(reached)
+    decode = max(limit.decode_tok_s for limit in limits)
+    prefill = max((limit.prefill_tok_s or 0.0 for limit in limits), default=0.0)
+    return (
+        above_bound(row["decode_tok_s"], decode)
+        or above_bound(row["output_tok_s"], decode)
+        or (
+            row["n_prompt"] > 0
+            and most.prefill_tok_s is not None
+            and above_bound(row["prefill_tok_s"], prefill)
+        )
+    )
 
 
 def _measured(row: Row, rates: Measured, reached: Bound) -> Row:
     """MBU and MFU against rates that were measured."""
-    step_s, ttft_s = row["tpot_s"], row["ttft_s"]
+    step_s, ttft_s = _times(row)
     compute = layout(row["quant"], row["engine"]).compute
     peak = peak_flops(rates, compute, row["dtype"])
     figures = {
@@ -169,7 +159,7 @@ def _without(row: Row, names: Iterable[str], why: str) -> Row:
 
 
 def _figures(row: Row, rows: Sequence[Row], card: ModelCard, gpu: Gpu, most: Bound) -> Row:
-    step_s, ttft_s = row["tpot_s"], row["ttft_s"] if row["prefill_tok_s"] else None
+    step_s, ttft_s = _times(row)
     peak = peak_flops(gpu, layout(row["quant"], row["engine"]).compute, row["dtype"])
     return {
         "bound_decode_tok_s": most.decode_tok_s if row["n_gen"] else None,
@@ -181,6 +171,11 @@ def _figures(row: Row, rows: Sequence[Row], card: ModelCard, gpu: Gpu, most: Bou
         if step_s is None or _overlaps(row)
         else diagnose(_evidence(row, rows, card, gpu, most)).line,
     }
+
+
+def _times(row: Row) -> tuple[float | None, float | None]:
+    """Seconds of a step and of a prefill, where they were measured alone."""
+    return row["tpot_s"], row["ttft_s"] if row["prefill_tok_s"] else None
 
 
 def _overlaps(row: Row) -> bool:

@@ -226,6 +226,12 @@ def notes(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
             "`bench compare` gives the interval."
         )
     yield from _seen_twice(rows)
+    off = [row["energy_disagreement"] for row in rows if row["energy_disagreement"] is not None]
+    if off:
+        yield (
+            f"The energy counter and the card's own power samples differ by up to {max(off):.0%}: "
+            "joules are no surer than that."
+        )
     for warning in dict.fromkeys(row["warning"] for row in rows if row.get("warning")):
         yield f"{warning}."
     for reason in sorted({reason for row in rows for reason in row["reasons"]}):
