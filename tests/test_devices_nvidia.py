@@ -69,7 +69,7 @@ def test_a_card_in_order() -> None:
     assert reading.energy["cross_check_j"] == pytest.approx(250.0 * 20)
     assert reading.device["sm_mhz"] == 1500.0
     assert reading.device["temperature_c"] == 55.0
-    assert reading.device["held_share"] == {"sw_power_cap": 0.0, "thermal_policy": 0.0}
+    assert reading.device["held_share"] == {"sw_power_cap": 0.0, "sw_thermal_slowdown": 0.0}
     assert reading.memory["device_used_bytes"] == 17 << 30
 
 
@@ -225,14 +225,13 @@ def test_the_event_bits_are_the_packages_own() -> None:
         assert getattr(pynvml, f"nvmlClocksEventReason{words}") == bit
     assert pynvml.NVML_FI_DEV_POWER_INSTANT == nvidia.POWER_INSTANT
     assert nvidia.HELD["sw_power_cap"] == pynvml.NVML_FI_DEV_PERF_POLICY_POWER
-    assert nvidia.HELD["thermal_policy"] == pynvml.NVML_FI_DEV_PERF_POLICY_THERMAL
+    assert nvidia.HELD["sw_thermal_slowdown"] == pynvml.NVML_FI_DEV_PERF_POLICY_THERMAL
     assert pynvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU == nvidia.VGPU
 
 
 def test_the_numbers_of_the_new_counters_are_the_packages_own() -> None:
     prefix = "NVML_FI_DEV_CLOCKS_EVENT_REASON"
     assert {
-        "sw_thermal_slowdown": getattr(pynvml, f"{prefix}_SW_THERM_SLOWDOWN"),
         "hw_thermal_slowdown": getattr(pynvml, f"{prefix}_HW_THERM_SLOWDOWN"),
         "hw_power_brake_slowdown": getattr(pynvml, f"{prefix}_HW_POWER_BRAKE_SLOWDOWN"),
     } == nvidia.HELD_NEW
@@ -246,7 +245,7 @@ def test_counters_whose_numbers_moved_are_asked_of_new_drivers_only(
     driver: str, asked: bool
 ) -> None:
     library = FakeNvml(nvmlSystemGetDriverVersion=driver)
-    library.fields |= {269: 0, 270: 1, 271: 2}
+    library.fields |= {270: 1, 271: 2}
     held = NvidiaCard("cuda:0", library).held_s()
     assert ("hw_thermal_slowdown" in held) is asked
 

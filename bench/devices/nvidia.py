@@ -33,16 +33,14 @@ EVENTS: Final[Mapping[int, str]] = {
 }
 """Bits of nvmlDeviceGetCurrentClocksEventReasons (nvmlClocksEventReason*)."""
 
-HELD: Final[Mapping[str, int]] = {"sw_power_cap": 74, "thermal_policy": 75}
-"""Cumulative counters, ns, whose field numbers are the same in every driver. 75 is the counter of
-the thermal policy (NVML_FI_DEV_PERF_POLICY_THERMAL); software's slowdown has one of its own."""
+HELD: Final[Mapping[str, int]] = {"sw_power_cap": 74, "sw_thermal_slowdown": 75}
+"""Cumulative counters, ns, whose field numbers are the same in every driver."""
 
 HELD_NEW: Final[Mapping[str, int]] = {
-    "sw_thermal_slowdown": 269,
     "hw_thermal_slowdown": 270,
     "hw_power_brake_slowdown": 271,
 }
-"""Cumulative counters, ns, whose numbers changed between drivers: 269 to 271 are 251 to 253 in
+"""Cumulative counters, ns, whose numbers changed between drivers: 270 and 271 are 252 and 253 in
 nvidia-ml-py 12.575.51 and 13.580.65, and are so from 13.580.82 to 13.615.71. They are asked of
 drivers from `NEW_NUMBERS` on."""
 

@@ -4,13 +4,22 @@
 
 `paired` runs a loop without and with the sampler, side by side: `overhead_share` is what it loses,
 `nothing_share` what the same comparison shows with no sampler at all, which is the noise of this
-machine. Believe the first only where it stands clear of the second. `look` shows the time of one
-look, of which there are ten a second. The library
-here answers at once: on a card the call waits in the driver, without the interpreter's lock.
+machine. Believe the first only where it stands clear of the second.
+
+`each_look` compares the stretch of the loop from a look on with the one just before it:
+`bound_share` is what ten looks a second cost at most (upper end of the one-sided 95% signed-rank
+interval over some hundred looks). Run it on a machine at rest (`others_cores` says what others
+used): where processes wait for a core, the loop's thread loses its own whenever it hands over the
+lock, which it would have lost a moment later.
+
+`look` shows the time of one look, of which there are ten a second. The library here answers at
+once: on a card the call waits in the driver, without the interpreter's lock.
 """
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import statistics
 import time
 from types import SimpleNamespace
@@ -19,6 +28,8 @@ from typing import Any
 import pynvml
 import pytest
 
+from bench.analysis import paired_ratio
+from bench.devices import load, meter
 from bench.devices.energy import Sample
 from bench.devices.meter import SAMPLE_S, LivePace
 from bench.devices.nvidia import NvidiaCard
@@ -26,6 +37,9 @@ from tests.fake_nvml import FakeNvml, field_value
 
 BLOCK_S = 0.2
 PAIRS = 25
+LOOKS = 300
+STRETCH_S = 0.004
+"""Of the loop around a look: longer than the interpreter's lock is waited for after it."""
 
 
 def card() -> NvidiaCard:
@@ -82,6 +96,50 @@ def test_sampler_paired(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None
         if len(values) > 1:
             error = statistics.stdev(values) / len(values) ** 0.5
             benchmark.extra_info[f"{name}_standard_error"] = round(error, 5)
+
+
+def around_looks(reads: NvidiaCard, looks: int) -> list[tuple[float, float]]:
+    """Seconds of equally many rounds of the loop just before a look, and from it on."""
+    pace, seen = LivePace(), []
+
+    def take() -> Sample:
+        seen.append(time.perf_counter())
+        return reads.sample(pace.now(), thorough=True)
+
+    marks = [time.perf_counter()]
+    pace.start(take)
+    try:
+        while len(seen) < looks:
+            sum(range(1000))
+            marks.append(time.perf_counter())
+    finally:
+        pace.stop()
+    typical = statistics.median(b - a for a, b in itertools.pairwise(marks))
+    rounds = max(1, round(STRETCH_S / typical))
+    places = (bisect.bisect(marks, at) - 1 for at in seen)  # the round in which the look began
+    return [
+        (marks[at] - marks[at - rounds], marks[at + rounds] - marks[at])
+        for at in places
+        if rounds <= at < len(marks) - rounds
+    ]
+
+
+def test_sampler_each_look(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(meter, "SAMPLE_S", 0.02)  # more looks in less time; each costs the same
+    reads = card()
+    looks = LOOKS if benchmark.enabled else 10
+    begun = load.times()
+    pairs = benchmark.pedantic(around_looks, args=(reads, looks), rounds=1, iterations=1)
+    others = load.between(begun, load.times())
+    before, after = zip(*pairs, strict=True)
+    found = paired_ratio(before, after, confidence=0.90)
+    stretch = statistics.median(before)
+    for name, ratio in (("share", found.ratio), ("bound_share", found.ci_high)):
+        assert ratio is not None
+        benchmark.extra_info[name] = round((ratio - 1) * stretch / SAMPLE_S, 6)
+    benchmark.extra_info["looks"] = len(pairs)
+    benchmark.extra_info["others_cores"] = round(others.foreign_cores + others.steal_cores, 2)
 
 
 def test_sampler_look(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
