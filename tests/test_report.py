@@ -168,6 +168,25 @@ def test_a_baseline_that_is_not_there_is_refused(card: Path) -> None:
         assemble([card], Options(baseline="nonee"))
 
 
+def test_records_of_other_tools_are_shown_and_not_judged(tmp_path: Path) -> None:
+    file = ROOT / "tests" / "data" / "imports" / "llama-bench" / "smollm2.json"
+    assert main(["import", "llama-bench", str(file), "--into", str(tmp_path)]) == 0
+    report = assemble([tmp_path], Options(claims=()))
+    assert report.warnings[0].startswith("Origin of the records: llama-bench")
+    assert report.verdicts == ()
+    assert "– (llama-bench times the prompt apart" in to_markdown(report)
+    assert "<h1>" in to_html(report)
+
+
+def test_arms_that_were_not_measured_in_pairs_have_a_ratio_and_no_verdict(tmp_path: Path) -> None:
+    lines = [environment()]
+    lines += [record(q, 1, i, origin="vllm") for i in range(8) for q in ("none", "fp8-dynamic")]
+    (verdict,) = assemble([write(tmp_path, lines)], Options(claims=())).verdicts
+    assert verdict.figure == "1.37×"
+    assert verdict.tone == "open"
+    assert verdict.words.startswith("No verdict: ")
+
+
 # ---- several machines
 
 

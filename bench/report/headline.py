@@ -11,6 +11,7 @@ from bench.judging import EXCLUDING
 from bench.report.blocks import Cell, Head, Line, Table, Tone, Verdict
 from bench.report.machines import Machine, Row, batch, key_of, work_of
 from bench.report.words import NOTHING, Show, between, cell, gigabytes, number, rate, ratio
+from bench.unpaired import REASON as NOT_PAIRED
 from bench.validity import REASONS
 
 HEADS = (
@@ -190,6 +191,8 @@ def judged(row: Row) -> tuple[Tone, str]:
         why = "; ".join(REASONS.get(code, code) for code in codes)
         return "open", f"No verdict: {why or 'the records are no evidence'}"
     if row["verdict"] == "ambiguous":
+        if NOT_PAIRED in row["reasons"]:
+            return "open", f"No verdict: {REASONS[NOT_PAIRED]}; {kept}"
         if row["n_pairs"] < MIN_PAIRS:
             return (
                 "open",

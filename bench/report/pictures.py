@@ -22,8 +22,10 @@ SURFACE: Final = "#040404"
 SERIES: Final = tuple(f"#a0000{i}" for i in range(1, 9))
 """Stand-ins that no other colour of a chart equals; `bench.report.drawing.LIGHT` has the real."""
 KINDS: Final = {"better": SERIES[0], "worse": SERIES[1], "same": MUTED, "no verdict": MUTED}
-SHAPES: Final = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right",
-                 "triangle-left")  # fmt: skip
+SHAPES: Final = (
+    "circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right",
+    "triangle-left",
+)  # fmt: skip
 
 FONT: Final = "Helvetica, Arial, Liberation Sans, sans-serif"
 """Widths of these are known where charts are laid out, so that labels fit."""
