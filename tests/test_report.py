@@ -187,6 +187,21 @@ def test_arms_that_were_not_measured_in_pairs_have_a_ratio_and_no_verdict(tmp_pa
     assert verdict.words.startswith("No verdict: ")
 
 
+def test_a_rate_above_the_bound_is_no_evidence(tmp_path: Path) -> None:
+    # The figures of the H200 on a card with a sixth of its bandwidth.
+    card = write_card(tmp_path, gpu="NVIDIA L40S")
+    report = assemble([card], Options(claims=()))
+    assert (
+        report.verdicts[0].words == "No verdict: faster than the physical limit: a measuring error"
+    )
+    assert all("ABOVE_BOUND" in line.cells[-2].detail for line in report.headline[0].lines[:2])
+    ratios = next(p.table for p in report.pictures if p.id == "m1-forest")
+    assert ratios is not None
+    said = {line.cells[1].text: line.cells[4].text for line in ratios.lines}
+    assert said["memory"] == "lower"
+    assert said["decode"] == "invalid"
+
+
 # ---- several machines
 
 
@@ -205,6 +220,8 @@ def test_only_comparable_rows_of_two_machines_are_compared(tmp_path: Path) -> No
     assert [line.cells[1].text for line in table.lines] == ["512+64 ×1", "512+64 ×1"]
     # No verdict crosses machines: each has its own baseline.
     assert {verdict.href for verdict in report.verdicts} == {"m1-ratios", "m2-ratios"}
+    assert report.verdicts[0].name == "int8-weight-only against none, NVIDIA H200"
+    assert report.explorer["rows"][-1]["name"].endswith(", NVIDIA L40S")
     ids = Tags(to_html(report)).ids()
     assert len(ids) == len(set(ids))
 

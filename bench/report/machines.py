@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bench.comparison import Rules, compare
+from bench.comparison import QUALITY, Rules, compare
 from bench.costrow import CostRow
 from bench.errors import InputError
 from bench.experiment import CostAssumption, Experiment, short_names
@@ -153,6 +153,7 @@ def _machine(
         records=[record for group in kept.values() for record in group],
         qualities=[q for q in qualities if q.variant["name"] in variants],
     )
+    rows = with_limits(summarise(small), small)
     compared, why = _compared(small, experiments, baseline)
     return Machine(
         id=name,
@@ -160,14 +161,14 @@ def _machine(
         environment=environments.get(part[0]),
         origin=part[1],
         results=small,
-        rows=tuple(with_limits(summarise(small), small)),
+        rows=tuple(rows),
         n_rows=len(groups),
         n_records=len(records),
         names=short_names(list(dict.fromkeys(key[0] for key in kept))),
         groups=kept,
         quality=quality_of(small),
         costs=dict(_costs(small, kept, experiments, assumed)),
-        compared=tuple(compared),
+        compared=tuple(_believed(compared, rows)),
         not_compared=why,
     )
 
@@ -213,6 +214,18 @@ def _compared(
     if baseline is not None:
         raise InputError(f"--baseline: {why}")
     return [], why
+
+
+def _believed(compared: Sequence[Row], rows: Sequence[Row]) -> Iterator[Row]:
+    """The comparison; a rate above the bound, which only the summary sees, is no evidence."""
+    beyond = {key_of(row) for row in rows if "ABOVE_BOUND" in row["reasons"]}
+    for row in compared:
+        sides = {key_of(row | {"variant": row[side]}) for side in ("baseline", "candidate")}
+        if row["metric"] in ("memory", QUALITY) or not sides & beyond:
+            yield row
+        else:
+            reasons = sorted({*row["reasons"], "ABOVE_BOUND"})
+            yield row | {"verdict": "invalid", "significant": False, "reasons": reasons}
 
 
 def _costs(
