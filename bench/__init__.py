@@ -1,23 +1,77 @@
-"""What a token really costs on this card, and whether a change makes it faster and cheaper."""
+"""What a token really costs on this card, and whether a change makes it faster and cheaper.
+
+The names of `__all__` are the Python API (docs/python.md). Each is imported when it is first used,
+so that `import bench` costs nothing.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # as type checkers read it: `typing` itself takes longer than all of this
 if TYPE_CHECKING:
-    from pathlib import Path
+    from typing import Any
 
-    import pandas
+    from bench.api import compare, judge, price, run, summarise
+    from bench.errors import BenchError, InputError, UnsupportedError
+    from bench.exchange.frame import read_results
+    from bench.experiment import (
+        ArmEntry,
+        CostAssumption,
+        Experiment,
+        Gate,
+        Grid,
+        Quality,
+        load_experiment,
+    )
+    from bench.records import Environment, QualityRecord, Record, Results, read
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "ArmEntry",
+    "BenchError",
+    "CostAssumption",
+    "Environment",
+    "Experiment",
+    "Gate",
+    "Grid",
+    "InputError",
+    "Quality",
+    "QualityRecord",
+    "Record",
+    "Results",
+    "UnsupportedError",
+    "__version__",
+    "compare",
+    "judge",
+    "load_experiment",
+    "price",
+    "read",
+    "read_results",
+    "run",
+    "summarise",
+]
 
-def read_results(*paths: str | Path) -> pandas.DataFrame:
-    """Results folders or files as a DataFrame, one row a record: docs/data.md lists its columns.
+_ROOMS = {
+    "api": ("compare", "judge", "price", "run", "summarise"),
+    "errors": ("BenchError", "InputError", "UnsupportedError"),
+    "exchange.frame": ("read_results",),
+    "experiment": (
+        "ArmEntry", "CostAssumption", "Experiment", "Gate", "Grid", "Quality", "load_experiment",
+    ),
+    "records": ("Environment", "QualityRecord", "Record", "Results", "read"),
+}  # fmt: skip
+"""Module -> the public names that live there. No name is a room's own: `bench.cost` is a module."""
 
-    Lines that cannot be read are left out and listed in `frame.attrs["problems"]`.
-    Raises InputError.
-    """
-    from bench.exchange.frame import read_results
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
-    return read_results(*paths)
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'bench' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(f"bench.{_ROOM_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

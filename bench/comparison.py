@@ -96,15 +96,19 @@ class Rules:
 
 
 def compare(
-    results: Results, rules: Rules, baseline: str | None = None, candidate: str | None = None
-) -> list[Row]:
-    """Rows with the contract's keys, for every candidate arm and workload. Raises InputError."""
+    results: Results, rules: Rules, baseline: str | None = None, candidate: str | None = None,
+    *, versus: Mapping[str, str] | None = None,
+) -> list[Row]:  # fmt: skip
+    """Rows with the contract's keys, for every candidate arm and workload. Raises InputError.
+
+    `versus`: candidate -> its baseline, by name, where that is known already.
+    """
     for name in rules.metrics:
         if name not in (*METRICS, QUALITY):
             raise InputError(unknown("metric", name, (*METRICS, QUALITY)))
     arms = _arms(results)
     rows: list[Row] = []
-    for name, base in opponents(arms, baseline, candidate).items():
+    for name, base in (versus or opponents(arms, baseline, candidate)).items():
         quality = _quality_against(results, name, base)
         rows += _compare_arms(arms[base], arms[name], quality, rules)
     if not rows:

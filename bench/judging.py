@@ -31,6 +31,7 @@ MARKS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "CV": "pairs bear what replicates differ by, and the interval shows it",
         "CONFIG_DIFFERS": "only where pooling was asked for; else it is refused",
+        "STORED_BASELINE": "only where another run was asked for as the baseline",
     }
 )
 """Listed with the verdict, which they do not change, and why not."""

@@ -91,6 +91,8 @@ def _row(group: Sequence[Record], quality: Figures | None) -> dict[str, Any]:
         row[name] = _centre(figures[name] for figures in each)
     row["decode_spread"] = _spread(figures["decode_tok_s"] for figures in each)
     row["decode_noise"] = _median(map(within, good))
+    row["host_ratio"] = _median(map(host_ratio, good))
+    row |= agreement(good)
     row |= memory_figures(good, absent)
     row |= energy_figures(good, absent)
     row |= _quality(quality, absent)
@@ -101,6 +103,23 @@ def _row(group: Sequence[Record], quality: Figures | None) -> dict[str, Any]:
         "reasons": reasons,
         "absent": absent,
         "origin": group[0].origin,
+    }
+
+
+def host_ratio(record: Record) -> float | None:
+    """Wall time on the host over the device's own time of the same requests; None without both."""
+    host, device = record.samples.get("host_s"), record.samples.get("e2e_s")
+    if not host or not device or len(host) != len(device):
+        return None
+    return sum(host) / sum(device)
+
+
+def agreement(good: Sequence[Record]) -> dict[str, int | None]:
+    """Tokens compared with eager mode when the workload started, and how many were alike first."""
+    seen = [notes for r in good if "tokens_checked" in (notes := r.model.get("notes", {}))]
+    return {
+        name: min((notes[name] for notes in seen), default=None)
+        for name in ("tokens_checked", "tokens_as_eager")
     }
 
 

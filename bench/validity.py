@@ -35,6 +35,7 @@ REASONS: Final[Mapping[str, str]] = MappingProxyType(
         "TIMEOUT": "the worker process passed its time limit",
         "UNSUPPORTED": "this device, scheme or package cannot do it",
         "TOO_FEW_PAIRS": "fewer pairs than a verdict needs",
+        "STORED_BASELINE": "the baseline is of another run, not measured in turns with this one",
         "NOT_PAIRED": "figures of another tool: not measured side by side in fresh processes",
         "FAILED_REQUESTS": "some requests failed; the figures are those of the rest",
         "SYSTEMATIC_ERROR": "the difference is smaller than the energy counter may be off",

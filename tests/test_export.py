@@ -344,6 +344,16 @@ def test_a_broken_line_of_our_own_stops_the_import(tmp_path: Path) -> None:
     assert not (tmp_path / "into").exists()
 
 
+def test_a_finished_record_is_imported_over_a_failure_and_not_the_other_way(tmp_path: Path) -> None:
+    good, into = record("none"), tmp_path / "into"
+    failed = replace(good, status="failed", message="no", samples={})
+    for made, added, status in ((failed, 1, "failed"), (good, 1, "ok"), (failed, 0, "ok")):
+        path = tmp_path / "out.jsonl"
+        path.write_bytes(export(results(made), "jsonl").data)
+        assert import_file("jsonl", path, into).added == added
+        assert [one.status for one in read(into).records] == [status]
+
+
 # ---- the page --------------------------------------------------------------------------------
 
 PAGE = (Path(__file__).parent.parent / "docs" / "exchange.md").read_text()

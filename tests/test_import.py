@@ -74,6 +74,14 @@ def test_a_sample_becomes_good_records_of_that_origin(tool: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("tool", SAMPLES)
+def test_a_sample_has_a_page(tool: str, tmp_path: Path) -> None:
+    import_file(tool, SAMPLES[tool], tmp_path / "into")
+    page = tmp_path / "page.html"
+    assert main(["report", str(tmp_path / "into"), "--to", str(page)]) == 0
+    assert tool in page.read_text()
+
+
+@pytest.mark.parametrize("tool", SAMPLES)
 def test_the_same_file_twice_adds_nothing(tool: str, tmp_path: Path) -> None:
     copy = tmp_path / "copy.json"
     copy.write_bytes(SAMPLES[tool].read_bytes())
@@ -386,6 +394,7 @@ def test_unknown_concurrency_is_null_and_the_verbs_cope(tmp_path: Path) -> None:
     assert main(["cost", str(into), "--rent", "1"]) == 0
     for form in ("md", "csv", "pytorch-hud", "pytest-benchmark", "jsonl"):
         assert main(["export", str(into), "--to", form]) == 0
+    assert main(["report", str(into), "--to", str(tmp_path / "page.html")]) == 0
 
 
 # ---- vLLM ------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +140,16 @@ def test_weights_are_counted_by_the_headers_of_the_files(tiny_folder: Path) -> N
 
     model = AutoModelForCausalLM.from_pretrained(tiny_folder)
     assert n_params(tiny_folder) == sum(p.numel() for p in model.parameters())
+
+
+def test_an_engine_without_torch_is_not_given_one_to_read_its_memory() -> None:
+    program = (
+        "import sys\n"
+        "from bench.devices.torch_memory import TorchMemory\n"
+        "memory = TorchMemory('cuda:0')\n"
+        "memory.begin()\n"
+        "assert 'does not allocate by torch' in memory.end().absent['peak_device_bytes']\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    root = Path(__file__).parent.parent
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=root)

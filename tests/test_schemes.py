@@ -182,6 +182,25 @@ def test_an_operation_that_fails_is_not_taken_for_the_one_that_computed() -> Non
     assert sum(size for _, size in log) == 32 * 32 * (1 + 4 + 4)
 
 
+def test_the_operation_that_torchao_asks_cublas_for_is_seen() -> None:
+    """Its integer matmul on a GPU is an operation on operations, which modes must ask for."""
+    from torch._higher_order_ops.out_dtype import out_dtype
+
+    class Integers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(64, 64, dtype=torch.int8), requires_grad=False)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            weight = self.weight.t().contiguous()
+            return out_dtype(torch.ops.aten.mm.default, torch.int32, x.to(torch.int8), weight)
+
+    assert seen.operations(Integers(), torch.ones(1, 64), 64 * 64) == [
+        ("aten::contiguous int8 -> int8", 2 * 64 * 64),
+        ("out_dtype(aten::mm) int8", 64 * 64),
+    ]
+
+
 def test_a_tied_head_does_not_take_the_embedding_along() -> None:
     model = llama(tie_word_embeddings=True)
     applied("int8-dynamic-fused", model)

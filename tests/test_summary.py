@@ -172,3 +172,22 @@ def test_what_an_engine_warns_of_is_said_once() -> None:
     records = [record("none"), *(record("int8", i, model=model) for i in range(2))]
     text = show(EXPERIMENT, Results(records=records), Path("x"), "md")
     assert text.count("- this build does not use AVX2.") == 1
+
+
+def test_a_mode_that_makes_other_tokens_is_named() -> None:
+    model = {"weights_bytes": 1, "notes": {"tokens_checked": 16, "tokens_as_eager": 5}}
+    records = [record("none"), record("int8", model=model), record("int8", 1)]
+    text = show(EXPERIMENT, Results(records=records), Path("x"), "md")
+    assert "- **int8** made other tokens than eager mode after 5 of 16." in text
+    agreeing = {"notes": {"tokens_checked": 16, "tokens_as_eager": 16}}
+    text = show(EXPERIMENT, Results(records=[record("none", model=agreeing)]), Path("x"), "md")
+    assert "other tokens" not in text
+
+
+def test_host_and_device_that_disagree_are_told() -> None:
+    late = record("none").samples | {"host_s": [0.6] * 3}
+    rows = summarise(Results(records=[record("none", samples=late)]))
+    assert rows[0]["host_ratio"] == pytest.approx(1.2)
+    text = show(EXPERIMENT, Results(records=[record("none", samples=late)]), Path("x"), "md")
+    assert "the host saw 1.20x the time" in text
+    assert summarise(Results(records=[record("none")]))[0]["host_ratio"] is None

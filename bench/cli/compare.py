@@ -18,6 +18,7 @@ examples:
   bench compare results/local/quickstart
   bench compare results/local/mine --baseline none --candidate int8-dynamic --metric decode,memory
   bench compare results/local/mine --candidate int8-dynamic --fail-below 1.5    for CI
+  bench compare results/local/new --against results/old --fail-below 0.97    as it was earlier
   bench compare results/mixed-cpu --pareto --rent 0.10      what each scheme gives for its loss
 
 The gate is on the interval: --fail-below 1.5 fails unless the whole interval is at or above 1.5.
@@ -35,6 +36,8 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     arm = "an arm's full name, scheme, engine, mode or model"
     parser.add_argument("--baseline", metavar="NAME", help=f"{arm} (default: the unquantized one)")
     parser.add_argument("--candidate", metavar="NAME", help=f"{arm} (default: all others)")
+    parser.add_argument("--against", type=Path, metavar="DIR",
+                        help="results of another run: each arm against itself there")  # fmt: skip
     parser.add_argument("--metric", type=texts, metavar="LIST", help="only these, such as decode")
     parser.add_argument("--margin", type=float, default=0.02, metavar="SHARE",
                         help="differences below this are `same` (default: 0.02)")  # fmt: skip
@@ -64,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from bench.experiment import Gate
     from bench.report.comparison import columns, gate_failures, words
     from bench.report.tables import render
+    from bench.stored import beside
 
     for name in ("margin", "confidence"):
         if not 0 < getattr(args, name) < 1:
@@ -81,8 +85,13 @@ def run(args: argparse.Namespace) -> int:
         gate=Gate(max_ppl_ratio=args.max_ppl_ratio),
         pool=args.pool,
     )
-    results = _read(args)
-    rows = compare(results, rules, args.baseline, args.candidate)
+    if args.against is not None and args.baseline is not None:
+        raise InputError("--baseline: with --against each arm's baseline is the one there")
+    results = _read(*args.results)
+    if args.against is None:
+        rows = compare(results, rules, args.baseline, args.candidate)
+    else:
+        rows = beside(results, _read(args.against), rules, args.candidate)
     if args.plot is not None:
         from bench.report.evidence import plot
 
@@ -97,10 +106,10 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _read(args: argparse.Namespace) -> Results:
+def _read(*paths: Path) -> Results:
     from bench.records import read
 
-    results = read(*args.results)
+    results = read(*paths)
     for problem in results.problems:
         print(f"bench: skipped a broken line: {problem}", file=sys.stderr)
     return results
@@ -110,7 +119,7 @@ def _pareto(args: argparse.Namespace) -> int:
     from bench.report import pareto
     from bench.report.tables import render
 
-    rows = pareto.rows(_read(args), args.rent)
+    rows = pareto.rows(_read(*args.results), args.rent)
     print(render(rows, pareto.columns(rows), args.output), end="")
     if args.output == "md":
         print("".join(f"\n- {line}" for line in pareto.words(rows)))

@@ -6,7 +6,7 @@ vendor's counter has those (`device_used_bytes` of the GPU readers).
 
 from __future__ import annotations
 
-import importlib
+import sys
 from typing import Any
 
 from bench.devices.figures import Figures, Unreadable
@@ -50,10 +50,10 @@ class TorchMemory:
     def _module(self) -> Any:
         """`torch.accelerator`, or the module of the device's kind where that has the statistics."""
         kind = self._device.partition(":")[0]
-        try:
-            torch = importlib.import_module("torch")
-        except ImportError as error:
-            raise Unreadable(f"torch cannot be imported: {error}") from error
+        # Not imported for this: it would take memory of its own on the device.
+        torch = sys.modules.get("torch")
+        if torch is None:
+            raise Unreadable("this engine does not allocate by torch")
         own = getattr(torch, kind, None)
         for module in (own, getattr(torch, "accelerator", None)):
             if module is not None and hasattr(module, "reset_peak_memory_stats"):

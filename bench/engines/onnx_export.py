@@ -45,14 +45,14 @@ def export(source: Path, expected: Path, dtype: str, device: str, folder: Path) 
             local_files_only=True, trust_remote_code=False, do_validation=False,
         )  # fmt: skip
     graft(folder / MODEL)
-    kld = divergence(folder / MODEL, expected)
+    kld = divergence(folder / MODEL, device, expected)
     if not kld <= MAX_KLD[dtype]:
         raise SystemExit(
             f"the exported model predicts other tokens than the model: KLD {kld:.2g} nats, "
             f"at most {MAX_KLD[dtype]:g} is rounding"
         )
     about = {"n_params": n_params(source), "dtype": dtype, "exported_kld": kld}
-    write_facts(folder, about)
+    write_facts(folder, device, about)
 
 
 def quantize(source: Path, instructions: str, width: str, folder: Path) -> None:
@@ -71,7 +71,7 @@ def quantize(source: Path, instructions: str, width: str, folder: Path) -> None:
     made.replace(folder / MODEL)
     facts = json.loads((source / FACTS).read_text(encoding="utf-8"))
     about = {"instructions": instructions, "weights": f"int8 per {width}", "optimum": str(config)}
-    write_facts(folder, facts | about)
+    write_facts(folder, "cpu", facts | about)  # where alone it runs
 
 
 def readable(source: Path, scratch: Path) -> str:
@@ -137,7 +137,7 @@ def graft(path: Path) -> None:
     onnx.save(model, path)
 
 
-def divergence(path: Path, expected: Path) -> float:
+def divergence(path: Path, device: str, expected: Path) -> float:
     """Mean KL divergence of an ONNX model from `expected` (`bench.engines.convert`), nats."""
     import numpy as np
 
@@ -145,24 +145,21 @@ def divergence(path: Path, expected: Path) -> float:
 
     with np.load(expected) as file:
         tokens, logits = file["tokens"], file["logits"]
-    found = log_softmax(Session(path, device="cpu").logits(tokens)[0])
+    found = log_softmax(Session(path, device=device).logits(tokens)[0])
     base = log_softmax(logits)
     return float((np.exp(base) * (base - found)).sum(-1).mean())
 
 
-def write_facts(folder: Path, about: dict[str, Any]) -> None:
+def write_facts(folder: Path, device: str, about: dict[str, Any]) -> None:
     """What the runtime holds and runs of folder/model.onnx, as it has optimized it."""
     import onnx
-    import onnxruntime
+
+    from bench.engines.onnx_session import Session
 
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        settings = onnxruntime.SessionOptions()
-        settings.optimized_model_filepath = str(Path(scratch) / MODEL)
-        settings.add_session_config_entry(
-            "session.optimized_model_external_initializers_file_name", "weights"
-        )
-        onnxruntime.InferenceSession(folder / MODEL, settings, providers=["CPUExecutionProvider"])
-        graph = onnx.load(settings.optimized_model_filepath, load_external_data=False).graph
+        optimized = Path(scratch) / MODEL
+        Session(folder / MODEL, device=device, optimized=optimized)
+        graph = onnx.load(optimized, load_external_data=False).graph
     facts = about | held(graph) | {"operators": operators(graph)}
     (folder / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
 

@@ -15,12 +15,16 @@ from bench.errors import UnsupportedError
 
 PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 KEPT: Final = "logits_to_keep"
+EXTERNAL: Final = "session.optimized_model_external_initializers_file_name"
 
 
 class Session:
     """A loaded graph. numpy and onnxruntime are imported when one is made."""
 
-    def __init__(self, path: Path, *, device: str, threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path, *, device: str, threads: int | None = None, optimized: Path | None = None
+    ) -> None:
+        """Load `path`; `optimized` keeps the graph as the runtime has changed it for the device."""
         import numpy as np
         import onnxruntime
 
@@ -31,6 +35,9 @@ class Session:
         settings.log_severity_level = 3
         if threads is not None:
             settings.intra_op_num_threads = threads
+        if optimized is not None:
+            settings.optimized_model_filepath = str(optimized)
+            settings.add_session_config_entry(EXTERNAL, "weights")  # above 2 GB they must be
         wanted = PROVIDERS[kind]
         if wanted not in onnxruntime.get_available_providers():
             raise UnsupportedError(f"this build of ONNX Runtime has no {wanted}")

@@ -14,7 +14,7 @@ from bench.errors import InputError, unknown
 from bench.exchange import OURS, TOOLS
 from bench.exchange.foreign import Found, Given, lines, parse_json, read_text
 from bench.limits import with_limits
-from bench.records import FILE, Environment, Line, Record, Results, Writer, read, to_json
+from bench.records import Environment, Line, Record, Results, Writer, read, to_json
 from bench.summary import summarise
 
 SHAPE: Final = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError)
@@ -97,25 +97,27 @@ def _own(path: Path) -> list[Line]:
 
 
 def _append(made: list[Line], into: Path) -> Imported:
-    had = read(into) if (into / FILE).is_file() else None
-    keys = {r.key for r in had.records} | {q.key for q in had.qualities} if had else set()
-    environments = set(had.environments) if had else set()
     added = known = 0
-    with Writer(into) as writer:
+    with Writer(into) as writer:  # its lock is held while looking at what is there
+        had = read(into)
+        best = {record.key: record.status for record in had.records}
+        best |= {quality.key: quality.status for quality in had.qualities}
         for line in made:
             if isinstance(line, Environment):
-                if line.id not in environments:
-                    environments.add(line.id)
+                if line.id not in had.environments:
                     writer.append(line)
-            elif line.key in keys:
+            elif best.get(line.key) in ("ok", line.status):
                 known += 1
-            else:
-                keys.add(line.key)
+            else:  # new, or finished where there was only a failure
+                best[line.key] = line.status
                 writer.append(line)
                 added += 1
+    return Imported(added=added, known=known, folder=into, without_card=_without_card(made))
+
+
+def _without_card(made: list[Line]) -> tuple[str, ...]:
     cards = model_cards()
     models = dict.fromkeys(
         str(line.variant.get("model")) for line in made if not isinstance(line, Environment)
     )
-    unknown_here = tuple(name for name in models if name.partition("@")[0] not in cards)
-    return Imported(added=added, known=known, folder=into, without_card=unknown_here)
+    return tuple(name for name in models if name.partition("@")[0] not in cards)

@@ -83,23 +83,7 @@ def _entry(
     variant, work = group[0].variant, group[0].workload
     at = f"{work['n_prompt']}+{work['n_gen']}x{work['n_batch']}"
     seconds = [float(replicate_figures(record)["e2e_s"] or 0) for record in group]
-    low, high = (rate.low, rate.high) if rate else (None, None)
-    info: Json = {name: row[name] for name in SHOWN}
-    info |= {
-        "origin": group[0].origin,
-        "total_tok_s_low": low,
-        "total_tok_s_high": high,
-        "usd_per_mtok": price.usd_per_mtok(rate.total_tok_s if rate else None),
-        "usd_per_mtok_low": price.usd_per_mtok(high),
-        "usd_per_mtok_high": price.usd_per_mtok(low),
-        NAME: {
-            "schema": SCHEMA,
-            "variant": variant,
-            "workload": work,
-            "model": {key: v for key, v in group[0].model.items() if key != "details"},
-            "replicates": [_replicate(record) for record in group],
-        },
-    }
+    info = extra_info(group, row, rate, price)
     return {
         "group": f"{variant['model']} {at}",
         "name": f"{variant['name']}[{at}]",
@@ -109,6 +93,29 @@ def _entry(
         "extra_info": info,
         "options": {},
         "stats": stats(seconds),
+    }
+
+
+def extra_info(
+    group: Sequence[Record], row: Mapping[str, Any], rate: Throughput | None, price: Price
+) -> Json:
+    """Everything that pytest-benchmark has no field for, of the replicates of one variant."""
+    low, high = (rate.low, rate.high) if rate else (None, None)
+    info: Json = {name: row[name] for name in SHOWN}
+    return info | {
+        "origin": group[0].origin,
+        "total_tok_s_low": low,
+        "total_tok_s_high": high,
+        "usd_per_mtok": price.usd_per_mtok(rate.total_tok_s if rate else None),
+        "usd_per_mtok_low": price.usd_per_mtok(high),
+        "usd_per_mtok_high": price.usd_per_mtok(low),
+        NAME: {
+            "schema": SCHEMA,
+            "variant": group[0].variant,
+            "workload": group[0].workload,
+            "model": {key: v for key, v in group[0].model.items() if key != "details"},
+            "replicates": [_replicate(record) for record in group],
+        },
     }
 
 

@@ -94,5 +94,14 @@ def _watched(wanted: Scheme, model: torch.nn.Module) -> Applied:
     within = [name for name in shapes if model.get_submodule(name) is not head] or list(shapes)
     largest = max(within, key=lambda name: shapes[name][0] * shapes[name][1])
     computed_by = seen.watch(model, largest, *shapes[largest])
+    _give_back()
     details = {"layers": choice.record(), "computed_by": computed_by}
     return Applied(model, details, seen.in_words(computed_by))
+
+
+def _give_back() -> None:
+    """Memory that only quantizing needed, so that the largest batch is not measured beside it."""
+    import torch
+
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()

@@ -77,7 +77,7 @@ def operations(layer: torch.nn.Module, x: torch.Tensor, n_weights: int) -> list[
                 copies = [t for t in copies if _size([t]) >= n_weights / 4]
                 known.extend(copies)
                 size = _size(read + copies) + (n_weights if _packed(args) else 0)
-                log.append((_named(func, read, copies), size))
+                log.append((_named(func, args, read, copies), size))
             return result
 
     mode: Any = Watch
@@ -111,10 +111,14 @@ def _size(found: Sequence[torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in found)
 
 
-def _named(func: Any, read: Sequence[torch.Tensor], copies: Sequence[torch.Tensor]) -> str:
-    """`aten::mm float32`, `aten::to int8 -> float32`."""
-    schema = getattr(func, "_schema", None)
+def _named(
+    func: Any, args: Any, read: Sequence[torch.Tensor], copies: Sequence[torch.Tensor]
+) -> str:
+    """`aten::mm float32`, `aten::to int8 -> float32`, `out_dtype(aten::mm) int8`."""
+    schema, inner = (getattr(op, "_schema", None) for op in (func, args[0] if args else None))
     called = str(func) if schema is None else schema.name
+    if schema is None and inner is not None:
+        called = f"{called}({inner.name})"
     dtypes = dict.fromkeys(str(tensor.dtype).removeprefix("torch.") for tensor in read)
     made = [str(tensor.dtype).removeprefix("torch.") for tensor in copies]
     return " ".join([called, " and ".join(dtypes) or "packed int8"] + [f"-> {m}" for m in made[:1]])

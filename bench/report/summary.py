@@ -223,10 +223,30 @@ def notes(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
             "`--level standard` measures 8, and "
             "`bench compare` gives the interval."
         )
+    yield from _seen_twice(rows)
     for warning in dict.fromkeys(row["warning"] for row in rows if row.get("warning")):
         yield f"{warning}."
     for reason in sorted({reason for row in rows for reason in row["reasons"]}):
         yield f"`{reason}`: {REASONS.get(reason, 'see the records')}."
+
+
+HOST_LIMIT = 1.05
+"""From here the host's clock and the device's are said to differ."""
+
+
+def _seen_twice(rows: Sequence[Row]) -> Iterator[str]:
+    """Where a mode makes other tokens than eager, and where host and device disagree on time."""
+    names = short_names([row["variant"] for row in rows])
+    for row in rows:
+        same, of = row["tokens_as_eager"], row["tokens_checked"]
+        if of is not None and same < of:
+            name = names[row["variant"]]
+            yield f"**{name}** made other tokens than eager mode after {same} of {of}."
+        if (row["host_ratio"] or 0) > HOST_LIMIT:
+            yield (
+                f"**{names[row['variant']]}**: the host saw {row['host_ratio']:.2f}x the time that "
+                "the device did; figures are the device's."
+            )
 
 
 def _is_baseline(experiment: Experiment, row: Row) -> bool:

@@ -115,14 +115,14 @@ def test_a_captured_layer_makes_what_it_makes_uncaptured() -> None:
 
 
 def test_quantizing_on_the_card_holds_one_layer_twice_at_most() -> None:
-    model = nn.Sequential(*(nn.Linear(2048, 2048, bias=False) for _ in range(8)))
+    model = nn.Sequential(*(nn.Linear(2048, 2048, bias=False) for _ in range(32)))
     model = model.to("cuda:0", torch.bfloat16)
     layer = 2048 * 2048 * 2
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     quantization.scheme("int8-weight-only").quantize(model)
-    # Quantizing computes in float32, with a few temporaries of one layer's size.
-    assert torch.cuda.max_memory_allocated() - before < 8 * layer
+    # Quantizing computes in float32, with a few temporaries of one layer's size: not 32 of them.
+    assert torch.cuda.max_memory_allocated() - before < 16 * layer
     assert torch.cuda.memory_allocated() < before * 0.6
 
 

@@ -1,0 +1,173 @@
+"""The Python API: from an experiment to a verdict in ten lines. docs/python.md.
+
+Rows have the keys that `-o json` prints. Wherever results are asked for, `Results`, a results
+folder or a records file will do.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import InputError
+from bench.experiment import Experiment, load_experiment
+from bench.records import Results, read
+
+if TYPE_CHECKING:
+    from bench.runner import Progress
+    from bench.scenario import Scenario
+
+Row = dict[str, Any]
+AnyResults = Results | Path | str
+log = logging.getLogger("bench")
+
+
+class Logged:
+    """Progress as lines of the logger `bench`."""
+
+    def say(self, text: str) -> None:
+        log.warning("%s", text)
+
+    def step(self, done: int, total: int, title: str) -> None:
+        log.info("[%d/%d] %s", done + 1, total, title)
+
+    def phase(self, text: str) -> None:
+        log.debug("%s", text)
+
+
+def run(
+    experiment: Experiment | Path | str,
+    into: Path | str | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Results:
+    """Measure what is missing of an experiment, as `bench run` does; returns all that it asks for.
+
+    `into`: the results folder, by default results/local/NAME. A replicate that failed is a record
+    too. Raises InputError, or UnsupportedError if no arm can run on this machine.
+    """
+    from bench import runner
+
+    asked = experiment if isinstance(experiment, Experiment) else load_experiment(str(experiment))
+    if problems := list(asked.problems()):
+        raise InputError(*problems)
+    folder = Path(into) if into is not None else Path("results/local") / asked.name
+    return runner.run(asked, folder, progress or Logged()).results
+
+
+def summarise(results: AnyResults, experiment: Experiment | None = None) -> list[Row]:
+    """One row a variant and workload: speed, memory, energy, quality, validity.
+
+    `experiment`: the one whose price of an hour `usd_per_mtok` is computed under.
+    """
+    from bench.limits import with_limits
+    from bench.report.summary import priced
+    from bench.summary import summarise as rows_of
+
+    found = _results(results)
+    rows = with_limits(rows_of(found), found)
+    return priced(experiment, rows) if experiment is not None else rows
+
+
+def compare(
+    results: AnyResults,
+    *,
+    baseline: str | None = None,
+    candidate: str | None = None,
+    against: AnyResults | None = None,
+    metrics: Sequence[str] | None = None,
+    margin: float | None = None,
+    confidence: float = 0.95,
+    max_ppl_ratio: float | None = 1.02,
+    pool: bool = False,
+) -> list[Row]:
+    """Candidate over baseline: one row a metric and workload, with interval and verdict.
+
+    `baseline`, `candidate`: an arm's name, scheme, engine, mode or model. `against`: results of
+    another run, in which each arm's baseline is the arm of its own name. Raises InputError.
+    """
+    from bench.comparison import MARGIN, METRICS, QUALITY, Rules
+    from bench.comparison import compare as rows_of
+    from bench.experiment import Gate
+    from bench.stored import beside
+
+    rules = Rules(
+        margin=MARGIN if margin is None else margin,
+        confidence=confidence,
+        metrics=tuple(metrics) if metrics is not None else (*METRICS, QUALITY),
+        gate=Gate(max_ppl_ratio=max_ppl_ratio),
+        pool=pool,
+    )
+    if against is None:
+        return rows_of(_results(results), rules, baseline, candidate)
+    if baseline is not None:
+        raise InputError("baseline: with `against`, each arm's baseline is the stored one")
+    return beside(_results(results), _results(against), rules, candidate)
+
+
+def price(
+    results: AnyResults,
+    *,
+    rent: float | None = None,
+    utilization: float = 1.0,
+    scenario: Scenario | str | None = None,
+    gpu: str | None = None,
+) -> list[Row]:
+    """What a million tokens cost: one row a variant and workload, with interval and band.
+
+    `rent`: dollars for an hour of the machine, busy for the share `utilization` of it; or
+    `scenario`: a shipped one's name, a file, or a `bench.scenario.Scenario`. `gpu`: price as this
+    card, whatever was measured. Raises InputError.
+    """
+    from bench.pricing import Terms
+    from bench.pricing import price as priced
+    from bench.scenario import adapt, load_scenario
+    from bench.throughput import throughputs
+
+    if (rent is None) == (scenario is None):
+        raise InputError("price: give either rent or scenario")
+    if isinstance(scenario, str):
+        scenario = load_scenario(scenario)
+    if scenario is None:
+        assert rent is not None
+        scenario = adapt(None, "rent", _figures(rent, utilization), gpu=gpu)
+    items = throughputs(_results(results))
+    if not items:
+        raise InputError("price: the results hold no finished measurement")
+    terms = Terms(any_card=gpu is not None)
+    return [row.table() for row in priced(items, scenario, terms)]
+
+
+def _figures(rent: float, utilization: float) -> dict[str, Any]:
+    import datetime
+
+    from bench.scenario import Figure
+
+    today = datetime.datetime.now(datetime.UTC).date()
+    given = {"rent_per_hour": rent, "utilization": utilization}
+    return {name: Figure(value=float(v), source="given", date=today) for name, v in given.items()}
+
+
+def judge(claim: Path | str, results: AnyResults | None = None) -> list[Row]:
+    """A verdict on each sub-claim of a source in claims/, or of a claim file, with its evidence.
+
+    `results`: own measurements, which count most. Raises InputError.
+    """
+    from bench.claims import load_claims
+    from bench.findings import as_row, findings
+
+    own = Results() if results is None else _results(results)
+    return [as_row(found) for found in findings(load_claims(str(claim)), own)]
+
+
+def _results(results: AnyResults) -> Results:
+    """The results that are meant; a line that cannot be read is warned about."""
+    if isinstance(results, Results):
+        return results
+    found = read(Path(results))
+    for problem in found.problems:
+        warnings.warn(f"skipped a broken line: {problem}", stacklevel=3)
+    return found
