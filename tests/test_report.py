@@ -408,3 +408,5 @@ def test_the_first_replicates_are_compared_where_there_are_very_many(tmp_path: P
     (machine,) = shown.machines(results, {})
     assert {row["n_pairs"] for row in machine.compared} == {shown.MOST_REPLICATES}
     assert machine.n_records == len(results.records)
+    notes = assemble([folder], Options(claims=())).headline[0].notes
+    assert "Of up to 45 replicates of each, the first 40 are used here." in notes

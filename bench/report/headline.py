@@ -124,6 +124,9 @@ def _notes(machine: Machine, works: set[tuple[int, int, int]]) -> Iterator[str]:
     costs = {(c.assumptions, c.price_source) for c in machine.costs.values()}
     for assumed, source in sorted(costs, key=str):
         yield f"Cost: {assumed} ({source}). Put in your own below."
+    used = max(len(group) for group in machine.groups.values())
+    if machine.n_replicates > used:
+        yield f"Of up to {machine.n_replicates} replicates of each, the first {used} are used here."
     if machine.n_rows > len(machine.rows):
         yield (
             f"{len(machine.rows)} of {machine.n_rows} arms and workloads are shown; "

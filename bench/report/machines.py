@@ -2,7 +2,7 @@
 
 Records of different environments are never pooled; each machine has its own rows, comparisons and
 charts. Large inputs are summarised: `MOST_ROWS` arms and workloads are shown, and the first
-`MOST_REPLICATES` of each, by index, which was fixed before anything was measured.
+replicates of each, by index, which was fixed before anything was measured.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from bench.summary import quality_of, replicate_figures, summarise
 from bench.throughput import interval, throughputs
 
 MOST_ROWS: Final = 160
-MOST_REPLICATES: Final = 40
+MOST_RECORDS: Final = 2000
+LEAST_REPLICATES, MOST_REPLICATES = 12, 40
+"""So many of each arm and workload, as `MOST_RECORDS` in all allow: the exact interval of a ratio
+takes time with the cube of its pairs."""
 
 Row = dict[str, Any]
 Key = tuple[str, int, int, int]
@@ -54,6 +57,8 @@ class Machine:
     n_rows: int
     """Arms and workloads that were measured, shown or not."""
     n_records: int
+    n_replicates: int
+    """Most that an arm and workload has, used or not."""
     names: Mapping[str, str]
     """Variant -> its name without what all share."""
     groups: Mapping[Key, tuple[Record, ...]]
@@ -146,7 +151,8 @@ def _machine(
     qualities = [q for q in results.qualities if (q.environment, q.origin) == part]
     groups = grouped(records)
     shown = _shown(list(groups))
-    kept = {key: tuple(group[:MOST_REPLICATES]) for key, group in groups.items() if key in shown}
+    each = max(LEAST_REPLICATES, min(MOST_REPLICATES, MOST_RECORDS // len(shown)))
+    kept = {key: tuple(group[:each]) for key, group in groups.items() if key in shown}
     variants = {key[0] for key in kept}
     small = Results(
         environments=environments,
@@ -164,6 +170,7 @@ def _machine(
         rows=tuple(rows),
         n_rows=len(groups),
         n_records=len(records),
+        n_replicates=max(len(group) for group in groups.values()),
         names=short_names(list(dict.fromkeys(key[0] for key in kept))),
         groups=kept,
         quality=quality_of(small),
