@@ -161,3 +161,11 @@ def test_the_gitlab_job_measures_and_gates(place: Path) -> None:
     assert shell(script, place, settings).returncode == 0
     assert "decodes 1.50x as fast" in (place / "summary.md").read_text()
     assert shell(script, place, settings | {"FAIL_BELOW": "1.6"}).returncode == 1
+
+
+def test_the_noise_that_the_page_warns_of_is_the_measured_one() -> None:
+    table = (
+        (ROOT / "docs/method.md").read_text().partition("<!-- table: results/a-against-a-cpu")[2]
+    )
+    spreads = [int(share) for share in re.findall(r"± (\d+)%", table.partition("<!-- end")[0])]
+    assert f"± {min(spreads)}% to ± {max(spreads)}%" in (ROOT / "docs/ci.md").read_text()
