@@ -276,6 +276,10 @@ def _row(
     shown = known if invalid else good
     hidden = EXCLUDING - excluding  # what does not touch this metric
     seen = marks.union(*(r - hidden for _, _, r in known))
+    error = 0.0
+    if metric.name == "energy":
+        error, disagrees = _energy_error(pairs)
+        seen |= {"ENERGY_DISAGREES"} if disagrees else set()
     found: PairedRatio | None = None
     if shown:
         found = paired_ratio([b for b, *_ in shown], [c for _, c, _ in shown], rules.confidence)
@@ -296,16 +300,23 @@ def _row(
         "_test": (head["candidate"], *(head[k] for k in WORKLOAD), metric.test),
         "_missing": not known and any_pair,
         "_invalid": invalid,
-        "_error": _systematic_error(pairs) if metric.name == "energy" else 0.0,
+        "_error": error,
     }
 
 
-def _systematic_error(pairs: Sequence[Pair]) -> float:
-    """Share by which the counter may be off, and not by the same share in both arms."""
+def _energy_error(pairs: Sequence[Pair]) -> tuple[float, bool]:
+    """Share by which the counter may be off, and not by the same share in both arms.
+
+    It is what is published of such counters, or what the card's own power samples say against it
+    in one of the windows, if that is more; then the second value is True.
+    """
     windows = [
         record.energy.get("decode") or {} for p in pairs for record in (p.baseline, p.candidate)
     ]
-    return max((window.get("systematic_error") or 0.0 for window in windows), default=0.0)
+    stated = max((window.get("systematic_error") or 0.0 for window in windows), default=0.0)
+    disagreeing = [w for w in windows if w.get("cross_check_agrees") is False]
+    seen = max((abs(w["cross_check_ratio"] - 1) for w in disagreeing), default=0.0)
+    return max(stated, seen), bool(disagreeing)
 
 
 def _quality_row(

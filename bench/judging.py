@@ -30,6 +30,8 @@ ENERGY_ONLY: Final = frozenset({"CLOCK_NOT_BRACKETED", "COUNTER_RESET", "SAMPLE_
 MARKS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "CV": "pairs bear what replicates differ by, and the interval shows it",
+        "POWER_CAP_DIFFERS": "the limit is part of the card as set; another may change the ratio",
+        "ENERGY_DISAGREES": "the disagreement is taken for the counter's error, if it is larger",
         "CONFIG_DIFFERS": "only where pooling was asked for; else it is refused",
         "STORED_BASELINE": "only where another run was asked for as the baseline",
     }
@@ -40,6 +42,8 @@ CV_LIMIT: Final = 0.05
 DRIFT_Z: Final = 2.3
 """By chance 1 window in 50 is beyond this; for 4 + 4 requests it means wholly apart (1 in 35)."""
 TEMPERATURE_LIMIT_C: Final = 5.0
+POWER_CAP_LIMIT: Final = 0.1
+"""Share of the samples; one sample in ten of a short window is chance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +61,10 @@ class Pair:
         other = self.candidate.device.get("temperature_start_c")
         if one is not None and other is not None and abs(one - other) > TEMPERATURE_LIMIT_C:
             found.add("START_TEMPERATURE")
+        one = self.baseline.device.get("sw_power_cap_share")
+        other = self.candidate.device.get("sw_power_cap_share")
+        if one is not None and other is not None and abs(one - other) > POWER_CAP_LIMIT:
+            found.add("POWER_CAP_DIFFERS")
         return found
 
 

@@ -1,12 +1,13 @@
 """How near a measured row is to the physical limit of its device, and what holds it back.
 
-Needs a model card and the device's data sheet (`bench gpus`); where either is missing the figures
-are None with the reason. Formulas: `bench.roofline`, docs/predict.md.
+Needs a model card, and the device's data sheet (`bench gpus`) or the rates that were measured on
+that very device; where these are missing the figures are None with the reason. Formulas:
+`bench.roofline`, docs/predict.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.catalog import ModelCard, resolve_model
@@ -15,17 +16,27 @@ from bench.errors import BenchError
 from bench.gpus import Gpu, match
 from bench.layout import layout
 from bench.records import OWN, Record, Results
-from bench.roofline import Bound, above_bound, bound, mbu, mfu, peak_flops
+from bench.roofline import Bound, Measured, above_bound, bound, mbu, mfu, peak_flops
 from bench.shape import shape
 
 Row = dict[str, Any]
 FIGURES = ("bound_decode_tok_s", "bound_prefill_tok_s", "limited_by", "mbu", "mfu", "diagnosis")
+"""Against the data sheet."""
+
+MEASURED = ("mbu_measured", "mfu_measured")
+"""Against the copy and matmul rates measured on that very device."""
+
+NOT_RECORDED = "no environment was recorded"
+DEEP = "the context was filled before the measurement (n_depth)"
 
 
 def with_limits(rows: Sequence[Row], results: Results) -> list[Row]:
-    """The rows with `FIGURES`; a rate above the bound gets the reason ABOVE_BOUND."""
-    devices = {r.variant["name"]: _gpu(results, r) for r in results.records}
-    return [_limited(row, rows, devices.get(row["variant"])) for row in rows]
+    """The rows with `FIGURES` and `MEASURED`; a rate above the bound gets ABOVE_BOUND."""
+    devices = {r.variant["name"]: (_gpu(results, r), _rates(results, r)) for r in results.records}
+    return [
+        _limited(row, rows, *devices.get(row["variant"], (NOT_RECORDED, NOT_RECORDED)))
+        for row in rows
+    ]
 
 
 def _gpu(results: Results, record: Record) -> Gpu | str:
@@ -35,45 +46,120 @@ def _gpu(results: Results, record: Record) -> Gpu | str:
     found = results.environments.get(record.environment)
     name = found.identity.get("gpu") if found else None
     if record.variant.get("options", {}).get("n_depth"):
-        return "the context was filled before the measurement (n_depth)"
+        return DEEP
     if name is None and record.origin not in OWN and record.variant["device"] != "cpu":
         return f"{record.origin} does not say on which card"
     if name is None:
-        return "no bandwidth is known for this CPU; `bench doctor --peaks` measures it"
+        return "a CPU has no data sheet here; `mbu_measured` is against its measured rates"
     return match(str(name)) or f"{name} is not in the catalog (`bench gpus`)"
 
 
-def _limited(row: Row, rows: Sequence[Row], gpu: Gpu | str | None) -> Row:
-    if not isinstance(gpu, Gpu):
-        return _without(row, gpu or "no environment was recorded")
+def _rates(results: Results, record: Record) -> Measured | str:
+    """The rates measured on the device of a record, or why there are none."""
+    found, variant = results.environments.get(record.environment), record.variant
+    if variant["device"].startswith("remote"):
+        return "the server's device is not known here"
+    if variant.get("options", {}).get("n_depth"):
+        return DEEP
+    if found is None:
+        return NOT_RECORDED
+    peaks: Mapping[str, Any] | None = found.state.get("peaks")
+    if peaks is None or peaks["device"] != variant["device"]:
+        why = found.state.get("absent", {}).get(
+            "peaks", "`bench doctor --peaks` does, for new runs"
+        )
+        return f"the rates of {variant['device']} were not measured: {why}"
+    threads = variant.get("threads")
+    if variant["device"] == "cpu" and threads not in (None, peaks["threads"]):
+        return f"rates were measured with {peaks['threads']} threads, this arm has {threads}"
+    memory = found.identity.get("gpu_memory_bytes") or found.identity.get("memory_bytes")
+    return Measured(
+        name=variant["device"],
+        bandwidth=peaks["copy_bytes_s"],
+        vram_bytes=memory or 0,  # no figure here asks whether it fits
+        rates=peaks["matmul_flop_s"],
+    )
+
+
+def _limited(row: Row, rows: Sequence[Row], gpu: Gpu | str, rates: Measured | str) -> Row:
+    if isinstance(gpu, str) and isinstance(rates, str):
+        return _without(_without(row, FIGURES, gpu), MEASURED, rates)
     if row["n_batch"] is None:
-        return _without(row, row["absent"].get("n_batch", "the batch is not known"))
+        why = row["absent"].get("n_batch", "the batch is not known")
+        return _without(row, (*FIGURES, *MEASURED), why)
     try:
         card = resolve_model(row["model"]).card
-        most = bound(card, gpu, row["quant"], row["n_prompt"], row["n_gen"], row["n_batch"],
-                     dtype=row["dtype"], engine=row["engine"])  # fmt: skip
+        most = None if isinstance(gpu, str) else _bound(row, card, gpu)
+        reached = None if isinstance(rates, str) else _bound(row, card, rates)
     except BenchError as error:
-        return _without(row, str(error))
+        return _without(row, (*FIGURES, *MEASURED), str(error))
+    if reached is None or isinstance(rates, str):
+        row = _without(row, MEASURED, str(rates))
+    else:
+        row = _measured(row, rates, reached)
+    if most is None or isinstance(gpu, str):
+        return _without(row, FIGURES, str(gpu))
     figures = _figures(row, rows, card, gpu, most)
-    impossible = (
-        above_bound(row["decode_tok_s"], most.decode_tok_s)
-        or above_bound(row["prefill_tok_s"], figures["bound_prefill_tok_s"])
-        or above_bound(row["output_tok_s"], most.decode_tok_s)
-    )
-    if impossible:
+    if _impossible(row, most, reached):
         figures |= {"valid": False, "reasons": sorted({*row["reasons"], "ABOVE_BOUND"})}
     if _overlaps(row):
         figures["absent"] = row["absent"] | {"diagnosis": "requests overlap: a step is not alone"}
     return row | figures
 
 
-def _without(row: Row, why: str) -> Row:
-    absent = row["absent"] | dict.fromkeys(FIGURES, why)
-    return row | dict.fromkeys(FIGURES) | {"absent": absent}
+def _bound(row: Row, card: ModelCard, device: Gpu | Measured) -> Bound:
+    return bound(card, device, row["quant"], row["n_prompt"], row["n_gen"], row["n_batch"],
+                 dtype=row["dtype"], engine=row["engine"])  # fmt: skip
+
+
+def _impossible(row: Row, most: Bound, reached: Bound | None) -> bool:
+    """Whether a rate is beyond the data sheet, and beyond what was measured on the device.
+
+    A measured rate alone bounds nothing: it was reached, which does not say that no more can be.
+    But a device that was measured above its data sheet shows that the sheet is no bound there.
+    """
+    limits = [most]
+    # Without a matmul rate the measured side is bounded by memory alone: too much.
+    if reached is not None and reached.prefill_tok_s is not None:
+        limits.append(reached)
+    decode = max(limit.decode_tok_s for limit in limits)
+    prefill = max((limit.prefill_tok_s or 0.0 for limit in limits), default=0.0)
+    return (
+        above_bound(row["decode_tok_s"], decode)
+        or above_bound(row["output_tok_s"], decode)
+        or (
+            row["n_prompt"] > 0
+            and most.prefill_tok_s is not None
+            and above_bound(row["prefill_tok_s"], prefill)
+        )
+    )
+
+
+def _measured(row: Row, rates: Measured, reached: Bound) -> Row:
+    """MBU and MFU against rates that were measured."""
+    step_s, ttft_s = _times(row)
+    compute = layout(row["quant"], row["engine"]).compute
+    peak = peak_flops(rates, compute, row["dtype"])
+    figures = {
+        "mbu_measured": None
+        if step_s is None
+        else mbu(reached.decode_bytes, step_s, rates.bandwidth),
+        "mfu_measured": None if ttft_s is None else mfu(reached.prefill_flops, ttft_s, peak),
+    }
+    absent = dict(row["absent"])
+    if peak is None:
+        what = row["dtype"] if compute == "float" else compute
+        absent["mfu_measured"] = f"the matmul rate of {what} was not measured on {rates.name}"
+    return row | figures | {"absent": absent}
+
+
+def _without(row: Row, names: Iterable[str], why: str) -> Row:
+    names = tuple(names)
+    return row | dict.fromkeys(names) | {"absent": row["absent"] | dict.fromkeys(names, why)}
 
 
 def _figures(row: Row, rows: Sequence[Row], card: ModelCard, gpu: Gpu, most: Bound) -> Row:
-    step_s, ttft_s = row["tpot_s"], row["ttft_s"] if row["prefill_tok_s"] else None
+    step_s, ttft_s = _times(row)
     peak = peak_flops(gpu, layout(row["quant"], row["engine"]).compute, row["dtype"])
     return {
         "bound_decode_tok_s": most.decode_tok_s if row["n_gen"] else None,
@@ -85,6 +171,11 @@ def _figures(row: Row, rows: Sequence[Row], card: ModelCard, gpu: Gpu, most: Bou
         if step_s is None or _overlaps(row)
         else diagnose(_evidence(row, rows, card, gpu, most)).line,
     }
+
+
+def _times(row: Row) -> tuple[float | None, float | None]:
+    """Seconds of a step and of a prefill, where they were measured alone."""
+    return row["tpot_s"], row["ttft_s"] if row["prefill_tok_s"] else None
 
 
 def _overlaps(row: Row) -> bool:

@@ -209,7 +209,10 @@ def read(*paths: Path) -> Results:
                 results.problems.append(f"{file}:{number}: {error}")
                 continue
             if isinstance(line, Environment):
-                results.environments.setdefault(line.id, line)
+                held = results.environments.get(line.id)
+                # Equal identities; the first state, unless only a later one has the peaks.
+                if held is None or ("peaks" in line.state and "peaks" not in held.state):
+                    results.environments[line.id] = line
             elif isinstance(line, Record):
                 _keep(records, line)
             else:

@@ -46,11 +46,11 @@ class Measured:
     bandwidth: float
     """Bytes per second of a large copy, read and write both counted."""
     vram_bytes: int
-    peaks: Mapping[Precision, float] = field(default_factory=dict)
-    """Operations per second of a large matmul at each precision."""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Operations per second of a large matmul of each dtype, as torch names it."""
 
     def peak(self, precision: Precision) -> float | None:
-        return self.peaks.get(precision)
+        return self.rates.get("bfloat16") if precision == "bf16" else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,8 +276,10 @@ def peak_flops(gpu: Machine, compute: Compute, dtype: str = "auto") -> float | N
 
     A card without FP8 units falls back to the 16-bit rate. 16-bit products may be summed in 16
     bits, which GeForce cards do at twice the catalogued rate, so `fp16` allows for that. 32-bit
-    arithmetic has no sourced peak here.
+    arithmetic has no sourced peak here. A measured rate stands for its own dtype alone.
     """
+    if isinstance(gpu, Measured):
+        return gpu.rates.get({"fp16": "float16", "float": dtype}.get(compute, compute))
     if compute == "float" and float_bytes(dtype) == 4:
         return None
     sixteen = gpu.peak("bf16")

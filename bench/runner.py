@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from bench.arms import Arm, resolve
+from bench.devices import peaks
 from bench.devices.environment import capture
+from bench.devices.figures import Unreadable
 from bench.errors import InputError, UnsupportedError
 from bench.experiment import Experiment, Replicate, Workload, plan
 from bench.process import Event, converse
 from bench.quality_run import measure_qualities
 from bench.records import Environment, QualityRecord, Record, Results, Writer, read, utc_now
 from bench.texts import read_text
+from bench.weights import cache_folder
 
 ONCE = frozenset({"UNSUPPORTED", "OOM", "INPUT", "NONFINITE"})
 """Failures that a fresh process would only repeat."""
@@ -66,7 +69,7 @@ def run(experiment: Experiment, folder: Path, progress: Progress) -> Outcome:
         check_environment(before, environment, folder)
         check_packages(before, arms, folder)
         keep_experiment(experiment, folder)
-        writer.append(environment)
+        writer.append(with_peaks(environment, arms[0].variant.device, progress))
         session = Session(experiment, writer, environment.id, progress, outcome)
         session.measure(arms, done={r.key for r in before.records if r.status == "ok"})
         if text is not None:
@@ -77,6 +80,18 @@ def run(experiment: Experiment, folder: Path, progress: Progress) -> Outcome:
     outcome.results.records = [r for r in outcome.results.records if r.key in outcome.keys]
     outcome.results.qualities = [q for q in outcome.results.qualities if q.key in outcome.keys]
     return outcome
+
+
+def with_peaks(environment: Environment, device: str, progress: Progress) -> Environment:
+    """The environment with the rates that its device reaches: measured once, then kept."""
+    if device.partition(":")[0] not in ("cpu", "cuda", "xpu", "mps"):
+        return environment  # nothing here computes
+    state = dict(environment.state)
+    try:
+        state["peaks"] = peaks.undisturbed(cache_folder(), device, environment.id, progress.say)
+    except Unreadable as reason:
+        state["absent"] = state.get("absent", {}) | {"peaks": str(reason)}
+    return replace(environment, state=state)
 
 
 def check_environment(before: Results, environment: Environment, folder: Path) -> None:

@@ -165,7 +165,11 @@ def energy_figures(good: Sequence[Record], absent: dict[str, str]) -> dict[str, 
     # The whole window's figures stand beside the phases'.
     scopes = {scope for w in windows if (scope := w.get("scope"))}
     scopes = scopes or {r.energy.get("scope") for r in good}
-    return figures | {"energy_scope": scopes.pop() if len(scopes) == 1 else None}
+    checks = [w["cross_check_ratio"] for w in windows if w.get("cross_check_agrees") is False]
+    return figures | {
+        "energy_scope": scopes.pop() if len(scopes) == 1 else None,
+        "energy_disagreement": max((abs(ratio - 1) for ratio in checks), default=None),
+    }
 
 
 def _quality(figures: Figures | None, absent: dict[str, str]) -> dict[str, Any]:

@@ -38,6 +38,8 @@ REASONS: Final[Mapping[str, str]] = MappingProxyType(
         "STORED_BASELINE": "the baseline is of another run, not measured in turns with this one",
         "NOT_PAIRED": "figures of another tool: not measured side by side in fresh processes",
         "FAILED_REQUESTS": "some requests failed; the figures are those of the rest",
+        "ENERGY_DISAGREES": "the energy counter and the power samples differ by more than 5%",
+        "POWER_CAP_DIFFERS": "the power limit held one arm back more often than the other",
         "SYSTEMATIC_ERROR": "the difference is smaller than the energy counter may be off",
         "ABOVE_BOUND": "faster than the physical limit: a measuring error",
     }

@@ -21,6 +21,8 @@ from typing import Any, Literal
 
 from bench.devices import Reader, Reading, reader_for
 from bench.devices.clock import Clock, HostClock, clock_for
+from bench.devices.figures import Figures
+from bench.devices.parts import after_loading, parts
 from bench.engines import Engine, Job, Loaded, Served, Timed, engine
 from bench.errors import BenchError, UnsupportedError
 from bench.experiment import Measure, Workload
@@ -279,6 +281,7 @@ def perform(job: dict[str, Any], emit: Emit) -> None:
     waits_on = getattr(runs, "clock_device", loaded.device)
     clock = getattr(runs, "clock", None) or clock_for(waits_on)
     reader = reader_for(loaded.device)
+    held = after_loading(loaded.device)
     rules = Measure(**job["measure"])
     try:
         if reader.has_energy:
@@ -289,12 +292,25 @@ def perform(job: dict[str, Any], emit: Emit) -> None:
             phase({"phase": "start", "workload": table})
             try:
                 figures = measure(runs, clock, reader, workload, rules, phase)
+                figures |= memory_parts(figures, held, loaded)
                 emit({"event": "measured", "workload": table, **figures})
             except Exception as error:  # one workload that fails must not take the others along
                 emit(failure(error) | {"workload": table})
                 release()
     finally:
         reader.close()
+
+
+def memory_parts(figures: dict[str, Any], held: Figures, loaded: Loaded) -> dict[str, Any]:
+    """The memory of a measured workload with its parts, and why one is missing."""
+    found = parts(
+        loaded.device, figures["memory"], held,
+        weights_bytes=loaded.weights_bytes, cache_bytes=figures["notes"].get("cache_bytes"),
+    )  # fmt: skip
+    return {
+        "memory": figures["memory"] | found.values,
+        "absent": found.absent | figures["absent"],
+    }
 
 
 def load(job: dict[str, Any], emit: Emit) -> tuple[Engine, Loaded]:

@@ -7,6 +7,7 @@ wrong arguments fails here as it would on a machine with a driver.
 from __future__ import annotations
 
 from collections.abc import Callable
+from ctypes import c_uint
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import create_autospec
@@ -63,6 +64,7 @@ class FakeNvml:
             "nvmlDeviceGetEnforcedPowerLimit": 500_000,
             "nvmlDeviceGetEccMode": [1, 1],
             "nvmlDeviceGetMigMode": [0, 0],
+            "nvmlDeviceIsMigDeviceHandle": c_uint(0),  # the package gives its buffer, not a number
             "nvmlDeviceGetVirtualizationMode": 0,
             "nvmlDeviceGetPersistenceMode": 1,
             "nvmlDeviceGetTotalEnergyConsumption": lambda _: self._energy(),

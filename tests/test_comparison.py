@@ -420,6 +420,31 @@ def test_a_difference_within_the_counters_error_is_no_verdict() -> None:
     assert row(far, "energy")["verdict"] == "higher"
 
 
+def test_what_the_power_samples_say_against_the_counter_is_its_error() -> None:
+    def energy(i: int, quant: str) -> dict[str, Any]:
+        joules = (5.0 if quant == "none" else 6.0) + i / 1e3
+        window = {"energy_j": joules, "tokens": 10, "systematic_error": 0.07}
+        check = {"cross_check_ratio": 0.7, "cross_check_agrees": False}
+        return {"energy": {"decode": window | (check if (i, quant) == (3, "int8") else {})}}
+
+    found = row(arms(1.5, change=energy), "energy")  # 1.2x, and 30% apart in one window
+    assert (found["verdict"], found["significant"]) == ("ambiguous", False)
+    assert found["reasons"] == ["ENERGY_DISAGREES", "SYSTEMATIC_ERROR"]
+    assert row(arms(1.5, change=energy))["reasons"] == []  # no matter of speed
+
+
+@pytest.mark.parametrize(("candidate", "marked"), [(0.95, False), (0.4, True), (None, False)])
+def test_arms_that_the_power_limit_held_back_unequally_are_marked(
+    candidate: float | None, marked: bool
+) -> None:
+    def cap(_: int, quant: str) -> dict[str, Any]:
+        return {"device": {"sw_power_cap_share": 1.0 if quant == "none" else candidate}}
+
+    found = row(arms(1.5, change=cap))
+    assert found["verdict"] == "higher"
+    assert found["reasons"] == (["POWER_CAP_DIFFERS"] if marked else [])
+
+
 def test_codes_that_no_rule_knows_are_still_listed() -> None:
     found = row(arms(1.5, change=lambda i, q: {"reasons": ("SOMETHING_NEW",)}))
     assert (found["verdict"], found["reasons"]) == ("higher", ["SOMETHING_NEW"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from ctypes import c_uint
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +31,7 @@ FIGURE_CALLS = {
     "nvmlDeviceGetFieldValues": "held_share",
     "nvmlDeviceGetPowerUsage": None,  # only the second choice
     "nvmlDeviceGetMigMode": None,
+    "nvmlDeviceIsMigDeviceHandle": None,
     "nvmlDeviceGetVirtualizationMode": None,
     "nvmlDeviceGetName": None,
     "nvmlSystemGetDriverVersion": None,
@@ -67,7 +69,7 @@ def test_a_card_in_order() -> None:
     assert reading.energy["cross_check_j"] == pytest.approx(250.0 * 20)
     assert reading.device["sm_mhz"] == 1500.0
     assert reading.device["temperature_c"] == 55.0
-    assert reading.device["held_share"] == {"sw_power_cap": 0.0, "sw_thermal_slowdown": 0.0}
+    assert reading.device["held_share"] == {"sw_power_cap": 0.0, "thermal_policy": 0.0}
     assert reading.memory["device_used_bytes"] == 17 << 30
 
 
@@ -223,24 +225,28 @@ def test_the_event_bits_are_the_packages_own() -> None:
         assert getattr(pynvml, f"nvmlClocksEventReason{words}") == bit
     assert pynvml.NVML_FI_DEV_POWER_INSTANT == nvidia.POWER_INSTANT
     assert nvidia.HELD["sw_power_cap"] == pynvml.NVML_FI_DEV_PERF_POLICY_POWER
-    assert nvidia.HELD["sw_thermal_slowdown"] == pynvml.NVML_FI_DEV_PERF_POLICY_THERMAL
+    assert nvidia.HELD["thermal_policy"] == pynvml.NVML_FI_DEV_PERF_POLICY_THERMAL
     assert pynvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU == nvidia.VGPU
 
 
 def test_the_numbers_of_the_new_counters_are_the_packages_own() -> None:
     prefix = "NVML_FI_DEV_CLOCKS_EVENT_REASON"
     assert {
+        "sw_thermal_slowdown": getattr(pynvml, f"{prefix}_SW_THERM_SLOWDOWN"),
         "hw_thermal_slowdown": getattr(pynvml, f"{prefix}_HW_THERM_SLOWDOWN"),
         "hw_power_brake_slowdown": getattr(pynvml, f"{prefix}_HW_POWER_BRAKE_SLOWDOWN"),
     } == nvidia.HELD_NEW
 
 
-@pytest.mark.parametrize(("driver", "asked"), [("580.65.06", False), ("9999.1", True)])
+@pytest.mark.parametrize(("driver", "asked"), [
+    ("575.57.08", False), ("580.65.06", False), ("580.82.07", True), ("590.44.01", True),
+    ("615.71", True), ("of our own", False),
+])  # fmt: skip
 def test_counters_whose_numbers_moved_are_asked_of_new_drivers_only(
     driver: str, asked: bool
 ) -> None:
     library = FakeNvml(nvmlSystemGetDriverVersion=driver)
-    library.fields |= {270: 1, 271: 2}
+    library.fields |= {269: 0, 270: 1, 271: 2}
     held = NvidiaCard("cuda:0", library).held_s()
     assert ("hw_thermal_slowdown" in held) is asked
 
@@ -248,9 +254,11 @@ def test_counters_whose_numbers_moved_are_asked_of_new_drivers_only(
 @pytest.mark.parametrize(
     ("answers", "why"),
     [
-        ({"nvmlDeviceGetMigMode": [1, 1]}, "MIG"),
+        ({"nvmlDeviceGetMigMode": [1, 1]}, "MIG is on"),
+        ({"nvmlDeviceIsMigDeviceHandle": c_uint(1)}, "a MIG instance"),
         ({"nvmlDeviceGetVirtualizationMode": 2}, "vGPU"),
         ({"nvmlDeviceGetName": "NVIDIA GH200 480GB"}, "module"),
+        ({"nvmlDeviceGetName": "NVIDIA GB300"}, "module"),
     ],
 )
 def test_energy_of_something_shared_is_absent(answers: dict[str, Any], why: str) -> None:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pynvml
@@ -260,19 +261,63 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"check", "state", "found", "meaning", "advice", "value", "unit"} == set(rows[0])
 
 
-def test_peaks_are_rows_with_a_value_and_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    figures = {"copy_bytes_s": 2e11, "matmul_flop_s": {"float32": 1e12}}
+def test_peaks_are_rows_with_a_value_and_a_unit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    figures = {"copy_bytes_s": 2e11, "matmul_flop_s": {"float32": 1e12}, "disturbed": None}
     monkeypatch.setattr(peaks, "measure", lambda _device: figures)
+    monkeypatch.setattr(doctor.peaks, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(doctor.peaks, "capture", lambda _device: SimpleNamespace(id="e1"))
     checks = examine("cpu", with_peaks=True)
     copy, matmul = of(checks, "copy bandwidth"), of(checks, "matmul float32")
     assert (copy.found, copy.value, copy.unit) == ("200.0 GB/s", 2e11, "B/s")
     assert (matmul.found, matmul.value, matmul.unit) == ("1 TFLOP/s", 1e12, "FLOP/s")
 
 
+def test_peaks_are_kept_for_later_runs_in_the_same_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rates = [{"copy_bytes_s": float(n), "disturbed": None} for n in range(4)]
+    waiting = iter(rates[1:])
+    monkeypatch.setattr(peaks, "measure", lambda _device: next(waiting))
+    assert peaks.kept(tmp_path, "cuda:0", "e1") is None
+    peaks.measure_and_keep(tmp_path, "cuda:0", "e1")
+    assert peaks.kept(tmp_path, "cuda:0", "e1") == rates[1]
+    assert peaks.kept(tmp_path, "cuda:1", "e1") is peaks.kept(tmp_path, "cuda:0", "e2") is None
+    peaks.measure_and_keep(tmp_path, "cuda:0", "e1")  # measured again
+    assert peaks.kept(tmp_path, "cuda:0", "e1") == rates[2]
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    assert peaks.measure_and_keep(in_the_way, "cpu", "e1") == rates[3]
+
+
+def test_peaks_of_a_busy_machine_are_shown_and_not_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    done = subprocess.CompletedProcess([], 0, '{"copy_bytes_s": 1.0, "matmul_flop_s": {}}\n', "")
+    monkeypatch.setattr(peaks.subprocess, "run", lambda *_, **__: done)
+    busy = load.Load(window_s=1.0, own_cores=1.0, foreign_cores=1.5, steal_cores=0.0)
+    monkeypatch.setattr(peaks.load, "between", lambda _before, _after: busy)
+    monkeypatch.setattr(peaks.machine, "cores", lambda: 2)
+    found = peaks.measure_and_keep(tmp_path, "cpu", "e1")
+    assert found["disturbed"] == "others used 1.5 cores meanwhile"
+    assert peaks.kept(tmp_path, "cpu", "e1") is None
+    monkeypatch.setattr(peaks, "LOOK_S", 0.0)
+    with pytest.raises(Unreadable, match="others used"):  # a run does not even try
+        peaks.undisturbed(tmp_path, "cpu", "e1", pytest.fail)
+    monkeypatch.setattr(doctor.peaks, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(doctor.peaks, "capture", lambda _device: SimpleNamespace(id="e1"))
+    checks = list(doctor.peaks.peak_checks("cpu"))
+    assert [(check.check, check.state) for check in checks] == [
+        ("peaks", "warn"), ("copy bandwidth", "ok")
+    ]  # fmt: skip
+
+
 def test_peaks_that_cannot_be_measured_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_device: str) -> None:
         raise Unreadable("no torch")
 
+    monkeypatch.setattr(doctor.peaks, "capture", lambda _device: SimpleNamespace(id="e1"))
     monkeypatch.setattr(peaks, "measure", fail)
     found = of(examine("cpu", with_peaks=True), "peaks")
     assert (found.state, found.meaning) == ("warn", "no torch")

@@ -130,6 +130,18 @@ def test_without_a_peak_prefill_has_no_bound_and_decode_has_one() -> None:
     assert found.decode_tok_s == pytest.approx(20e9 / found.decode_bytes)
 
 
+def test_measured_rates_bound_what_they_were_measured_for() -> None:
+    rates = {"float32": 1e11, "bfloat16": 4e11}
+    device = Measured(name="this cpu", bandwidth=20e9, vram_bytes=16 * 2**30, rates=rates)
+    model = card("smollm2-135m-instruct")
+
+    assert bound(model, device, dtype="float32", n_batch=64).limited_by == "compute"
+    assert roofline.peak_flops(device, "float", "float32") == 1e11
+    assert roofline.peak_flops(device, "float", "bfloat16") == 4e11
+    assert roofline.peak_flops(device, "float", "float16") is None
+    assert roofline.peak_flops(device, "int8", "bfloat16") is None
+
+
 def test_geforce_cards_may_sum_sixteen_bit_products_twice_as_fast() -> None:
     card_4080 = gpus()["rtx-4080"]
 

@@ -16,6 +16,7 @@ import pytest
 
 from bench import runner
 from bench.cli import main
+from bench.devices.figures import Unreadable
 from bench.errors import InputError, UnsupportedError
 from bench.experiment import Experiment, Grid, Quality
 from bench.records import FILE, Environment, Writer, read
@@ -37,6 +38,14 @@ def tiny(folder: Path, **changes: object) -> Experiment:
     return replace(experiment, **changes)  # type: ignore[arg-type]
 
 
+@pytest.fixture(autouse=True)
+def rates(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """Rates as if they had been measured here, which takes seconds and a machine at rest."""
+    found: dict[str, object] = {"device": "cpu", "threads": 2, "copy_bytes_s": 1e10}
+    monkeypatch.setattr(runner.peaks, "undisturbed", lambda *_: found)
+    return found
+
+
 class Killer(Quiet):
     """Kills the worker the first time it measures."""
 
@@ -51,6 +60,27 @@ class Killer(Quiet):
             self._number = None
 
 
+def test_measured_rates_are_in_the_environment_or_why_not(
+    rates: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = Environment(id="e", identity={"cpu": "x"}, state={"absent": {"turbo": "hidden"}})
+    assert runner.with_peaks(bare, "cpu", Quiet()).state["peaks"] == rates
+    assert runner.with_peaks(bare, "synthetic", Quiet()) is bare
+
+    def busy(*_: object) -> None:
+        raise Unreadable("others used 1.5 cores meanwhile")
+
+    monkeypatch.setattr(runner.peaks, "undisturbed", busy)
+    without = runner.with_peaks(bare, "cpu", Quiet())
+    assert without.state["absent"] == {
+        "turbo": "hidden", "peaks": "others used 1.5 cores meanwhile"
+    }  # fmt: skip
+    with Writer(tmp_path) as writer:  # equal identities: the state that has the rates is kept
+        for state in ({}, {"peaks": rates}, {}):
+            writer.append(replace(bare, state=state))
+    assert read(tmp_path).environments["e"].state == {"peaks": rates}
+
+
 def test_a_run_measures_every_arm_and_resumes(tiny_folder: Path, tmp_path: Path) -> None:
     experiment = tiny(tiny_folder)
     first = runner.run(experiment, tmp_path, Quiet())
@@ -61,7 +91,11 @@ def test_a_run_measures_every_arm_and_resumes(tiny_folder: Path, tmp_path: Path)
         assert [len(gaps) for gaps in record.samples["itl_s"]] == [3, 3, 3]
         assert record.variant["device"] == "cpu"
         assert record.variant["dtype"] == "float32"
-        assert record.memory["peak_host_bytes"] > 50e6
+        peak, cache = record.memory["peak_host_bytes"], record.memory["cache_bytes"]
+        assert peak > 50e6
+        assert cache == 2 * 2 * 2 * (16 + 4 - 1) * 8 * 4
+        rest = peak - cache - record.model["weights_bytes"]
+        assert record.memory["host_other_bytes"] == rest
     by_quant = {record.variant["quant"]: record for record in first.results.records}
     assert by_quant["none"].model["quantized_fraction"] == 0
     assert by_quant["none"].model["dynamic"] is None

@@ -46,6 +46,9 @@ def test_steps_with_a_cache_make_the_tokens_of_plain_forward_passes(job: Job) ->
         tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)], dim=1)
     assert made == tokens[:, 12:].tolist()
     assert [len(sequence) for sequence in made] == [8, 8]
+    # Keys and values, layers, sequences, heads, positions (the last token is not read again),
+    # dimensions, bytes.
+    assert runs.notes()["cache_bytes"] == 2 * 2 * 2 * 2 * (12 + 8 - 1) * 8 * 4
 
 
 def test_the_prompt_is_the_same_for_every_arm(job: Job) -> None:

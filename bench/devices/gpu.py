@@ -37,7 +37,7 @@ THOROUGH_EVERY = 10
 the counter, to see whether it went back. Each look costs the timed loop a hand-over of the
 interpreter's lock."""
 
-THERMAL = frozenset({"sw_thermal_slowdown", "hw_thermal_slowdown"})
+THERMAL = frozenset({"sw_thermal_slowdown", "hw_thermal_slowdown", "thermal_policy"})
 BRAKE = frozenset({"hw_power_brake_slowdown"})
 SLOWDOWN = "hw_slowdown"
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,16 +33,21 @@ EVENTS: Final[Mapping[int, str]] = {
 }
 """Bits of nvmlDeviceGetCurrentClocksEventReasons (nvmlClocksEventReason*)."""
 
-HELD: Final[Mapping[str, int]] = {"sw_power_cap": 74, "sw_thermal_slowdown": 75}
-"""Cumulative counters, ns, whose field numbers are the same in every driver."""
+HELD: Final[Mapping[str, int]] = {"sw_power_cap": 74, "thermal_policy": 75}
+"""Cumulative counters, ns, whose field numbers are the same in every driver. 75 is the counter of
+the thermal policy (NVML_FI_DEV_PERF_POLICY_THERMAL); software's slowdown has one of its own."""
 
 HELD_NEW: Final[Mapping[str, int]] = {
+    "sw_thermal_slowdown": 269,
     "hw_thermal_slowdown": 270,
     "hw_power_brake_slowdown": 271,
 }
-"""Cumulative counters, ns, whose numbers changed between drivers: what CUDA 13 headers call 270
-an earlier driver calls 252, and gives 270 to something else. They are asked for only where the
-driver is at least as new as the nvidia-ml-py that these numbers come from."""
+"""Cumulative counters, ns, whose numbers changed between drivers: 269 to 271 are 251 to 253 in
+nvidia-ml-py 12.575.51 and 13.580.65, and are so from 13.580.82 to 13.615.71. They are asked of
+drivers from `NEW_NUMBERS` on."""
+
+NEW_NUMBERS: Final = (580, 82)
+"""Driver of the first nvidia-ml-py that has the numbers of `HELD_NEW`."""
 
 SYSTEMATIC_ERROR: Final = 0.07
 """Share by which the board's sensor may be off, and not by the same share at every power: see
@@ -178,13 +182,19 @@ class NvidiaCard:
     def _knows_new_fields(self) -> bool:
         try:
             driver = str(self._nvml.call("nvmlSystemGetDriverVersion"))
-            ours = metadata.version("nvidia-ml-py").split(".")[1]
-            return int(driver.split(".")[0]) >= int(ours)
-        except (Unreadable, metadata.PackageNotFoundError, ValueError, IndexError):
+            major, minor, *_ = driver.split(".")
+            return (int(major), int(minor)) >= NEW_NUMBERS
+        except (Unreadable, ValueError):
             return False
 
     def _why_no_energy(self) -> str | None:
         """Why the counter is not usable; None if it is."""
+        try:
+            # A handle by the UUID of an instance need not answer what is asked of whole cards.
+            if self._ask("nvmlDeviceIsMigDeviceHandle"):
+                return "a MIG instance: the counter is the whole card's"
+        except Unreadable:  # a driver older than MIG
+            pass
         try:
             if self._ask("nvmlDeviceGetMigMode")[0]:
                 return "MIG is on: the counter is the whole card's, not this instance's"
@@ -199,7 +209,7 @@ class NvidiaCard:
             name = str(self._ask("nvmlDeviceGetName"))
         except Unreadable:
             name = ""
-        if "GH200" in name or "GB200" in name:
+        if any(module in name for module in ("GH200", "GB200", "GB300")):
             return f"{name}: the counter's scope may be the module, CPU included; it is not used"
         try:
             self.counter_mj()

@@ -2,28 +2,38 @@
 
     python -m bench.devices.peaks DEVICE        JSON on stdout
 
-A process of its own, so that whoever asks does not import torch.
+A process of its own, so that whoever asks does not import torch. Each device of each environment
+is measured once and kept in the cache; `bench doctor --peaks` measures it again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from bench.devices.figures import Unreadable
+from bench.devices import load, machine
+from bench.devices.figures import Figures, Unreadable
+from bench.records import utc_now
 
 SECONDS = 0.5
 """Time that each figure is measured for."""
+
+LOOK_S = 0.5
+"""Time for which a run looks whether the machine is at rest: counters of 10 ms to 2% of a core."""
 
 
 def measure(device: str, timeout_s: float = 300.0) -> dict[str, Any]:
     """The peaks of a device, measured in a process of its own. Raises Unreadable."""
     command = [sys.executable, "-m", "bench.devices.peaks", device]
+    before = Figures()
+    before.read("times", load.times)
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=timeout_s, check=False
@@ -34,7 +44,72 @@ def measure(device: str, timeout_s: float = 300.0) -> dict[str, Any]:
         lines = done.stderr.strip().splitlines() or ["it died without a word"]
         raise Unreadable(lines[-1])
     figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return figures | {"time": utc_now(), "disturbed": _disturbed(device, before)}
+
+
+def _disturbed(device: str, before: Figures) -> str | None:
+    """Who else used the machine meanwhile: such rates are of what was left. None if nobody did."""
+    if "times" not in before.values:
+        return None  # nothing is known of it; the records' own reasons are as blind
+    try:
+        seen = load.between(before.values["times"], load.times())
+    except Unreadable:
+        return None
+    cores, others = machine.cores(), seen.foreign_cores + seen.steal_cores
+    limit = load.foreign_limit(cores) if device == "cpu" else max(cores - 1, 1)
+    return f"others used {others:.1f} cores meanwhile" if others > limit else None
+
+
+def undisturbed(
+    folder: Path, device: str, environment: str, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """The peaks that were kept, else those measured now. Raises Unreadable.
+
+    A machine in use is looked at for `LOOK_S` only: there is nothing to be learned from it.
+    """
+    found = kept(folder, device, environment)
+    if found is not None:
+        return found
+    before = Figures()
+    before.read("times", load.times)
+    time.sleep(LOOK_S)
+    if busy := _disturbed(device, before):
+        raise Unreadable(busy)
+    say(f"measuring the rates that {device} reaches: once for each driver and version, seconds")
+    found = measure_and_keep(folder, device, environment)
+    if found["disturbed"]:
+        raise Unreadable(found["disturbed"])
+    return found
+
+
+def kept(folder: Path, device: str, environment: str) -> dict[str, Any] | None:
+    """The peaks of a device that were measured in this environment before; None if none were."""
+    try:
+        figures: dict[str, Any] = json.loads(_file(folder, device, environment).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
     return figures
+
+
+def measure_and_keep(folder: Path, device: str, environment: str) -> dict[str, Any]:
+    """Measure now, for later runs in this environment too, unless others disturbed it.
+
+    Raises Unreadable.
+    """
+    figures = measure(device)
+    if figures["disturbed"]:
+        return figures
+    file = _file(folder, device, environment)
+    with contextlib.suppress(OSError):  # a cache that cannot be written: measured again next time
+        file.parent.mkdir(parents=True, exist_ok=True)
+        whole = file.with_suffix(".part")
+        whole.write_text(json.dumps(figures), encoding="utf-8")
+        whole.replace(file)
+    return figures
+
+
+def _file(folder: Path, device: str, environment: str) -> Path:
+    return folder / "peaks" / f"{environment}-{device.replace(':', '-')}.json"
 
 
 def main(device: str) -> int:
@@ -42,6 +117,7 @@ def main(device: str) -> int:
     import torch
 
     figures: dict[str, Any] = {"device": device, "torch": torch.__version__}
+    figures["threads"] = torch.get_num_threads()
     figures |= copy_rate(torch, device)
     dtypes = ("float32", "bfloat16") if device == "cpu" else ("bfloat16", "float16")
     figures["matmul_flop_s"] = {name: matmul_rate(torch, device, name) for name in dtypes}

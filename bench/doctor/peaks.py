@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.devices import peaks
+from bench.devices.environment import capture
 from bench.devices.figures import Unreadable
 from bench.doctor import Check
+from bench.weights import cache_folder
 
 
 def peak_checks(device: str) -> Iterator[Check]:
-    """Copy bandwidth and matmul rate: the roofs of decode and prefill on this very device."""
+    """Copy bandwidth and matmul rate of this very device, kept for the records of later runs."""
     try:
-        figures = peaks.measure(device)
+        figures = peaks.measure_and_keep(cache_folder(), device, capture(device).id)
     except Unreadable as reason:
         yield Check(check="peaks", state="warn", found="not measured", meaning=str(reason))
         return
+    if why := figures["disturbed"]:
+        yield Check(
+            check="peaks", state="warn", found=why, meaning="rates of what was left; not kept",
+            advice="measure them again when the machine is at rest",
+        )  # fmt: skip
     copy = figures["copy_bytes_s"]
     yield Check(
         check="copy bandwidth", state="ok", found=f"{copy / 1e9:.1f} GB/s",

@@ -11,8 +11,9 @@ from bench.errors import UnsupportedError
 class Decoder(Protocol):
     """One way to execute the steps of generation (a mode). All of it runs in inference mode."""
 
-    notes: Mapping[str, Any]
-    """What is known of the workload that was started: seconds of compiling, ..."""
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """What is known of the workload that was started: `cache_bytes`, seconds to compile, ..."""
 
     def start(self, prompt: Any, n_gen: int) -> None:
         """Make what requests of `prompt` (tokens [batch, length]) continued by `n_gen` need."""
@@ -38,7 +39,18 @@ class Eager:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self.notes: Mapping[str, Any] = {}
+        self._cache: Any = None
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """Bytes of the keys and values that the cache holds now, its state of linear layers too."""
+        tensors = [
+            value
+            for layer in getattr(self._cache, "layers", ())
+            for value in vars(layer).values()
+            if hasattr(value, "element_size")
+        ]
+        return {"cache_bytes": sum(t.numel() * t.element_size() for t in tensors)}
 
     def start(self, prompt: Any, n_gen: int) -> None:  # noqa: ARG002  # the cache grows by itself
         self._prompt = prompt

@@ -64,9 +64,11 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         for key, heading in (("n_prompt", "prompt"), ("n_gen", "new"), ("n_batch", "batch"))
         if len({row[key] for row in rows}) > 1
     ]
-    bounded = [Column(heading="of bandwidth", show=lambda r: _share(r["mbu"]))]
-    if all(row["mbu"] is None for row in rows):
-        bounded = []
+    bounded = [
+        column(key, heading, ".0%")
+        for key, heading in (("mbu", "of bandwidth"), ("mbu_measured", "of measured bandwidth"))
+        if any(row[key] is not None for row in rows)
+    ]
     energy = [column("energy_per_output_token_j", "J per new token", ".3g")]
     if all(row["energy_per_output_token_j"] is None for row in rows):
         energy = []
@@ -224,6 +226,12 @@ def notes(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
             "`bench compare` gives the interval."
         )
     yield from _seen_twice(rows)
+    off = [row["energy_disagreement"] for row in rows if row["energy_disagreement"] is not None]
+    if off:
+        yield (
+            f"The energy counter and the card's own power samples differ by up to {max(off):.0%}: "
+            "joules are no surer than that."
+        )
     for warning in dict.fromkeys(row["warning"] for row in rows if row.get("warning")):
         yield f"{warning}."
     for reason in sorted({reason for row in rows for reason in row["reasons"]}):
