@@ -77,7 +77,7 @@ def record(quant: str, n_batch: int, replicate: int, **changes: Any) -> Record:
                   "kernel": "int8" if quant != "none" else "float"},
         "memory": {"peak_device_bytes": int(held + 2e8 * n_batch)},
         "energy": energy,
-        "origin": "fabricated",
+        "origin": "synthetic",
     }  # fmt: skip
     return Record(**(table | changes))
 
@@ -90,7 +90,7 @@ def quality(quant: str, **changes: Any) -> QualityRecord:
         "key": f"q-{quant}", "environment": "e-h200", "experiment": "demo",
         "variant": variant(quant), "started_at": "2026-11-23T00:00:00+00:00", "status": "ok",
         "text": {"name": "english", "sha256": "s", "max_tokens": 200, "window": 100},
-        "nll": nll, "baseline": base, "origin": "fabricated",
+        "nll": nll, "baseline": base, "origin": "synthetic",
         "kld": () if quant == "none" else tuple(loss * (1 + math.sin(i)) for i in range(200)),
         "same_top1": () if quant == "none" else tuple(int(i % 25 > 0) for i in range(200)),
     }  # fmt: skip

@@ -346,3 +346,14 @@ def test_a_device_that_nobody_can_read_says_so() -> None:
     assert "`meta`" in reading.absent["energy_j"]
     assert reader.identity()["device"] == "meta:0"
     reader.close()
+
+
+@pytest.mark.parametrize(("device", "reasons"), [("synthetic", ()), ("mps", ("FOREIGN_PROCESS",))])
+def test_a_busy_host_does_not_move_scripted_time(
+    device: str, reasons: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = NullReader(device, "a test")
+    monkeypatch.setattr(reader, "_memory", None)
+    monkeypatch.setattr(reader._host, "end", lambda: Reading(reasons=("FOREIGN_PROCESS",)))
+    reader.begin()
+    assert reader.end().reasons == reasons

@@ -168,6 +168,40 @@ def test_a_baseline_that_is_not_there_is_refused(card: Path) -> None:
         assemble([card], Options(baseline="nonee"))
 
 
+def test_records_of_other_tools_are_shown_and_not_judged(tmp_path: Path) -> None:
+    file = ROOT / "tests" / "data" / "imports" / "llama-bench" / "smollm2.json"
+    assert main(["import", "llama-bench", str(file), "--into", str(tmp_path)]) == 0
+    report = assemble([tmp_path], Options(claims=()))
+    assert report.warnings[0].startswith("Origin of the records: llama-bench")
+    assert report.verdicts == ()
+    assert "– (llama-bench times the prompt apart" in to_markdown(report)
+    assert "<h1>" in to_html(report)
+
+
+def test_arms_that_were_not_measured_in_pairs_have_a_ratio_and_no_verdict(tmp_path: Path) -> None:
+    lines = [environment()]
+    lines += [record(q, 1, i, origin="vllm") for i in range(8) for q in ("none", "fp8-dynamic")]
+    (verdict,) = assemble([write(tmp_path, lines)], Options(claims=())).verdicts
+    assert verdict.figure == "1.37×"
+    assert verdict.tone == "open"
+    assert verdict.words.startswith("No verdict: ")
+
+
+def test_a_rate_above_the_bound_is_no_evidence(tmp_path: Path) -> None:
+    # The figures of the H200 on a card with a sixth of its bandwidth.
+    card = write_card(tmp_path, gpu="NVIDIA L40S")
+    report = assemble([card], Options(claims=()))
+    assert (
+        report.verdicts[0].words == "No verdict: faster than the physical limit: a measuring error"
+    )
+    assert all("ABOVE_BOUND" in line.cells[-2].detail for line in report.headline[0].lines[:2])
+    ratios = next(p.table for p in report.pictures if p.id == "m1-forest")
+    assert ratios is not None
+    said = {line.cells[1].text: line.cells[4].text for line in ratios.lines}
+    assert said["memory"] == "lower"
+    assert said["decode"] == "invalid"
+
+
 # ---- several machines
 
 
@@ -186,6 +220,8 @@ def test_only_comparable_rows_of_two_machines_are_compared(tmp_path: Path) -> No
     assert [line.cells[1].text for line in table.lines] == ["512+64 ×1", "512+64 ×1"]
     # No verdict crosses machines: each has its own baseline.
     assert {verdict.href for verdict in report.verdicts} == {"m1-ratios", "m2-ratios"}
+    assert report.verdicts[0].name == "int8-weight-only against none, NVIDIA H200"
+    assert report.explorer["rows"][-1]["name"].endswith(", NVIDIA L40S")
     ids = Tags(to_html(report)).ids()
     assert len(ids) == len(set(ids))
 
@@ -372,3 +408,5 @@ def test_the_first_replicates_are_compared_where_there_are_very_many(tmp_path: P
     (machine,) = shown.machines(results, {})
     assert {row["n_pairs"] for row in machine.compared} == {shown.MOST_REPLICATES}
     assert machine.n_records == len(results.records)
+    notes = assemble([folder], Options(claims=())).headline[0].notes
+    assert "Of up to 45 replicates of each, the first 40 are used here." in notes

@@ -268,7 +268,7 @@ def test_it_is_whole_without_javascript(browser: Any, file: Path) -> None:
     page = context.new_page()
     page.goto(file.as_uri())
     assert page.locator("#m1-table tbody tr").count() == 12
-    assert page.locator("#m1-forest svg").is_visible()
+    assert page.locator("#m1-forest .wide svg").is_visible()
     assert page.get_by_text("needs JavaScript").is_visible()
     assert not page.locator("#explore").is_visible()
     context.close()

@@ -23,8 +23,9 @@ class NullReader:
         self._device = device
         self._why = why
         self._host = HostReader(computes=False)
+        self._scripted = device == "synthetic"
         # A device that torch does not know has no memory there, and torch need not be loaded.
-        self._memory = None if device == "synthetic" else TorchMemory(device)
+        self._memory = None if self._scripted else TorchMemory(device)
 
     def identity(self) -> Mapping[str, Any]:
         return {**self._host.identity(), "device": self._device}
@@ -39,6 +40,7 @@ class NullReader:
         memory = self._memory.end() if self._memory else Figures()
         return dataclasses.replace(
             host,
+            reasons=() if self._scripted else host.reasons,  # nothing else moves scripted time
             energy={},  # the host's own energy would be taken for the device's
             memory={**host.memory, **memory.values},
             absent={**host.absent, **memory.absent, **dict.fromkeys(FIGURES, self._why)},

@@ -131,18 +131,27 @@ class Compiling:
 
 REGIONS: Final = ("layer", "model", "none")
 
+ON_CUDA: Final[Mapping[str, Any]] = {"coordinate_descent_tuning": True}
+"""For every arm alike. With it inductor writes products of one row itself and dequantizes while it
+reads; without, a weight-only scheme writes the whole weight in float first and reads it again.
+torchao's schemes set it for the whole process, so arms would differ if others did not."""
 
-def compiling(options: Mapping[str, Any], *, graph: bool) -> Compiling:
-    """From the arm's options. Raises InputError for one that is not known here."""
+
+def compiling(options: Mapping[str, Any], *, graph: bool, kind: str = "cpu") -> Compiling:
+    """From the arm's options, on a kind of device. InputError for one that is not known here."""
+    for name in options:
+        if name != "compile" and not name.startswith("inductor."):
+            raise InputError(
+                unknown("option of compiled modes", name, ["compile", "inductor.NAME"])
+            )
     region = str(options.get("compile", "layer"))
     if region not in REGIONS:
         raise InputError(unknown("option compile", region, REGIONS))
     if region == "none" and not graph:
         raise InputError("option compile = 'none' is for mode cuda-graph; use mode eager")
     prefix = "inductor."
-    return Compiling(
-        region, {k.removeprefix(prefix): v for k, v in options.items() if k.startswith(prefix)}
-    )
+    asked = {k.removeprefix(prefix): v for k, v in options.items() if k.startswith(prefix)}
+    return Compiling(region, {**(ON_CUDA if kind == "cuda" else {}), **asked})
 
 
 def run_layer(layer: Any, slots: Slots, *args: Any, **options: Any) -> Any:
@@ -150,9 +159,12 @@ def run_layer(layer: Any, slots: Slots, *args: Any, **options: Any) -> Any:
     return type(layer).forward(layer, *args, past_key_values=slots, **options)
 
 
-def choose(logits: Any, position: Any, token: Any, out: Any) -> None:
-    """Keep the likeliest token of each sequence as the one at `position`."""
-    token.copy_(logits.argmax(-1, keepdim=True))
+def choose(norm: Any, head: Any, hidden: Any, position: Any, token: Any, out: Any) -> None:
+    """Keep the likeliest token after `hidden` [batch, 1, width] as the one at `position`.
+
+    What some models do to their logits after this (scaling, capping) leaves the likeliest as it is.
+    """
+    token.copy_(head(norm(hidden))[:, -1].argmax(-1, keepdim=True))
     out.index_copy_(1, position, token)
 
 
@@ -223,18 +235,22 @@ class Static:
         self._memory: Memory | None = None
         self._graphs: list[Any] = []
         refuse_sinks(model)
+        self._decoder, self._head = model.get_decoder(), model.get_output_embeddings()
+        if getattr(self._decoder, "norm", None) is None or self._head is None:
+            raise UnsupportedError(f"{type(model).__name__} ends in an unknown way: use mode eager")
+        self._nothing = torch.nn.Identity()
         AttentionInterface.register(ATTENTION, attention)
         model.set_attn_implementation(ATTENTION)
         # One graph for each prompt length, batch and layer form, and one for the step.
         torch._dynamo.config.recompile_limit = 256
-        how = compiling(options, graph=graph)
-        self._region = how.region
-        self._forward, self._choose = self._logits, choose
+        how = compiling(options, graph=graph, kind=model.device.type)
+        self._how = how
+        self._body, self._choose = self._hidden, choose
         if how.region == "layer":
             share_compiled_layer(model, how(run_layer))
             self._choose = how(choose)
         elif how.region == "model":
-            self._forward, self._choose = how(self._logits), how(choose)
+            self._body, self._choose = how(self._hidden), how(choose)
 
     def start(self, prompt: Any, n_gen: int) -> None:
         import torch
@@ -253,7 +269,12 @@ class Static:
         self._token = torch.zeros(n_batch, 1, dtype=torch.long, device=device)
         self._out = torch.zeros(n_batch, length + 1, dtype=torch.long, device=device)
         self._memory = Memory(len(layers_of(self._model)), length, self._position)
-        self.notes = {"cache_length": length, "compiled": self._region, **self._build(self._memory)}
+        self.notes = {
+            "cache_length": length,
+            "compiled": self._how.region,
+            "inductor": dict(self._how.inductor),
+            **self._build(self._memory),
+        }
         self.notes = {**self.notes, **self._agreement(expected)}
         self.reset()
 
@@ -282,7 +303,7 @@ class Static:
     def _build(self, memory: Memory) -> dict[str, Any]:
         """Compile, and capture, with the seconds that each took."""
         mask = (self._places <= 0)[None, None, None]
-        self._logits(self._token, mask, self._places[None, :1], memory)
+        self._hidden(self._token, mask, self._places[None, :1], memory)
         memory.made = True
         notes: dict[str, Any] = {"cache_bytes": memory.n_bytes}
         self._run_prefill, self._run_step = self._prefill, self._step
@@ -306,11 +327,26 @@ class Static:
         if self._prompt.device.type != "cpu":
             torch.accelerator.synchronize()
 
-    def _logits(self, tokens: Any, mask: Any, positions: Any, memory: Any) -> Any:
-        return self._model(
+    def _hidden(self, tokens: Any, mask: Any, positions: Any, memory: Any) -> Any:
+        """What the last layer says of the last of `tokens`, before the final norm."""
+        hidden = self._decoder(
             input_ids=tokens, attention_mask=mask, position_ids=positions,
-            past_key_values=memory, use_cache=True, logits_to_keep=1,
-        ).logits[:, -1]  # fmt: skip
+            past_key_values=memory, use_cache=True,
+        ).last_hidden_state  # fmt: skip
+        shape = (hidden.shape[0], 1, hidden.shape[2])
+        # A copy has the same strides after any length, so that what comes next is compiled once.
+        return hidden.new_empty(shape).copy_(hidden[:, -1:]) if hidden.shape[1] > 1 else hidden
+
+    def _run(self, tokens: Any, mask: Any, positions: Any, after: int) -> None:
+        """Process tokens, move `position` by `after`, and choose the token that stands there."""
+        norm, self._decoder.norm = self._decoder.norm, self._nothing
+        try:
+            hidden = self._body(tokens, mask, positions, self._memory)
+        finally:
+            self._decoder.norm = norm
+        if after:
+            self._position.add_(after)
+        self._choose(norm, self._head, hidden, self._position, self._token, self._out)
 
     def _prefill(self) -> None:
         self._position.copy_(self._start)
@@ -318,9 +354,7 @@ class Static:
             self._position.zero_()
             self._advance(self._prompt)
             return
-        positions = self._places[None, : self._n_prompt]
-        logits = self._forward(self._prompt, None, positions, self._memory)
-        self._choose(logits, self._position, self._token, self._out)
+        self._run(self._prompt, None, self._places[None, : self._n_prompt], after=0)
 
     def _step(self) -> None:
         self._advance(self._token)
@@ -328,9 +362,7 @@ class Static:
     def _advance(self, token: Any) -> None:
         """Process `token` at `position`, and choose the one after it."""
         mask = (self._places <= self._position)[None, None, None]
-        logits = self._forward(token, mask, self._position[None], self._memory)
-        self._position.add_(1)
-        self._choose(logits, self._position, self._token, self._out)
+        self._run(token, mask, self._position[None], after=1)
 
     def reset(self) -> None:
         self._made = 0

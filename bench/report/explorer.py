@@ -46,6 +46,8 @@ class Slider:
 def data(machines: Sequence[Machine], assumed: CostAssumption | None) -> Json:
     """Rows and sliders, as JSON."""
     rows = [row for machine in machines for row in _rows(machine)]
+    if len(machines) > 1:
+        rows = [row | {"name": f"{row['name']}, {row['machine']}"} for row in rows]
     return {
         "rows": rows,
         "sliders": [dataclasses.asdict(one) for one in _sliders(machines, assumed)],

@@ -11,6 +11,7 @@ from bench.judging import EXCLUDING
 from bench.report.blocks import Cell, Head, Line, Table, Tone, Verdict
 from bench.report.machines import Machine, Row, batch, key_of, work_of
 from bench.report.words import NOTHING, Show, between, cell, gigabytes, number, rate, ratio
+from bench.unpaired import REASON as NOT_PAIRED
 from bench.validity import REASONS
 
 HEADS = (
@@ -123,6 +124,9 @@ def _notes(machine: Machine, works: set[tuple[int, int, int]]) -> Iterator[str]:
     costs = {(c.assumptions, c.price_source) for c in machine.costs.values()}
     for assumed, source in sorted(costs, key=str):
         yield f"Cost: {assumed} ({source}). Put in your own below."
+    used = max(len(group) for group in machine.groups.values())
+    if machine.n_replicates > used:
+        yield f"Of up to {machine.n_replicates} replicates of each, the first {used} are used here."
     if machine.n_rows > len(machine.rows):
         yield (
             f"{len(machine.rows)} of {machine.n_rows} arms and workloads are shown; "
@@ -190,6 +194,8 @@ def judged(row: Row) -> tuple[Tone, str]:
         why = "; ".join(REASONS.get(code, code) for code in codes)
         return "open", f"No verdict: {why or 'the records are no evidence'}"
     if row["verdict"] == "ambiguous":
+        if NOT_PAIRED in row["reasons"]:
+            return "open", f"No verdict: {REASONS[NOT_PAIRED]}; {kept}"
         if row["n_pairs"] < MIN_PAIRS:
             return (
                 "open",

@@ -2,7 +2,7 @@
 
 Records of different environments are never pooled; each machine has its own rows, comparisons and
 charts. Large inputs are summarised: `MOST_ROWS` arms and workloads are shown, and the first
-`MOST_REPLICATES` of each, by index, which was fixed before anything was measured.
+replicates of each, by index, which was fixed before anything was measured.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bench.comparison import Rules, compare
+from bench.comparison import QUALITY, Rules, compare
 from bench.costrow import CostRow
 from bench.errors import InputError
 from bench.experiment import CostAssumption, Experiment, short_names
@@ -24,7 +24,10 @@ from bench.summary import quality_of, replicate_figures, summarise
 from bench.throughput import interval, throughputs
 
 MOST_ROWS: Final = 160
-MOST_REPLICATES: Final = 40
+MOST_RECORDS: Final = 2000
+LEAST_REPLICATES, MOST_REPLICATES = 12, 40
+"""So many of each arm and workload, as `MOST_RECORDS` in all allow: the exact interval of a ratio
+takes time with the cube of its pairs."""
 
 Row = dict[str, Any]
 Key = tuple[str, int, int, int]
@@ -54,6 +57,8 @@ class Machine:
     n_rows: int
     """Arms and workloads that were measured, shown or not."""
     n_records: int
+    n_replicates: int
+    """Most that an arm and workload has, used or not."""
     names: Mapping[str, str]
     """Variant -> its name without what all share."""
     groups: Mapping[Key, tuple[Record, ...]]
@@ -146,13 +151,15 @@ def _machine(
     qualities = [q for q in results.qualities if (q.environment, q.origin) == part]
     groups = grouped(records)
     shown = _shown(list(groups))
-    kept = {key: tuple(group[:MOST_REPLICATES]) for key, group in groups.items() if key in shown}
+    each = max(LEAST_REPLICATES, min(MOST_REPLICATES, MOST_RECORDS // len(shown)))
+    kept = {key: tuple(group[:each]) for key, group in groups.items() if key in shown}
     variants = {key[0] for key in kept}
     small = Results(
         environments=environments,
         records=[record for group in kept.values() for record in group],
         qualities=[q for q in qualities if q.variant["name"] in variants],
     )
+    rows = with_limits(summarise(small), small)
     compared, why = _compared(small, experiments, baseline)
     return Machine(
         id=name,
@@ -160,14 +167,15 @@ def _machine(
         environment=environments.get(part[0]),
         origin=part[1],
         results=small,
-        rows=tuple(with_limits(summarise(small), small)),
+        rows=tuple(rows),
         n_rows=len(groups),
         n_records=len(records),
+        n_replicates=max(len(group) for group in groups.values()),
         names=short_names(list(dict.fromkeys(key[0] for key in kept))),
         groups=kept,
         quality=quality_of(small),
         costs=dict(_costs(small, kept, experiments, assumed)),
-        compared=tuple(compared),
+        compared=tuple(_believed(compared, rows)),
         not_compared=why,
     )
 
@@ -213,6 +221,18 @@ def _compared(
     if baseline is not None:
         raise InputError(f"--baseline: {why}")
     return [], why
+
+
+def _believed(compared: Sequence[Row], rows: Sequence[Row]) -> Iterator[Row]:
+    """The comparison; a rate above the bound, which only the summary sees, is no evidence."""
+    beyond = {key_of(row) for row in rows if "ABOVE_BOUND" in row["reasons"]}
+    for row in compared:
+        sides = {key_of(row | {"variant": row[side]}) for side in ("baseline", "candidate")}
+        if row["metric"] in ("memory", QUALITY) or not sides & beyond:
+            yield row
+        else:
+            reasons = sorted({*row["reasons"], "ABOVE_BOUND"})
+            yield row | {"verdict": "invalid", "significant": False, "reasons": reasons}
 
 
 def _costs(
