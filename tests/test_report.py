@@ -119,7 +119,7 @@ def test_what_is_missing_says_why() -> None:
     report = assemble([ROOT / "results" / "quickstart-cpu"], Options(claims=()))
     missing = {section.id: section.missing for section in report.sections if section.missing}
     assert "only one batch size was measured" in missing["m1-batch"]
-    assert "no bandwidth is known for this CPU" in missing["m1-limit"]
+    assert "a CPU has no data sheet here" in missing["m1-limit"]
     assert "RAPL" in missing["m1-energy"]
     assert "No claims" in missing["claims"]
     assert any("No energy: no RAPL" in note for note in report.headline[0].notes)

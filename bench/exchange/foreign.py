@@ -222,7 +222,7 @@ def utc(moment: datetime.datetime) -> str:
     """A time as records have it; one without a zone is taken as UTC."""
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=datetime.UTC)
-    return moment.astimezone(datetime.UTC).isoformat(timespec="seconds")
+    return moment.astimezone(datetime.UTC).isoformat()
 
 
 def file_date(path: Path) -> str:

@@ -197,7 +197,9 @@ def _series(column: Column, rows: Iterable[Row]) -> pandas.Series:
 
     values = [column.of(row) for row in rows]
     if column.type == "datetime64[us, UTC]":
-        return pandas.to_datetime(pandas.Series(values, dtype="str"), utc=True).astype(column.type)
+        return pandas.to_datetime(
+            pandas.Series(values, dtype="str"), utc=True, format="ISO8601"
+        ).astype(column.type)
     return pandas.Series(values, dtype=column.type)
 
 

@@ -63,7 +63,7 @@ def assemble(paths: Sequence[Path], options: Options | None = None) -> Report:
         downloads=downloads,
         left_out=left_out,
         version=__version__,
-        made=utc_now(),
+        made=f"{utc_now()[:19]}Z",
     )
 
 

@@ -176,7 +176,7 @@ def _record_cells(machine: Machine, record: Record) -> tuple[Cell, ...]:
         Cell(text=str(record.replicate), value=record.replicate),
         cell(figures.get("decode_tok_s"), rate),
         cell(figures.get("prefill_tok_s"), rate),
-        Cell(text=record.started_at.replace("T", " ").removesuffix("+00:00")),
+        Cell(text=record.started_at[:19].replace("T", " ")),
         Cell(text=record.status, detail=said),
     )
 
