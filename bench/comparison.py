@@ -162,6 +162,11 @@ def opponents(
         choose(arms, baseline, "baseline")  # says what is wrong
     others = [name for name in arms if name not in bases]
     if not others:
+        if len(bases) > 1:
+            raise InputError(
+                "each model has one arm, and models are compared only if told to: "
+                f"--baseline {variants[bases[0]]['model']}"
+            )
         raise InputError(f"there is only one arm, {bases[0]}; a comparison needs two")
     if candidate is not None:
         known, others = others, [n for n in others if selects(candidate, variants[n])]
