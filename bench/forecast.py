@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.catalog import resolve_model
-from bench.engines import spec
+from bench.engines import refusal, spec
 from bench.experiment import Experiment, Variant, Workload, plan, short_names
 from bench.here import Here
 from bench.layout import has_layout
@@ -19,7 +19,7 @@ START_S = 12.0
 
 
 def forecast(experiment: Experiment, place: Here, before: Results) -> list[dict[str, Any]]:
-    """One row a variant and workload: replicates, memory, fit, bound, seconds.
+    """One row a variant and workload: refusal, replicates, memory, fit, bound, seconds.
 
     Seconds come from records of the same arm where there are some, else from the bound, else from
     the experiment's own rules; `estimate_basis` says which.
@@ -55,6 +55,7 @@ def _about(variant: Variant, place: Here) -> dict[str, Any]:
         "engine": variant.engine,
         "quant": variant.quant,
         "device": "remote" if spec(variant.engine).remote else place.name,
+        "refusal": None if spec(variant.engine).remote else refusal(variant, place.device),
     }
 
 
@@ -84,6 +85,8 @@ def _limits(variant: Variant, workload: Workload, place: Here) -> dict[str, Any]
 
 
 def _time(experiment: Experiment, row: Mapping[str, Any], before: Results) -> dict[str, Any]:
+    if row["refusal"]:
+        return {"estimate_s": 0.0, "estimate_basis": "refused: nothing will run"}
     rules = experiment.measuring
     request = _measured_request_s(row, before)
     basis = "records"

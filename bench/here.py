@@ -11,6 +11,7 @@ from bench.devices import machine, nvml
 from bench.devices.figures import Unreadable
 from bench.errors import UnsupportedError
 from bench.gpus import Gpu, match, resolve_gpu
+from bench.quantization import Device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,11 +24,25 @@ class Here:
     memory_bytes: int | None
     gpu: Gpu | None = None
     """Its entry in the catalog; None for a CPU or a card that is not listed."""
+    elsewhere: bool = False
+    """Whether it was named, and need not be in this machine."""
 
     @property
     def dtype(self) -> str:
         """What `--dtype auto` means there."""
         return "float32" if self.kind == "cpu" else "bfloat16"
+
+    @property
+    def device(self) -> Device:
+        """As schemes see it."""
+        known = self.gpu.compute_capability if self.gpu else None
+        major, _, minor = (known or "").partition(".")
+        return Device(
+            name=self.name,
+            kind=self.kind,
+            capability=(int(major), int(minor)) if minor.isdigit() else None,
+            elsewhere=self.elsewhere,
+        )
 
 
 def here(device: str = "auto", gpu: str | None = None) -> Here:
@@ -37,7 +52,9 @@ def here(device: str = "auto", gpu: str | None = None) -> Here:
     """
     if gpu is not None:
         card = resolve_gpu(gpu)
-        return Here(name=card.title, kind="cuda", memory_bytes=card.vram_bytes, gpu=card)
+        return Here(
+            name=card.title, kind="cuda", memory_bytes=card.vram_bytes, gpu=card, elsewhere=True
+        )
     if device != "cpu":
         try:
             facts = nvml.describe(None if device == "auto" else device)

@@ -137,6 +137,23 @@ def test_plan_shows_order_and_fit(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert "Order: " in out
 
 
+def test_plan_says_what_a_card_cannot_run(capsys: pytest.CaptureFixture[str]) -> None:
+    schemes = "none,fp8-dynamic,torch-dynamic-int8,int8-dynamic-fused"
+    arguments = ["plan", "-m", "llama-3.2-1b@random", "-q", schemes, "-o", "json"]
+    refused = {}
+    for gpu in ("rtx-3080", "rtx-4080-super"):
+        assert main([*arguments, "--gpu", gpu]) == 0
+        rows = json.loads(capsys.readouterr().out)
+        refused[gpu] = {row["quant"]: row["refusal"] for row in rows if row["refusal"]}
+        assert all(row["estimate_s"] == 0 for row in rows if row["refusal"])
+    # triton, which the last scheme needs, is not looked for on a card that is elsewhere.
+    assert refused["rtx-4080-super"].keys() == {"torch-dynamic-int8"}
+    assert refused["rtx-3080"].keys() == {"torch-dynamic-int8", "fp8-dynamic"}
+    assert "needs compute capability 8.9" in refused["rtx-3080"]["fp8-dynamic"]
+    assert main([*arguments[:-2], "--gpu", "rtx-3080"]) == 0
+    assert "REFUSED" in capsys.readouterr().out
+
+
 def test_models_lists_every_card(capsys: pytest.CaptureFixture[str]) -> None:
     from bench.catalog import model_cards
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         column("n_batch", "batch"),
         column("replicates"),
         Column(heading="memory GB", show=lambda r: _gigabytes(r["memory_bytes"])),
-        Column(heading="fits", show=lambda r: {None: "-", True: "yes", False: "NO"}[r["fits"]]),
+        Column(heading="fits", show=_fits),
         column("bound_decode_tok_s", "decode at most, tok/s", ",.1f"),
         column("estimate_s", "about, s", ".0f"),
     ]
@@ -63,10 +64,17 @@ def run(args: argparse.Namespace) -> int:
     if args.output == "md":
         print(f"\n{experiment.question}\n")
         print(f"Order: {', '.join(order(experiment))}")
-        print(f"About {total_s(rows) / 60:.1f} minutes ({rows[0]['estimate_basis']}).")
+        bases = dict.fromkeys(row["estimate_basis"] for row in rows if not row["refusal"])
+        print(f"About {total_s(rows) / 60:.1f} minutes ({'; '.join(bases) or 'nothing will run'}).")
+    for reason in dict.fromkeys(row["refusal"] for row in rows if row["refusal"]):
+        print(f"bench: will be refused: {reason}", file=sys.stderr)
     if any(row["fits"] is False for row in rows):
         print("bench: some of this does not fit in memory; see the table", file=sys.stderr)
     return 0
+
+
+def _fits(row: Mapping[str, Any]) -> str:
+    return "REFUSED" if row["refusal"] else {None: "-", True: "yes", False: "NO"}[row["fits"]]
 
 
 def _gigabytes(size: int | None) -> str:

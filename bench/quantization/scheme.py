@@ -24,6 +24,8 @@ class Device:
     """`cpu`, `cuda`, `mps`, `xpu`, ..."""
     capability: tuple[int, int] | None = None
     """CUDA compute capability."""
+    elsewhere: bool = False
+    """Whether it is planned for and not here: then what is installed here says nothing of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +109,7 @@ def refusal_of(wanted: Scheme, device: Device, mode: str, dtype: str) -> str | N
             f"scheme '{wanted.name}' needs compute capability {least} ({wanted.why_capability}), "
             f"{device.name} has {here}"
         )
-    for package in wanted.packages:
+    for package in () if device.elsewhere else wanted.packages:
         if reason := package.missing(device):
             return f"scheme '{wanted.name}' {reason}"
     if wanted.dtypes is not None and dtype not in ("auto", *wanted.dtypes):
