@@ -106,6 +106,29 @@ class ByBound:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ByPrediction:
+    """Batch-1 decode of one card over another, as `bench predict` has it. It can refute; it never
+    supports."""
+
+    model: str
+    quant: str
+    engine: str
+    n_prompt: int = 512
+    n_gen: int = 128
+
+    def problems(self) -> Iterator[str]:
+        if self.model not in model_cards():
+            yield f"model: {unknown('model', self.model, model_cards())}"
+        for name in ("n_prompt", "n_gen"):
+            if getattr(self, name) < 1:
+                yield f"{name}: must be at least 1"
+        try:
+            check_quant(self.quant)
+        except InputError as error:
+            yield f"quant: {error}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ByPublished:
     """Pairs of rows of bench/data/published/throughput.csv that differ in `vary` alone."""
 
@@ -243,14 +266,15 @@ class DecidedBy:
     rent: tuple[ByRent, ...] = ()
     reported: tuple[Reported, ...] = ()
     bound: ByBound | None = None
+    predicted: ByPrediction | None = None
     list_price: ByPrices | None = None
     date: ByDates | None = None
     not_testable: str = ""
 
     def problems(self) -> Iterator[str]:
         ways = (
-            self.records, self.published, self.rent, self.reported, self.bound, self.list_price,
-            self.date,
+            self.records, self.published, self.rent, self.reported, self.bound, self.predicted,
+            self.list_price, self.date,
         )  # fmt: skip
         if bool(self.not_testable) == any(ways):
             yield "give at least one way to decide it, or not_testable with the reason"
@@ -314,9 +338,9 @@ class SubClaim:
     def _names(self) -> Iterator[str]:
         """Cards and APIs that the ways to decide it look up must exist."""
         by, sides = self.decided_by, (self.treatment, *self.baselines)
-        if not self.baselines and (by.date or by.list_price or by.rent):
+        if not self.baselines and (by.date or by.list_price or by.rent or by.predicted):
             yield "baselines: missing; compared with what?"
-        if by.date or (by.bound and by.bound.compare != "schemes"):
+        if by.date or by.predicted or (by.bound and by.bound.compare != "schemes"):
             for side in sides:
                 if side not in gpus():
                     yield f"treatment, baselines: {unknown('gpu', side, gpus())}"

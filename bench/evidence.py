@@ -1,22 +1,26 @@
 """Evidence for a sub-claim against one baseline: dates, list prices, bounds, published figures.
 
 What was measured here comes from `bench.measured`. Each figure carries how it was computed, line by
-line. Standard library only, so that claims can be judged on any machine.
+line. Standard library only, so that claims can be judged on any machine; but for a prediction,
+which needs numpy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from bench import published
-from bench.claims import ByBound, ByPublished, ByRent, Reported, SubClaim
+from bench.claims import ByBound, ByPrediction, ByPublished, ByRent, Reported, SubClaim
 from bench.errors import InputError
 from bench.gpus import gpus
 from bench.prices import ApiPrice, api_price, gpu_rent
 from bench.roofline import TOLERANCE, Bound, bound, gib
 from bench.verdicts import Evidence
+
+if TYPE_CHECKING:
+    from bench.predict import Predictor
 
 PUBLISHED_MARGIN: Final = 0.10
 """What a published rate without a spread may be off by, on either side: an assumption, wider than
@@ -46,6 +50,8 @@ def gather(part: SubClaim, baseline: str | None) -> list[Evidence]:
         found.append(_by_price(part, baseline))
     if by.bound is not None:
         found += _by_bound(part, by.bound, baseline)
+    if by.predicted is not None and baseline is not None:
+        found.append(_by_prediction(part, by.predicted, baseline))
     if baseline is not None:
         found += [item for way in by.published for item in _by_rows(part, way, baseline)]
         found += [_by_rent(part, way, baseline) for way in by.rent]
@@ -200,6 +206,33 @@ def _against_measured(
                 f"that, with {PUBLISHED_MARGIN:.0%} for the missing spread",
             ),
         )  # fmt: skip
+
+
+@cache
+def _predictor() -> Predictor:
+    from bench.predict import Predictor
+
+    return Predictor()
+
+
+def _by_prediction(part: SubClaim, way: ByPrediction, baseline: str) -> Evidence:
+    """The ratio of two cards that measurements of them and of others make likely."""
+    by = _predictor()
+    found = by.ratio(
+        published.card(way.model), way.quant, way.engine,
+        gpus()[part.treatment], gpus()[baseline], n_prompt=way.n_prompt, n_gen=way.n_gen,
+    )  # fmt: skip
+    shown = f"{found.ratio:.3g}, 90% interval {found.low:.3g} to {found.high:.3g}"
+    return Evidence(
+        level="predicted", value=found.ratio, low=found.low, high=found.high,
+        scope=f"{way.model}, {way.quant}, {way.engine}",
+        source="bench/data/published/throughput.csv; docs/predict.md",
+        note=f"{part.treatment} over {baseline} predicted: {shown}",
+        steps=(
+            f"efficiency fitted on {len(by.samples)} published decode rates; predicted {shown}",
+            "the interval: how far the errors of two cards lay apart when each was left out",
+        ),
+    )  # fmt: skip
 
 
 def _rate_bound(part: SubClaim, way: ByBound) -> Evidence:

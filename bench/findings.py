@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from bench.claims import Claim, ClaimFile, SubClaim
 from bench.evidence import gather
@@ -86,6 +86,10 @@ def what_would_decide(part: SubClaim) -> str:
     return f"would decide: bench run {way.experiment}"
 
 
+KINDS: Final[Mapping[str, str]] = {"predicted": "published"}
+"""What scripts are told: a prediction rests on published measurements; `predicted` marks it."""
+
+
 def as_row(found: Finding) -> dict[str, Any]:
     """The contract's keys, and more."""
     verdict, part, item = found.verdict, found.part, found.verdict.decided_by
@@ -94,12 +98,13 @@ def as_row(found: Finding) -> dict[str, Any]:
         "claim": found.file.name,
         "sub_claim": part.id,
         "verdict": verdict.outcome,
-        "evidence": None if item is None else item.level,
+        "evidence": None if item is None else KINDS.get(item.level, item.level),
         "value": None if item is None else item.value,
         "threshold": verdict.threshold,
         "ci_low": low,
         "ci_high": high,
         "note": found.note,
+        "predicted": item is not None and item.level == "predicted",
         "baseline": found.baseline,
         "treatment": part.treatment,
         "direction": part.direction,

@@ -1,10 +1,10 @@
 """From evidence to a verdict: pure rules, tested at their edges.
 
 1. The strongest valid evidence that decides, decides: measured here, then published measurements,
-   a physical bound, list prices, a vendor's own figure.
+   a physical bound, a prediction from published measurements, list prices, a vendor's own figure.
 2. An interval decides only if it lies wholly on one side of the threshold; touching it decides
    nothing, and neither does a point. Prices and dates are exact: for them the number itself counts.
-3. A bound and a vendor's figure can refute; they never support.
+3. A bound, a prediction and a vendor's figure can refute; they never support.
 4. A measurement here that decides nothing is not overruled by weaker evidence, except a bound.
 5. Evidence of one level that disagrees is said and decides nothing; own measurements support only
    what holds in every workload measured. A measurement beyond a bound is an error.
@@ -21,9 +21,11 @@ from typing import Final, Literal
 
 from bench.claims import Direction
 
-Level = Literal["measured", "published", "bound", "list_price", "vendor"]
+Level = Literal["measured", "published", "bound", "predicted", "list_price", "vendor"]
 Outcome = Literal["supported", "refuted", "undecided", "not_testable"]
-STRENGTH: Final[tuple[Level, ...]] = ("measured", "published", "bound", "list_price", "vendor")
+STRENGTH: Final[tuple[Level, ...]] = (
+    "measured", "published", "bound", "predicted", "list_price", "vendor",
+)  # fmt: skip
 """Strongest first."""
 
 ROUND_OFF: Final = 1e-9
@@ -197,7 +199,7 @@ def _judge(
             outcome,
             f"{shown} {'misses' if direction == 'equals' else 'is beyond'} {threshold:g}",
         )
-    if item.level in ("bound", "vendor"):
+    if item.level in ("bound", "predicted", "vendor"):
         return "undecided", f"{shown} allows it, but a {item.level} figure never supports"
     if item.cannot_support:
         return "undecided", f"{shown} agrees, but does not support: {item.cannot_support}"

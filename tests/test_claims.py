@@ -23,9 +23,9 @@ from bench.measured import missing
 from bench.prices import FOLDER, read_book
 from bench.published import rows as published_rows
 from bench.records import Environment, QualityRecord, Record, Results
-from bench.verdicts import STRENGTH
 
 ARTICLE = "hawk-insight-2025"
+EVIDENCE = ("measured", "bound", "published", "list_price", "vendor")
 CONTRACT = (
     "claim", "sub_claim", "verdict", "evidence", "value", "threshold", "ci_low", "ci_high", "note",
 )  # fmt: skip
@@ -188,8 +188,20 @@ def test_the_bound_ratios_are_those_of_the_bandwidths() -> None:
         assert equal.value == pytest.approx(expected)
 
 
+def test_the_predicted_ratio_of_two_cards_decides_what_the_bound_leaves_open() -> None:
+    rows = {f.baseline: as_row(f) for f in of(ARTICLE, "1b") if f.verdict.threshold == 1.5}
+    ours = rows["rtx-4080"]
+    assert (ours["verdict"], ours["evidence"], ours["predicted"]) == ("refuted", "published", True)
+    assert ours["ci_low"] < ours["value"] < ours["ci_high"] < 1.5
+    assert "predicted: 1.03, 90% interval" in ours["note"]
+    assert any("published decode rates" in step for f in of(ARTICLE, "1b")
+               for e in f.evidence if e.level == "predicted" for step in e.steps)  # fmt: skip
+    # About 1.6 is likely against the smallest, which supports nothing.
+    assert (rows["rtx-3070"]["verdict"], rows["rtx-3070"]["predicted"]) == ("undecided", False)
+
+
 def test_readings_that_disagree_are_said() -> None:
-    notes = [as_row(f)["note"] for f in of(ARTICLE, "1b") if f.baseline == "rtx-3080"]
+    notes = [as_row(f)["note"] for f in of(ARTICLE, "1b") if f.baseline == "rtx-3070"]
     assert all("readings disagree: undecided at 1.5, refuted at 2.5" in note for note in notes)
 
 
@@ -292,6 +304,9 @@ def test_a_cards_bandwidth_changes_the_verdict(monkeypatch: pytest.MonkeyPatch) 
     key = ("rtx-4070-ti-super", 2.5)
     assert outcomes(of(ARTICLE, "1b"))[key] == "refuted"
     with_card(monkeypatch, "rtx-4070-ti-super", bandwidth_gb_s=294.0)
+    found = {(f.baseline, f.verdict.threshold): f for f in of(ARTICLE, "1b")}[key]
+    assert as_row(found)["predicted"] is True  # the bound alone no longer refutes
+    with_card(monkeypatch, "rtx-4070-ti-super", bandwidth_gb_s=240.0)
     assert outcomes(of(ARTICLE, "1b"))[key] == "undecided"
 
 
@@ -514,7 +529,7 @@ def test_json_keeps_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
     for row in rows:
         assert tuple(row)[: len(CONTRACT)] == CONTRACT
         assert row["verdict"] in ("supported", "refuted", "undecided", "not_testable")
-        assert row["evidence"] is None or row["evidence"] in STRENGTH
+        assert row["evidence"] is None or row["evidence"] in EVIDENCE
         assert row["note"] or row["verdict"] in ("supported", "refuted")
 
 
@@ -530,7 +545,7 @@ def test_one_sentence_a_claim() -> None:
     first, second = sentences(file, findings(file))
     assert first.startswith(
         "Claim 1 has no support on this evidence, and some of it is false: refuted for the latest "
-        "card (1a), single-request decode (1b, 11 of 16 readings)"
+        "card (1a), single-request decode (1b, 14 of 16 readings)"
     )
     assert second.startswith(
         "Claim 2 holds only in part: supported for the list-price ratio to o1 (2a)"

@@ -77,6 +77,21 @@ def test_a_bound_refutes_and_never_supports() -> None:
     assert "never supports" in verdict.note
 
 
+def test_a_prediction_refutes_where_the_bound_is_open_and_never_supports() -> None:
+    likely = Evidence(level="predicted", value=1.1, low=0.95, high=1.3)
+    verdict = decide([ceiling(1.6), likely], 1.5, "at_least")
+    assert verdict.outcome == "refuted"
+    assert verdict.decided_by is likely
+    assert decide([ceiling(1.6), likely], 1.2, "at_least").outcome == "undecided"
+    assert decide([ceiling(1.6), likely], 0.9, "at_least").outcome == "undecided"
+    # What was measured, here or elsewhere, has the word before it, and so has the bound.
+    assert decide([likely, measured(1.6, 1.8)], 1.5, "at_least").outcome == "supported"
+    assert decide([likely, measured(1.4, 1.6)], 1.5, "at_least").outcome == "undecided"
+    low = decide([likely, ceiling(1.4)], 1.5, "at_least").decided_by
+    assert low is not None
+    assert low.level == "bound"
+
+
 def test_a_vendor_refutes_itself_and_never_supports() -> None:
     own = Evidence(level="vendor", value=3.0, low=2.9, high=3.1)
     assert decide([own], 1.5, "at_least").outcome == "undecided"
