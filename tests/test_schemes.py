@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from bench.errors import UnsupportedError
 from bench.quantization import layers, seen
 from bench.quantization.holding import weight_parts
 from bench.roofline.layouts import LAYOUTS
+from tests.quantized import quantize
 
 CPU = quantization.Device(name="cpu", kind="cpu")
 KEYS = {
@@ -231,7 +233,7 @@ def test_no_more_than_one_layer_is_held_twice(name: str) -> None:
     need(name)
     model = llama(num_hidden_layers=4)
     n_layers = len(layers.linear_layers(model))
-    counts = freed_one_by_one(quantization.scheme(name).quantize, model)
+    counts = freed_one_by_one(partial(quantize, name), model)
     kept = 1 if quantization.scheme(name).keeps_head else 0
     assert counts[-1] == kept
     assert any(kept + 1 < count < n_layers - 1 for count in counts)  # and not all at the end
@@ -247,18 +249,18 @@ def test_layers_whose_shape_does_not_fit_are_left_and_named(monkeypatch: Any) ->
     assert choice.record()["skipped"] == [
         {"count": 2, "reason": "torch._scaled_mm needs multiples of 16", "layers": ["1", "2"]}
     ]
-    quantization.scheme("fp8-dynamic").quantize(model)
+    quantize("fp8-dynamic", model)
     assert [hasattr(m.weight, "__tensor_flatten__") for m in model] == [True, False, False]
 
 
 def test_a_model_that_would_stay_as_it_is_is_refused() -> None:
     model = nn.Sequential(nn.Linear(24, 24)).bfloat16()
     with pytest.raises(UnsupportedError, match=r"would quantize no layer: .*multiples of 16"):
-        quantization.scheme("fp8-dynamic").quantize(model)
+        quantize("fp8-dynamic", model)
     with pytest.raises(UnsupportedError, match="starts from bfloat16, the layer is float32"):
-        quantization.scheme("fp8-dynamic").quantize(nn.Sequential(nn.Linear(32, 32)))
+        quantize("fp8-dynamic", nn.Sequential(nn.Linear(32, 32)))
     with pytest.raises(UnsupportedError, match="no linear layers"):
-        quantization.scheme("int8-dynamic").quantize(nn.Sequential(nn.ReLU()))
+        quantize("int8-dynamic", nn.Sequential(nn.ReLU()))
 
 
 def test_a_library_that_skips_a_layer_in_silence_is_found_out(monkeypatch: Any) -> None:
@@ -268,7 +270,7 @@ def test_a_library_that_skips_a_layer_in_silence_is_found_out(monkeypatch: Any) 
     monkeypatch.setattr(api, "_fp8_mm_compat", lambda weight: False)
     model = nn.Sequential(nn.Linear(64, 32)).bfloat16()
     with pytest.raises(UnsupportedError, match="torchao left 1 layers unquantized"):
-        quantization.scheme("fp8-dynamic").quantize(model)
+        quantize("fp8-dynamic", model)
 
 
 @pytest.mark.parametrize(("name", "scales"), [("fp8-dynamic", 4 * 128), ("fp8-dynamic-tensor", 4)])
@@ -283,7 +285,7 @@ def test_fp8_dynamic_on_the_cpu_that_torchao_does_not_offer(
     model = nn.Sequential(nn.Linear(64, 128, bias=False)).bfloat16().requires_grad_(False)
     x = torch.randn(4, 64, dtype=torch.bfloat16)
     before = model(x)
-    quantization.scheme(name).quantize(model)
+    quantize(name, model)
     assert float((model(x) - before).norm() / before.norm()) < 0.06
     assert quantization.held(model).weights_bytes == 64 * 128 + scales
     log = seen.operations(model[0], x, 64 * 128)
@@ -295,7 +297,7 @@ def test_int4_bytes_with_the_padding_of_its_tiles(monkeypatch: Any, n_in: int, p
     """Weights without contents ('meta') go through torchao's packing: its shapes are real."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *device: (8, 0))
     model = nn.Sequential(nn.Linear(n_in, 60, bias=False, dtype=torch.bfloat16, device="meta"))
-    quantization.scheme("int4-weight-only").quantize(model)
+    quantize("int4-weight-only", model)
     held = sum(part.numel() * part.element_size() for part in weight_parts(model[0]))
     how = LAYOUTS["int4-weight-only"]
     assert how.group is not None

@@ -11,6 +11,7 @@ from bench.catalog import load_card, model_cards
 from bench.errors import InputError, UnsupportedError
 from bench.roofline.layouts import LAYOUTS, Layout, held, layout
 from bench.roofline.shapes import Matrix, Shape, shape, validate_models
+from tests.quantized import quantize
 
 PUBLISHED = {
     # Billions of parameters, all and active, as the model's makers state them.
@@ -204,7 +205,7 @@ def test_bytes_of_a_whole_model_are_those_held(architecture, scheme) -> None:
     kind = keys.pop("model_type")
     config = transformers.AutoConfig.for_model(kind, **keys)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    real = quantization.held(quantization.scheme(scheme).quantize(model))
+    real = quantization.held(quantize(scheme, model))
     base = load_card(model_cards()["llama-3.1-8b"])
     counted = held(
         shape(replace(base, name="tiny", architecture={"model_type": kind, **keys})),

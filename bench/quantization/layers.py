@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UnsupportedError
+from bench.quantization.scheme import Scheme
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from bench.quantization.scheme import Scheme
 
 HEAD = "the output head is left as it is, as transformers does with this scheme"
 

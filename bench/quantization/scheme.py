@@ -91,12 +91,6 @@ class Scheme:
     refused_modes: Mapping[str, str] = field(default_factory=dict)
     """Execution mode -> why the scheme cannot take it."""
 
-    def quantize(self, model: torch.nn.Module) -> torch.nn.Module:
-        """Quantize the layers that fit, in place where the scheme can."""
-        from bench.quantization.layers import choose
-
-        return self.convert(model, choose(self, model).names)
-
 
 def refusal_of(wanted: Scheme, device: Device, mode: str, dtype: str) -> str | None:
     """Why this scheme cannot run so, or None. Loads nothing."""

@@ -1,0 +1,13 @@
+"""A module with a scheme applied to it, on whatever device it is: what is refused there as well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.quantization import layers, scheme
+
+
+def quantize(name: str, model: Any) -> Any:
+    """The layers that fit converted, in place where the scheme can."""
+    wanted = scheme(name)
+    return wanted.convert(model, layers.choose(wanted, model).names)
