@@ -262,13 +262,17 @@ def last_line(text: str) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: Path, say: Say, doing: str) -> Iterator[None]:
-    """Hold a lock file; another run, which `doing` describes, is waited for."""
+def locked(path: Path, say: Say, doing: str) -> Iterator[tuple[int, ...]]:
+    """Hold a lock file; another run, which `doing` describes, is waited for.
+
+    Yields what a program started meanwhile may be given (`pass_fds`) to hold the lock as well: it
+    is then kept until that program has ended, even if this process is killed before.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
     except ImportError:  # not POSIX: the final rename still keeps folders whole
-        yield
+        yield ()
         return
     with path.open("w") as stream:
         try:
@@ -276,4 +280,4 @@ def locked(path: Path, say: Say, doing: str) -> Iterator[None]:
         except OSError:
             say(f"waiting for another run that {doing}")
             fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+        yield (stream.fileno(),)

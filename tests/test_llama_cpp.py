@@ -39,6 +39,7 @@ from bench.experiment import Workload
 from bench.worker import check_tokens, request
 from tests import fake_llama
 from tests.fakes import FakeClock
+from tests.test_gguf_file import write as write_gguf
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +247,12 @@ class TestServer:
     def test_what_the_server_refuses_is_told(self, server: LlamaServerEngine) -> None:
         with pytest.raises(UnsupportedError, match="server: 400"):
             server._ask("/completion", {"prompt": {"no": "prompt"}})
+
+    def test_a_model_that_the_build_does_not_know_is_named(self, job: Job, tmp_path: Path) -> None:
+        file = write_gguf(tmp_path / "tiny.gguf")
+        file.write_bytes(file.read_bytes().replace(b"llama", b"zzzzz"))
+        with pytest.raises(UnsupportedError, match=r"cannot load tiny.*architecture 'zzzzz'"):
+            LlamaServerEngine().load(replace(job, gguf=file, quant="q8_0"))
 
     def test_a_gpu_needs_a_build_for_it(self, job: Job) -> None:
         pytest.importorskip("xllamacpp")

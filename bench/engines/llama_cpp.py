@@ -98,6 +98,16 @@ def file_of(job: Job) -> gguf_file.GgufFile:
     return found
 
 
+def cannot_load(file: gguf_file.GgufFile | None) -> UnsupportedError:
+    """The error for a file that is whole by its header; the packages say no more than that."""
+    assert file is not None
+    kind = file.keys.get("general.architecture")
+    return UnsupportedError(
+        f"llama.cpp cannot load {file.path.name}: this build does not know the architecture "
+        f"'{kind}', the file is damaged, or memory is short"
+    )
+
+
 def gpu_index(device: str) -> int | None:
     """Number of the one GPU to use, as in `cuda:1`; None on a CPU."""
     return None if device == "cpu" else int(device.partition(":")[2] or 0)

@@ -23,6 +23,7 @@ from bench.engines import Job, Loaded, Timed
 from bench.engines.llama_cpp import (
     MOST_SEQUENCES,
     Settings,
+    cannot_load,
     check_workload,
     describe,
     file_of,
@@ -172,7 +173,7 @@ class LlamaServerEngine:
         except RuntimeError as error:  # it says no more than that it failed
             name = self._job.gguf.name
             if first:
-                raise UnsupportedError(f"llama.cpp cannot load {name}: {error}") from error
+                raise cannot_load(self._file) from error
             raise UnsupportedError(
                 f"llama.cpp loads {name}, but not with {n_parallel} x {n_slot} tokens of context",
                 "OOM",

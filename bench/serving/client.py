@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from itertools import pairwise
 from typing import Any
 
@@ -125,6 +127,8 @@ class Client:
             return Head(sent_ns=before_ns), (error.kind, str(error))
         if head.status != 200:
             return head, (f"http_{head.status}", said(bytes(stream.other)))
+        if (coding := head.headers.get("content-encoding", "identity")) != "identity":
+            return head, ("malformed", f"the stream is compressed ({coding}), which was not asked")
         return head, stream.fault(shape.n_gen, shape.n_prompt)
 
     def _answer(
@@ -148,10 +152,16 @@ class Client:
 
 
 def pause_s(head: Head, retries: int) -> float:
-    """Seconds to wait before asking again: what the server names, else ever longer."""
+    """Seconds to wait before asking again: what the server names (a number, or a date), else ever
+    longer; never more than PAUSE_MAX_S."""
     named = head.headers.get("retry-after", "")
-    wait = float(named) if named.isdecimal() else PAUSE_S * 2**retries
-    return min(wait, PAUSE_MAX_S)
+    wait: float = PAUSE_S * 2**retries
+    if named.isdecimal():
+        wait = float(named)
+    elif named:
+        with contextlib.suppress(ValueError):
+            wait = parsedate_to_datetime(named).timestamp() - time.time()
+    return min(max(wait, 0.0), PAUSE_MAX_S)
 
 
 def said(body: bytes) -> str:
