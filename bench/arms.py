@@ -115,8 +115,8 @@ def check_names(experiment: Experiment) -> None:
             raise InputError(unknown(f"scheme of {variant.engine}", variant.quant, engine.schemes))
         if engine.schemes is None and engine.weights == "folder":
             quantization.scheme(variant.quant)
-        if engine.remote:
-            settings(variant.options)
+        if engine.check is not None:
+            attribute(engine.check)(variant.options)
 
 
 def check_weights(variant: Variant, model: Model) -> None:

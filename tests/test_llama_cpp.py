@@ -115,17 +115,17 @@ def test_instructions_that_the_build_does_not_use_are_named(tmp_path: Path) -> N
     assert cpu_flags(tmp_path / "none") == set()
 
 
-def test_settings_are_llama_cpps_own_names(job: Job) -> None:
+def test_settings_are_llama_cpps_own_names() -> None:
     options = {"n_gpu_layers": 12, "flash_attn": "on", "type_k": "q8_0"}
     expected = Settings(n_gpu_layers=12, flash_attn="on", type_k="q8_0")
-    assert settings_of(replace(job, options=options)) == expected
+    assert settings_of(options) == expected
     for wrong, problem in (
         ({"ngl": 1}, "options.ngl: unknown key"),
         ({"flash_attn": "yes"}, "options.flash_attn: 'yes' is not one of"),
         ({"n_gpu_layers": -2}, "options.n_gpu_layers: must be at least -1"),
     ):
         with pytest.raises(InputError, match=problem):
-            settings_of(replace(job, options=wrong))
+            settings_of(wrong)
 
 
 def test_layers_go_to_the_gpu_where_there_is_one() -> None:

@@ -69,12 +69,12 @@ class Settings:
             yield "n_ubatch: must be at least 1"
 
 
-def settings_of(job: Job) -> Settings:
-    """The job's options. Raises InputError that names each wrong one."""
+def settings_of(options: Mapping[str, Any]) -> Settings:
+    """An arm's options. Raises InputError that names each wrong one."""
     problems: list[str] = []
-    found = fields.build(Settings, dict(job.options), "options", problems)
+    found = fields.build(Settings, options, "options", problems)
     if found is None or problems:
-        raise InputError("; ".join(problems))
+        raise InputError(*(f"engine llama.cpp: {problem}" for problem in problems))
     return found
 
 

@@ -80,7 +80,7 @@ class LlamaPythonEngine:
         import llama_cpp
 
         self._api, self._job = llama_cpp.llama_cpp, job
-        self._settings, self._file = settings_of(job), file_of(job)
+        self._settings, self._file = settings_of(job.options), file_of(job)
         if job.device != "cpu" and not self._api.llama_supports_gpu_offload():
             raise UnsupportedError(
                 f"llama-cpp-python was compiled without a GPU backend, so it cannot use "

@@ -119,7 +119,7 @@ class LlamaServerEngine:
     def load(self, job: Job) -> Loaded:
         import xllamacpp
 
-        self._settings, self._file, self._job = settings_of(job), file_of(job), job
+        self._settings, self._file, self._job = settings_of(job.options), file_of(job), job
         if job.device != "cpu" and not accelerators(xllamacpp):
             raise UnsupportedError(
                 f"this build of xllamacpp has no GPU backend, so it cannot use {job.device}; its "
