@@ -17,8 +17,8 @@ from bench.experiment import Experiment, load_experiment
 from bench.records import Results, read
 
 if TYPE_CHECKING:
+    from bench.cost.scenario import Scenario
     from bench.runner import Progress
-    from bench.scenario import Scenario
 
 Row = dict[str, Any]
 AnyResults = Results | Path | str
@@ -63,8 +63,8 @@ def summarise(results: AnyResults, experiment: Experiment | None = None) -> list
 
     `experiment`: the one whose price of an hour `usd_per_mtok` is computed under.
     """
-    from bench.limits import with_limits
     from bench.report.summary import priced
+    from bench.roofline.limits import with_limits
     from bench.summary import summarise as rows_of
 
     found = _results(results)
@@ -91,8 +91,8 @@ def compare(
     """
     from bench.comparison import MARGIN, METRICS, QUALITY, Rules
     from bench.comparison import compare as rows_of
+    from bench.comparison.stored import beside
     from bench.experiment import Gate
-    from bench.stored import beside
 
     rules = Rules(
         margin=MARGIN if margin is None else margin,
@@ -119,13 +119,13 @@ def price(
     """What a million tokens cost: one row a variant and workload, with interval and band.
 
     `rent`: dollars for an hour of the machine, busy for the share `utilization` of it; or
-    `scenario`: a shipped one's name, a file, or a `bench.scenario.Scenario`. `gpu`: price as this
-    card, whatever was measured. Raises InputError.
+    `scenario`: a shipped one's name, a file, or a `bench.cost.scenario.Scenario`. `gpu`: price as
+    this card, whatever was measured. Raises InputError.
     """
-    from bench.pricing import Terms
-    from bench.pricing import price as priced
-    from bench.scenario import adapt, load_scenario
-    from bench.throughput import throughputs
+    from bench.cost.pricing import Terms
+    from bench.cost.pricing import price as priced
+    from bench.cost.scenario import adapt, load_scenario
+    from bench.cost.throughput import throughputs
 
     if (rent is None) == (scenario is None):
         raise InputError("price: give either rent or scenario")
@@ -144,7 +144,7 @@ def price(
 def _figures(rent: float, utilization: float) -> dict[str, Any]:
     import datetime
 
-    from bench.scenario import Figure
+    from bench.cost.scenario import Figure
 
     today = datetime.datetime.now(datetime.UTC).date()
     given = {"rent_per_hour": rent, "utilization": utilization}
@@ -157,7 +157,7 @@ def judge(claim: Path | str, results: AnyResults | None = None) -> list[Row]:
     `results`: own measurements, which count most. Raises InputError.
     """
     from bench.claims import load_claims
-    from bench.findings import as_row, findings
+    from bench.claims.findings import as_row, findings
 
     own = Results() if results is None else _results(results)
     return [as_row(found) for found in findings(load_claims(str(claim)), own)]

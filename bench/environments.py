@@ -25,10 +25,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from bench.data import DATA
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.weights import cache_folder, last_line, locked
 
-FILES: Final = Path(__file__).parent / "data" / "engines"
+FILES: Final = DATA / "engines"
 STAMP: Final = "gpu-cost-bench.json"
 BOOT: Final = Path(__file__).parent / "boot.py"
 

@@ -10,9 +10,9 @@ from bench.catalog import resolve_model
 from bench.engines import refusal, spec
 from bench.experiment import Experiment, Variant, Workload, plan, short_names
 from bench.here import Here
-from bench.layout import has_layout
 from bench.records import OWN, Results
 from bench.roofline import bound, memory_bytes
+from bench.roofline.layouts import has_layout
 
 START_S = 12.0
 """Seconds for a worker to start and load a small model: 2-core machine, results/quickstart-cpu."""

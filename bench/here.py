@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from bench.devices import machine, nvml
 from bench.devices.figures import Unreadable
 from bench.errors import UnsupportedError
-from bench.gpus import Gpu, match, resolve_gpu
 from bench.quantization import Device
+from bench.roofline.gpus import Gpu, match, resolve_gpu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ from bench.allocation import (
     within_bytes,
     within_kld,
 )
+from bench.data import DATA
 from bench.errors import UnsupportedError
 from bench.quality_store import divergence, normalised
 from bench.quantization.layers import linear_layers
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 VERSION: Final = 1
-TEXT: Final = Path(__file__).parent / "data" / "calibration.txt"
+TEXT: Final = DATA / "calibration.txt"
 TOKENS: Final = 128
 GROUP: Final = 32
 GROUPED: Final[Mapping[str, int]] = {"int4": 4, "int5": 5, "int6": 6}

@@ -259,9 +259,9 @@ def _extra_info(
     want: Wanted, row: Row, ratio: Row | None, good: Sequence[Record], found: Results, folder: Path
 ) -> dict[str, Any]:
     """What `bench export --to pytest-benchmark` writes, and what only a test has."""
+    from bench.cost.throughput import throughputs
     from bench.exchange.exporting import Price
     from bench.exchange.pytest_benchmark import NAME, extra_info
-    from bench.throughput import throughputs
 
     mine = replace(found, records=list(good))
     rate = next(iter(throughputs(mine)), None)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from bench.data import DATA
 from bench.errors import InputError, unknown
 
-FOLDER: Final = Path(__file__).parent / "data" / "text"
+FOLDER: Final = DATA / "text"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

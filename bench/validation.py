@@ -6,18 +6,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import fields, published
-from bench.board_power import power_rows, validate_power
+from bench import fields
 from bench.catalog import load_card, model_cards
 from bench.claims import ClaimFile, claim_files, load_claims
+from bench.cost.prices import book, validate_prices
+from bench.cost.scenario import scenarios, validate_scenarios
 from bench.errors import BenchError, InputError
 from bench.experiment import Experiment, experiments, load_experiment
-from bench.gpus import gpus, validate_gpus
-from bench.prices import book, validate_prices
-from bench.published import validate_published
+from bench.predict import published
+from bench.predict.board_power import power_rows, validate_power
+from bench.predict.published import validate_published
 from bench.records import FILE, OWN, Record, read
-from bench.scenario import scenarios, validate_scenarios
-from bench.shape import Shape, shape, validate_models
+from bench.roofline.gpus import gpus, validate_gpus
+from bench.roofline.shapes import Shape, shape, validate_models
 from bench.validity import REASONS
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bench.board_power import FILE, expected_share, power_rows, power_share, validate_power
-from bench.gpus import gpus
+from bench.predict.board_power import FILE, expected_share, power_rows, power_share, validate_power
+from bench.roofline.gpus import gpus
 
 
 def test_published_power_is_in_order() -> None:

@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-import bench.evidence
-import bench.prices
+import bench.claims.evidence
+import bench.cost.prices
 from bench.claims import claim_files, load_claims, validate_claims
+from bench.claims.evidence import _limit
+from bench.claims.findings import Finding, as_row, findings, sentences
+from bench.claims.measured import missing
 from bench.cli import main
+from bench.cost.prices import FOLDER, read_book
 from bench.errors import InputError
-from bench.evidence import _limit
-from bench.findings import Finding, as_row, findings, sentences
-from bench.gpus import gpus
-from bench.measured import missing
-from bench.prices import FOLDER, read_book
-from bench.published import rows as published_rows
+from bench.predict.published import rows as published_rows
 from bench.records import Environment, QualityRecord, Record, Results
+from bench.roofline.gpus import gpus
 
 ARTICLE = "hawk-insight-2025"
 EVIDENCE = ("measured", "bound", "published", "list_price", "vendor")
@@ -297,7 +297,7 @@ def test_shares_of_the_bound_taken_from_rows_are_below_those_rows() -> None:
 
 def with_card(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> None:
     cards = {**gpus(), name: replace(gpus()[name], **changes)}
-    monkeypatch.setattr(bench.evidence, "gpus", lambda: cards)
+    monkeypatch.setattr(bench.claims.evidence, "gpus", lambda: cards)
 
 
 def test_a_cards_bandwidth_changes_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,7 +329,7 @@ def with_price(monkeypatch: pytest.MonkeyPatch, folder: Path, item: str, **chang
         writer.writerows(table)
     rows, problems = read_book("api", path)
     assert problems == []
-    monkeypatch.setattr(bench.prices, "book", lambda kind, folder=folder: tuple(rows))
+    monkeypatch.setattr(bench.cost.prices, "book", lambda kind, folder=folder: tuple(rows))
 
 
 def test_a_prices_date_changes_the_verdict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from bench.cli import cost as verb
+from bench.cost.scenario import RULES
+from bench.cost.throughput import Throughput
 from bench.errors import InputError
-from bench.scenario import RULES
-from bench.throughput import Throughput
 from tests.cost_results import write_results
 
 
@@ -229,7 +229,7 @@ def test_describing_the_verb_imports_nothing_heavy() -> None:
     code = (
         "import argparse, sys; from bench.cli import cost, prices;"
         "verbs = argparse.ArgumentParser().add_subparsers(); cost.add(verbs); prices.add(verbs);"
-        "heavy = {'numpy', 'pandas', 'scipy', 'torch', 'bench.pricing'} & set(sys.modules);"
+        "heavy = {'numpy', 'pandas', 'scipy', 'torch', 'bench.cost.pricing'} & set(sys.modules);"
         "sys.exit(' '.join(heavy) or 0)"
     )
 

@@ -14,8 +14,8 @@ import pytest
 
 from bench.cli import main
 from bench.comparison import METRICS, Rules, compare
+from bench.comparison.judging import drifts, pairs_of
 from bench.errors import InputError
-from bench.judging import drifts, pairs_of
 from bench.records import Environment, Results, Writer
 from tests.test_summary import quality, record
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.diagnosis import Evidence, diagnose
+from bench.roofline.diagnosis import Evidence, diagnose
 
 SLOW = Evidence(decode_tok_s=41, bound_decode_tok_s=223, layers=32)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from bench.claims import DecidedBy, validate_claims
+from bench.claims.evidence import PAIRS_TO_SUPPORT, PUBLISHED_MARGIN
+from bench.claims.verdicts import STRENGTH
 from bench.cli import main
-from bench.evidence import PAIRS_TO_SUPPORT, PUBLISHED_MARGIN
-from bench.verdicts import STRENGTH
 
 PAGE = (Path(__file__).parent.parent / "docs" / "claims.md").read_text(encoding="utf-8")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from bench.cli import cost, prices
-from bench.costrow import KEYS
-from bench.scenario import RULES, scenarios
+from bench.cost.row import KEYS
+from bench.cost.scenario import RULES, scenarios
 from tests.cost_results import write_results
 
 PAGE = Path(__file__).parent.parent / "docs" / "cost.md"

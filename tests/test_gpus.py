@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.errors import InputError
-from bench.gpus import FIGURES, gpus, match, resolve_gpu, validate_gpus
+from bench.roofline.gpus import FIGURES, gpus, match, resolve_gpu, validate_gpus
 
 
 def test_the_shipped_catalog_has_no_problems() -> None:

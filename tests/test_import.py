@@ -19,8 +19,8 @@ from bench.exchange.exporting import export
 from bench.exchange.foreign import Given
 from bench.exchange.importing import import_file
 from bench.exchange.llama_bench import scheme_of
-from bench.limits import with_limits
 from bench.records import FILE, Record, Results, read
+from bench.roofline.limits import with_limits
 from bench.summary import replicate_figures, summarise
 from bench.validation import check_results
 

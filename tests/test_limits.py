@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from bench.limits import MEASURED, with_limits
 from bench.records import Environment, Record, Results
+from bench.roofline.limits import MEASURED, with_limits
 from bench.summary import summarise
 from tests.test_summary import record
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from bench.comparison.pilot import pairs_wanted, pilot
 from bench.errors import InputError
 from bench.experiment import Experiment, Grid
-from bench.pilot import pairs_wanted, pilot
 from bench.records import Results
 from tests.test_comparison import arms
 

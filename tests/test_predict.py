@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from bench import cli
-from bench.efficiency import DecodeModel, Point, PrefillModel, Prompt, kernel
 from bench.errors import InputError
-from bench.gpus import gpus
 from bench.predict import Predictor
-from bench.predict_names import card_of_size, engine_for, scheme_for
-from bench.predict_report import BEGIN, END, TARGETS, Validation, spliced
-from bench.published import FOLDER, card, rows, sources, validate_published
+from bench.predict.efficiency import DecodeModel, Point, PrefillModel, Prompt, kernel
+from bench.predict.names import card_of_size, engine_for, scheme_for
+from bench.predict.published import FOLDER, card, rows, sources, validate_published
+from bench.predict.report import BEGIN, END, TARGETS, Validation, spliced
+from bench.predict.sample import point, samples
 from bench.roofline import bound
-from bench.samples import point, samples
-from bench.shape import shape
+from bench.roofline.gpus import gpus
+from bench.roofline.shapes import shape
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import prices
 from bench.cli import cost as cost_verb
 from bench.cli import prices as verb
+from bench.cost import prices
+from bench.cost.prices import ApiPrice, Price
 from bench.errors import InputError
-from bench.prices import ApiPrice, Price
 
 MAY_2025 = datetime.date(2025, 5, 1)
 LATE_2026 = datetime.date(2026, 11, 23)

@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import cost, pricing
-from bench.costrow import KEYS
+from bench import cost
+from bench.cost import pricing
+from bench.cost.power import wall_power
+from bench.cost.pricing import Against, Terms
+from bench.cost.row import KEYS
+from bench.cost.scenario import Scenario, load_scenario
+from bench.cost.throughput import Throughput
 from bench.errors import InputError
-from bench.power import wall_power
-from bench.pricing import Against, Terms
-from bench.scenario import Scenario, load_scenario
-from bench.throughput import Throughput
 from tests.test_scenario import figure, rent, spread
 
 GPT_4O = Against(name="openai/gpt-4o", rates=cost.ApiRates(input=2.5, output=10))

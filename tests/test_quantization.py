@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from bench.errors import InputError
-from bench.layout import LAYOUTS
 from bench.quantization import SCHEMES, Device, refusal, scheme
 from bench.quantization.scheme import Package
+from bench.roofline.layouts import LAYOUTS
 
 CPU = Device(name="cpu", kind="cpu")
 ADA = Device(name="cuda:0", kind="cuda", capability=(8, 9))

@@ -73,9 +73,9 @@ def test_the_first_screen_has_question_verdicts_and_the_table(report: Report) ->
 
 
 def test_figures_of_the_table_are_those_of_the_records(report: Report, card: Path) -> None:
-    from bench.pricing import Terms, price
+    from bench.cost.pricing import Terms, price
+    from bench.cost.throughput import throughputs
     from bench.summary import summarise
-    from bench.throughput import throughputs
 
     rows = summarise(read(card))
     cost = CostAssumption(usd_per_hour=2.0, utilization=0.5, source="x")

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from bench import cost
+from bench.cost.throughput import throughputs
 from bench.report.assemble import Options, assemble
 from bench.report.webpage import to_html
-from bench.throughput import throughputs
 from tests.report_results import environment, record, write, write_card
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -134,7 +134,7 @@ def test_owned_cost_is_that_of_the_formula(
 
 @pytest.mark.parametrize("mix", [0.05, 3.0, 20.0])
 def test_another_mix_is_priced_by_the_split(opened: Opened, folder: Path, mix: float) -> None:
-    from bench.pricing import token_times
+    from bench.cost.pricing import token_times
 
     opened.page.check("#own-mix")
     opened.set("mix", mix)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from bench import roofline
 from bench.catalog import ModelCard, load_card, model_cards
 from bench.errors import InputError
-from bench.gpus import gpus
 from bench.roofline import Measured, bound, decode_work, prefill_work
+from bench.roofline.gpus import gpus
 
 
 def card(name: str) -> ModelCard:

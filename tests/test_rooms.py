@@ -21,13 +21,8 @@ MEASURING = {
 """May import torch; the only rooms that run in the worker."""
 
 READING = {
-    "analysis", "statistics", "comparison", "summary", "quality_figures", "cost", "costrow",
-    "power", "pricing", "prices", "scenario", "bands", "throughput", "shape", "layout", "roofline",
-    "gpus", "diagnosis", "published", "samples", "user_rows", "efficiency", "predict",
-    "predict_report", "predict_names", "board_power", "limits", "judging", "pilot",
-    "claims", "verdicts", "evidence", "measured", "findings", "report", "served",
-    "stored",
-    "unpaired", "exchange",
+    "analysis", "comparison", "summary", "quality_figures", "served", "cost", "roofline", "predict",
+    "claims", "report", "exchange",
 }  # fmt: skip
 """Never import torch, nor a measuring room."""
 

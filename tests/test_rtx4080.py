@@ -10,8 +10,8 @@ import pytest
 from bench.catalog import resolve_model
 from bench.cli import parser
 from bench.experiment import load_experiment
-from bench.layout import held
-from bench.shape import shape
+from bench.roofline.layouts import held
+from bench.roofline.shapes import shape
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "rtx4080"
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import bands, cost, scenario
+from bench import cost
+from bench.cost import bands, scenario
+from bench.cost.scenario import RULES, Figure, Range, Scenario, adapt, load_scenario
 from bench.errors import InputError
-from bench.scenario import RULES, Figure, Range, Scenario, adapt, load_scenario
 
 DAY = datetime.date(2026, 11, 23)
 

@@ -14,9 +14,9 @@ from torch import nn
 
 from bench import quantization
 from bench.errors import UnsupportedError
-from bench.layout import LAYOUTS
 from bench.quantization import layers, seen
 from bench.quantization.holding import weight_parts
+from bench.roofline.layouts import LAYOUTS
 
 CPU = quantization.Device(name="cpu", kind="cpu")
 KEYS = {

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from bench.cli import main, parser
+from bench.cost.throughput import throughputs
 from bench.devices import Reading, reader_for
 from bench.devices.remote import LocalServerReader
 from bench.errors import InputError
@@ -23,7 +24,6 @@ from bench.served import batch_s, each_tpot_s, goodput_req_s, overlaps, percenti
 from bench.serving.settings import Settings, settings
 from bench.serving.streams import FAILURES
 from bench.summary import replicate_figures, summarise
-from bench.throughput import throughputs
 from tests.fakes import FakeReader
 from tests.scripted_server import Exchange, good, scripted
 

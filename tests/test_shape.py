@@ -9,8 +9,8 @@ import pytest
 
 from bench.catalog import load_card, model_cards
 from bench.errors import InputError, UnsupportedError
-from bench.layout import LAYOUTS, Layout, held, layout
-from bench.shape import Matrix, Shape, shape, validate_models
+from bench.roofline.layouts import LAYOUTS, Layout, held, layout
+from bench.roofline.shapes import Matrix, Shape, shape, validate_models
 
 PUBLISHED = {
     # Billions of parameters, all and active, as the model's makers state them.
@@ -88,7 +88,7 @@ def test_problems_of_cards_name_their_file(monkeypatch, tmp_path) -> None:
     strange.write_text(good.replace('model_type = "llama"', 'model_type = "mamba"'), "utf-8")
     renamed = tmp_path / "other.toml"
     renamed.write_text(good, encoding="utf-8")
-    monkeypatch.setattr("bench.shape.model_cards", lambda: {"a": strange, "b": renamed})
+    monkeypatch.setattr("bench.roofline.shapes.model_cards", lambda: {"a": strange, "b": renamed})
     problems = validate_models()
 
     assert len(problems) == 2

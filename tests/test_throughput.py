@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from bench.cost.throughput import interval, throughputs
 from bench.errors import InputError
 from bench.records import Environment, Record, Results
-from bench.throughput import interval, throughputs
 
 
 def record(replicate: int = 0, **changes: Any) -> Record:

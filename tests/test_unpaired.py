@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from bench.claims import load_claims
+from bench.claims.findings import findings
 from bench.cli import main
 from bench.comparison import Rules, compare
 from bench.errors import InputError
 from bench.exchange.importing import import_file
-from bench.findings import findings
+from bench.predict.user_rows import rows_of
 from bench.records import Results, read
-from bench.user_rows import rows_of
 from tests.test_import import SAMPLES
 from tests.test_summary import record
 

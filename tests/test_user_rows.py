@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from bench.predict import Predictor
+from bench.predict.user_rows import rows_of
 from bench.records import Environment, Record, Writer
-from bench.user_rows import rows_of
 
 ENVIRONMENT = Environment(
     id="e", identity={"device": {"name": "NVIDIA H200", "driver": "1"}}, state={}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.claims import Direction
-from bench.verdicts import STRENGTH, Evidence, Level, Outcome, compare, decide, readings
+from bench.claims.verdicts import STRENGTH, Evidence, Level, Outcome, compare, decide, readings
 
 
 def measured(low: float | None, high: float | None, **more: Any) -> Evidence:

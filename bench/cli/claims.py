@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bench.cli import add_output
 
 if TYPE_CHECKING:
-    from bench.findings import Finding
+    from bench.claims.findings import Finding
     from bench.records import Results
 
 EPILOG = """\
@@ -49,9 +49,9 @@ def run(args: argparse.Namespace) -> int:
     import sys
 
     from bench.claims import claim_files, load_claims
+    from bench.claims.findings import as_row, findings, sentences
+    from bench.claims.measured import missing
     from bench.errors import EXIT_GATE, EXIT_OK
-    from bench.findings import as_row, findings, sentences
-    from bench.measured import missing
     from bench.report.claims import to_markdown
     from bench.report.tables import render
 

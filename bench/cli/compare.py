@@ -63,11 +63,11 @@ def add(verbs: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Print the comparison; return 1 if a gate failed."""
     from bench.comparison import METRICS, QUALITY, Rules, compare
+    from bench.comparison.stored import beside
     from bench.errors import InputError
     from bench.experiment import Gate
     from bench.report.comparison import columns, gate_failures, words
     from bench.report.tables import render
-    from bench.stored import beside
 
     for name in ("margin", "confidence"):
         if not 0 < getattr(args, name) < 1:

@@ -12,9 +12,9 @@ from bench.cli import add_output
 from bench.errors import InputError
 
 if TYPE_CHECKING:
-    from bench.pricing import Against, Terms
-    from bench.scenario import Basis, Figure, Scenario
-    from bench.throughput import Throughput
+    from bench.cost.pricing import Against, Terms
+    from bench.cost.scenario import Basis, Figure, Scenario
+    from bench.cost.throughput import Throughput
 
 EPILOG = """\
 examples:
@@ -47,7 +47,7 @@ FIGURES: Mapping[str, tuple[str, str, str]] = {
     "watts_idle": ("--watts-idle", "WATTS", "power at the wall while idle"),
     "watts_host": ("--watts-host", "WATTS", "power beside the card, added to a measured card's"),
 }  # fmt: skip
-"""Figure of a scenario -> flag, its placeholder and help; `bench.scenario.RULES` has the limits."""
+"""Figure of a scenario -> flag, its placeholder and help. Limits: `bench.cost.scenario.RULES`."""
 
 
 def add(verbs: Any) -> argparse.ArgumentParser:
@@ -91,7 +91,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Price the results and print one table."""
-    from bench import pricing
+    from bench.cost import pricing
     from bench.report.costs import TORNADO_COLUMNS, cost_columns, cost_notes
     from bench.report.tables import render
 
@@ -119,8 +119,8 @@ def _measured(paths: Sequence[Path]) -> list[Throughput]:
     """What the results hold; unreadable lines are said on stderr."""
     import sys
 
+    from bench.cost.throughput import throughputs
     from bench.records import read
-    from bench.throughput import throughputs
 
     results = read(*paths)
     for problem in results.problems:
@@ -133,7 +133,7 @@ def _measured(paths: Sequence[Path]) -> list[Throughput]:
 
 
 def _terms(args: argparse.Namespace) -> Terms:
-    from bench.pricing import Terms
+    from bench.cost.pricing import Terms
 
     mix = _parts("--mix", args.mix) if args.mix else None
     return Terms(
@@ -148,8 +148,8 @@ def _terms(args: argparse.Namespace) -> Terms:
 def _against(text: str, args: argparse.Namespace) -> Against:
     """An API from the book, or from `IN:OUT` dollars for a million tokens."""
     from bench.cost import ApiRates
-    from bench.prices import api_price, to_usd
-    from bench.pricing import Against
+    from bench.cost.prices import api_price, to_usd
+    from bench.cost.pricing import Against
 
     found = None
     if ":" in text:
@@ -173,8 +173,8 @@ def _against(text: str, args: argparse.Namespace) -> Against:
 
 def _scenarios(args: argparse.Namespace, items: Sequence[Throughput]) -> list[Scenario]:
     """The scenarios that are asked for, flags applied. InputError if nothing says the price."""
-    from bench.prices import plain
-    from bench.scenario import adapt, load_scenario
+    from bench.cost.prices import plain
+    from bench.cost.scenario import adapt, load_scenario
 
     on = _on(args)
     made: list[Scenario] = []
@@ -206,7 +206,7 @@ def _of_basis(
     given: Mapping[str, Figure], basis: Basis, both: Sequence[tuple[Basis, str | None]]
 ) -> dict[str, Figure]:
     """With --rent and --own together each takes its own figures; alone, all, to be checked."""
-    from bench.scenario import RULES
+    from bench.cost.scenario import RULES
 
     if all(price is not None for _, price in both):
         return {name: one for name, one in given.items() if basis in RULES[name].bases}
@@ -217,7 +217,7 @@ def _given(
     args: argparse.Namespace, on: datetime.date, gpu: str | None, items: Sequence[Throughput]
 ) -> dict[str, Figure]:
     """The figures that flags give."""
-    from bench.scenario import Figure
+    from bench.cost.scenario import Figure
 
     texts = {name: getattr(args, name) for name in FIGURES if getattr(args, name) is not None}
     if not args.scenario:
@@ -236,8 +236,8 @@ def _given(
 
 def _from_book(name: str, item: str, on: datetime.date) -> Figure:
     """A figure from the price book: the prices in force on that day, as a range if they differ."""
-    from bench import prices
-    from bench.scenario import Figure, Range
+    from bench.cost import prices
+    from bench.cost.scenario import Figure, Range
 
     books: dict[str, Callable[[str, datetime.date], prices.Market]] = {
         "rent_per_hour": prices.gpu_rent,
@@ -266,7 +266,7 @@ def _only_card(items: Sequence[Throughput]) -> str:
 
 def _value(flag: str, text: str) -> Any:
     """A number, or a range LOW:MODE:HIGH."""
-    from bench.scenario import Range
+    from bench.cost.scenario import Range
 
     if ":" not in text:
         return _number(flag, text)
@@ -307,7 +307,7 @@ def _rates(texts: Sequence[str]) -> dict[str, float]:
 
 
 def _on(args: argparse.Namespace) -> datetime.date:
-    from bench.prices import parse_date
+    from bench.cost.prices import parse_date
 
     return parse_date(args.on) if args.on else datetime.datetime.now(datetime.UTC).date()
 
@@ -316,7 +316,7 @@ def _in_currency(rows: Sequence[dict[str, Any]], currency: str, terms: Terms) ->
     """Add the cost in another currency to each row."""
     if currency == "USD":
         return
-    from bench.prices import to_usd
+    from bench.cost.prices import to_usd
 
     rate = to_usd(1.0, currency, terms.rates)
     for row in rows:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bench.cli import add_output
 
 if TYPE_CHECKING:
-    from bench.gpus import Gpu
+    from bench.roofline.gpus import Gpu
 
 EPILOG = """\
 examples:
@@ -35,8 +35,8 @@ def add(verbs: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Print the catalog."""
-    from bench.gpus import gpus, resolve_gpu
     from bench.report.tables import Column, column, render
+    from bench.roofline.gpus import gpus, resolve_gpu
 
     cards = [resolve_gpu(name) for name in args.names] or list(gpus().values())
     cards.sort(key=lambda card: (card.kind, card.released, card.name))
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _row(card: Gpu) -> dict[str, Any]:
-    from bench.gpus import FIGURES
+    from bench.roofline.gpus import FIGURES
 
     figures = {name: getattr(card, name) for name in FIGURES}
     return {

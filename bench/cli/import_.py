@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from bench.exchange import OURS
     from bench.exchange.foreign import Given
     from bench.exchange.importing import import_file
-    from bench.gpus import resolve_gpu
+    from bench.roofline.gpus import resolve_gpu
 
     names = ("model", "quant", "engine", "n_prompt", "n_gen", "n_batch")
     said = {name: getattr(args, name) for name in names}

@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _row(card: Any, place: Any) -> dict[str, Any]:
-    from bench.layout import LAYOUTS
     from bench.roofline import active_params, memory_bytes, n_params, weights_bytes
+    from bench.roofline.layouts import LAYOUTS
 
     sizes = {scheme: weights_bytes(card, scheme, place.dtype) for scheme in LAYOUTS}
     needed = {

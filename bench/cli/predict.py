@@ -10,8 +10,8 @@ from bench.cli import add_output
 
 if TYPE_CHECKING:
     from bench.catalog import ModelCard
-    from bench.gpus import Gpu
     from bench.predict import Prediction
+    from bench.roofline.gpus import Gpu
 
 EPILOG = """\
 examples:
@@ -89,11 +89,11 @@ def run(args: argparse.Namespace) -> int:
     import sys
 
     from bench.errors import InputError
-    from bench.layout import check_quant
     from bench.predict import Predictor
-    from bench.predict_names import engine_for, scheme_for
+    from bench.predict.names import engine_for, scheme_for
+    from bench.predict.user_rows import rows_of
     from bench.report.tables import render
-    from bench.user_rows import rows_of
+    from bench.roofline.layouts import check_quant
 
     for name in ("measured", "rent"):
         value = getattr(args, name)
@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _cards(names: str) -> list[Gpu]:
-    from bench.gpus import gpus, resolve_gpu
+    from bench.roofline.gpus import gpus, resolve_gpu
 
     if names == "all":
         return list(gpus().values())
@@ -139,7 +139,7 @@ def _cards(names: str) -> list[Gpu]:
 
 def _models(args: argparse.Namespace, quant: str) -> list[ModelCard]:
     from bench.catalog import resolve_model
-    from bench.predict_names import card_of_size
+    from bench.predict.names import card_of_size
 
     if args.weights_bytes is not None:
         return [card_of_size(args.weights_bytes, quant)]
@@ -172,7 +172,7 @@ def _row(found: Prediction, gpu: Gpu, args: argparse.Namespace) -> dict[str, Any
 
 def _add_energy(row: dict[str, Any], found: Prediction, gpu: Gpu) -> None:
     """Joules of the boards for each new token, in decode: what they draw, and at most."""
-    from bench.board_power import expected_share
+    from bench.predict.board_power import expected_share
 
     share = expected_share(gpu, found.n_batch)
     limit_w = gpu.tdp_w * found.n_gpus

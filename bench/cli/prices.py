@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the prices; an empty list is said, not shown as an empty table."""
     import sys
 
-    from bench.prices import KINDS, find, parse_date
+    from bench.cost.prices import KINDS, find, parse_date
     from bench.report.costs import PRICE_COLUMNS, price_row
     from bench.report.tables import render
 

@@ -80,7 +80,8 @@ def _planned(
     experiment: Experiment, folder: Path, target: float, progress: ProgressLine
 ) -> Experiment:
     """The experiment with as many pairs as its pilot shows to be needed."""
-    from bench import pilot, runner
+    from bench import runner
+    from bench.comparison import pilot
 
     found = runner.run(pilot.pilot(experiment), folder, progress)
     pairs = pilot.pairs_wanted(experiment, found.results, target)
@@ -91,9 +92,9 @@ def _planned(
 def _deciding(claim: str) -> list[Experiment]:
     """The experiments that would decide a source's claims; the runner leaves out what is done."""
     from bench.claims import load_claims
+    from bench.claims.measured import missing
     from bench.errors import UnsupportedError
     from bench.experiment import load_experiment
-    from bench.measured import missing
     from bench.records import Results
 
     wanted = missing(load_claims(claim), Results())

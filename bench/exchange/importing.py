@@ -13,8 +13,8 @@ from bench.catalog import model_cards
 from bench.errors import InputError, unknown
 from bench.exchange import OURS, TOOLS
 from bench.exchange.foreign import Found, Given, lines, parse_json, read_text
-from bench.limits import with_limits
 from bench.records import Environment, Line, Record, Results, Writer, read, to_json
+from bench.roofline.limits import with_limits
 from bench.summary import summarise
 
 SHAPE: Final = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from bench.cost.throughput import Throughput, throughputs
 from bench.errors import InputError
 from bench.exchange.exporting import Exported, Price, by_machine, failures
 from bench.exchange.foreign import (
@@ -27,7 +28,6 @@ from bench.exchange.foreign import (
 )
 from bench.records import Environment, Record, Results
 from bench.summary import SPEEDS, replicate_figures, summarise
-from bench.throughput import Throughput, throughputs
 
 TOOL: Final = "pytest-benchmark"
 NAME: Final = "gpu_cost_bench"

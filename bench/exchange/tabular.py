@@ -32,9 +32,9 @@ def parquet(results: Results, price: Price) -> Exported:
 
 def markdown(results: Results, price: Price) -> Exported:
     """One row a variant and workload, as `bench run` shows them."""
-    from bench.limits import with_limits
     from bench.report.summary import columns
     from bench.report.tables import to_markdown
+    from bench.roofline.limits import with_limits
     from bench.summary import summarise
 
     rows = with_limits(summarise(results), results)

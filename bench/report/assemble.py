@@ -10,9 +10,9 @@ from pathlib import Path
 
 from bench import __version__
 from bench.claims import claim_files, load_claims
+from bench.claims.findings import findings
 from bench.errors import InputError
 from bench.experiment import CostAssumption, Experiment, load_experiment
-from bench.findings import findings
 from bench.records import Line, Results, read, to_json, utc_now
 from bench.report import ceiling, context, evidence, explorer, headline
 from bench.report.blocks import Report, Section

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 from bench.catalog import resolve_model
 from bench.errors import BenchError
-from bench.gpus import Gpu, match
-from bench.layout import layout
 from bench.report import pictures
 from bench.report.blocks import Cell, Head, Line, Picture, Section, Table
 from bench.report.machines import Machine, Row, work_of
 from bench.report.words import cell, number, rate
 from bench.roofline import Bound, bound, peak_flops, prefill_work
+from bench.roofline.gpus import Gpu, match
+from bench.roofline.layouts import layout
 
 
 def ceiling(machine: Machine) -> Section:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.claims import ClaimFile, SubClaim
-from bench.findings import Finding
-from bench.measured import Missing
+from bench.claims.findings import Finding
+from bench.claims.measured import Missing
 from bench.report.tables import Row, column
 from bench.report.tables import to_markdown as table
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from bench.analysis import MIN_PAIRS
 from bench.comparison import QUALITY, Rules
+from bench.comparison.unpaired import REASON
 from bench.experiment import short_names
 from bench.report.tables import Column, column
-from bench.unpaired import REASON
 from bench.validity import REASONS
 
 Row = Mapping[str, Any]

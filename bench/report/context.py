@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from bench.claims import ClaimFile
-from bench.findings import Finding, sentences
-from bench.judging import drifts
+from bench.claims.findings import Finding, sentences
+from bench.comparison.judging import drifts
 from bench.records import Record
 from bench.report.blocks import Cell, Head, Line, Prose, Section, Table, Tone
 from bench.report.claims import rows as claim_rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.prices import AnyPrice, Price
+from bench.cost.prices import AnyPrice, Price
 from bench.report.tables import Column, Row, column
 
 PRICE_COLUMNS = (

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.cost.prices import gpu_rent
+from bench.cost.pricing import token_times
+from bench.cost.scenario import FOLDER, Figure, load_scenario
+from bench.cost.throughput import Throughput, throughputs
 from bench.errors import InputError
 from bench.experiment import CostAssumption
-from bench.prices import gpu_rent
-from bench.pricing import token_times
 from bench.report.machines import Machine, key_of_throughput, work_of
-from bench.scenario import FOLDER, Figure, load_scenario
-from bench.throughput import Throughput, throughputs
 
 Json = dict[str, Any]
 HOME = "home-rtx4080-us"

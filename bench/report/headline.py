@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from bench.analysis import MIN_PAIRS
-from bench.judging import EXCLUDING
+from bench.comparison.judging import EXCLUDING
+from bench.comparison.unpaired import REASON as NOT_PAIRED
 from bench.report.blocks import Cell, Head, Line, Table, Tone, Verdict
 from bench.report.machines import Machine, Row, batch, key_of, work_of
 from bench.report.words import NOTHING, Show, between, cell, gigabytes, number, rate, ratio
-from bench.unpaired import REASON as NOT_PAIRED
 from bench.validity import REASONS
 
 HEADS = (

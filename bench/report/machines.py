@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bench.comparison import QUALITY, Rules, compare
-from bench.costrow import CostRow
+from bench.cost.pricing import Terms, price
+from bench.cost.row import CostRow
+from bench.cost.scenario import Figure, Scenario, adapt
+from bench.cost.throughput import interval, throughputs
 from bench.errors import InputError
 from bench.experiment import CostAssumption, Experiment, short_names
-from bench.limits import with_limits
-from bench.pricing import Terms, price
 from bench.quality_figures import Figures
 from bench.records import Environment, Record, Results
-from bench.scenario import Figure, Scenario, adapt
+from bench.roofline.limits import with_limits
 from bench.summary import quality_of, replicate_figures, summarise
-from bench.throughput import interval, throughputs
 
 MOST_ROWS: Final = 160
 MOST_RECORDS: Final = 2000

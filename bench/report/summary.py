@@ -8,10 +8,10 @@ from typing import Any
 
 from bench.cost import usd_per_mtok
 from bench.experiment import Experiment, Gate, short_names
-from bench.limits import with_limits
 from bench.quality_figures import Figures, check_gate
 from bench.records import Results
 from bench.report.tables import Column, column, render
+from bench.roofline.limits import with_limits
 from bench.summary import quality_of, summarise
 from bench.validity import REASONS
 

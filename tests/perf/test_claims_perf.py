@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.claims import load_claims
-from bench.findings import findings
+from bench.claims.findings import findings
 
 pytest.importorskip("pytest_benchmark")
 

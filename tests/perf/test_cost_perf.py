@@ -8,9 +8,9 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from bench.pricing import Terms, price
-from bench.scenario import load_scenario
-from bench.throughput import Throughput
+from bench.cost.pricing import Terms, price
+from bench.cost.scenario import load_scenario
+from bench.cost.throughput import Throughput
 
 ROWS = 100_000
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from bench.catalog import load_card, model_cards
-from bench.gpus import gpus
 from bench.predict import Predictor
 from bench.roofline import bound
+from bench.roofline.gpus import gpus
 
 pytest.importorskip("pytest_benchmark")
 

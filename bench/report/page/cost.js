@@ -1,5 +1,5 @@
 "use strict";
-// The formulas of bench/cost.py and bench/power.py, letter for letter; tests hold the two together.
+// The formulas of bench/cost/ and bench/cost/power.py, letter for letter; tests hold the two together.
 var Cost = (function () {
   var HOURS_PER_YEAR = 8760, SECONDS_PER_HOUR = 3600, MTOK = 1e6;
 

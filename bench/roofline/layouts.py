@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from bench import allocation
 from bench.errors import InputError, unknown
-from bench.shape import Matrix, Part, Shape
+from bench.roofline.shapes import Matrix, Part, Shape
 
 Compute = Literal["float", "fp16", "fp8", "int8"]
 """Fastest arithmetic that a scheme's matmul may use; `float` is the weights' own dtype."""

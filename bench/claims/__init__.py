@@ -17,11 +17,11 @@ from typing import Final, Literal
 
 from bench import fields
 from bench.catalog import NAME, model_cards, shipped
+from bench.cost.prices import book, parse_date
 from bench.errors import BenchError, InputError, unknown
 from bench.experiment import Gate, experiments, load_experiment
-from bench.gpus import gpus
-from bench.layout import check_quant
-from bench.prices import book, parse_date
+from bench.roofline.gpus import gpus
+from bench.roofline.layouts import check_quant
 
 Direction = Literal["at_least", "at_most", "equals"]
 Figure = Literal["decode_tok_s", "prefill_tok_s", "output_tok_s", "usd_per_mtok", "weights_bytes"]

@@ -9,11 +9,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.efficiency import Floats
-from bench.gpus import gpus
 from bench.predict import Predictor
-from bench.published import card
-from bench.samples import Sample
+from bench.predict.efficiency import Floats
+from bench.predict.published import card
+from bench.predict.sample import Sample
+from bench.roofline.gpus import gpus
 
 BEGIN: Final = "<!-- made by scripts/validate-predictor -->"
 END: Final = "<!-- end -->"

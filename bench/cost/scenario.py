@@ -1,7 +1,7 @@
 """Scenarios: the assumptions a cost rests on, each figure with its source and date.
 
 A scenario is a TOML file; any figure is a number or a triangular range. `machine` turns it into
-the hourly cost of `bench.cost`, at its likeliest values or at drawn ones (`bench.bands`).
+the hourly cost of `bench.cost`, at its likeliest values or at drawn ones (`bench.cost.bands`).
 Standard library only; docs/cost.md lists every key.
 """
 
@@ -19,11 +19,12 @@ from typing import Final, Literal
 
 from bench import cost, fields
 from bench.catalog import NAME
+from bench.cost.prices import to_usd
+from bench.data import DATA
 from bench.errors import InputError, unknown
-from bench.prices import to_usd
 
 Basis = Literal["rent", "own"]
-FOLDER: Final = Path(__file__).parent / "data" / "scenarios"
+FOLDER: Final = DATA / "scenarios"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

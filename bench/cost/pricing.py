@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
-from bench import bands, cost
-from bench.costrow import CostRow
+from bench import cost
+from bench.cost import bands
+from bench.cost.power import Power, wall_power
+from bench.cost.prices import ApiPrice, plain
+from bench.cost.row import CostRow
+from bench.cost.scenario import Scenario, machine, ownership
+from bench.cost.throughput import Throughput
 from bench.errors import InputError
-from bench.power import Power, wall_power
-from bench.prices import ApiPrice, plain
-from bench.scenario import Scenario, machine, ownership
-from bench.throughput import Throughput
 
 Mix = tuple[float, float]
 """Parts of input and output tokens."""

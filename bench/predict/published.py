@@ -16,12 +16,13 @@ from typing import Final, Literal
 
 from bench import fields
 from bench.catalog import ModelCard, load_card, model_cards
+from bench.data import DATA
 from bench.errors import InputError
-from bench.gpus import gpus
-from bench.layout import check_quant
 from bench.roofline import above_bound, bound
+from bench.roofline.gpus import gpus
+from bench.roofline.layouts import check_quant
 
-FOLDER: Final = Path(__file__).parent / "data" / "published"
+FOLDER: Final = DATA / "published"
 Measure = Literal["decode", "end_to_end", "max_load"]
 """`decode`: generation alone. `end_to_end`: output tokens over latency, prefill included."""
 

@@ -1,8 +1,8 @@
 """Evidence for a sub-claim against one baseline: dates, list prices, bounds, published figures.
 
-What was measured here comes from `bench.measured`. Each figure carries how it was computed, line by
-line. Standard library only, so that claims can be judged on any machine; but for a prediction,
-which needs numpy.
+What was measured here comes from `bench.claims.measured`. Each figure carries how it was computed,
+line by line. Standard library only, so that claims can be judged on any machine; but for a
+prediction, which needs numpy.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from bench import published
 from bench.claims import ByBound, ByPrediction, ByPublished, ByRent, Reported, SubClaim
+from bench.claims.verdicts import Evidence
+from bench.cost.prices import ApiPrice, api_price, gpu_rent
 from bench.errors import InputError
-from bench.gpus import gpus
-from bench.prices import ApiPrice, api_price, gpu_rent
+from bench.predict import published
 from bench.roofline import TOLERANCE, Bound, bound, gib
-from bench.verdicts import Evidence
+from bench.roofline.gpus import gpus
 
 if TYPE_CHECKING:
     from bench.predict import Predictor

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from bench.catalog import ModelCard
-from bench.gpus import GIB, Gpu, Precision
-from bench.layout import Compute, Held, float_bytes, held, layout
-from bench.shape import Shape, shape
+from bench.roofline.gpus import GIB, Gpu, Precision
+from bench.roofline.layouts import Compute, Held, float_bytes, held, layout
+from bench.roofline.shapes import Shape, shape
 
 Limit = Literal["memory", "compute"]
 

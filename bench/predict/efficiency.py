@@ -24,7 +24,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.gpus import Gpu
+from bench.roofline.gpus import Gpu
 
 Floats = NDArray[np.float64]
 CLOCK: Final = 2e9

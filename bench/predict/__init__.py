@@ -18,11 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.catalog import ModelCard
-from bench.efficiency import DecodeModel, Floats, Point, PrefillModel, Prompt, kernel
-from bench.gpus import Gpu
-from bench.published import Row, rows
-from bench.roofline import Bound, bound, mean_context, prefill_work
-from bench.samples import (
+from bench.predict.efficiency import DecodeModel, Floats, Point, PrefillModel, Prompt, kernel
+from bench.predict.published import Row, rows
+from bench.predict.sample import (
     MIN_PROMPT,
     Sample,
     has_prefill,
@@ -32,7 +30,9 @@ from bench.samples import (
     prompt_of,
     samples,
 )
-from bench.shape import Shape, shape
+from bench.roofline import Bound, bound, mean_context, prefill_work
+from bench.roofline.gpus import Gpu
+from bench.roofline.shapes import Shape, shape
 
 COVERAGE: Final = 0.90
 """Share of new measurements that an interval is meant to hold."""

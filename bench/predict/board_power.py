@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from bench.errors import InputError
-from bench.gpus import Gpu, gpus
-from bench.published import FOLDER
+from bench.predict.published import FOLDER
+from bench.roofline.gpus import Gpu, gpus
 
 FILE: Final = FOLDER / "power.csv"
 

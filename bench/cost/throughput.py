@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.cost import above_zero
-from bench.gpus import match
-from bench.prices import card_name
+from bench.cost.prices import card_name
 from bench.records import Environment, Record, Results
+from bench.roofline.gpus import match
 from bench.served import overlaps
 from bench.summary import replicate_figures
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from bench.catalog import model_cards
 from bench.errors import InputError
-from bench.gpus import match
-from bench.layout import check_quant
-from bench.published import Row
+from bench.predict.published import Row
 from bench.records import Record, read
 from bench.roofline import mean_context
+from bench.roofline.gpus import match
+from bench.roofline.layouts import check_quant
 
 
 def rows_of(paths: Sequence[Path]) -> tuple[list[Row], list[str]]:

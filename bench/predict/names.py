@@ -7,9 +7,9 @@ from typing import Final
 
 from bench.catalog import ModelCard
 from bench.errors import InputError
-from bench.layout import held
-from bench.published import card
-from bench.shape import shape
+from bench.predict.published import card
+from bench.roofline.layouts import held
+from bench.roofline.shapes import shape
 
 ALIASES: Final = {
     "fp16": "none", "bf16": "none", "int8": "int8-weight-only", "fp8": "fp8-dynamic",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.throughput import Throughput
+from bench.cost.throughput import Throughput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

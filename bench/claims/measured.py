@@ -12,12 +12,12 @@ from typing import Any
 
 from bench.analysis import paired_ratio
 from bench.claims import ByRecords, ClaimFile, SubClaim
+from bench.claims.verdicts import Evidence
 from bench.experiment import experiments, load_experiment, plan
-from bench.gpus import match
 from bench.quality_figures import all_figures, check_gate
 from bench.records import Record, Results
+from bench.roofline.gpus import match
 from bench.summary import replicate_figures
-from bench.verdicts import Evidence
 
 FINAL = frozenset({"UNSUPPORTED", "OOM"})
 """Failures that measuring again does not mend."""

@@ -14,9 +14,9 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 from bench.comparison import Rules, compare
+from bench.comparison.judging import pairs_of
 from bench.errors import InputError, unknown
 from bench.experiment import Workload
-from bench.judging import pairs_of
 from bench.records import QualityRecord, Record, Results
 
 REASON = "STORED_BASELINE"

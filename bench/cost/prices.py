@@ -19,12 +19,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal, TypeVar
 
+from bench.data import DATA
 from bench.errors import InputError, unknown
-from bench.gpus import match
+from bench.roofline.gpus import match
 
 Kind = Literal["rent", "purchase", "electricity", "api"]
 KINDS: Final[tuple[Kind, ...]] = ("rent", "purchase", "electricity", "api")
-FOLDER: Final = Path(__file__).parent / "data" / "prices"
+FOLDER: Final = DATA / "prices"
 
 UNITS: Final[Mapping[str, str]] = MappingProxyType(
     {"rent": "h", "purchase": "card", "electricity": "kWh", "api": "Mtok"}

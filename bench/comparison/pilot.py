@@ -7,9 +7,9 @@ from typing import Final
 
 from bench.analysis import log_ratios, pairs_for
 from bench.comparison import opponents
+from bench.comparison.judging import pairs_of
 from bench.errors import InputError
 from bench.experiment import Experiment
-from bench.judging import pairs_of
 from bench.records import Record, Results
 from bench.summary import replicate_figures
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from bench.analysis import MIN_PAIRS, PairedRatio, adjustable_p, holm, paired_ratio
+from bench.comparison.judging import ENERGY_ONLY, EXCLUDING, Pair, pairs_of, varies
+from bench.comparison.unpaired import not_paired, ratio_row
 from bench.errors import InputError, unknown
 from bench.experiment import Gate, selects
-from bench.judging import ENERGY_ONLY, EXCLUDING, Pair, pairs_of, varies
 from bench.quality_figures import Figures, check_gate, summarise
 from bench.records import Record, Results
 from bench.summary import quality_of, replicate_figures
-from bench.unpaired import not_paired, ratio_row
 
 Verdict = Literal["higher", "lower", "same", "ambiguous", "invalid"]
 Better = Literal["higher", "lower"]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bench.claims import Claim, ClaimFile, SubClaim
-from bench.evidence import gather
-from bench.measured import measured
+from bench.claims.evidence import gather
+from bench.claims.measured import measured
+from bench.claims.verdicts import Evidence, Verdict, decide, readings
 from bench.records import Results
-from bench.verdicts import Evidence, Verdict, decide, readings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.scenario import Scenario, machine
+from bench.cost.scenario import Scenario, machine
 
 Array = npt.NDArray[np.float64]
 Hourly = Callable[[Mapping[str, float]], float]

@@ -16,9 +16,10 @@ from typing import Final, Literal
 
 from bench import fields
 from bench.catalog import NAME
+from bench.data import DATA
 from bench.errors import InputError, unknown
 
-FILE: Final = Path(__file__).parent / "data" / "gpus.toml"
+FILE: Final = DATA / "gpus.toml"
 GIB: Final = 2**30
 Precision = Literal["bf16", "fp8", "int8"]
 

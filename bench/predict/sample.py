@@ -9,12 +9,12 @@ from typing import Final
 import numpy as np
 
 from bench.catalog import ModelCard
-from bench.efficiency import Point, PrefillModel, Prompt, kernel
-from bench.gpus import Gpu, gpus
-from bench.layout import held
-from bench.published import Row, card, rows
+from bench.predict.efficiency import Point, PrefillModel, Prompt, kernel
+from bench.predict.published import Row, card, rows
 from bench.roofline import decode_work, memory_bytes, prefill_work
-from bench.shape import shape
+from bench.roofline.gpus import Gpu, gpus
+from bench.roofline.layouts import held
+from bench.roofline.shapes import shape
 
 PREFILL_SHARE: Final = 0.5
 """Share of the dense peak that prefill is taken to reach where a row's latency includes it."""

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.catalog import ModelCard, resolve_model
-from bench.diagnosis import Evidence, diagnose
 from bench.errors import BenchError
-from bench.gpus import Gpu, match
-from bench.layout import layout
 from bench.records import OWN, Record, Results
 from bench.roofline import Bound, Measured, above_bound, bound, mbu, mfu, peak_flops
-from bench.shape import shape
+from bench.roofline.diagnosis import Evidence, diagnose
+from bench.roofline.gpus import Gpu, match
+from bench.roofline.layouts import layout
+from bench.roofline.shapes import shape
 
 Row = dict[str, Any]
 FIGURES = ("bound_decode_tok_s", "bound_prefill_tok_s", "limited_by", "mbu", "mfu", "diagnosis")
