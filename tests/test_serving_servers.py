@@ -158,7 +158,7 @@ async def as_tgi(to: Exchange) -> None:
         await asyncio.sleep(0.002)
         last = number == to.n_gen - 1
         usage = {"prompt_tokens": to.n_prompt, "completion_tokens": to.n_gen}
-        await to.chunk("x", "length" if last else None, usage=usage if last else None)
+        await to.chunk("x", "length" if last else "", usage=usage if last else None)
     await to.end()
 
 
