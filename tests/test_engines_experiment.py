@@ -17,7 +17,7 @@ from bench.summary import summarise
 from tests.fakes import Quiet
 
 pytestmark = pytest.mark.model
-N_SCORED = 32
+N_SCORED = 16
 Arm = tuple[str, str]
 
 
