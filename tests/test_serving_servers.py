@@ -93,6 +93,34 @@ def test_an_address_that_sends_elsewhere_is_said(monkeypatch: pytest.MonkeyPatch
     assert "hunter2" not in str(error.value)
 
 
+def test_a_server_that_still_loads_is_told_from_one_without_models(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def loading(self: ScriptedServer, to: Exchange) -> None:
+        await to.status(503, json.dumps({"error": {"message": "Loading model", "code": 503}}))
+
+    monkeypatch.setattr(ScriptedServer, "answer", loading)
+    with (
+        scripted() as server,
+        pytest.raises(UnsupportedError, match="HTTP 503: Loading model; is the model loaded"),
+        engine(server.url),
+    ):
+        pass
+
+
+def test_a_gateway_that_forbids_other_pages_is_no_missing_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def gateway(self: ScriptedServer, to: Exchange) -> None:
+        await (whole(self, to) if to.path.startswith("/v1/") else to.status(403))
+
+    whole = ScriptedServer.answer
+    monkeypatch.setattr(ScriptedServer, "answer", gateway)
+    with scripted() as server, engine(server.url) as runs:
+        runs.start(8, 4, 1)
+        assert len(runs.serve(2, 0.0).requests) >= 2
+
+
 def test_requests_that_are_sent_elsewhere_fail() -> None:
     async def moved(to: Exchange) -> None:
         await to.status(307, "", "Location: http://127.0.0.1:1/v1/completions")

@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bench.errors import InputError, UnsupportedError
-from bench.serving.client import Answer, Client, Shape
-from bench.serving.http import HttpError
+from bench.serving.client import Answer, Client, Shape, said
+from bench.serving.http import Head, HttpError
 from bench.serving.prompts import Vocabulary
 from bench.serving.settings import Key
 
@@ -71,21 +71,27 @@ async def identify(client: Client) -> dict[str, Any]:
             continue
         if server := head.headers.get("server"):
             found["header"] = server[:LONGEST]
-        if 300 <= head.status < 400 and name == "models":
-            raise UnsupportedError(
-                f"{client.settings.root}: HTTP {head.status}, it sends elsewhere"
-                f"{_elsewhere(head.headers.get('location', ''))}; requests are not sent on: give "
-                "that address as url"
-            )
-        if head.status in (401, 403):
-            raise UnsupportedError(
-                f"{client.settings.root}: HTTP {head.status}; key_env names the variable that "
-                "holds the API key"
-            )
+        if name == "models" and (why := _refused(head, client.key.hide(said(body)))):
+            raise UnsupportedError(f"{client.settings.root}: HTTP {head.status}{why}")
         if head.status == 200 and (page := _page(name, body)):
             found[name] = page
     cleaned: dict[str, Any] = _hidden(found, client.key)
     return cleaned | {"kind": kind(found)}
+
+
+def _refused(head: Head, words: str) -> str | None:
+    """Why a server that answers cannot be measured; None where its list of models does not tell.
+
+    Of other pages a gateway may say what it likes: they are not needed.
+    """
+    if 300 <= head.status < 400:
+        where = _elsewhere(head.headers.get("location", ""))
+        return f", it sends elsewhere{where}; requests are not sent on: give that address as url"
+    if head.status in (401, 403):
+        return "; key_env names the variable that holds the API key"
+    if head.status == 429 or head.status >= 500:
+        return f": {words[:LONGEST]}; is the model loaded?"
+    return None
 
 
 def _elsewhere(location: str) -> str:
