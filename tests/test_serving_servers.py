@@ -6,15 +6,18 @@ import asyncio
 import gzip
 import json
 import time
+from dataclasses import replace
 from email.utils import formatdate
 from typing import Any
 
 import pytest
 
 from bench.errors import UnsupportedError
-from bench.serving.client import PAUSE_MAX_S, pause_s
+from bench.serving.client import PAUSE_MAX_S, Answer, pause_s
 from bench.serving.http import Head
-from bench.serving.streams import Stream
+from bench.serving.load import Window
+from bench.serving.settings import Settings
+from bench.serving.window import served
 from tests.scripted_server import Exchange, ScriptedServer, good, scripted
 from tests.test_serving import after_load, engine, failure_of
 
@@ -236,18 +239,41 @@ def test_a_stream_that_comes_in_blocks_has_no_time_to_its_first_token() -> None:
     assert set(why.value.about["requests"]["failed"]) == {"buffered"}
 
 
-@pytest.mark.parametrize(("together", "held"), [(1, False), (3, False), (4, True), (10, True)])
-def test_few_chunks_that_come_together_are_no_buffer(together: int, held: bool) -> None:
-    stream = Stream()
-    for number in range(16):
-        event = {"choices": [{"text": "x"}]}
-        at = 100 + max(0, number - together + 1)
-        stream.feed(at, f"data: {json.dumps(event)}\n\n".encode())
-    usage = {"prompt_tokens": 8, "completion_tokens": 16}
-    stream.feed(200, f"data: {json.dumps({'choices': [], 'usage': usage})}\n\n".encode())
-    stream.feed(200, b"data: [DONE]\n\n")
-    fault = stream.fault(16, 8)
-    assert (fault is not None and fault[0] == "buffered") == held
+def test_two_tokens_of_a_probe_that_come_together_are_no_buffer() -> None:
+    async def fast(to: Exchange) -> None:
+        await to.begin()
+        each = f"data: {json.dumps({'choices': [{'text': 'x'}]})}\n\n"
+        end = {"choices": [{"text": "", "finish_reason": "length"}]}
+        await to.send(each * to.n_gen + f"data: {json.dumps(end)}\n\n")
+        await to.usage(to.n_gen)
+        await to.end()
+
+    async def answer(to: Exchange) -> None:
+        await (fast(to) if to.n_gen == 2 else good(to))
+
+    with scripted(answer) as server, engine(server.url) as runs:
+        runs.start(8, 4, 1)
+        assert len(runs.serve(2, 0.0).requests) >= 2
+
+
+@pytest.mark.parametrize(
+    ("n_first", "n_held", "refused"),
+    [(1, 20, False), (3, 20, False), (4, 20, True), (16, 20, True), (4, 10, False), (4, 11, True)],
+)
+def test_most_answers_held_back_are_a_buffer_and_one_is_a_client_that_stopped(
+    n_first: int, n_held: int, refused: bool
+) -> None:
+    one = Answer(
+        begun_ns=0, ended_ns=10**9, ttft_s=0.1, itl_s=(0.1,) * 15, e2e_s=1.6, output_tokens=16
+    )
+    answers = [replace(one, n_first=n_first)] * n_held + [one] * (20 - n_held)
+    window = Window(answers=[replace(a) for a in answers], end_ns=10**9)
+    if not refused:
+        assert len(served(window, Settings(url="http://a"), 20).requests) == 20
+        return
+    with pytest.raises(UnsupportedError) as error:
+        served(window, Settings(url="http://a"), 20)
+    assert error.value.about["requests"]["failed"] == {"buffered": n_held}
 
 
 def test_a_compressed_stream_is_refused_and_not_asked_for() -> None:

@@ -47,6 +47,8 @@ class Answer:
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     n_empty: int = 0
+    n_first: int = 1
+    """Chunks with text that came together with the first."""
     timings: Mapping[str, Any] | None = None
     """The server's own, where it tells them."""
 
@@ -147,6 +149,7 @@ class Client:
             ttft_s=(stream.text_ns[0] - first_ns) / 1e9,
             itl_s=tuple((after - before) / 1e9 for before, after in pairwise(stream.text_ns)),
             e2e_s=(stream.last_ns - first_ns) / 1e9,
+            n_first=stream.n_first,
             **about,
         )
 

@@ -34,11 +34,6 @@ FAILURES: Final[Mapping[str, str]] = MappingProxyType(
 STREAM: Final = re.compile(rb"\s*(data|event|id|retry)?:")
 """How a stream of events begins: a field, or a comment."""
 
-HELD: Final = 4
-HELD_SHARE: Final = 0.25
-"""Chunks that come with the first one, at least so many and such a share of all: the time to the
-first is then that of a buffer which filled."""
-
 
 class Events:
     """Splits a body into the `data` of server-sent events (WHATWG HTML, section 9.2)."""
@@ -146,8 +141,6 @@ class Stream:
             return "token_count", f"the prompt had {asked} tokens, not {n_prompt}"
         if n_gen > 1 and self.last_ns == self.text_ns[0]:
             return "buffered", f"all {n_gen} tokens came at once"
-        if (first := self.n_first) >= max(HELD, HELD_SHARE * len(self.text_ns)):
-            return "buffered", f"the first {first} of {len(self.text_ns)} chunks came at once"
         if len(self.text_ns) > n_gen:
             return "malformed", f"{len(self.text_ns)} chunks for {n_gen} tokens"
         return None
