@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import gc
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -195,6 +197,23 @@ def read(*paths: Path) -> Results:
     Within a file a later line replaces an earlier one of its key. Files do not replace each
     other's: the same work done on two days, or on two machines, was done twice.
     """
+    with _no_cycles():
+        return _read(paths)
+
+
+@contextmanager
+def _no_cycles() -> Iterator[None]:
+    """Without looking for cycles, which records do not have: a third of the time for 100,000."""
+    looked = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if looked:
+            gc.enable()
+
+
+def _read(paths: Sequence[Path]) -> Results:
     results = Results()
     all_records: dict[Run, Record] = {}
     all_qualities: dict[Run, QualityRecord] = {}
