@@ -8,10 +8,12 @@ import json
 import time
 from dataclasses import replace
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.cli import main
 from bench.errors import UnsupportedError
 from bench.serving.client import PAUSE_MAX_S, Answer, pause_s
 from bench.serving.http import Head
@@ -72,6 +74,17 @@ def test_a_key_that_is_a_common_word_changes_no_name(
     assert found["kind"] == "ollama"
     assert found["ollama_version"]["echo"] == "<***>"
     assert (found["ollama_version"]["count"], found["ollama_version"]["fine"]) == (1, True)
+
+
+def test_a_key_that_is_not_set_ends_the_run_before_any_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    command = ["run", "--url", "http://127.0.0.1:1", "--option", "key_env=NO_SUCH_KEY"]
+    assert main([*command, "--into", str(tmp_path / "r")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "bench: options.key_env: environment variable NO_SUCH_KEY is not set\n"
 
 
 # Who answers.
