@@ -77,7 +77,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         *swept,
         speed("prefill_tok_s", "prefill tok/s"),
         Column(heading="decode tok/s", show=_decode),
-        *_of_server(rows),
+        *_of_requests(rows),
         bytes_of("weights_bytes", "weights MB"),
         bytes_of("peak_memory_bytes", "peak MB"),
         *bounded,
@@ -89,10 +89,11 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     ]
 
 
-def _of_server(rows: Sequence[Row]) -> list[Column]:
-    """What a server is asked about: how much in all, and how long one request waits."""
+def _of_requests(rows: Sequence[Row]) -> list[Column]:
+    """How much in all, and how long one request waits: of a server, or over several batches."""
     imported = any(row["ttft_s"] and not row["prefill_tok_s"] for row in rows)
-    if all(row["requests_s"] is None for row in rows) and not imported:
+    swept = len({row["n_batch"] for row in rows}) > 1
+    if all(row["requests_s"] is None for row in rows) and not imported and not swept:
         return []
     counted = [column("requests_s", "requests/s", ",.2f")]
     if all(row["requests_s"] is None for row in rows):
@@ -149,12 +150,13 @@ def words(
 
 
 def curve(rows: Sequence[Row], names: Mapping[str, str]) -> Iterator[str]:
-    """What more requests at once bring a server, and what they cost those who wait."""
-    least: dict[tuple[Any, ...], Row] = {}
-    for row in sorted(rows, key=lambda row: int(row["n_batch"])):
-        if row["requests_s"] is None:
-            continue
-        one = least.setdefault((row["variant"], row["n_prompt"], row["n_gen"]), row)
+    """What the largest batch brings, and what it costs those who wait; the table has the rest."""
+    ends: dict[tuple[Any, ...], tuple[Row, Row]] = {}
+    for row in sorted(rows, key=lambda row: row["n_batch"] or 0):
+        if row["n_batch"] and row["output_tok_s"] and row["ttft_s"]:
+            work = (row["variant"], row["n_prompt"], row["n_gen"])
+            ends[work] = (ends.get(work, (row,))[0], row)
+    for one, row in ends.values():
         if one is row:
             continue
         parts = [f"{row['output_tok_s'] / one['output_tok_s']:.2f}x the tokens of {one['n_batch']}"]
