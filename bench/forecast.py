@@ -70,7 +70,7 @@ def _limits(variant: Variant, workload: Workload, place: Here) -> dict[str, Any]
         absent["memory_bytes"] = f"the bytes of scheme '{variant.quant}' are not known beforehand"
     else:
         dtype = place.dtype if variant.dtype == "auto" else variant.dtype
-        work: dict[str, Any] = asdict(workload)
+        work: dict[str, Any] = asdict(workload) | {"engine": variant.engine}
         needed = memory_bytes(card, variant.quant, dtype=dtype, **work)
         figures["memory_bytes"] = needed
         if place.memory_bytes is not None:

@@ -33,8 +33,16 @@ class Task:
         return self.base is self.arm
 
 
-def measure_qualities(session: Session, arms: Sequence[Arm], text: Text, done: set[str]) -> None:
-    """Measure what is missing, baselines first."""
+def measure_qualities(
+    session: Session, arms: Sequence[Arm], text: Text, before: Sequence[QualityRecord]
+) -> None:
+    """Measure what is missing, baselines first.
+
+    What was measured when its baseline had failed is measured again once there is something to
+    compare it with.
+    """
+    done = {q.key for q in before if q.status == "ok"}
+    alone = {q.key for q in before if q.key in done and _lacks_its_baseline(q)}
     rules = session.experiment.quality
     about = {
         "name": text.name, "sha256": text.sha256,
@@ -46,7 +54,7 @@ def measure_qualities(session: Session, arms: Sequence[Arm], text: Text, done: s
         if arm.refusal is None and not session.unloadable(arm)
     ]
     session.outcome.keys.update(task.key for task in tasks)
-    missing = {task.key for task in tasks if task.key not in done}
+    missing = {task.key for task in tasks if task.key not in done or task.key in alone}
     # A baseline whose predictions are no longer kept is needed again for the others.
     missing |= {
         base.key
@@ -57,8 +65,14 @@ def measure_qualities(session: Session, arms: Sequence[Arm], text: Text, done: s
     }
     todo = sorted((task for task in tasks if task.key in missing), key=lambda t: not t.is_base)
     for number, task in enumerate(todo):
+        if task.key in alone and not (task.store and task.store.exists()):
+            continue
         session.progress.step(number, len(todo), f"{task.arm.variant.name}, quality")
         _measure(session, task, text, about)
+
+
+def _lacks_its_baseline(quality: QualityRecord) -> bool:
+    return quality.baseline not in (None, quality.variant["name"]) and not quality.kld
 
 
 def _task(session: Session, arm: Arm, arms: Sequence[Arm], about: dict[str, Any]) -> Task:

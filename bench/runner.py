@@ -73,8 +73,7 @@ def run(experiment: Experiment, folder: Path, progress: Progress) -> Outcome:
         session = Session(experiment, writer, environment.id, progress, outcome)
         session.measure(arms, done={r.key for r in before.records if r.status == "ok"})
         if text is not None:
-            done = {q.key for q in before.qualities if q.status == "ok"}
-            measure_qualities(session, arms, text, done)
+            measure_qualities(session, arms, text, before.qualities)
     outcome.results = read(folder)
     outcome.results.problems.clear()  # said above
     outcome.results.records = [r for r in outcome.results.records if r.key in outcome.keys]

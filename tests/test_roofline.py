@@ -13,6 +13,8 @@ from bench.catalog import ModelCard, load_card, model_cards
 from bench.errors import InputError
 from bench.roofline import Measured, bound, decode_work, prefill_work
 from bench.roofline.gpus import gpus
+from bench.roofline.layouts import file_bits
+from bench.roofline.shapes import shape
 
 
 def card(name: str) -> ModelCard:
@@ -20,6 +22,19 @@ def card(name: str) -> ModelCard:
 
 
 LLAMA = card("llama-3.1-8b")
+
+
+@pytest.mark.parametrize("name", ["q4_1", "q5_0", "q5_1"])
+def test_bits_of_plain_gguf_types_are_those_of_their_blocks(name: str) -> None:
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    def bits(kind: str) -> float:
+        weights, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind.upper()]]
+        return 8 * size / weights
+
+    made = shape(LLAMA)
+    head = sum(m.n_params for m in made.matrices if m.part == "head") / made.n_params
+    assert file_bits(name) == pytest.approx(bits(name) * (1 - head) + bits("q6_k") * head, rel=1e-3)
 
 
 @pytest.mark.parametrize(

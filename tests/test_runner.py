@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from bench import runner
+from bench import quality_run, runner
 from bench.cli import main
 from bench.devices.figures import Unreadable
 from bench.errors import InputError, UnsupportedError
@@ -271,3 +273,28 @@ def test_the_experiment_as_run_stands_beside_its_records(tiny_folder: Path, tmp_
     runner.keep_experiment(experiment, tmp_path)
     (line,) = (tmp_path / "experiments.jsonl").read_text().splitlines()
     assert json.loads(line)["name"] == "tiny"
+
+
+def test_a_divergence_is_made_once_its_baseline_can_be_measured(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    work = tiny(
+        tiny_folder, quality=Quality(max_tokens=64, window=32),
+        measure={"pairs": 1, "window_s": 0.0, "warmup_max_s": 1.0},
+    )  # fmt: skip
+    real, asked = quality_run.converse, []
+
+    def converse(job: dict[str, Any], **more: Any) -> Iterator[dict[str, Any]]:
+        asked.append(job["load"]["quant"])
+        if asked == ["none"]:
+            return iter([{"event": "failed", "code": "CRASH", "message": "once"}])
+        return iter(real(job, **more))
+
+    monkeypatch.setattr(quality_run, "converse", converse)
+    for expected in (0, 62, 62):
+        runner.run(work, tmp_path / "results", Quiet())
+        quality = {q.variant["quant"]: q for q in read(tmp_path / "results").qualities}
+        assert len(quality["torch-dynamic-int8"].kld) == expected
+    assert quality["none"].status == "ok"
+    assert asked == ["none", "torch-dynamic-int8"] * 2  # and nothing the third time

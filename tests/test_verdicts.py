@@ -176,6 +176,17 @@ def test_a_failed_gate_does_not_save_a_claim_that_is_too_slow() -> None:
     assert decide([item], 1.5, "at_least", gated=True).outcome == "refuted"
 
 
+def test_of_an_up_to_one_workload_is_enough_and_only_a_bound_refutes() -> None:
+    slow, fast = measured(1.0, 1.2), measured(1.7, 1.9)
+    assert decide([slow, fast], 1.6, "at_least").outcome == "undecided"
+    found = decide([slow, fast], 1.6, "at_least", up_to=True)
+    assert (found.outcome, found.decided_by) == ("supported", fast)
+    open_ = decide([slow], 1.6, "at_least", up_to=True)
+    assert open_.outcome == "undecided"
+    assert "another workload may reach it" in open_.note
+    assert decide([slow, ceiling(1.5)], 1.6, "at_least", up_to=True).outcome == "refuted"
+
+
 def test_too_few_published_pairs_refute_but_do_not_support() -> None:
     item = Evidence(level="published", value=2, low=1.8, high=2.2, cannot_support="two pairs")
     assert decide([item], 1.5, "at_least").outcome == "undecided"

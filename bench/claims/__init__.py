@@ -299,6 +299,8 @@ class SubClaim:
     thresholds: tuple[float, ...] = ()
     """More than one where the source's percentage has more than one reading."""
     direction: Direction = "at_least"
+    up_to: bool = False
+    """The source says 'up to': one workload that reaches the number is enough."""
     rounding: float = 0.0
     """Half the last digit that the source gives: `equals` holds within it."""
     quality_gate: Gate | None = None
@@ -320,6 +322,8 @@ class SubClaim:
             yield "thresholds: missing; without a number nothing can be decided"
         if len(set(self.thresholds)) != len(self.thresholds):
             yield "thresholds: a value stands twice"
+        if self.up_to and self.direction != "at_least":
+            yield "up_to: belongs to direction = 'at_least'"
         if self.rounding < 0 or (self.rounding and self.direction != "equals"):
             yield "rounding: must not be negative, and belongs to direction = 'equals'"
         yield from self._names()

@@ -53,6 +53,7 @@ def _against(
             decide(
                 evidence, threshold, part.direction,
                 rounding=part.rounding, gated=part.quality_gate is not None,
+                up_to=part.up_to,
             )
             for threshold in part.thresholds
         ]  # fmt: skip

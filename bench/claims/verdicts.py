@@ -9,6 +9,8 @@
 5. Evidence of one level that disagrees is said and decides nothing; own measurements support only
    what holds in every workload measured. A measurement beyond a bound is an error.
 6. Where equal quality is part of the claim, nothing supports it outside the quality gate.
+7. Of an 'up to', one workload that reaches it is enough, and no workload that misses it refutes it:
+   that can only a bound.
 
 Standard library only.
 """
@@ -84,20 +86,22 @@ def decide(
     *,
     rounding: float = 0.0,
     gated: bool = False,
+    up_to: bool = False,
 ) -> Verdict:
-    """The verdict on one threshold; `gated` where equal quality is part of the claim."""
+    """The verdict on one threshold; `gated` where equal quality is part of the claim, `up_to` where
+    it is of some workload."""
     ranked = sorted(evidence, key=lambda item: STRENGTH.index(item.level))
     found: list[tuple[Evidence, Outcome]] = []
     steps: list[str] = []
     for item in ranked:
-        outcome, why = _judge(item, threshold, direction, rounding, gated)
+        outcome, why = _judge(item, threshold, direction, rounding, gated, up_to)
         steps.append(f"{item.level}: {why}")
         if not item.invalid and item.value is not None:
             found.append((item, outcome))
-    chosen, outcome, notes = _choose(found)
+    chosen, outcome, notes = _choose(found, up_to)
     notes += [f"{item.level}: {item.invalid}" for item in ranked if item.invalid]
     if chosen is not None and outcome == "undecided":
-        notes.insert(0, _judge(chosen, threshold, direction, rounding, gated)[1])
+        notes.insert(0, _judge(chosen, threshold, direction, rounding, gated, up_to)[1])
     return Verdict(
         outcome=outcome,
         threshold=threshold,
@@ -109,14 +113,14 @@ def decide(
 
 
 def _choose(
-    found: Sequence[tuple[Evidence, Outcome]],
+    found: Sequence[tuple[Evidence, Outcome]], up_to: bool
 ) -> tuple[Evidence | None, Outcome, list[str]]:
     """The evidence that decides, its outcome, and what must be said about the rest."""
     if not found:
         return None, "undecided", []
     found, impossible = _possible(found)
     if impossible:
-        chosen, outcome, notes = _choose(found)
+        chosen, outcome, notes = _choose(found, up_to)
         return chosen, outcome, notes + impossible
     measured = [pair for pair in found if pair[0].level == "measured"]
     refuting = [item for item, outcome in found if item.level == "bound" and outcome == "refuted"]
@@ -134,6 +138,7 @@ def _choose(
             outcome == "supported"
             and item.level == "measured"
             and any(o != outcome for _, o in same)
+            and not up_to
         ):
             return item, "undecided", [f"not in every workload: {_by_scope(same)}"]
         return item, outcome, _weaker(found[place + 1 :], item.level, outcome)
@@ -181,7 +186,12 @@ def _by_scope(found: Sequence[tuple[Evidence, Outcome]]) -> str:
 
 
 def _judge(
-    item: Evidence, threshold: float, direction: Direction, rounding: float, gated: bool
+    item: Evidence,
+    threshold: float,
+    direction: Direction,
+    rounding: float,
+    gated: bool,
+    up_to: bool,
 ) -> tuple[Outcome, str]:
     """What one piece of evidence says by itself, and why in a few words."""
     if item.invalid:
@@ -194,6 +204,8 @@ def _judge(
         if item.interval == (None, None):
             return outcome, f"{shown} has no interval, and a point decides nothing"
         return outcome, f"{shown} does not tell it from {threshold:g}"
+    if outcome == "refuted" and up_to and item.level != "bound":
+        return "undecided", f"{shown} misses {threshold:g}, but another workload may reach it"
     if outcome == "refuted":
         return (
             outcome,

@@ -59,6 +59,12 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
     # A float32 scale a row and, on a CPU, a 32-bit sum of the row.
     "int8-dynamic-fused": Layout(bits=8, row_bytes=4, leaves=FUSED, compute="int8"),
     "int8-weight-only": Layout(bits=8, row_bytes=5, leaves=FUSED),
+    # Online schemes of vLLM, which leaves the head alone.
+    "fp8_per_tensor": Layout(bits=8, matrix_bytes=4, leaves=FUSED | HEAD, compute="fp8"),
+    "fp8_per_block": Layout(
+        bits=8, group=128 * 128, group_bytes=4, leaves=FUSED | HEAD, compute="fp8"
+    ),
+    "mxfp8": Layout(bits=8, group=32, group_bytes=1, leaves=FUSED | HEAD, compute="fp8"),
     "fp8-dynamic-tensor": Layout(bits=8, matrix_bytes=4, leaves=FUSED, compute="fp8"),
     "fp8-dynamic": Layout(bits=8, row_bytes=4, leaves=FUSED, compute="fp8"),
     "fp8-weight-only": Layout(bits=8, row_bytes=4, leaves=FUSED),
@@ -79,13 +85,29 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
 
 FILE_BITS: Final[Mapping[str, float]] = {
     "iq1_s": 2.0042,
+    "iq1_m": 2.1460,
+    "iq2_xxs": 2.3824,
+    "iq2_xs": 2.5882,
+    "iq2_s": 2.7403,
+    "iq2_m": 2.9294,
+    "q2_k_s": 2.9697,
     "q2_k": 3.1593,
+    "iq3_xxs": 3.2548,
+    "iq3_xs": 3.4977,
     "q3_k_s": 3.6429,
+    "iq3_s": 3.6606,
+    "iq3_m": 3.7628,
+    "q3_k_l": 4.2979,
     "iq4_xs": 4.4597,
     "q4_0": 4.61,
     "q4_k_s": 4.6672,
+    "iq4_nl": 4.6818,
     "q4_k_m": 4.8944,
+    "q4_1": 5.1,
+    "q5_0": 5.57,
+    "q5_k_s": 5.5704,
     "q5_k_m": 5.7036,
+    "q5_1": 6.04,
     "q6_k": 6.5633,
     "q8_0": 8.5008,
     "f16": 16.0005,
@@ -94,8 +116,9 @@ FILE_BITS: Final[Mapping[str, float]] = {
 """GGUF type -> mean bits a weight, scales included, embeddings among them.
 
 For an 8B Llama 3.1: ggml-org/llama.cpp tools/quantize/README.md at 311c2c9f0ebd. `q4_0`: 4.66 GB
-for 8.03B parameters in public llama-bench rows. `ud-iq1_s` is 131 GiB for the 671.03B parameters
-of DeepSeek R1 (unsloth.ai/blog/deepseekr1-dynamic, 2025-01-27).
+for 8.03B parameters in public llama-bench rows. `q4_1`, `q5_0`, `q5_1`: blocks of 32 weights in 20,
+22 and 24 bytes, and the head in q6_k (GGML_QUANT_SIZES of the package gguf 0.19). `ud-iq1_s`:
+131 GiB for the 671.03B parameters of DeepSeek R1 (unsloth.ai/blog/deepseekr1-dynamic, 2025-01-27).
 """
 
 
@@ -125,8 +148,9 @@ def check_quant(quant: str) -> None:
 
 
 def has_layout(quant: str) -> bool:
-    """Whether the bytes of a scheme that an engine applies are known beforehand."""
-    return quant in LAYOUTS or quant.startswith(allocation.PREFIX)
+    """Whether the bytes of a scheme are known beforehand."""
+    known = quant in LAYOUTS or file_bits(quant) is not None
+    return known or quant.startswith(allocation.PREFIX)
 
 
 def layout(quant: str, engine: str = "transformers") -> Layout:
