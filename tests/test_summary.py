@@ -213,3 +213,16 @@ def test_several_batches_are_a_curve_of_throughput_and_latency(tmp_path: Path) -
     alone = show(EXPERIMENT, Results(records=curve[:1]), tmp_path, "md")
     assert "at once" not in alone
     assert "TTFT ms" not in alone
+
+
+def test_tokens_that_were_decoded_during_prefill_are_told() -> None:
+    # 2 x 2 tokens decoded, of which one while the other prompt was still read.
+    blurred = record("none", model={"notes": {"early_tokens": 1}})
+    (row,) = summarise(Results(records=[blurred]))
+    assert row["early_share"] == 0.25
+    text = show(EXPERIMENT, Results(records=[blurred]), Path("x"), "md")
+    assert "25% of the tokens were made while prompts were still read" in text
+    assert "decode tok/s is up to 33% too high" in text
+    apart = record("none", model={"notes": {"early_tokens": 0}})
+    assert summarise(Results(records=[apart]))[0]["early_share"] is None
+    assert summarise(Results(records=[record("none")]))[0]["early_share"] is None

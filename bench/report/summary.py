@@ -240,18 +240,27 @@ def notes(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
         yield f"`{reason}`: {REASONS.get(reason, 'see the records')}."
 
 
+EARLY_LIMIT = 0.01
+"""From here tokens that were decoded during prefill are said to blur the two."""
 HOST_LIMIT = 1.05
 """From here the host's clock and the device's are said to differ."""
 
 
 def _seen_twice(rows: Sequence[Row]) -> Iterator[str]:
-    """Where a mode makes other tokens than eager, and where host and device disagree on time."""
+    """Where a mode makes other tokens than eager, where decoding and prefill overlap, and where
+    host and device disagree on time."""
     names = short_names([row["variant"] for row in rows])
     for row in rows:
         same, of = row["tokens_as_eager"], row["tokens_checked"]
         if of is not None and same < of:
             name = names[row["variant"]]
             yield f"**{name}** made other tokens than eager mode after {same} of {of}."
+        if (share := row["early_share"] or 0) > EARLY_LIMIT:
+            yield (
+                f"**{names[row['variant']]}**, batch {row['n_batch']}: {share:.0%} of the tokens "
+                "were made while prompts were still read, so decode tok/s is up to "
+                f"{share / (1 - share):.0%} too high, prefill tok/s too low; output tok/s is right."
+            )
         if (row["host_ratio"] or 0) > HOST_LIMIT:
             yield (
                 f"**{names[row['variant']]}**: the host saw {row['host_ratio']:.2f}x the time that "
