@@ -136,13 +136,28 @@ def agreement(good: Sequence[Record]) -> dict[str, int | None]:
     }
 
 
+ACCELERATORS = ("cuda", "mps", "xpu")
+
+
+def peak_memory(record: Record) -> int | None:
+    """Peak bytes on the device; on a CPU, of the process.
+
+    None for an accelerator whose own peak was not read: its process on the host says nothing of it.
+    """
+    if on_device := record.memory.get("peak_device_bytes"):
+        return int(on_device)
+    kind = str(record.variant.get("device", "")).partition(":")[0]
+    return None if kind in ACCELERATORS else record.memory.get("peak_host_bytes")
+
+
 def memory_figures(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
     """Peak memory on the device, or of the process on a CPU, and what the weights hold."""
-    on_device = [r.memory["peak_device_bytes"] for r in good if r.memory.get("peak_device_bytes")]
-    on_host = [r.memory["peak_host_bytes"] for r in good if r.memory.get("peak_host_bytes")]
-    peak = _median(on_device or on_host)
+    peak = _median([peak for r in good if (peak := peak_memory(r))])
     if peak is not None:
         absent.pop("peak_memory_bytes", None)
+    elif good:
+        reason = absent.get("peak_device_bytes", "the device's own peak was not read")
+        absent.setdefault("peak_memory_bytes", reason)
     held = good[0].model if good else {}
     allocation = held.get("details", {}).get("allocation", {})
     return {

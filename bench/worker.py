@@ -348,7 +348,7 @@ def fit(
             reader.begin()
             runs.start(n_prompt + n_gen - steps, steps, n_batch)
             request(runs, HostClock(), steps)
-            return peak_bytes(reader.end())
+            return peak_bytes(reader.end(), device)
         except Exception as error:
             if failure(error)["code"] != "OOM":
                 raise

@@ -112,6 +112,17 @@ def test_energy_that_was_not_read_is_null_with_the_reason() -> None:
     assert row["absent"]["energy_per_output_token_j"] == "no RAPL"
 
 
+def test_the_hosts_memory_never_stands_for_an_accelerators() -> None:
+    (on_cpu,) = summarise(Results(records=[record("none")]))
+    assert on_cpu["peak_memory_bytes"] == 5000
+    gpu = record("none", variant=record("none").variant | {"device": "cuda:0"})
+    (row,) = summarise(Results(records=[gpu]))
+    assert row["peak_memory_bytes"] is None
+    assert row["absent"]["peak_memory_bytes"] == "the device's own peak was not read"
+    read = replace(gpu, memory={"peak_host_bytes": 5000, "peak_device_bytes": 700})
+    assert summarise(Results(records=[read]))[0]["peak_memory_bytes"] == 700
+
+
 def test_a_failure_has_no_figures_and_says_why() -> None:
     failed = record("int8", status="failed", reasons=("OOM",), message="out of memory", samples={})
     row = summarise(Results(records=[record("none"), failed]))[1]

@@ -18,7 +18,7 @@ from bench.errors import InputError, unknown
 from bench.experiment import Gate, selects
 from bench.quality_figures import Figures, check_gate, summarise
 from bench.records import Record, Results
-from bench.summary import quality_of, replicate_figures
+from bench.summary import peak_memory, quality_of, replicate_figures
 
 Verdict = Literal["higher", "lower", "same", "ambiguous", "invalid"]
 Better = Literal["higher", "lower"]
@@ -42,10 +42,6 @@ class Metric:
 
 def _speed(key: str) -> Callable[[Record], float | None]:
     return lambda record: replicate_figures(record)[key]
-
-
-def _memory(record: Record) -> float | None:
-    return record.memory.get("peak_device_bytes") or record.memory.get("peak_host_bytes")
 
 
 def _of_one_memory(pair: Pair) -> bool:
@@ -74,7 +70,7 @@ METRICS: Final[Mapping[str, Metric]] = {
         Metric(name="ttft", better="lower", test="prefill", of=_speed("ttft_s")),
         Metric(name="tpot", better="lower", test="decode", of=_speed("tpot_s")),
         Metric(name="e2e", better="lower", test="e2e", of=_speed("e2e_s")),
-        Metric(name="memory", better="lower", test="memory", of=_memory),
+        Metric(name="memory", better="lower", test="memory", of=peak_memory),
         Metric(name="energy", better="lower", test="energy", of=_energy),
         Metric(name="cost", better="lower", test="e2e", of=_cost),
     )

@@ -13,12 +13,12 @@ from bench.devices.host import peak_bytes as host_peak_bytes
 from bench.errors import UnsupportedError
 
 
-def peak_bytes(reading: Reading) -> int:
-    """The peak of a window: of the accelerator's allocator where there is one, else of the host."""
-    memory = reading.memory
-    for name in ("peak_device_reserved_bytes", "peak_device_bytes", "peak_host_bytes"):
-        if name in memory:
-            return int(memory[name])
+def peak_bytes(reading: Reading, device: str) -> int:
+    """The peak of a window: of the accelerator's allocator, or of the process on a CPU."""
+    names = ("peak_device_reserved_bytes", "peak_device_bytes")
+    for name in ("peak_host_bytes",) if device == "cpu" else names:
+        if name in reading.memory:
+            return int(reading.memory[name])
     reason = next(iter(reading.absent.values()), "no reason given")
     raise UnsupportedError(f"the peak of memory cannot be read: {reason}")
 

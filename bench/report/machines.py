@@ -21,7 +21,7 @@ from bench.experiment import CostAssumption, Experiment, short_names
 from bench.quality_figures import Figures
 from bench.records import Environment, Record, Results
 from bench.roofline.limits import with_limits
-from bench.summary import quality_of, replicate_figures, summarise
+from bench.summary import peak_memory, quality_of, replicate_figures, summarise
 
 MOST_ROWS: Final = 160
 MOST_RECORDS: Final = 2000
@@ -97,7 +97,7 @@ def batch(row: Mapping[str, Any]) -> int:
 
 def _figure(record: Record, name: str) -> float | None:
     if name == "peak_memory_bytes":
-        return record.memory.get("peak_device_bytes") or record.memory.get("peak_host_bytes")
+        return peak_memory(record)
     if name == "energy_per_output_token_j":
         window = record.energy.get("decode") or {}
         joules = window.get("energy_j")
