@@ -14,7 +14,7 @@ from bench.environments import Home
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.experiment import Experiment, Variant, Workload, key
 from bench.process import WORKER, converse, last
-from bench.serving.settings import settings
+from bench.serving.settings import Key, settings
 
 METHOD = 1
 """Raised when the worker measures in another way, so that old records are not taken for new."""
@@ -115,8 +115,8 @@ def check_names(experiment: Experiment) -> None:
             raise InputError(unknown(f"scheme of {variant.engine}", variant.quant, engine.schemes))
         if engine.schemes is None and engine.weights == "folder":
             quantization.scheme(variant.quant)
-        if engine.remote:
-            settings(variant.options)
+        if engine.check is not None:
+            attribute(engine.check)(variant.options)
 
 
 def check_weights(variant: Variant, model: Model) -> None:
@@ -153,7 +153,9 @@ def resolve(experiment: Experiment, say: Callable[[str], None]) -> list[Arm]:
 def _resolved(variant: Variant, device: quantization.Device, say: Callable[[str], None]) -> Arm:
     model, engine = model_of(variant), spec(variant.engine)
     if engine.remote:
-        where = replace(variant, device=settings(variant.options).device)
+        asked = settings(variant.options)
+        Key(asked.key_env)  # one that is not set is said before any worker starts
+        where = replace(variant, device=asked.device)
         return Arm(variant=where, model=model, identity=key("served", model=model.ref))
     arm = Arm(
         variant=replace(variant, device=device.name), model=model, identity=weights.identity(model)

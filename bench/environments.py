@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -139,10 +140,9 @@ def install(place: Home, say: Say) -> None:
     `say` is told each slow step. Raises UnsupportedError.
     """
     try:
-        lock = place.folder.with_name(f"{place.name}.lock")
-        with locked(lock, say, f"installs the environment of {place.name}"):
+        with _alone(place, say) as held:
             if state(place) != "installed":
-                _make(place, say)
+                _make(place, say, held)
     except OSError as error:
         raise UnsupportedError(
             f"cannot make the environment of {place.name} in {place.folder}: "
@@ -151,16 +151,27 @@ def install(place: Home, say: Say) -> None:
 
 
 def remove(place: Home, say: Say) -> bool:
-    """Delete it; False if it was not there."""
+    """Delete it; False if it was not there. Raises UnsupportedError where that is not allowed."""
     if not place.folder.exists():
         return False
-    lock = place.folder.with_name(f"{place.name}.lock")
-    with locked(lock, say, f"installs the environment of {place.name}"):
-        shutil.rmtree(place.folder)
+    try:
+        with _alone(place, say):
+            (place.folder / STAMP).unlink(missing_ok=True)  # what is left of it is not whole
+            shutil.rmtree(place.folder)
+    except OSError as error:
+        raise UnsupportedError(
+            f"cannot remove {error.filename or place.folder}: {error.strerror or error}"
+        ) from error
     return True
 
 
-def _make(place: Home, say: Say) -> None:
+def _alone(place: Home, say: Say) -> AbstractContextManager[tuple[int, ...]]:
+    """Its lock; another run that installs it is waited for, and so is a pip that it left behind."""
+    lock = place.folder.with_name(f"{place.name}.lock")
+    return locked(lock, say, f"installs the environment of {place.name}")
+
+
+def _make(place: Home, say: Say, held: tuple[int, ...]) -> None:
     wanted = place.fingerprint
     if _stamp(place).get("fingerprint") != wanted or not _has_pip(place):
         say(f"making an environment for {place.name} in {place.folder}")
@@ -168,7 +179,7 @@ def _make(place: Home, say: Say) -> None:
     # Not whole until it is stamped again, with what is in it.
     _write_stamp(place, {"fingerprint": wanted})
     say(f"installing the packages of {place.name} with pip (once)")
-    _pip(place, say)
+    _pip(place, say, held)
     _write_stamp(place, {"fingerprint": wanted, "packages": versions(place)})
 
 
@@ -194,7 +205,7 @@ def _has_pip(place: Home) -> bool:
         return False
 
 
-def _pip(place: Home, say: Say) -> None:
+def _pip(place: Home, say: Say, held: tuple[int, ...]) -> None:
     # -I: packages that PYTHONPATH shows are not in this environment. pip's own settings count.
     command = [
         str(place.python), "-I", "-m", "pip", "install", "--disable-pip-version-check",
@@ -204,7 +215,7 @@ def _pip(place: Home, say: Say) -> None:
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
         subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
-            text=True, errors="replace",
+            text=True, errors="replace", pass_fds=held,
         ) as pip,
     ):  # fmt: skip
         try:
@@ -236,7 +247,10 @@ def steps(output: Iterator[str]) -> Iterator[str]:
 def pip_error(text: str) -> str:
     """The last error in what pip wrote to stderr, else the last line."""
     errors = [line for line in text.splitlines() if line.startswith("ERROR:")]
-    return last_line("\n".join(errors) or text).removeprefix("ERROR: ")
+    said = last_line("\n".join(errors) or text).removeprefix("ERROR: ")
+    if "(from versions: none)" in text:  # all that pip says of an index that does not answer
+        said += "; its index has no version at all, or cannot be reached (`pip config list`)"
+    return said
 
 
 def _stamp(place: Home) -> dict[str, Any]:

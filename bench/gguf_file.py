@@ -140,6 +140,8 @@ class _Cursor:
 
     def take(self, code: str) -> Any:
         size = struct.calcsize(f"<{code}")
+        if self.at + size > len(self._data):
+            raise ValueError("it ends within its header")
         (value,) = struct.unpack_from(f"<{code}", self._data, self.at)
         self.at += size
         return value
@@ -156,6 +158,8 @@ class _Cursor:
         if kind == STRING:
             return self.text()
         if kind != ARRAY:
+            if kind not in SCALARS:
+                raise ValueError(f"a value of type {kind}, which is not known")
             return self.take(SCALARS[kind])
         inner, length = self.take("I"), self.take("Q")
         if inner in SCALARS:
@@ -176,7 +180,7 @@ def read(path: Path) -> GgufFile:
             return _parse(path, data)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
-    except (struct.error, KeyError, ValueError, OverflowError) as error:
+    except (ValueError, OverflowError) as error:
         raise InputError(f"{path}: not a readable GGUF file ({error})") from error
 
 
@@ -203,7 +207,7 @@ def _parse(path: Path, data: mmap.mmap) -> GgufFile:
             Tensor(name=name, n_elements=elements, type=TENSOR_TYPES.get(kind, f"type {kind}"))
         )
         last = max(last, cursor.take("Q"))
-    alignment = int(keys.get("general.alignment", 32))
+    alignment = max(int(keys.get("general.alignment", 32)), 1)
     start = -(-cursor.at // alignment) * alignment
     if not tensors or start + last >= len(data):
         raise ValueError("it ends before its weights do")

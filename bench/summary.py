@@ -92,6 +92,7 @@ def _row(group: Sequence[Record], quality: Figures | None) -> dict[str, Any]:
     row["decode_spread"] = _spread(figures["decode_tok_s"] for figures in each)
     row["decode_noise"] = _median(map(within, good))
     row["host_ratio"] = _median(map(host_ratio, good))
+    row["early_share"] = max(map(early_share, good), default=0.0) or None
     row |= agreement(good)
     row |= memory_figures(good, absent)
     row |= energy_figures(good, absent)
@@ -112,6 +113,18 @@ def host_ratio(record: Record) -> float | None:
     if not host or not device or len(host) != len(device):
         return None
     return sum(host) / sum(device)
+
+
+def early_share(record: Record) -> float:
+    """Share of the decoded tokens that were made while other prompts were still read (vLLM).
+
+    They are in `decode_tok_s`, and their time in prefill's.
+    """
+    early: int = record.model.get("notes", {}).get("early_tokens", 0)
+    if early == 0:
+        return 0.0
+    decoded: int = (record.workload["n_gen"] - 1) * record.workload["n_batch"]
+    return early / decoded
 
 
 def agreement(good: Sequence[Record]) -> dict[str, int | None]:

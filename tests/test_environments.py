@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,6 +201,77 @@ def test_two_at_once_install_once(place: Home) -> None:
     assert said.count("waiting for another run that installs the environment of tiny") == 1
 
 
+def test_a_pip_that_outlives_its_install_is_waited_for(tmp_path: Path) -> None:
+    """`kill -9` ends the install and not its pip; two of them in one folder would break it."""
+    place = Home(name="tiny", requirements=tmp_path / "tiny.txt", folder=tmp_path / "tiny")
+    place.requirements.write_text("tinyengine==1.0\n")
+    place.python.parent.mkdir(parents=True)
+    os.mkfifo(tmp_path / "go")
+    place.python.write_text(f"#!/bin/sh\ntouch {tmp_path}/begun\ncat {tmp_path}/go\n")
+    place.python.chmod(0o755)
+    program = f"""
+from pathlib import Path
+from bench import environments
+place = environments.Home(
+    name="tiny", requirements=Path({str(place.requirements)!r}), folder=Path({str(place.folder)!r})
+)
+with environments._alone(place, print) as held:
+    environments._pip(place, print, held)
+"""
+    killed = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parent.parent)
+    while not (tmp_path / "begun").exists():
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    said: list[str] = []
+    released = threading.Event()
+
+    def wait() -> None:
+        with environments._alone(place, said.append):
+            released.set()
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    while not said:
+        time.sleep(0.01)
+    assert not released.is_set()
+    (tmp_path / "go").write_text("")  # pip ends
+    waiting.join(30)
+    assert released.is_set()
+    assert said == ["waiting for another run that installs the environment of tiny"]
+
+
+def test_terminating_an_install_ends_its_pip(tmp_path: Path) -> None:
+    """SIGTERM (`timeout`, CI, a batch system) is an interruption, not an orphan."""
+    program = (
+        "import os, signal; from bench.cli import stop_on_terminate; stop_on_terminate()\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGTERM); signal.pause()\n"
+        "except KeyboardInterrupt:\n    print('ended')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=Path(__file__).parent.parent, text=True,
+        capture_output=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "ended\n"
+
+
+def test_what_cannot_be_removed_is_one_line(
+    place: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path / "lib"))
+
+    monkeypatch.setattr(environments, "home", lambda name: place)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", refused)
+        assert main(["engines", "remove", "tiny"]) == 3
+    assert capsys.readouterr().err == (
+        f"bench: cannot remove {place.folder / 'lib'}: Permission denied\n"
+    )
+    assert state(place) == "unfinished"  # whatever is left of it is no whole environment
+
+
 def test_it_can_be_removed(place: Home) -> None:
     assert remove(place, lambda _: None)
     assert state(place) == "missing"
@@ -235,6 +308,14 @@ def test_what_pip_says_last_is_its_error() -> None:
     text = "WARNING: retrying\nERROR: first\nERROR: No space left\n\n[notice] a new release\n"
     assert environments.pip_error(text) == "No space left"
     assert environments.pip_error("") == "it said nothing"
+    text = (
+        "ERROR: Could not find a version that satisfies the requirement a==1 (from versions: none)"
+        "\nERROR: No matching distribution found for a==1\n"
+    )
+    assert environments.pip_error(text) == (
+        "No matching distribution found for a==1; its index has no version at all, or cannot be "
+        "reached (`pip config list`)"
+    )
 
 
 def test_every_engine_has_its_pins_and_all_are_exact() -> None:

@@ -69,6 +69,27 @@ def test_a_float_file_is_not_quantized(tmp_path: Path, kind: str, scheme: str) -
     assert file.scheme == scheme
 
 
+def test_a_file_cut_anywhere_is_one_line_that_says_so(tmp_path: Path) -> None:
+    whole = write(tmp_path / "tiny.gguf").read_bytes()
+    last = len(whole) - 64 * 4  # within the last weight the header cannot tell: the engine does
+    for length in range(1, last + 1):
+        cut = tmp_path / "cut.gguf"
+        cut.write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"it ends|longer than|does not begin") as error:
+            gguf_file.read(cut)
+        assert "\n" not in str(error.value)
+
+
+def test_values_of_an_unknown_type_are_named(tmp_path: Path) -> None:
+    file = write(tmp_path / "tiny.gguf")
+    whole = bytearray(file.read_bytes())
+    at = whole.index(b"general.architecture") + len(b"general.architecture")
+    whole[at : at + 4] = (77).to_bytes(4, "little")
+    file.write_bytes(whole)
+    with pytest.raises(InputError, match="a value of type 77, which is not known"):
+        gguf_file.read(file)
+
+
 def test_types_are_those_of_the_package() -> None:
     for number, name in gguf_file.FILE_TYPES.items():
         theirs = gguf.LlamaFileType(number).name.lower()

@@ -39,6 +39,7 @@ from bench.experiment import Workload
 from bench.worker import check_tokens, request
 from tests import fake_llama
 from tests.fakes import FakeClock
+from tests.test_gguf_file import write as write_gguf
 
 
 @pytest.fixture(scope="module")
@@ -114,17 +115,17 @@ def test_instructions_that_the_build_does_not_use_are_named(tmp_path: Path) -> N
     assert cpu_flags(tmp_path / "none") == set()
 
 
-def test_settings_are_llama_cpps_own_names(job: Job) -> None:
+def test_settings_are_llama_cpps_own_names() -> None:
     options = {"n_gpu_layers": 12, "flash_attn": "on", "type_k": "q8_0"}
     expected = Settings(n_gpu_layers=12, flash_attn="on", type_k="q8_0")
-    assert settings_of(replace(job, options=options)) == expected
+    assert settings_of(options) == expected
     for wrong, problem in (
         ({"ngl": 1}, "options.ngl: unknown key"),
         ({"flash_attn": "yes"}, "options.flash_attn: 'yes' is not one of"),
         ({"n_gpu_layers": -2}, "options.n_gpu_layers: must be at least -1"),
     ):
         with pytest.raises(InputError, match=problem):
-            settings_of(replace(job, options=wrong))
+            settings_of(wrong)
 
 
 def test_layers_go_to_the_gpu_where_there_is_one() -> None:
@@ -246,6 +247,12 @@ class TestServer:
     def test_what_the_server_refuses_is_told(self, server: LlamaServerEngine) -> None:
         with pytest.raises(UnsupportedError, match="server: 400"):
             server._ask("/completion", {"prompt": {"no": "prompt"}})
+
+    def test_a_model_that_the_build_does_not_know_is_named(self, job: Job, tmp_path: Path) -> None:
+        file = write_gguf(tmp_path / "tiny.gguf")
+        file.write_bytes(file.read_bytes().replace(b"llama", b"zzzzz"))
+        with pytest.raises(UnsupportedError, match=r"cannot load tiny.*architecture 'zzzzz'"):
+            LlamaServerEngine().load(replace(job, gguf=file, quant="q8_0"))
 
     def test_a_gpu_needs_a_build_for_it(self, job: Job) -> None:
         pytest.importorskip("xllamacpp")

@@ -99,6 +99,17 @@ def test_a_wrong_option_is_told_before_anything_is_made(tmp_path: Path) -> None:
         prepare(order(folder=tmp_path, options={"fast": True}))
 
 
+def test_a_cache_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "gpu-cost-bench").mkdir()
+    (tmp_path / "gpu-cost-bench" / "onnx").write_text("in the way")
+    with pytest.raises(UnsupportedError, match=r"cannot keep m as ONNX .*XDG_CACHE_HOME") as error:
+        prepare(order(folder=tmp_path))
+    assert "\n" not in str(error.value)
+
+
 def test_schemes_of_other_engines_are_refused_by_name() -> None:
     entry = ArmEntry(engine="onnxruntime", quant="int8-weight-only")
     experiment = Experiment(

@@ -12,17 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from bench import environments, quantization, runner
+from bench import environments, quantization
 from bench.engines import Job, Order
 from bench.engines.convert import expected
 from bench.engines.onnx_files import EXPORTER, FACTS, MODEL, prepare
 from bench.engines.transformers import TransformersEngine
 from bench.environments import Home
 from bench.errors import UnsupportedError
-from bench.experiment import ArmEntry, Experiment, Grid, Quality, load_experiment
-from bench.records import Record
+from bench.experiment import load_experiment
 from tests.conftest import TINY
-from tests.fakes import Quiet
 from tests.onnx_probe import generate
 
 pytestmark = pytest.mark.engine
@@ -182,43 +180,6 @@ def test_a_model_that_cannot_be_exported_is_one_line(
     with pytest.raises(UnsupportedError, match="cannot load tiny: ") as error:
         prepare(order(onnx_home, tmp_path, "none"))
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.model
-def test_the_embedded_model_with_and_without_dynamic_quantization(
-    onnx_home: Home, embedded_folder: Path, tmp_path: Path
-) -> None:
-    arms = [("transformers", "none"), ("onnxruntime", "none"), ("onnxruntime", "int8-dynamic")]
-    experiment = Experiment(
-        name="engines-short", question="the same work on two engines?", level="quick",
-        baseline="none",
-        grid=Grid(device="cpu", n_prompt=(16,), n_gen=(6,)),
-        arm=tuple(ArmEntry(engine=engine, quant=quant) for engine, quant in arms),
-        measure={"pairs": 1, "window_s": 0.0, "warmup_max_s": 0.0},
-        quality=Quality(max_tokens=128, window=128),
-    )  # fmt: skip
-    outcome = runner.run(experiment, tmp_path, Quiet())
-    assert (outcome.measured, outcome.failed) == (3, 0)
-    of: dict[tuple[str, str], Record] = {
-        (r.variant["engine"], r.variant["quant"]): r for r in outcome.results.records
-    }
-    theirs, ours, int8 = (of[arm] for arm in arms)
-    assert [len(r.model["first_tokens"][0]) for r in (theirs, ours, int8)] == [6, 6, 6]
-    assert [len(r.samples["itl_s"][0]) for r in (theirs, ours, int8)] == [5, 5, 5]
-    assert ours.model["first_tokens"] == theirs.model["first_tokens"]
-    assert ours.model["n_params"] == int8.model["n_params"] == 134_515_008
-    # The tied head is held a second time, transposed: ONNX Runtime folds that when it loads.
-    assert ours.model["weights_bytes"] == pytest.approx(538_060_032 + 49152 * 576 * 4, rel=1e-3)
-    assert int8.model["weights_bytes"] < 0.26 * ours.model["weights_bytes"]
-    assert int8.model["quantized_fraction"] > 0.99
-    assert int8.memory["peak_host_bytes"] < ours.memory["peak_host_bytes"]
-    quality = {(q.variant["engine"], q.variant["quant"]): q for q in outcome.results.qualities}
-    base, same, damaged = (quality[arm] for arm in arms)
-    assert [q.status for q in (base, same, damaged)] == ["ok"] * 3
-    assert len(base.nll) == len(same.nll) == len(damaged.nll) == 127
-    assert max(abs(a - b) for a, b in zip(base.nll, same.nll, strict=True)) < 1e-3
-    assert max(same.kld) < 1e-6
-    assert sum(damaged.kld) / 127 > 0.05  # known of this model: int8 activations hurt it
 
 
 def test_the_shipped_experiment_asks_for_what_exists() -> None:

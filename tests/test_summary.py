@@ -202,3 +202,38 @@ def test_host_and_device_that_disagree_are_told() -> None:
     text = show(EXPERIMENT, Results(records=[record("none", samples=late)]), Path("x"), "md")
     assert "the host saw 1.20x the time" in text
     assert summarise(Results(records=[record("none")]))[0]["host_ratio"] is None
+
+
+def test_several_batches_are_a_curve_of_throughput_and_latency(tmp_path: Path) -> None:
+    def at(n_batch: int, prefill_s: float, gap: float) -> Record:
+        work = {"n_prompt": 8, "n_gen": 3, "n_batch": n_batch}
+        samples = {"prefill_s": [prefill_s], "itl_s": [[gap, gap]], "e2e_s": [prefill_s + 2 * gap]}
+        return record("none", key=f"k{n_batch}", workload=work, samples=samples)
+
+    # 3 tokens in 0.3 s, then 6 in 0.44 s, then 12 in 0.6 s.
+    curve = [at(4, 0.3, 0.15), at(1, 0.1, 0.1), at(2, 0.2, 0.12)]
+    text = show(EXPERIMENT, Results(records=curve), tmp_path, "md")
+    assert (
+        "4 at once: 2.00x the tokens of 1, 3.00x the time to the first token, "
+        "1.50x the time per token." in text
+    )
+    shown = (("TTFT ms", "300.0"), ("per token ms", "150.0"), ("output tok/s", "20.0"))
+    for heading, value in shown:
+        assert heading in text
+        assert value in text
+    alone = show(EXPERIMENT, Results(records=curve[:1]), tmp_path, "md")
+    assert "at once" not in alone
+    assert "TTFT ms" not in alone
+
+
+def test_tokens_that_were_decoded_during_prefill_are_told() -> None:
+    # 2 x 2 tokens decoded, of which one while the other prompt was still read.
+    blurred = record("none", model={"notes": {"early_tokens": 1}})
+    (row,) = summarise(Results(records=[blurred]))
+    assert row["early_share"] == 0.25
+    text = show(EXPERIMENT, Results(records=[blurred]), Path("x"), "md")
+    assert "25% of the tokens were made while prompts were still read" in text
+    assert "decode tok/s is up to 33% too high" in text
+    apart = record("none", model={"notes": {"early_tokens": 0}})
+    assert summarise(Results(records=[apart]))[0]["early_share"] is None
+    assert summarise(Results(records=[record("none")]))[0]["early_share"] is None

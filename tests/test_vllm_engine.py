@@ -93,6 +93,7 @@ def test_every_request_makes_exactly_its_tokens(job: Job, n_batch: int) -> None:
     prompts = random_tokens(7, 1000, 12, n_batch)
     assert runs.tokens() == [[prompt[-1] + i for i in (1, 2, 3, 4)] for prompt in prompts]
     assert (one.prefill_s, one.itl_s) == (0.1, [0.1] * 3)
+    assert runs.notes() == {"early_tokens": 0}
     assert llm.llm_engine.steps == 4  # one for the prompts, one for each further token
     assert not llm.llm_engine.has_unfinished_requests()
 
@@ -104,16 +105,29 @@ def test_prompts_that_are_cut_into_steps_are_one_prefill(job: Job) -> None:
     assert llm.llm_engine.steps > 1
     assert min(map(len, runs.tokens())) == 1
     assert max(map(len, runs.tokens())) > 1  # the first of them decodes meanwhile
+    assert runs.notes() == {"early_tokens": sum(map(len, runs.tokens())) - 3}
     for _ in range(5):
         runs.step()
     assert [len(new) for new in runs.tokens()] == [6] * 3
 
 
-def test_requests_above_the_limit_wait_for_their_turn(job: Job) -> None:
+def test_requests_above_the_limit_are_refused(job: Job) -> None:
+    # They would wait until others had ended: most decoding would be taken for prefill.
     runs, _ = loaded(replace(job, options={"max_num_seqs": 2}))
-    runs.start(12, 4, 5)
+    assert runs.most_sequences == 2
+    runs.start(12, 4, 2)
+    with pytest.raises(UnsupportedError, match=r"3 requests at once .* max_num_seqs = 2"):
+        runs.start(12, 4, 3)
+
+
+def test_what_was_aborted_on_its_way_is_no_request_of_ours(job: Job) -> None:
+    runs, llm = loaded(job)
+    runs.start(12, 4, 2)
+    step = llm.llm_engine.step
+    late = fake_vllm.RequestOutput("0-7", [fake_vllm.CompletionOutput(0, [1, 2, 3])], True)
+    llm.llm_engine.step = lambda: [late, *step()]
     request(runs, FakeClock([0.1]), 4)
-    check_tokens(runs, Workload(n_prompt=12, n_gen=4, n_batch=5))
+    check_tokens(runs, Workload(n_prompt=12, n_gen=4, n_batch=2))
 
 
 def test_a_reset_ends_what_is_unfinished(job: Job) -> None:

@@ -213,3 +213,18 @@ def test_the_embedded_model_is_what_its_card_says(embedded_folder_in_users_cache
 @pytest.fixture
 def embedded_folder_in_users_cache(embedded_folder: Path) -> Path:
     return embedded_folder
+
+
+def test_what_a_killed_run_left_is_deleted(tmp_path: Path) -> None:
+    place = tmp_path / "model[1]-abc"
+    for name in (f".{place.name}-x1y2", f".{place.name}-z", ".model[1]-abd-other", "model[1]-abd"):
+        (tmp_path / name / "made").mkdir(parents=True)
+    with weights.workshop(place) as made:
+        assert list(made.iterdir()) == []
+        assert not (tmp_path / f".{place.name}-x1y2").exists()
+        (made / "file").write_text("whole")
+        weights.publish(made, place)
+    assert weights.intact(place)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".model[1]-abd-other", "model[1]-abc", "model[1]-abd",
+    ]  # fmt: skip

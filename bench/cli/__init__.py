@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import keyword
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import FrameType
 
 from bench.errors import EXIT_INTERRUPTED, BenchError
 
@@ -86,6 +88,15 @@ def parser() -> argparse.ArgumentParser:
         sub.formatter_class = argparse.RawDescriptionHelpFormatter
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return top
+
+
+def stop_on_terminate() -> None:
+    """Take SIGTERM (`timeout`, a batch system, CI) for Ctrl-C: what was started is ended too."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:

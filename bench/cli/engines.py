@@ -7,7 +7,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from bench.cli import add_output
+from bench.cli import add_output, stop_on_terminate
 
 if TYPE_CHECKING:
     from bench.engines import Spec
@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.names:
         raise InputError(f"name what to {args.action}: {', '.join(names())}")
+    stop_on_terminate()
     for place in [home(name) for name in args.names]:
         if args.action == "install":
             install(place, _say)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from bench.cli import add_output
+from bench.cli import add_output, stop_on_terminate
 from bench.cli.grid import LARGEST, add_grid, share, wanted_experiment
 
 if TYPE_CHECKING:
@@ -55,7 +53,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, then print the table and what it means."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    stop_on_terminate()
     if args.claim is None:
         return _measure(wanted_experiment(args), args)
     return max(_measure(experiment, args) for experiment in _deciding(args.claim))
@@ -110,10 +108,6 @@ def _deciding(claim: str) -> list[Experiment]:
     if open_:
         print(f"cannot be run yet: {open_}", file=sys.stderr)
     return found
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 class ProgressLine:

@@ -43,6 +43,9 @@ class Spec:
     prepare: str | None = None
     """`package.module:function` from an Order to the model in the engine's own format, called in
     the parent before the first worker; None: it loads the prepared safetensors themselves."""
+    check: str | None = None
+    """`package.module:function` from an arm's options, which raises InputError for what is wrong
+    with them; called in the parent before anything slow. None: the worker alone can tell."""
     weights: Literal["folder", "gguf", "none"] = "folder"
     """What of a model it loads: a folder of safetensors, one GGUF file as it is, or nothing."""
     remote: bool = False
@@ -67,11 +70,13 @@ ENGINES: Mapping[str, Spec] = {
             "layers: they would run on the CPU, with copies to and fro"
         },
         prepare="bench.engines.onnx_files:prepare",
+        check="bench.engines.onnx_files:options",
     ),
     "llama.cpp": Spec(
         module="bench.engines.llama_cpp:make",
         packages=("llama-cpp-python", "xllamacpp"),
         schemes=("none", *sorted(set(FILE_TYPES.values()) - set(FLOATS))),
+        check="bench.engines.llama_cpp:settings_of",
         weights="gguf",
     ),
     "vllm": Spec(
@@ -80,10 +85,12 @@ ENGINES: Mapping[str, Spec] = {
         schemes=("none", "fp8_per_tensor", "fp8_per_block", "mxfp8"),
         environment="vllm",
         packages=("vllm",),
+        check="bench.engines.vllm:settings_of",
         devices=("cuda",),
     ),
     "endpoint": Spec(
         module="bench.engines.endpoint:EndpointEngine",
+        check="bench.serving.settings:settings",
         weights="none",
         remote=True,
         devices=("remote",),

@@ -23,6 +23,8 @@ from bench.serving.settings import Key, Settings, settings
 from bench.serving.window import counts, failed, served
 
 PROBE_TOKENS = 8
+FINE = (None, "token_count", "buffered")
+"""Ends of a probe that say the fields were taken: its two tokens may well come together."""
 ROUND_TRIES = 3
 CALIBRATIONS = 4
 """Requests that may be spent on finding how many words make a prompt of so many tokens."""
@@ -90,7 +92,7 @@ class EndpointEngine:
             raise InputError("options.prompts: tokens need a model card (-m) to draw from")
         if wanted != "text" and self._settings.api == "completions" and vocabulary_size:
             answer, extras = await identity.accepted(client, self._words(vocabulary_size))
-            if answer.failure in (None, "token_count") or wanted == "tokens":
+            if answer.failure in FINE or wanted == "tokens":
                 self._settle(answer, extras, vocabulary_size)
                 return found
         self._settle(*await identity.accepted(client, self._words(None)), None)
@@ -101,7 +103,7 @@ class EndpointEngine:
 
     def _settle(self, answer: Answer, extras: Mapping[str, Any], size: int | None) -> None:
         """Keep what was found to work. Raises UnsupportedError if nothing does."""
-        if answer.failure not in (None, "token_count"):
+        if answer.failure not in FINE:
             raise failed([answer], counts(Window(answers=[answer])))
         self._extras, self._vocabulary_size = extras, size
 

@@ -69,12 +69,12 @@ class Settings:
             yield "n_ubatch: must be at least 1"
 
 
-def settings_of(job: Job) -> Settings:
-    """The job's options. Raises InputError that names each wrong one."""
+def settings_of(options: Mapping[str, Any]) -> Settings:
+    """An arm's options. Raises InputError that names each wrong one."""
     problems: list[str] = []
-    found = fields.build(Settings, dict(job.options), "options", problems)
+    found = fields.build(Settings, options, "options", problems)
     if found is None or problems:
-        raise InputError("; ".join(problems))
+        raise InputError(*(f"engine llama.cpp: {problem}" for problem in problems))
     return found
 
 
@@ -96,6 +96,16 @@ def file_of(job: Job) -> gguf_file.GgufFile:
     if job.dtype not in ("auto", gguf_file.FLOATS.get(found.file_type)):
         raise InputError(f"{found.path.name} is run as it is ({found.file_type}): no --dtype")
     return found
+
+
+def cannot_load(file: gguf_file.GgufFile | None) -> UnsupportedError:
+    """The error for a file that is whole by its header; the packages say no more than that."""
+    assert file is not None
+    kind = file.keys.get("general.architecture")
+    return UnsupportedError(
+        f"llama.cpp cannot load {file.path.name}: this build does not know the architecture "
+        f"'{kind}', the file is damaged, or memory is short"
+    )
 
 
 def gpu_index(device: str) -> int | None:

@@ -15,6 +15,7 @@ from bench.engines import Job, Loaded
 from bench.engines.llama_cpp import (
     MOST_SEQUENCES,
     Settings,
+    cannot_load,
     check_workload,
     describe,
     file_of,
@@ -79,7 +80,7 @@ class LlamaPythonEngine:
         import llama_cpp
 
         self._api, self._job = llama_cpp.llama_cpp, job
-        self._settings, self._file = settings_of(job), file_of(job)
+        self._settings, self._file = settings_of(job.options), file_of(job)
         if job.device != "cpu" and not self._api.llama_supports_gpu_offload():
             raise UnsupportedError(
                 f"llama-cpp-python was compiled without a GPU backend, so it cannot use "
@@ -92,7 +93,7 @@ class LlamaPythonEngine:
             params.main_gpu, params.split_mode = gpu, self._api.LLAMA_SPLIT_MODE_NONE
         self._model = self._api.llama_model_load_from_file(str(job.gguf).encode(), params)
         if not self._model:
-            raise UnsupportedError(f"llama.cpp cannot load {self._file.path.name}")
+            raise cannot_load(self._file)
         self._vocab = self._api.llama_model_get_vocab(self._model)
         build = {
             "package": "llama-cpp-python",

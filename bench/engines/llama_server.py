@@ -23,6 +23,7 @@ from bench.engines import Job, Loaded, Timed
 from bench.engines.llama_cpp import (
     MOST_SEQUENCES,
     Settings,
+    cannot_load,
     check_workload,
     describe,
     file_of,
@@ -118,7 +119,7 @@ class LlamaServerEngine:
     def load(self, job: Job) -> Loaded:
         import xllamacpp
 
-        self._settings, self._file, self._job = settings_of(job), file_of(job), job
+        self._settings, self._file, self._job = settings_of(job.options), file_of(job), job
         if job.device != "cpu" and not accelerators(xllamacpp):
             raise UnsupportedError(
                 f"this build of xllamacpp has no GPU backend, so it cannot use {job.device}; its "
@@ -172,7 +173,7 @@ class LlamaServerEngine:
         except RuntimeError as error:  # it says no more than that it failed
             name = self._job.gguf.name
             if first:
-                raise UnsupportedError(f"llama.cpp cannot load {name}: {error}") from error
+                raise cannot_load(self._file) from error
             raise UnsupportedError(
                 f"llama.cpp loads {name}, but not with {n_parallel} x {n_slot} tokens of context",
                 "OOM",

@@ -20,7 +20,15 @@ from typing import Any, Final
 from bench.engines import Order
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.experiment import key
-from bench.weights import cache_folder, import_root, intact, last_line, locked, publish
+from bench.weights import (
+    cache_folder,
+    import_root,
+    intact,
+    last_line,
+    locked,
+    publish,
+    workshop,
+)
 
 FORMAT: Final = 1
 """Raised when files that older versions made can no longer be used."""
@@ -68,14 +76,17 @@ def _kept(order: Order, recipe: Mapping[str, Any], make: Callable[[Path], None])
         "onnx", format=FORMAT, weights=order.identity, packages=order.home.fingerprint, **recipe
     )
     place = cache_folder() / "onnx" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', order.name)}-{name}"
-    with locked(place.with_name(f"{name}.lock"), order.say, "exports the same model"):
-        if intact(place):
-            return place
-        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=place.parent) as scratch:
-            made = Path(scratch) / "made"
-            made.mkdir()
-            make(made)
-            publish(made, place)
+    try:
+        with locked(place.with_name(f"{name}.lock"), order.say, "exports the same model"):
+            if not intact(place):
+                with workshop(place) as made:
+                    make(made)
+                    publish(made, place)
+    except OSError as error:
+        raise UnsupportedError(
+            f"cannot keep {order.name} as ONNX in {place.parent}: {error.strerror or error}; "
+            "XDG_CACHE_HOME chooses another place"
+        ) from error
     return place
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,15 @@ from bench.errors import InputError, UnsupportedError
 
 KERNELS = {
     "none": "float matmul",
-    "fp8_per_tensor": "fp8 matmul, one scale a weight tensor, activations scaled at run time",
-    "fp8_per_block": "fp8 matmul, a scale each 128 x 128 weights and 128 activations",
-    "mxfp8": "fp8 matmul, a power-of-two scale each 32 weights and activations",
+    "fp8_per_tensor": "fp8 weights, one scale a tensor; activations in fp8, scaled at run time, "
+    "from Ada on, in 16 bits before",
+    "fp8_per_block": "fp8 weights, a scale each 128 x 128; activations in fp8, a scale each 128, "
+    "from Ada on, in 16 bits before",
+    "mxfp8": "fp8 weights, a power-of-two scale each 32; activations likewise from Blackwell on, "
+    "in 16 bits before",
 }
-"""Online schemes: docs.vllm.ai, Features, Quantization, Online Quantization (v0.20.0 and stable),
-read 2026-11-23. Cards that cannot multiply fp8 keep fp8 weights and 16-bit activations."""
+"""Online schemes: docs.vllm.ai, Features, Quantization, Online Quantization and FP8 W8A8 (v0.20.0,
+stable and main), read 2026-11-23. Which kernel vLLM took is in its log only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +47,30 @@ class Settings:
     kv_cache_dtype: str = "auto"
     gpu_memory_utilization: float = 0.9
     max_num_seqs: int = 256
-    """Requests in one step at most: `n_batch` above it waits in the queue."""
+    """Requests in one step at most, and so the largest `n_batch`."""
     max_num_batched_tokens: int | None = None
     tensor_parallel_size: int = 1
     async_scheduling: bool | None = None
     """Whether the next step is prepared while one computes; None: vLLM's own choice."""
     max_model_len: int | None = None
     """Longest request, prompt and new tokens; None: the model's own context."""
+
+    def problems(self) -> Iterator[str]:
+        for name in ("max_num_seqs", "tensor_parallel_size", "max_num_batched_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                yield f"{name}: must be at least 1"
+        if not 0 < self.gpu_memory_utilization <= 1:
+            yield "gpu_memory_utilization: must be above 0 and at most 1"
+
+
+def settings_of(options: Mapping[str, Any]) -> Settings:
+    """An arm's options. Raises InputError that names each wrong one."""
+    problems: list[str] = []
+    found = fields.build(Settings, options, "options", problems)
+    if found is None or problems:
+        raise InputError(*(f"engine vllm: {problem}" for problem in problems))
+    return found
 
 
 def asked(job: Job, settings: Settings, dtype: str) -> dict[str, Any]:
@@ -97,14 +117,13 @@ class VllmEngine:
         self._prompts: list[list[int]] = []
         self._new: dict[str, list[int]] = {}
         self._batch = 0
+        self._early = 0
+        self.most_sequences = Settings().max_num_seqs
 
     def load(self, job: Job) -> Loaded:
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        problems: list[str] = []
-        settings = fields.build(Settings, dict(job.options), "options", problems)
-        if settings is None or problems:
-            raise InputError("; ".join(problems))
+        settings = settings_of(job.options)
         if job.device == "cpu":
             raise UnsupportedError("engine vllm runs on an accelerator here, not on the CPU")
         try:
@@ -112,7 +131,7 @@ class VllmEngine:
         except ImportError as error:
             raise UnsupportedError(f"engine vllm needs the package vllm ({error})") from error
 
-        self._job = job
+        self._job, self.most_sequences = job, settings.max_num_seqs
         dtype = "bfloat16" if job.dtype == "auto" else job.dtype
         with tempfile.TemporaryDirectory() as scratch:
             where = job.folder or shape_folder(job, Path(scratch))
@@ -140,6 +159,11 @@ class VllmEngine:
         from vllm import SamplingParams
 
         assert self._job is not None
+        if n_batch > self.most_sequences:
+            raise UnsupportedError(
+                f"{n_batch} requests at once are more than max_num_seqs = {self.most_sequences}: "
+                "some would wait until others had ended; --option max_num_seqs=N allows more"
+            )
         vocabulary = self._job.architecture["vocab_size"]
         self._prompts = random_tokens(self._job.seed, vocabulary, n_prompt, n_batch)
         self._params = SamplingParams(
@@ -163,6 +187,7 @@ class VllmEngine:
             self._new[name] = []
             self._engine.add_request(name, {"prompt_token_ids": prompt}, self._params)
         self._until(1)
+        self._early = sum(len(made) - 1 for made in self._new.values())
 
     def step(self) -> None:
         self._until(min(map(len, self._new.values())) + 1)
@@ -175,7 +200,8 @@ class VllmEngine:
                     f"vLLM ended its requests before {count} tokens of each", "TOKEN_COUNT"
                 )
             for output in self._engine.step():
-                self._new[output.request_id] = list(output.outputs[0].token_ids)
+                if output.request_id in self._new:  # a step on its way may hold what was aborted
+                    self._new[output.request_id] = list(output.outputs[0].token_ids)
 
     def rewind(self) -> None:
         raise UnsupportedError("vLLM cannot repeat decoding without its prefill")
@@ -184,7 +210,8 @@ class VllmEngine:
         """Nothing to wait for: a step has its tokens on the host when it returns."""
 
     def notes(self) -> Mapping[str, Any]:
-        return {}
+        """Tokens beyond the first that requests made while others still had their prompt read."""
+        return {"early_tokens": self._early}
 
     def tokens(self) -> list[list[int]]:
         return [list(made) for made in self._new.values()]

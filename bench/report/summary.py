@@ -77,7 +77,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         *swept,
         speed("prefill_tok_s", "prefill tok/s"),
         Column(heading="decode tok/s", show=_decode),
-        *_of_server(rows),
+        *_of_requests(rows),
         bytes_of("weights_bytes", "weights MB"),
         bytes_of("peak_memory_bytes", "peak MB"),
         *bounded,
@@ -89,10 +89,11 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     ]
 
 
-def _of_server(rows: Sequence[Row]) -> list[Column]:
-    """What a server is asked about: how much in all, and how long one request waits."""
+def _of_requests(rows: Sequence[Row]) -> list[Column]:
+    """How much in all, and how long one request waits: of a server, or over several batches."""
     imported = any(row["ttft_s"] and not row["prefill_tok_s"] for row in rows)
-    if all(row["requests_s"] is None for row in rows) and not imported:
+    swept = len({row["n_batch"] for row in rows}) > 1
+    if all(row["requests_s"] is None for row in rows) and not imported and not swept:
         return []
     counted = [column("requests_s", "requests/s", ",.2f")]
     if all(row["requests_s"] is None for row in rows):
@@ -149,12 +150,13 @@ def words(
 
 
 def curve(rows: Sequence[Row], names: Mapping[str, str]) -> Iterator[str]:
-    """What more requests at once bring a server, and what they cost those who wait."""
-    least: dict[tuple[Any, ...], Row] = {}
-    for row in sorted(rows, key=lambda row: int(row["n_batch"])):
-        if row["requests_s"] is None:
-            continue
-        one = least.setdefault((row["variant"], row["n_prompt"], row["n_gen"]), row)
+    """What the largest batch brings, and what it costs those who wait; the table has the rest."""
+    ends: dict[tuple[Any, ...], tuple[Row, Row]] = {}
+    for row in sorted(rows, key=lambda row: row["n_batch"] or 0):
+        if row["n_batch"] and row["output_tok_s"] and row["ttft_s"]:
+            work = (row["variant"], row["n_prompt"], row["n_gen"])
+            ends[work] = (ends.get(work, (row,))[0], row)
+    for one, row in ends.values():
         if one is row:
             continue
         parts = [f"{row['output_tok_s'] / one['output_tok_s']:.2f}x the tokens of {one['n_batch']}"]
@@ -238,18 +240,27 @@ def notes(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
         yield f"`{reason}`: {REASONS.get(reason, 'see the records')}."
 
 
+EARLY_LIMIT = 0.01
+"""From here tokens that were decoded during prefill are said to blur the two."""
 HOST_LIMIT = 1.05
 """From here the host's clock and the device's are said to differ."""
 
 
 def _seen_twice(rows: Sequence[Row]) -> Iterator[str]:
-    """Where a mode makes other tokens than eager, and where host and device disagree on time."""
+    """Where a mode makes other tokens than eager, where decoding and prefill overlap, and where
+    host and device disagree on time."""
     names = short_names([row["variant"] for row in rows])
     for row in rows:
         same, of = row["tokens_as_eager"], row["tokens_checked"]
         if of is not None and same < of:
             name = names[row["variant"]]
             yield f"**{name}** made other tokens than eager mode after {same} of {of}."
+        if (share := row["early_share"] or 0) > EARLY_LIMIT:
+            yield (
+                f"**{names[row['variant']]}**, batch {row['n_batch']}: {share:.0%} of the tokens "
+                "were made while prompts were still read, so decode tok/s is up to "
+                f"{share / (1 - share):.0%} too high, prefill tok/s too low; output tok/s is right."
+            )
         if (row["host_ratio"] or 0) > HOST_LIMIT:
             yield (
                 f"**{names[row['variant']]}**: the host saw {row['host_ratio']:.2f}x the time that "

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from itertools import pairwise
 from typing import Any
 
@@ -45,6 +47,8 @@ class Answer:
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     n_empty: int = 0
+    n_first: int = 1
+    """Chunks with text that came together with the first."""
     timings: Mapping[str, Any] | None = None
     """The server's own, where it tells them."""
 
@@ -125,6 +129,8 @@ class Client:
             return Head(sent_ns=before_ns), (error.kind, str(error))
         if head.status != 200:
             return head, (f"http_{head.status}", said(bytes(stream.other)))
+        if (coding := head.headers.get("content-encoding", "identity")) != "identity":
+            return head, ("malformed", f"the stream is compressed ({coding}), which was not asked")
         return head, stream.fault(shape.n_gen, shape.n_prompt)
 
     def _answer(
@@ -143,15 +149,22 @@ class Client:
             ttft_s=(stream.text_ns[0] - first_ns) / 1e9,
             itl_s=tuple((after - before) / 1e9 for before, after in pairwise(stream.text_ns)),
             e2e_s=(stream.last_ns - first_ns) / 1e9,
+            n_first=stream.n_first,
             **about,
         )
 
 
 def pause_s(head: Head, retries: int) -> float:
-    """Seconds to wait before asking again: what the server names, else ever longer."""
+    """Seconds to wait before asking again: what the server names (a number, or a date), else ever
+    longer; never more than PAUSE_MAX_S."""
     named = head.headers.get("retry-after", "")
-    wait = float(named) if named.isdecimal() else PAUSE_S * 2**retries
-    return min(wait, PAUSE_MAX_S)
+    wait: float = PAUSE_S * 2**retries
+    if named.isdecimal():
+        wait = float(named)
+    elif named:
+        with contextlib.suppress(ValueError):
+            wait = parsedate_to_datetime(named).timestamp() - time.time()
+    return min(max(wait, 0.0), PAUSE_MAX_S)
 
 
 def said(body: bytes) -> str:

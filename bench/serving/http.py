@@ -201,6 +201,7 @@ class Pool:
         self._timeout_s = timeout_s
         self._headers: Headers = [
             ("Host", parts.netloc), ("User-Agent", "gpu-cost-bench"), ("Accept", "*/*"),
+            ("Accept-Encoding", "identity"),  # compressed, chunks would come when a block is full
         ]  # fmt: skip
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()

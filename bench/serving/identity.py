@@ -7,20 +7,30 @@ import re
 import time
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from bench.errors import InputError, UnsupportedError
-from bench.serving.client import Answer, Client, Shape
-from bench.serving.http import HttpError
+from bench.serving.client import Answer, Client, Shape, said
+from bench.serving.http import Head, HttpError
 from bench.serving.prompts import Vocabulary
+from bench.serving.settings import Key
 
-PAGES: Mapping[str, str] = {
-    "models": "/v1/models",
-    "version": "/version",  # vLLM
-    "props": "/props",  # llama-server
-    "server_info": "/get_server_info",  # SGLang
-    "info": "/info",  # TGI
-    "ollama_version": "/api/version",
-}
+PAGES: tuple[tuple[str, str], ...] = (
+    ("models", "/v1/models"),
+    ("version", "/version"),  # vLLM
+    ("props", "/props"),  # llama-server
+    ("server_info", "/server_info"),  # SGLang
+    ("server_info", "/get_server_info"),  # SGLang, before it was renamed
+    ("info", "/info"),  # TGI
+    ("ollama_version", "/api/version"),
+)
+"""Name in the record, and where a server may have it."""
+
+SECRET = re.compile(
+    r"(^|_)(api_?keys?|keys?|tokens?|secrets?|passw(or)?d|credentials?|auth(orization)?)$", re.I
+)
+"""Names of settings that are never kept, whatever they hold: SGLang tells its own `api_key` and
+`admin_api_key` among its settings (its issues 30166 and 37457). `max_total_tokens` is a number."""
 LONGEST = 200
 """Characters of a value that is kept: names and settings, no templates."""
 
@@ -46,7 +56,9 @@ async def identify(client: Client) -> dict[str, Any]:
     Raises UnsupportedError where nothing answers at all.
     """
     found: dict[str, Any] = {}
-    for name, path in PAGES.items():
+    for name, path in PAGES:
+        if name in found:
+            continue
         try:
             head, body = await client.get(path)
         except HttpError as error:
@@ -59,15 +71,43 @@ async def identify(client: Client) -> dict[str, Any]:
             continue
         if server := head.headers.get("server"):
             found["header"] = server[:LONGEST]
-        if head.status in (401, 403):
-            raise UnsupportedError(
-                f"{client.settings.root}: HTTP {head.status}; key_env names the variable that "
-                "holds the API key"
-            )
+        if name == "models" and (why := _refused(head, client.key.hide(said(body)))):
+            raise UnsupportedError(f"{client.settings.root}: HTTP {head.status}{why}")
         if head.status == 200 and (page := _page(name, body)):
             found[name] = page
-    cleaned: dict[str, Any] = json.loads(client.key.hide(json.dumps(found)))
-    return cleaned | {"kind": kind(cleaned)}
+    cleaned: dict[str, Any] = _hidden(found, client.key)
+    return cleaned | {"kind": kind(found)}
+
+
+def _refused(head: Head, words: str) -> str | None:
+    """Why a server that answers cannot be measured; None where its list of models does not tell.
+
+    Of other pages a gateway may say what it likes: they are not needed.
+    """
+    if 300 <= head.status < 400:
+        where = _elsewhere(head.headers.get("location", ""))
+        return f", it sends elsewhere{where}; requests are not sent on: give that address as url"
+    if head.status in (401, 403):
+        return "; key_env names the variable that holds the API key"
+    if head.status == 429 or head.status >= 500:
+        return f": {words[:LONGEST]}; is the model loaded?"
+    return None
+
+
+def _elsewhere(location: str) -> str:
+    """Scheme and host of an address, which may hold secrets beyond them."""
+    parts = urlsplit(location)
+    host = parts.netloc.rpartition("@")[2]
+    return f" ({parts.scheme}://{host})" if parts.scheme and host else ""
+
+
+def _hidden(found: Any, key: Key) -> Any:
+    """What was found without the key, in values alone: their names are ours and the server's."""
+    if isinstance(found, dict):
+        return {name: _hidden(value, key) for name, value in found.items()}
+    if isinstance(found, list):
+        return [_hidden(value, key) for value in found]
+    return key.hide(found) if isinstance(found, str) else found
 
 
 def _page(name: str, body: bytes) -> Any:
@@ -84,11 +124,13 @@ def _page(name: str, body: bytes) -> Any:
 
 
 def _plain(page: Mapping[str, Any]) -> dict[str, Any]:
-    """The short values of a page."""
+    """The short values of a page that are no secrets."""
     return {
         key: value
         for key, value in page.items()
-        if isinstance(value, str | int | float | bool) and len(str(value)) <= LONGEST
+        if isinstance(value, str | int | float | bool)
+        and len(str(value)) <= LONGEST
+        and not (isinstance(value, str) and SECRET.search(key))
     }
 
 
@@ -113,6 +155,8 @@ def kind(found: Mapping[str, Any]) -> str | None:
     """Which server it is; None where that cannot be told."""
     if "ollama_version" in found:
         return "ollama"
+    if "router" in found.get("info", {}):
+        return "tgi"
     owners = {str(model.get("owned_by", "")) for model in found.get("models", [])}
     return next((SERVERS[owner] for owner in sorted(owners) if owner in SERVERS), None)
 
@@ -125,7 +169,7 @@ def served_model(wanted: str, found: Mapping[str, Any]) -> str:
             raise InputError(f"options.model: the server has no '{wanted}'; it has {_some(names)}")
         return wanted
     if len(names) != 1:
-        has = f"it has {_some(names)}" if names else "it lists none"
+        has = f"it has {_some(names)}" if names else "its /v1/models lists none"
         raise InputError(f"options.model: name the model at the server; {has}")
     return names[0]
 

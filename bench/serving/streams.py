@@ -7,8 +7,10 @@ half a character). So tokens are counted by the server's `usage`, and chunks onl
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -19,7 +21,7 @@ FAILURES: Final[Mapping[str, str]] = MappingProxyType(
         "disconnected": "the connection was closed before an answer began",
         "truncated": "the answer stopped before its end",
         "empty_stream": "the answer held no text",
-        "buffered": "all tokens came at once: the server or something in between holds them back",
+        "buffered": "all tokens, or many at first, came at once: something holds them back",
         "malformed": "the answer was not what the API promises",
         "server_error": "the stream held an error instead of tokens",
         "no_usage": "the server did not say how many tokens there were",
@@ -28,6 +30,9 @@ FAILURES: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """Kinds of failure, counted apart."""
+
+STREAM: Final = re.compile(rb"\s*(data|event|id|retry)?:")
+"""How a stream of events begins: a field, or a comment."""
 
 
 class Events:
@@ -65,6 +70,7 @@ class Stream:
     """When each chunk with text came."""
     last_ns: int = 0
     """When the last chunk of the answer itself came: text, or the reason for its end."""
+    n_events: int = 0
     n_empty: int = 0
     """Chunks of the answer without text or a reason to end."""
     usage: Mapping[str, Any] | None = None
@@ -82,6 +88,7 @@ class Stream:
         if not self.text_ns and len(self.other) < 2000:
             self.other += data[:2000]
         for event in self._events.feed(data):
+            self.n_events += 1
             if event.strip() == b"[DONE]":
                 self.finished = True
             elif self.trouble is None:
@@ -95,8 +102,8 @@ class Stream:
             if error := chunk.get("error"):
                 self.trouble = ("server_error", message_of(error))
                 return
-            self.usage = chunk.get("usage") or self.usage
-            self.timings = chunk.get("timings") or self.timings
+            self.usage = table(chunk.get("usage")) or self.usage
+            self.timings = table(chunk.get("timings")) or self.timings
             for choice in chunk.get("choices") or ():
                 self._choice(at_ns, choice)
         except (ValueError, TypeError, AttributeError):
@@ -119,7 +126,7 @@ class Stream:
         """
         if self.trouble is not None:
             return self.trouble
-        if not self.text_ns and self.other.lstrip()[:1] == b"{":
+        if not self.n_events and self.other.strip() and not STREAM.match(self.other):
             return self._no_stream()
         if not self.finished or self._events.left:
             return "truncated", f"the stream stopped after {len(self.text_ns)} chunks"
@@ -141,19 +148,30 @@ class Stream:
     def _no_stream(self) -> tuple[str, str]:
         """An answer in one piece, though a stream was asked for: an error, or no streaming."""
         try:
-            found = json.loads(self.other)
+            found = table(json.loads(self.other))
         except ValueError:
-            return "malformed", "the answer is no stream of events"
+            start = " ".join(bytes(self.other[:80]).decode(errors="replace").split())
+            return "malformed", f"the answer is no stream of events: {start!r}"
         if error := found.get("error"):
             return "server_error", message_of(error)
         return "malformed", "the server does not stream"
 
     @property
+    def n_first(self) -> int:
+        """Chunks with text that came together with the first."""
+        return sum(1 for _ in takewhile(self.text_ns[0].__eq__, self.text_ns))
+
+    @property
     def cached_tokens(self) -> int | None:
         """Prompt tokens that the server took from a cache; None where it does not say."""
-        told = (self.usage or {}).get("prompt_tokens_details") or {}
+        told = table((self.usage or {}).get("prompt_tokens_details"))
         found = told.get("cached_tokens", (self.timings or {}).get("cache_n"))
         return found if isinstance(found, int) else None
+
+
+def table(value: Any) -> Mapping[str, Any]:
+    """`value` if it is a table, else an empty one."""
+    return value if isinstance(value, dict) else {}
 
 
 def text_of(choice: Mapping[str, Any]) -> str:

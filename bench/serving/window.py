@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -21,12 +22,19 @@ LAG_SHARE = 0.1
 """Of the median time per token, by which the event loop may be late at the 95th percentile."""
 
 
+HELD = 4
+HELD_SHARE = 0.25
+"""Chunks that come with the first one, at least so many and such a share of all: the time to the
+first is then that of a buffer which filled."""
+
+
 def served(window: Window, settings: Settings, planned: int, shared: int = 0) -> Served:
     """Figures of the requests that were answered. Raises UnsupportedError where too many failed.
 
     `planned`: how many requests the window was to hold at least. `shared`: tokens that all prompts
     have in common (a chat template), which a cache may rightly hold.
     """
+    refuse_buffers(window)
     counted = counts(window)
     if window.fails(planned, settings.allow_failed):
         raise failed(window.answers, counted)
@@ -48,6 +56,21 @@ def served(window: Window, settings: Settings, planned: int, shared: int = 0) ->
         reasons=tuple(sorted(reasons)),
         absent=_absent(good),
     )
+
+
+def refuse_buffers(window: Window) -> None:
+    """Fail the answers that a buffer held back, where they are most: in one, the client stopped."""
+    good = [answer for answer in window.answers if answer.failure is None]
+    held = {id(a) for a in good if a.n_first >= max(HELD, HELD_SHARE * (len(a.itl_s) + 1))}
+    if len(held) * 2 <= len(good):
+        return
+    window.answers = [
+        replace(
+            answer, failure="buffered", ttft_s=None, itl_s=(), e2e_s=None,
+            detail=f"the first {answer.n_first} of {len(answer.itl_s) + 1} chunks came at once",
+        ) if id(answer) in held else answer
+        for answer in window.answers
+    ]  # fmt: skip
 
 
 def answered(answer: Answer) -> Answered:
