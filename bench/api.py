@@ -18,7 +18,7 @@ from bench.records import Results, read
 
 if TYPE_CHECKING:
     from bench.cost.scenario import Scenario
-    from bench.runner import Progress
+    from bench.session import Progress
 
 Row = dict[str, Any]
 AnyResults = Results | Path | str

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.arms import Arm, baseline_of
 from bench.engines import spec
 from bench.process import converse
 from bench.records import QualityRecord, utc_now
+from bench.session import Session
 from bench.texts import Text
 from bench.weights import cache_folder
-
-if TYPE_CHECKING:
-    from bench.runner import Session
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.cli import main
-from bench.engines import ENGINES, llama_cpp, vllm
+from bench.engines import ENGINES, llama_common, vllm
 
 PAGE = (Path(__file__).parent.parent / "docs/engines.md").read_text(encoding="utf-8")
 
@@ -20,7 +20,7 @@ def test_every_engine_has_a_row() -> None:
     assert len(named) == len(set(named))
 
 
-@pytest.mark.parametrize("settings", [llama_cpp.Settings, vllm.Settings])
+@pytest.mark.parametrize("settings", [llama_common.Settings, vllm.Settings])
 def test_every_setting_is_named(settings: type) -> None:
     assert [field.name for field in fields(settings) if f"`{field.name}`" not in PAGE] == []
 

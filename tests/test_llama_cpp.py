@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bench.engines import Job, engine
-from bench.engines.llama_cpp import (
+from bench.engines.llama_common import (
     MOST_SEQUENCES,
     Settings,
     check_workload,

@@ -76,7 +76,7 @@ ENGINES: Mapping[str, Spec] = {
         module="bench.engines.llama_cpp:make",
         packages=("llama-cpp-python", "xllamacpp"),
         schemes=("none", *sorted(set(FILE_TYPES.values()) - set(FLOATS))),
-        check="bench.engines.llama_cpp:settings_of",
+        check="bench.engines.llama_common:settings_of",
         weights="gguf",
     ),
     "vllm": Spec(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from bench.engines import Job, Loaded
-from bench.engines.llama_cpp import (
+from bench.engines.llama_common import (
     MOST_SEQUENCES,
     Settings,
     cannot_load,

@@ -20,7 +20,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from bench.engines import Job, Loaded, Timed
-from bench.engines.llama_cpp import (
+from bench.engines.llama_common import (
     MOST_SEQUENCES,
     Settings,
     cannot_load,
