@@ -37,7 +37,7 @@ VERBS = (
 
 EPILOG = """\
 examples:
-  bench run                             the quickstart: a small real model, three schemes
+  bench run                             the quickstart: a small real model, four schemes
   bench run -q none,int8-dynamic -p 128-512*2 -n 64
   bench plan -m llama-3.1-8b@random -q none,fp8-dynamic
   bench models

@@ -23,12 +23,18 @@ ALIKE = 0.05
 
 def show(experiment: Experiment, results: Results, folder: Path, output: str) -> str:
     """The results of an experiment in one of the formats of `-o`."""
-    rows = priced(experiment, with_limits(summarise(results), results))
+    rows = priced(experiment, with_limits(_in_order(experiment, summarise(results)), results))
     table = render(rows, columns(rows), output)
     if output != "md":
         return table
     text = "\n".join(f"- {line}" for line in words(experiment, rows, quality_of(results)))
     return f"{experiment.question}\n\n{table}\n{text}\n\nRecords: {folder}\n"
+
+
+def _in_order(experiment: Experiment, rows: Sequence[Row]) -> list[Row]:
+    """The rows as the experiment names its arms, and not as chance had them measured."""
+    place = {variant.name: number for number, variant in enumerate(experiment.variants)}
+    return sorted(rows, key=lambda row: place.get(row["variant"], len(place)))
 
 
 def priced(experiment: Experiment, rows: Sequence[Row]) -> list[Row]:
