@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -73,6 +73,13 @@ def selects(selector: str, variant: Mapping[str, Any]) -> bool:
     return selector in known or ("/" in selector and set(selector.split("/")) <= parts)
 
 
+def arm_order(experiments: Iterable[Experiment]) -> Mapping[str, int]:
+    """An arm's name -> its place, as the experiments name them: chance decides what is measured
+    first, and is no order to read in."""
+    names = dict.fromkeys(variant.name for one in experiments for variant in one.variants)
+    return {name: place for place, name in enumerate(names)}
+
+
 def short_names(names: Sequence[str]) -> dict[str, str]:
     """Names of variants without the parts that all of them share: `none`, not `m/engine/none`."""
     parts = {name: name.split("/") for name in names}
@@ -121,7 +128,7 @@ class Measure:
 
 LEVELS: Final[Mapping[str, Measure]] = MappingProxyType(
     {
-        "quick": Measure(pairs=3, iterations=3, window_s=2.0, warmup_max_s=15.0, warmup_window=2),
+        "quick": Measure(pairs=3, iterations=3, window_s=2.0, warmup_max_s=30.0, warmup_window=2),
         "standard": Measure(pairs=8, iterations=5, window_s=10.0, warmup_max_s=60.0, idle_s=10.0),
         "strict": Measure(pairs=12, iterations=5, window_s=30.0, warmup_max_s=120.0, idle_s=30.0),
     }

@@ -71,6 +71,22 @@ def is_steady(durations: Sequence[float], *, window: int = 4) -> bool:
     )
 
 
+def has_trend(durations: Sequence[float]) -> bool:
+    """Whether the later half of them (4 at least) still rises or falls; True if that is unknown.
+
+    It does if the one half of these lies wholly above the other, and their medians differ by more
+    than `STEADY_MEDIAN_LIMIT`. Noise alone sets halves of 2 apart in 1 series of 3, of 3 in 1 of
+    10, of 4 in 1 of 35.
+    """
+    if len(durations) < 4:
+        return True
+    half = max(2, len(durations) // 4)
+    first, second = durations[-2 * half : -half], durations[-half:]
+    apart = max(first) < min(second) or max(second) < min(first)
+    change = statistics.median(first) / statistics.median(second) - 1
+    return apart and abs(change) > STEADY_MEDIAN_LIMIT
+
+
 def drift(durations: Sequence[float]) -> float | None:
     """Change of the median from the first to the second half, as a share; None below 4 values."""
     if len(durations) < 4:

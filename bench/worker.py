@@ -26,7 +26,7 @@ from bench.devices.parts import after_loading, parts
 from bench.engines import Engine, Job, Loaded, Served, Timed, engine
 from bench.errors import BenchError, UnsupportedError
 from bench.experiment import Measure, Workload
-from bench.validity import is_steady
+from bench.validity import has_trend, is_steady
 
 Emit = Callable[[dict[str, Any]], None]
 Task = Literal["probe", "measure", "quality", "fit"]
@@ -113,14 +113,22 @@ def to_steady(runs: Engine, spent: Spent) -> list[list[float]]:
 
 
 def warm_up(runs: Engine, clock: Clock, workload: Workload, rules: Measure) -> dict[str, Any]:
-    """Requests until both prefill and decode are steady, or the limit is reached."""
+    """Requests until both prefill and decode are steady, or the limit is reached.
+
+    At the limit, what only scatters counts as steady, and what still rises or falls does not.
+    """
     spent = Spent()
     steady = False
     while not steady and (not spent.requests or spent.seconds < rules.warmup_max_s):
         spent.add(request(runs, clock, workload.n_gen))
         steady = all(is_steady(each, window=rules.warmup_window) for each in to_steady(runs, spent))
     check_tokens(runs, workload)
-    return {"steady": steady, "prefill_s": spent.prefills, "decode_s": spent.decodes}
+    return {
+        "steady": steady or not any(has_trend(each) for each in to_steady(runs, spent)),
+        "agreed": steady,
+        "prefill_s": spent.prefills,
+        "decode_s": spent.decodes,
+    }
 
 
 def measure(

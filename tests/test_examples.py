@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from bench.records import read
+from bench.summary import summarise
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
@@ -26,10 +29,14 @@ def run(notebook: Path) -> dict[str, Any]:
 def test_the_table_of_results(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     names = run(ROOT / "examples" / "read_results.ipynb")
-    assert names["centre"]["torch-dynamic-int8"] == pytest.approx(38.3, abs=0.1)
+    rows = {row["quant"]: row for row in summarise(read(ROOT / "results" / "quickstart-cpu"))}
+    assert dict(names["centre"]) == pytest.approx(
+        {quant: row["decode_tok_s"] for quant, row in rows.items()}
+    )
     assert names["found"].n_pairs == 3
     assert names["found"].ci_low is None
-    assert names["found"].ratio == pytest.approx(2.7, abs=0.2)
+    speeds = [rows[quant]["decode_tok_s"] for quant in ("none", "torch-dynamic-int8")]
+    assert names["found"].ratio == pytest.approx(speeds[1] / speeds[0], rel=0.1)
     assert names["table"]["usd_per_mtok"].notna().all()
     assert "RAPL" in names["missing"]["energy_j"]
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench.devices import Reading
 from bench.engines import Answered, Job, Served, Timed
 from bench.errors import InputError, UnsupportedError
 from bench.experiment import LEVELS, Measure, Workload
+from bench.validity import has_trend
 from bench.worker import failure, measure, request, warm_up
 from tests.fakes import FakeClock, FakeEngine, FakeReader
 
@@ -76,6 +79,28 @@ def test_warm_up_that_reaches_its_limit_says_so() -> None:
     figures = measure(FakeEngine(), clock, FakeReader(), workload, rules, quiet)
     assert figures["reasons"] == ["NO_STEADY_STATE"]
     assert figures["warmup"]["steady"] is False
+
+
+def test_warm_up_that_only_scatters_is_steady_at_its_limit_and_says_so() -> None:
+    workload = Workload(n_prompt=8, n_gen=2)
+    rules = Measure(pairs=1, iterations=1, window_s=0.0, warmup_max_s=12.0)
+    scatter = [1.0, 1.0, 1.3, 1.3]  # every other request is slower
+    found = warm_up(FakeEngine(), FakeClock(scatter), workload, rules)
+    assert (found["steady"], found["agreed"]) == (True, False)
+    slower = [0.5 * 1.12**n for n in range(20)]
+    found = warm_up(FakeEngine(), FakeClock(slower), workload, rules)
+    assert (found["steady"], found["agreed"]) == (False, False)
+
+
+@given(st.permutations([1.0 + 0.1 * n for n in range(8)]))
+def test_a_trend_is_one_half_wholly_above_the_other(durations: list[float]) -> None:
+    later = durations[-4:]
+    expected = {frozenset(later[:2]), frozenset(later[2:])} == {
+        frozenset(sorted(later)[:2]), frozenset(sorted(later)[2:])
+    }  # fmt: skip
+    assert has_trend(durations) <= expected
+    assert not has_trend([1.0] * 8)
+    assert has_trend([1.0] * 3)
 
 
 def test_reasons_of_the_reader_are_kept() -> None:

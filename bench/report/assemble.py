@@ -11,7 +11,7 @@ from bench import __version__
 from bench.claims import claim_files, load_claims
 from bench.claims.findings import findings
 from bench.errors import InputError
-from bench.experiment import CostAssumption, Experiment, load_experiment
+from bench.experiment import CostAssumption, Experiment, arm_order, load_experiment
 from bench.records import Line, Results, read, to_json, utc_now
 from bench.report import ceiling, context, evidence, explorer, headline
 from bench.report.blocks import Report, Section
@@ -39,6 +39,8 @@ def assemble(paths: Sequence[Path], options: Options | None = None) -> Report:
     asked = options or Options()
     results = read(*paths)
     found, problems = _experiments(paths)
+    place = arm_order(found.values())
+    results.records.sort(key=lambda record: place.get(record.variant["name"], len(place)))
     each = machines(results, found, asked.baseline, asked.cost)
     cost = asked.cost or next((e.cost for e in found.values() if e.cost), None)
     questions = list(dict.fromkeys(e.question for e in found.values()))

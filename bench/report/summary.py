@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cost import usd_per_mtok
-from bench.experiment import Experiment, Gate, short_names
+from bench.experiment import Experiment, Gate, arm_order, short_names
 from bench.quality_figures import Figures, check_gate
 from bench.records import Results
 from bench.report.tables import Column, column, render
@@ -33,7 +33,7 @@ def show(experiment: Experiment, results: Results, folder: Path, output: str) ->
 
 def _in_order(experiment: Experiment, rows: Sequence[Row]) -> list[Row]:
     """The rows as the experiment names its arms, and not as chance had them measured."""
-    place = {variant.name: number for number, variant in enumerate(experiment.variants)}
+    place = arm_order([experiment])
     return sorted(rows, key=lambda row: place.get(row["variant"], len(place)))
 
 
