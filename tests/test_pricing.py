@@ -179,6 +179,7 @@ def test_several_machines_cost_several_times_as_much() -> None:
 # Power.
 
 HOST = {"watts_host": 100.0}
+IDLE = {"watts_idle": 80.0}
 WALL = {"watts_busy": 420.0}
 
 
@@ -199,6 +200,48 @@ def test_the_best_known_power_is_taken_and_named(values, changes, watts, source)
     assert power is not None
     assert power.busy_w == watts
     assert source in power.source
+
+
+@pytest.mark.parametrize(
+    ("values", "changes", "watts", "source"),
+    [
+        (IDLE | HOST, {"power_scope": "wall"}, 22, "measured (wall)"),
+        (IDLE | HOST, {}, 80, "assumed (wall)"),
+        (HOST, {}, 122, "measured (gpu-board) + host estimate"),
+        ({}, {}, 22, "measured (gpu-board), host not counted"),
+        ({}, {"idle_w": None}, None, None),
+    ],
+)
+def test_the_best_known_idle_power_is_taken_and_named(values, changes, watts, source) -> None:
+    given_figures = {"power_w": 300.0, "idle_w": 22.0, "power_scope": "gpu-board"} | changes
+
+    power = wall_power(values, measured(**given_figures))
+
+    assert power is not None
+    assert (power.idle_w, power.idle_source) == (watts, source)
+
+
+def test_measured_idle_power_is_in_the_price_of_an_owned_machine() -> None:
+    """u = 0.3: each busy hour comes with 7/3 idle ones."""
+    read = measured(power_w=300.0, idle_w=30.0, power_scope="gpu-board")
+
+    [row] = pricing.price([read], own(watts_host=figure(50.0)), Terms())
+    [always] = pricing.price([read], own(utilization=figure(1.0)), Terms())
+
+    wh = (350 + 80 * 7 / 3) / 3.6  # of a million tokens at 1000 tok/s
+    assert (row.busy_w, row.idle_w) == (350.0, 80.0)
+    assert row.energy_wh_per_mtok == pytest.approx(wh)
+    assert always.energy_wh_per_mtok == pytest.approx(300 / 3.6)
+
+
+def test_a_band_knows_the_idle_power_of_each_variant() -> None:
+    scenario = own(utilization=spread(0.1, 0.3, 0.6))
+    rows = pricing.price(
+        [measured(power_w=300.0, idle_w=w, power_scope="gpu-board") for w in (10.0, 100.0)],
+        scenario, Terms(),
+    )  # fmt: skip
+
+    assert rows[0].band_high < rows[1].band_high
 
 
 def test_missing_energy_of_an_owned_machine_is_refused() -> None:

@@ -108,6 +108,18 @@ def test_power_of_the_whole_window_where_the_phases_were_not_read() -> None:
     assert (found.power_w, found.power_scope) == (250.0, "wall")
 
 
+def test_idle_power_is_the_mean_of_the_replicates_if_each_measured_it() -> None:
+    def of(watts: float | None) -> dict[str, Any]:
+        window = {"energy_j": 2000.0, "window_s": 10.0, "scope": "gpu", "idle_power_w": watts}
+        return {"prefill": window, "decode": window}
+
+    [both] = throughputs(results(record(0, energy=of(20.0)), record(1, energy=of(30.0))))
+    [one] = throughputs(results(record(0, energy=of(20.0)), record(1, energy=of(None))))
+
+    assert both.idle_w == pytest.approx(25.0)
+    assert one.idle_w is None
+
+
 def test_missing_energy_is_none_with_its_reason() -> None:
     absent = {"energy_j": "no energy counter"}
 

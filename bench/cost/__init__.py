@@ -70,18 +70,6 @@ class Machine:
         share("utilization", self.utilization)
         at_least_one("pue", self.pue)
 
-    def drawing(self, busy_w: float) -> Machine:
-        """The same machine, drawing `busy_w` while busy."""
-        return Machine(
-            powered_usd=self.powered_usd,
-            utilization=self.utilization,
-            busy_usd=self.busy_usd,
-            usd_per_wh=self.usd_per_wh,
-            busy_w=busy_w,
-            idle_w=self.idle_w,
-            pue=self.pue,
-        )
-
     @property
     def powered_hours(self) -> float:
         """Powered hours for each busy hour."""

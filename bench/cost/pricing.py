@@ -73,8 +73,7 @@ class Pricer:
         self.terms = terms
         self.values = scenario.values(terms.rates)
         self.draws = bands.draw(scenario, terms.rates) if scenario.ranges else None
-        self.idle_w = self.values.get("watts_idle")
-        self._base = machine(scenario.basis, self.values, 0.0, self.idle_w or 0.0)
+        self._base = machine(scenario.basis, self.values, 0.0, 0.0)
         self._bands: dict[tuple[Any, ...], tuple[float, float]] = {}
         self._assumed = str(scenario)
         paid = scenario.rent_per_hour or scenario.price
@@ -90,7 +89,7 @@ class Pricer:
                 f"{one.variant}: no energy was measured and no power is known; "
                 "give --watts-busy WATTS (at the wall)"
             )
-        if self.idle_w is None and self.scenario.utilization.ends[0] < 1:
+        if power.idle_w is None and self.scenario.utilization.ends[0] < 1:
             raise InputError(
                 "a machine that is not always busy also idles: give --watts-idle WATTS, "
                 "or --utilization 1"
@@ -103,13 +102,13 @@ class Pricer:
             return None
         # Watts to the nearest one: far finer than the ranges, and so few bands for many rows.
         watts = None if one.power_w is None else round(one.power_w)
-        key = (watts, one.power_scope, one.limit_w) if power else ()
+        idle = None if one.idle_w is None else round(one.idle_w)
+        key = (watts, idle, one.power_scope, one.limit_w) if power else ()
         if key not in self._bands:
-            near = dataclasses.replace(one, power_w=watts)
+            near = dataclasses.replace(one, power_w=watts, idle_w=idle)
             drawn = wall_power(self.draws.values, near, self.scenario.gpus) if power else None
-            idle = self.draws.values.get("watts_idle", 0.0)
-            hourly = self.draws.usd_per_busy_hour(drawn.busy_w if drawn else 0.0, idle)
-            self._bands[key] = bands.band(hourly)
+            busy_w, idle_w = _watts(drawn)
+            self._bands[key] = bands.band(self.draws.usd_per_busy_hour(busy_w, idle_w))
         return self._bands[key]
 
     def check_card(self, one: Throughput) -> None:
@@ -126,12 +125,13 @@ class Pricer:
         """The rows of one throughput: one, or one for each API that it is held against."""
         self.check_card(one)
         power = self.power(one)
-        made = self._base.drawing(power.busy_w) if power else self._base
+        busy_w, idle_w = _watts(power)
+        made = dataclasses.replace(self._base, busy_w=busy_w, idle_w=idle_w)
         row = self._row(one, made, power, time)
         if not self.terms.against:
             row.absent += (NO_API,)
             return [row]
-        return [self._held_against(api, row, made) for api in self.terms.against]
+        return [self._held_against(api, row, made, power) for api in self.terms.against]
 
     def _row(
         self,
@@ -158,7 +158,7 @@ class Pricer:
         priced = at_mix is not None
         scale = at_mix / hourly if at_mix is not None else 0.0
         tok = one.total_tok_s * at_mix if at_mix is not None else 0.0
-        wh = self._wh_per_mtok(made, each_tok_s) if power else None
+        wh = _wh_per_mtok(made, power, each_tok_s)
         co2 = self.terms.co2_g_per_kwh
         return CostRow(
             variant=one.variant,
@@ -188,6 +188,8 @@ class Pricer:
             split_rho=time.rho if time else None,
             energy_source=power.source if power and scenario.basis == "own" else "in the rent",
             busy_w=power.busy_w if power else None,
+            idle_w=power.idle_w if power else None,
+            idle_source=power.idle_source if power else None,
             energy_wh_per_mtok=wh,
             co2_g_per_mtok=None if wh is None or co2 is None else wh / 1000 * co2,
             price_date=self._paid[0],
@@ -218,13 +220,9 @@ class Pricer:
         c_in, c_out = each_in * cost.TOKENS_PER_MTOK, each_out * cost.TOKENS_PER_MTOK
         return c_in, c_out, per_mtok if mix is None else cost.at_mix(c_in, c_out, mix)
 
-    def _wh_per_mtok(self, made: cost.Machine, tok_s: float) -> float | None:
-        """Watt-hours of a million tokens; None if the idle power is not known but needed."""
-        if self.idle_w is None and made.utilization < 1:
-            return None
-        return made.wh_per_busy_hour() / (tok_s * cost.SECONDS_PER_HOUR) * cost.TOKENS_PER_MTOK
-
-    def _held_against(self, api: Against, row: CostRow, made: cost.Machine) -> CostRow:
+    def _held_against(
+        self, api: Against, row: CostRow, made: cost.Machine, power: Power | None
+    ) -> CostRow:
         """The row with what it takes to break even with an API at the row's mix of tokens."""
         price = api.usd_per_mtok(*(self.terms.mix or (row.n_prompt, row.n_gen)))
         found = dataclasses.replace(row, against=api.name, against_usd_per_mtok=price)
@@ -234,7 +232,7 @@ class Pricer:
         found.break_even_tok_s = made.break_even_tok_s(price) * self.scenario.gpus
         # Tokens a second of one machine at the mix that is priced: its hour over their cost.
         tok_s = made.break_even_tok_s(row.usd_per_mtok)
-        if own and self.idle_w is None:
+        if own and (power is None or power.idle_w is None):
             found.absent += ("break_even_utilization: less busy it idles; give --watts-idle",)
         else:
             found.break_even_utilization = made.break_even_utilization(price, tok_s)
@@ -246,6 +244,21 @@ class Pricer:
             if found.months_to_pay_back is None:
                 found.absent += ("months_to_pay_back: running it costs more than the API",)
         return found
+
+
+def _watts(power: Power | None) -> tuple[Any, Any]:
+    """Busy and idle watts for the arithmetic, in which 0 stands for what does not matter there:
+    who rents pays no electricity, and a machine that is always busy never idles."""
+    if power is None:
+        return 0.0, 0.0
+    return power.busy_w, 0.0 if power.idle_w is None else power.idle_w
+
+
+def _wh_per_mtok(made: cost.Machine, power: Power | None, tok_s: float) -> float | None:
+    """Watt-hours of a million tokens; None if the power is not known, or the idle one is needed."""
+    if power is None or (power.idle_w is None and made.utilization < 1):
+        return None
+    return made.wh_per_busy_hour() / (tok_s * cost.SECONDS_PER_HOUR) * cost.TOKENS_PER_MTOK
 
 
 def _never(made: cost.Machine, usd_per_mtok: float, tok_s: float) -> str:
@@ -338,8 +351,7 @@ def _tornado(pricer: Pricer, one: Throughput) -> list[dict[str, Any]]:
     per_usd_per_hour = cost.usd_per_mtok(one.total_tok_s / scenario.gpus, 1.0)
 
     def hourly(values: Mapping[str, float]) -> float:
-        power = wall_power(values, one, scenario.gpus)
-        busy_w, idle_w = power.busy_w if power else 0.0, values.get("watts_idle", 0.0)
+        busy_w, idle_w = _watts(wall_power(values, one, scenario.gpus))
         return machine(scenario.basis, values, busy_w, idle_w).usd_per_busy_hour()
 
     return [

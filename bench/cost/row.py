@@ -49,6 +49,9 @@ class CostRow:
     energy_source: str
     """Where the watts come from, or that the price includes electricity."""
     busy_w: float | None = None
+    idle_w: float | None = None
+    idle_source: str | None = None
+    """Where the idle watts come from; None if nothing gives them."""
     energy_wh_per_mtok: float | None = None
     """Busy and idle, with PUE, at the workload's mix."""
     co2_g_per_mtok: float | None = None

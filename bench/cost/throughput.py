@@ -41,8 +41,10 @@ class Throughput:
     """Seconds to the first token of each sequence."""
     power_w: float | None = None
     """Average power while working, as far as `power_scope` reaches."""
+    idle_w: float | None = None
+    """Power at rest with the model loaded, in the same scope; None if it was not measured."""
     power_scope: str | None = None
-    """What `power_w` covers: `wall`, or the device."""
+    """What both cover: `wall`, or the device."""
     limit_w: float | None = None
     """Power limit of the card as read, else as its data sheet has it."""
     device: str | None = None
@@ -117,6 +119,7 @@ def _throughput(
         n_replicates=len(group),
         prefill_s=statistics.geometric_mean(prefills) if prefills else None,
         power_w=power,
+        idle_w=None if power is None else _idle_w(group),
         power_scope=scope,
         limit_w=limit,
         device=device,
@@ -169,6 +172,19 @@ def _record_power(record: Record) -> tuple[float | None, str]:
         part = min(statistics.median(record.samples["prefill_s"]) / whole, 1.0)
         return prefill * part + decode * (1 - part), str(scope)
     return _watts(energy), str(scope)
+
+
+def _idle_w(group: Sequence[Record]) -> float | None:
+    """Mean power at rest over the replicates; None unless each of them measured it."""
+    found = [_record_idle_w(record.energy) for record in group]
+    known = [watts for watts in found if watts is not None]
+    return statistics.fmean(known) if len(known) == len(found) else None
+
+
+def _record_idle_w(energy: Mapping[str, Any]) -> float | None:
+    """Measured once a replicate, so that every window of it carries the same figure."""
+    windows = (energy, energy.get("decode") or {}, energy.get("prefill") or {})
+    return next((w["idle_power_w"] for w in windows if w.get("idle_power_w") is not None), None)
 
 
 def _watts(window: Mapping[str, Any] | None) -> float | None:

@@ -139,6 +139,8 @@ def cost_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     powers = {row["energy_source"] for row in rows if row["basis"] == "own"}
     notes += [f"power: {power}" for power in sorted(powers)]
+    idle = {row["idle_source"] for row in rows if row["basis"] == "own"} - {None}
+    notes += [f"idle power: {source}" for source in sorted(idle)]
     if any(row.get("cheapest_batch") for row in rows):
         notes.append("*: the cheapest batch of its workload")
     origins = {row["origin"] for row in rows} - {"measured", None}
