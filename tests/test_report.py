@@ -6,8 +6,10 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -157,6 +159,23 @@ def test_failed_replicates_are_shown_not_left_out(tmp_path: Path) -> None:
     assert "out of memory" in html
 
 
+def test_only_failed_records_are_a_page_that_says_why(tmp_path: Path) -> None:
+    failed: dict[str, Any] = {"status": "failed", "reasons": ("OOM",), "samples": {}, "memory": {},
+                              "energy": {}, "model": {}, "message": "out of memory"}  # fmt: skip
+    lines = [environment(), *(record(q, 1, i, **failed) for q in ARMS for i in range(3))]
+    report = assemble([write(tmp_path, lines)], Options(claims=()))
+    assert [line.cells[-1].text for line in report.headline[0].lines] == ["0 of 3"] * 3
+    first = report.verdicts[0]
+    assert (first.figure, first.facts[0]) == ("–", "decoding speed")
+    assert first.words.startswith("No verdict: out of memory")
+    assert "out of memory" in to_html(report)
+
+
+def test_quality_without_a_timed_record_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="quality, but no timed record"):
+        assemble([write(tmp_path, [environment(), *(quality(q) for q in ARMS)])])
+
+
 def test_rent_replaces_the_experiments_assumption(card: Path) -> None:
     cost = CostAssumption(usd_per_hour=4.0, utilization=0.5, source="--rent")
     dear = assemble([card], Options(claims=(), cost=cost)).headline[0].lines[0].cells[7].value
@@ -227,6 +246,23 @@ def test_only_comparable_rows_of_two_machines_are_compared(tmp_path: Path) -> No
     assert report.explorer["rows"][-1]["name"].endswith(", NVIDIA L40S")
     ids = Tags(to_html(report)).ids()
     assert len(ids) == len(set(ids))
+
+
+def test_equal_machines_are_told_apart_by_what_differs(tmp_path: Path) -> None:
+    folders = []
+    for name, changes in (("a", {"driver": "1"}), ("b", {"driver": "2"})):
+        base = environment(id_=f"e-{name}-long-identifier")
+        one = replace(base, identity=base.identity | changes)
+        lines = [one, *(record(q, 1, i, environment=one.id) for i in range(6) for q in ARMS)]
+        folders.append(write(tmp_path / name, lines))
+    report = assemble(folders, Options(claims=()))
+    assert list(dict.fromkeys(v.machine for v in report.verdicts)) == [
+        "NVIDIA H200 (1)", "NVIDIA H200 (2)",
+    ]  # fmt: skip
+    html = to_html(report)
+    assert html.count('<h2 class="place">NVIDIA H200 (') == 2
+    captions = re.findall(r"<caption[^>]*>(?!.*NVIDIA)(.*?)</caption>", html)
+    assert captions == ["Cost under your assumptions", "What drives it"]
 
 
 # ---- safety
@@ -353,7 +389,7 @@ def test_bad_input_is_one_line(
 def test_colours_of_a_chart_are_the_themes() -> None:
     rows = [{"variant": f"v{i}", "n_batch": b, "y": b + i, "low": b, "high": b + i + 1}
             for i in range(1, 4) for b in (1, 2)]  # fmt: skip
-    spec = pictures.over_batch(rows, "y")
+    spec = pictures.over_batch(rows, ["v1", "v2", "v3"], "y")
     on_page, alone = for_page(spec), to_svg(spec)
     assert re.findall(r"#[0-9a-f]{6}", on_page) == []
     assert all(f"var(--s{i})" in on_page for i in (1, 2, 3))
@@ -364,6 +400,23 @@ def test_colours_of_a_chart_are_the_themes() -> None:
         name = variable.removeprefix("var(").removesuffix(")")
         assert css.count(f"{name}: ") == 3, "light, dark, and dark by the system"
     assert to_png(spec).startswith(b"\x89PNG")
+
+
+def test_an_arm_looks_alike_in_every_chart_and_no_two_look_the_same() -> None:
+    arms = [f"v{i}" for i in range(20)]
+    rows = [{"variant": arm, "n_batch": b, "y": 1.0, "low": 1.0, "high": 1.0, "x": b, "label": "1"}
+            for arm in arms for b in (1, 2)]  # fmt: skip
+
+    def looks(drawn: list[dict[str, Any]], make: Any, *more: str) -> dict[str, tuple[str, str]]:
+        points = make(drawn, arms, *more)["layer"][-1 if make is pictures.over_batch else 1]
+        colour, shape = (points["encoding"][name]["scale"] for name in ("color", "shape"))
+        assert colour["domain"] == shape["domain"]
+        return dict(zip(colour["domain"], zip(colour["range"], shape["range"], strict=True),
+                        strict=True))  # fmt: skip
+
+    every = looks(rows, pictures.over_batch, "y")
+    assert len(set(every.values())) == len(arms)
+    assert looks(rows[6:], pictures.batches) == {arm: every[arm] for arm in arms[3:]}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from bench.errors import InputError
 from bench.experiment import CostAssumption, Experiment, arm_order, load_experiment
 from bench.records import Line, Results, read, to_json, utc_now
 from bench.report import ceiling, context, evidence, explorer, headline
-from bench.report.blocks import Report, Section
+from bench.report.blocks import Block, Picture, Report, Section, Table
 from bench.report.machines import Machine, machines
 from bench.report.tables import to_csv
 from bench.summary import summarise
@@ -46,7 +46,7 @@ def assemble(paths: Sequence[Path], options: Options | None = None) -> Report:
     questions = list(dict.fromkeys(e.question for e in found.values()))
     downloads, left_out = _downloads(results, each)
     verdicts = [
-        replace(verdict, name=f"{verdict.name}, {machine.label}") if len(each) > 1 else verdict
+        replace(verdict, machine=machine.label if len(each) > 1 else "")
         for machine in each
         for verdict in headline.verdicts(machine)
     ]
@@ -92,7 +92,8 @@ def _facts(each: Sequence[Machine]) -> Iterator[str]:
         yield f"measured {days[0]}" if days[0] == days[-1] else f"measured {days[0]} to {days[-1]}"
     models = dict.fromkeys(row["model"] for m in each for row in m.rows)
     yield ", ".join(models)
-    yield f"{sum(machine.n_records for machine in each):,} records"
+    count = sum(machine.n_records for machine in each)
+    yield f"{count:,} record{'s' * (count != 1)}"
 
 
 def _warnings(each: Sequence[Machine], problems: Sequence[str]) -> Iterator[str]:
@@ -125,10 +126,19 @@ def _sections(each: Sequence[Machine], results: Results, asked: Options) -> Iter
 
 
 def _named(section: Section, machine: Machine, each: Sequence[Machine]) -> Section:
-    """The section, its title naming the machine where there are several."""
+    """The section, its title and captions naming the machine where there are several."""
     if len(each) == 1:
         return section
-    return replace(section, title=f"{section.title} ({machine.label})")
+    blocks = tuple(_captioned(block, machine.label) for block in section.blocks)
+    return replace(section, title=f"{section.title} ({machine.label})", blocks=blocks)
+
+
+def _captioned(block: Block, label: str) -> Block:
+    if isinstance(block, Table) and label not in block.caption:
+        return replace(block, caption=f"{block.caption} ({label})")
+    if isinstance(block, Picture) and block.table is not None:
+        return replace(block, table=_captioned(block.table, label))
+    return block
 
 
 def _downloads(results: Results, each: Sequence[Machine]) -> tuple[Mapping[str, str], str]:

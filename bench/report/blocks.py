@@ -85,12 +85,15 @@ class Prose:
     """Where it is folded away: what opens it."""
 
 
+Block = Table | Picture | Prose
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
     id: str
     title: str
     lead: str = ""
-    blocks: tuple[Table | Picture | Prose, ...] = ()
+    blocks: tuple[Block, ...] = ()
     missing: str = ""
     """Why the section is empty."""
 
@@ -99,7 +102,10 @@ class Section:
 class Verdict:
     """What may be said of one candidate."""
 
-    name: str
+    candidate: str
+    baseline: str
+    machine: str = ""
+    """Where it was measured; empty where there is only one."""
     tone: Tone
     figure: str
     """The ratio of decoding, or a dash."""
@@ -107,6 +113,12 @@ class Verdict:
     facts: tuple[str, ...]
     """The first is what `figure` is a ratio of, with its interval."""
     href: str
+
+    @property
+    def name(self) -> str:
+        """Both arms, and the machine where there are several."""
+        where = f", {self.machine}" if self.machine else ""
+        return f"{self.candidate} against {self.baseline}{where}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,7 +44,9 @@ def _picture(machine: Machine, rows: list[Row]) -> Picture:
             f"{row['variant']} at {work_of(row)}: {row['mbu']:.0%} of the bandwidth"
             for row in rows[:16] if row["mbu"] is not None
         ),
-        spec=pictures.roofline(points, _roofs(rows, gpu, points)) if gpu and points else None,
+        spec=pictures.roofline(points, machine.arms, _roofs(rows, gpu, points))
+        if gpu and points
+        else None,
         missing="" if points else "the model's shape is not known",
         table=_table(machine, rows),
     )  # fmt: skip

@@ -114,7 +114,7 @@ def _over_batch(machine: Machine) -> Picture | None:
         title="The ratio over the batch",
         caption="Decoding speed over the baseline's, with the paired interval, at each batch size.",
         alt="; ".join(f"{p['variant']} at batch {p['n_batch']}: {ratio(p['y'])}" for p in drawn),
-        spec=pictures.over_batch(drawn, "decoding speed / baseline's", log=False),
+        spec=pictures.over_batch(drawn, machine.arms, "decoding speed / baseline's", log=False),
     )
 
 
@@ -216,7 +216,7 @@ def _curve(machine: Machine, rows: Sequence[Row]) -> Picture:
             f"{p['variant']} at batch {p['label']}: {number(p['y'])} tok/s, {number(p['x'])} ms"
             for p in drawn
         ),
-        spec=pictures.batches(drawn) if drawn else None,
+        spec=pictures.batches(drawn, machine.arms) if drawn else None,
         missing="" if drawn else "nothing was decoded",
     )
 
@@ -236,7 +236,7 @@ def _cost_curve(machine: Machine, rows: Sequence[Row]) -> Picture:
         title="Cost over the batch",
         caption="Dollars for a million tokens, prompt and new alike, under the stated price.",
         alt="; ".join(f"{p['variant']} at batch {p['n_batch']}: ${number(p['y'])}" for p in drawn),
-        spec=pictures.over_batch(drawn, "$ per million tokens") if drawn else None,
+        spec=pictures.over_batch(drawn, machine.arms, "$ per million tokens") if drawn else None,
         missing="" if drawn else "no price was given: `bench report --rent USD_PER_HOUR`",
     )
 
@@ -299,7 +299,9 @@ def _trade(
         caption="Down is nearer to the baseline, left is less. Lines are 95% intervals over the "
         "text's tokens; the scale of divergence is that of its square root.",
         alt="; ".join(f"{p['variant']}: {number(p['x'])} {title}, KLD {p['y']:.4f}" for p in drawn),
-        spec=pictures.trade(drawn, title, "mean KL divergence, nats") if len(drawn) > 1 else None,
+        spec=pictures.trade(drawn, machine.arms, title, "mean KL divergence, nats")
+        if len(drawn) > 1
+        else None,
         missing="" if len(drawn) > 1 else f"no {what} is known of two arms",
         table=_trade_table(machine, rows) if key == "packed_bytes" else None,
     )
@@ -358,6 +360,6 @@ def energy(machine: Machine) -> Section:
         id=f"{machine.id}-joules", title="Energy of a new token",
         caption="Joules a token while decoding, with the 95% interval over fresh processes.",
         alt="; ".join(f"{p['arm']}: {number(p['y'])} J" for p in drawn),
-        spec=pictures.bars(drawn[:24], "joules per new token"),
+        spec=pictures.bars(drawn[:24], machine.arms, "joules per new token"),
     )  # fmt: skip
     return replace(head, lead=lead, blocks=(picture,))

@@ -73,7 +73,7 @@ def _line(machine: Machine, row: Row, *, swept: bool) -> Line:
         _quality(machine, row),
         _cost(machine, row),
         _valid(row),
-        Cell(text=str(row["n_replicates"]), value=row["n_replicates"], href=machine.anchor(row)),
+        _records(machine, row),
     )
     return Line(cells=(name, *([work] if swept else []), *shown))
 
@@ -112,6 +112,13 @@ def _valid(row: Row) -> Cell:
     return Cell(text="no", detail=reasons, value=0.0)
 
 
+def _records(machine: Machine, row: Row) -> Cell:
+    """How many count, and of how many where some failed; leads to all of them."""
+    used, there = row["n_replicates"], len(machine.groups[key_of(row)])
+    text = str(used) if used == there else f"{used} of {there}"
+    return Cell(text=text, value=used, href=machine.anchor(row))
+
+
 def _notes(machine: Machine, works: set[tuple[int, int, int]]) -> Iterator[str]:
     if len(works) == 1:
         n_prompt, n_gen, n_batch = next(iter(works))
@@ -121,9 +128,11 @@ def _notes(machine: Machine, works: set[tuple[int, int, int]]) -> Iterator[str]:
         "perplexity: over the text's tokens). Two arms are compared by the paired ratios, not by "
         "whether these intervals overlap."
     )
-    costs = {(c.assumptions, c.price_source) for c in machine.costs.values()}
-    for assumed, source in sorted(costs, key=str):
-        yield f"Cost: {assumed} ({source}). Put in your own below."
+    for cost in machine.assumed if machine.costs else ():
+        yield (
+            f"Cost: at ${cost.usd_per_hour:g} an hour, busy {cost.utilization:.0%} of it "
+            f"({cost.source}). Put in your own below."
+        )
     used = max(len(group) for group in machine.groups.values())
     if machine.n_replicates > used:
         yield f"Of up to {machine.n_replicates} replicates of each, the first {used} are used here."
@@ -164,13 +173,14 @@ def _verdict(machine: Machine, first: Row, rows: list[Row]) -> Verdict:
             ("energy", "energy of a new token"),
             ("quality", "perplexity"),
         )
-        if name in metrics and metrics[name]["ratio"] is not None
+        if name in metrics and (metrics[name]["ratio"] is not None or metrics[name] is first)
     ]
     work = f"{first['n_prompt']}+{first['n_gen']} tokens, batch {first['n_batch'] or 'unknown'}"
     others = len({row["n_batch"] for row in rows if row["n_batch"] is not None}) - 1
     more = f"; {others} more batch size{'s' * (others > 1)} below" if others else ""
     return Verdict(
-        name=f"{names[first['candidate']]} against {names[first['baseline']]}",
+        candidate=names[first["candidate"]],
+        baseline=names[first["baseline"]],
         tone=tone,
         figure=NOTHING if first["ratio"] is None else ratio(first["ratio"]),
         words=said,
@@ -190,7 +200,7 @@ def judged(row: Row) -> tuple[Tone, str]:
     quality = {True: "at equal quality", False: "not at equal quality", None: "quality not known"}
     kept = quality[row["equal_quality"]]
     if row["verdict"] == "invalid":
-        codes = [reason for reason in row["reasons"] if reason in EXCLUDING]
+        codes = [code for code in row["reasons"] if code in EXCLUDING] or row["reasons"]
         why = "; ".join(REASONS.get(code, code) for code in codes)
         return "open", f"No verdict: {why or 'the records are no evidence'}"
     if row["verdict"] == "ambiguous":

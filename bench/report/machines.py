@@ -29,6 +29,9 @@ LEAST_REPLICATES, MOST_REPLICATES = 12, 40
 """So many of each arm and workload, as `MOST_RECORDS` in all allow: the exact interval of a ratio
 takes time with the cube of its pairs."""
 
+TELLING: Final = ("host", "driver", "torch")
+"""Facts of an environment that tell a reader which of two equal machines is meant."""
+
 Row = dict[str, Any]
 Key = tuple[str, int, int, int]
 """Variant, n_prompt, n_gen, n_batch."""
@@ -64,8 +67,15 @@ class Machine:
     groups: Mapping[Key, tuple[Record, ...]]
     quality: Mapping[str, Figures]
     costs: Mapping[Key, CostRow]
+    assumed: tuple[CostAssumption, ...]
+    """What `costs` rest on."""
     compared: tuple[Row, ...]
     not_compared: str
+
+    @property
+    def arms(self) -> list[str]:
+        """Names of the arms, in their order."""
+        return list(self.names.values())
 
     def interval(self, row: Row, figure: str) -> Interval | None:
         """A figure over the replicates of a row; None where nothing measured it."""
@@ -112,7 +122,8 @@ def machines(results: Results, experiments: Mapping[str, Experiment], baseline: 
     for record in results.records:
         parts.setdefault((record.environment, record.origin), []).append(record)
     if not parts:
-        raise InputError("there are no measurements to report; `bench run` makes them")
+        there = "quality, but no timed record" if results.qualities else "no measurements"
+        raise InputError(f"nothing to report: {there} in the results; `bench run` makes them")
     labels = _labels(parts, results.environments)
     return [
         _machine(f"m{number}", labels[part], part, records, results, experiments, baseline, assumed)
@@ -123,13 +134,22 @@ def machines(results: Results, experiments: Mapping[str, Experiment], baseline: 
 def _labels(
     parts: Mapping[tuple[str, str], Any], environments: Mapping[str, Environment]
 ) -> dict[tuple[str, str], str]:
-    """The card or CPU of each; the host, else the environment's id, tells equal ones apart."""
-    plain = {part: device(environments.get(part[0])) for part in parts}
-    twice = {label for label in plain.values() if list(plain.values()).count(label) > 1}
-    return {
-        part: f"{label} ({part[0][:8]}, {part[1]})" if label in twice else label
-        for part, label in plain.items()
-    }
+    """The card or CPU of each; equal ones are told apart by the first fact in which all differ."""
+    alike: dict[str, list[tuple[str, str]]] = {}
+    for part in parts:
+        alike.setdefault(device(environments.get(part[0])), []).append(part)
+    found = {}
+    for label, those in alike.items():
+        if len(those) == 1:
+            found[those[0]] = label
+            continue
+        known = {part: getattr(environments.get(part[0]), "identity", {}) for part in those}
+        facts = [[str(known[part].get(key) or "") for part in those] for key in TELLING]
+        facts += [[part[1] for part in those], [part[0][:8] for part in those]]
+        sure = [f"{id_[:8]}, {origin}" for id_, origin in those]
+        told = next((each for each in facts if all(each) and len({*each}) == len(those)), sure)
+        found |= {part: f"{label} ({text})" for part, text in zip(those, told, strict=True)}
+    return found
 
 
 def device(environment: Environment | None) -> str:
@@ -175,6 +195,7 @@ def _machine(
         groups=kept,
         quality=quality_of(small),
         costs=dict(_costs(small, kept, experiments, assumed)),
+        assumed=tuple(dict.fromkeys(_assumed(small, experiments, assumed).values())),
         compared=tuple(_believed(compared, rows)),
         not_compared=why,
     )
@@ -241,14 +262,21 @@ def _costs(
 ) -> Iterator[tuple[Key, CostRow]]:  # fmt: skip
     """What each row costs under --rent, or under its experiment's own assumption."""
     items = throughputs(results)
-    for name in dict.fromkeys(record.experiment for record in results.records):
-        cost = assumed or (experiments[name].cost if name in experiments else None)
-        if cost is None:
-            continue
+    for name, cost in _assumed(results, experiments, assumed).items():
         mine = [one for one in items if groups[key_of_throughput(one)][0].experiment == name]
         for row in price(mine, scenario_of(cost), Terms()):
             assert row.n_batch is not None, "an API has no batch; no API was asked for"
             yield (row.variant, row.n_prompt, row.n_gen, row.n_batch), row
+
+
+def _assumed(
+    results: Results, experiments: Mapping[str, Experiment], assumed: CostAssumption | None
+) -> dict[str, CostAssumption]:
+    """Experiment -> the price of an hour that counts for its records, where there is one."""
+    names = dict.fromkeys(record.experiment for record in results.records)
+    own = {name: experiments[name].cost for name in names if name in experiments}
+    prices = {name: assumed or own.get(name) for name in names}
+    return {name: price for name, price in prices.items() if price is not None}
 
 
 def key_of_throughput(one: Any) -> Key:

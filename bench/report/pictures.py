@@ -66,17 +66,26 @@ def _data(rows: Sequence[Row]) -> alt.InlineData:
     return alt.InlineData(values=[dict(row) for row in rows])
 
 
-def _by_variant(rows: Sequence[Row]) -> tuple[Any, Any]:
-    """Colour and shape of each variant: never told apart by colour alone."""
-    names = list(dict.fromkeys(str(row["variant"]) for row in rows))
-    shapes = [SHAPES[i % len(SHAPES)] for i in range(len(names))]
-    colour = alt.Color("variant:N", title=None, scale=_colours(names))
-    shape = alt.Shape("variant:N", title=None, scale=alt.Scale(domain=names, range=shapes))
-    return colour, shape
+def _by_variant(rows: Sequence[Row], arms: Sequence[str]) -> tuple[Any, Any]:
+    """Colour and shape of each variant: never told apart by colour alone.
+
+    `arms` are all of the machine, in their order: an arm looks alike in every chart.
+    """
+    shapes = [SHAPES[(i + i // len(SERIES)) % len(SHAPES)] for i in range(len(arms))]
+    shape = alt.Shape("variant:N", title=None, scale=_looks(rows, arms, shapes))
+    return _colour(rows, arms), shape
 
 
-def _colours(names: Sequence[str]) -> alt.Scale:
-    return alt.Scale(domain=names, range=[SERIES[i % len(SERIES)] for i in range(len(names))])
+def _colour(rows: Sequence[Row], arms: Sequence[str], channel: Any = alt.Color) -> Any:
+    colours = [SERIES[i % len(SERIES)] for i in range(len(arms))]
+    return channel("variant:N", title=None, scale=_looks(rows, arms, colours))
+
+
+def _looks(rows: Sequence[Row], arms: Sequence[str], looks: Sequence[str]) -> alt.Scale:
+    """The scale of the arms that are drawn."""
+    drawn = {row["variant"] for row in rows}
+    found = {arm: look for arm, look in zip(arms, looks, strict=True) if arm in drawn}
+    return alt.Scale(domain=list(found), range=list(found.values()))
 
 
 def forest(rows: Sequence[Row], metrics: Sequence[str]) -> Spec:
@@ -115,14 +124,14 @@ def forest(rows: Sequence[Row], metrics: Sequence[str]) -> Spec:
     return _done(bands.resolve_scale(y="independent"))
 
 
-def batches(rows: Sequence[Row]) -> Spec:
+def batches(rows: Sequence[Row], arms: Sequence[str]) -> Spec:
     """Throughput against latency, one line a variant. Rows: variant, x, y, n_batch."""
-    return _line(rows, "milliseconds between tokens of one sequence",
+    return _line(rows, arms, "milliseconds between tokens of one sequence",
                  "new tokens a second, all sequences")  # fmt: skip
 
 
-def _line(rows: Sequence[Row], x_title: str, y_title: str) -> Spec:
-    colour, shape = _by_variant(rows)
+def _line(rows: Sequence[Row], arms: Sequence[str], x_title: str, y_title: str) -> Spec:
+    colour, shape = _by_variant(rows, arms)
     x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, nice=False, padding=20),
               axis=alt.Axis(format="~g", tickCount=6))  # fmt: skip
     y = alt.Y("y:Q", title=y_title, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=6))
@@ -137,9 +146,9 @@ def _line(rows: Sequence[Row], x_title: str, y_title: str) -> Spec:
     )
 
 
-def over_batch(rows: Sequence[Row], title: str, *, log: bool = True) -> Spec:
+def over_batch(rows: Sequence[Row], arms: Sequence[str], title: str, *, log: bool = True) -> Spec:
     """A figure over the batch. Rows: variant, n_batch, y, low, high."""
-    colour, shape = _by_variant(rows)
+    colour, shape = _by_variant(rows, arms)
     ticks = sorted({row["n_batch"] for row in rows})
     x = alt.X("n_batch:Q", title="sequences in the batch",
               scale=alt.Scale(type="log", base=2, nice=False, padding=16),
@@ -159,10 +168,10 @@ def over_batch(rows: Sequence[Row], title: str, *, log: bool = True) -> Spec:
     )
 
 
-def trade(rows: Sequence[Row], x_title: str, y_title: str) -> Spec:
+def trade(rows: Sequence[Row], arms: Sequence[str], x_title: str, y_title: str) -> Spec:
     """Quality lost against what it buys, front filled. Rows: variant, model, x, y, low, high,
     front."""
-    colour, shape = _by_variant(rows)
+    colour, shape = _by_variant(rows, arms)
     x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, nice=False, padding=70),
               axis=alt.Axis(format="~g", tickCount=6))  # fmt: skip
     y = alt.Y("y:Q", title=y_title, scale=alt.Scale(type="sqrt", zero=True),
@@ -178,7 +187,7 @@ def trade(rows: Sequence[Row], x_title: str, y_title: str) -> Spec:
         base.mark_point(size=110, opacity=1, strokeWidth=2).encode(
             y=y, color=colour, shape=shape,
             fillOpacity=alt.condition("datum.front", alt.value(1), alt.value(0)),
-            fill=alt.Fill("variant:N", title=None, scale=_colours(names)),
+            fill=_colour(rows, arms, alt.Fill),
         ),
     ]  # fmt: skip
     if len(names) <= MOST_LABELS:
@@ -199,12 +208,12 @@ def _powers(values: Sequence[float]) -> list[float]:
     return [10.0**power for power in range(ends[0], ends[1] + 1)]
 
 
-def roofline(points: Sequence[Row], roofs: Sequence[Row]) -> Spec:
+def roofline(points: Sequence[Row], arms: Sequence[str], roofs: Sequence[Row]) -> Spec:
     """What was reached under what the card allows.
 
     Points: variant, phase, x (operations a byte), y (operations a second). Roofs: name, x, y.
     """
-    colour, _ = _by_variant(points)
+    colour, _ = _by_variant(points, arms)
     drawn = [*points, *roofs]
     x = alt.X("x:Q", title="operations for each byte moved",
               scale=alt.Scale(type="log", nice=False, padding=6),
@@ -226,9 +235,9 @@ def roofline(points: Sequence[Row], roofs: Sequence[Row]) -> Spec:
     )  # fmt: skip
 
 
-def bars(rows: Sequence[Row], title: str) -> Spec:
+def bars(rows: Sequence[Row], arms: Sequence[str], title: str) -> Spec:
     """A figure with its interval, one row an arm. Rows: arm, variant, y, low, high."""
-    colour, _ = _by_variant(rows)
+    colour, _ = _by_variant(rows, arms)
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     y = alt.Y("arm:N", title=None, sort=arms, axis=alt.Axis(grid=False, ticks=False, domain=False))
     base = alt.Chart(_data(rows)).encode(y=y)
