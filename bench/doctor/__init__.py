@@ -84,6 +84,8 @@ def ask_torch(device: str) -> None:
     )
     if done.returncode != 0:
         said = (done.stderr.strip().splitlines() or ["torch cannot use it"])[-1]
+        if "device type at start of device string" in said:
+            raise UnsupportedError(f"no device '{device}': torch knows no such kind; try -d cpu")
         raise UnsupportedError(f"device '{device}': {said[:200]}; try -d cpu")
 
 
