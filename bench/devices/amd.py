@@ -12,10 +12,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.device_names import index_of
 from bench.devices import load
 from bench.devices.energy import Sample
 from bench.devices.figures import Figures, Unreadable, above_zero
-from bench.devices.nvml import index_of, short_hash
+from bench.devices.nvml import short_hash
 
 HIDING = ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
 
