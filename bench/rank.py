@@ -49,10 +49,11 @@ def serve(first: dict[str, Any], calls: IO[str], tell: Any) -> None:
         "memory_begin": memory.begin,
         "memory_end": lambda: tell({"answer": memory.end()}),
         "weights_bytes": lambda: tell({"answer": loaded.weights_bytes}),
+        "cache_bytes": lambda: tell({"answer": engine.notes()["cache_bytes"]}),
     }
     for line in calls:
-        name, *arguments = json.loads(line)
-        (own.get(name) or getattr(engine, name))(*arguments)
+        name, arguments, options = json.loads(line)
+        (own.get(name) or getattr(engine, name))(*arguments, **options)
 
 
 def main() -> int:
@@ -61,7 +62,8 @@ def main() -> int:
     try:
         serve(json.loads(sys.stdin.readline()), sys.stdin, tell)
     except Exception as error:  # told to rank 0, which ends the run
-        tell({"failed": failure(error)["message"]})
+        why = failure(error)
+        tell({"failed": why["message"], "code": why["code"]})
         return 1
     return 0
 

@@ -18,7 +18,7 @@ from bench.engines.llama_common import (
     check_workload,
     cpu_flags,
     file_of,
-    gpu_index,
+    gpu_indices,
     gpu_layers,
     missing_instructions,
     settings_of,
@@ -132,7 +132,8 @@ def test_layers_go_to_the_gpu_where_there_is_one() -> None:
     assert gpu_layers(Settings(), "cpu") == 0
     assert gpu_layers(Settings(), "cuda:0") == 999
     assert gpu_layers(Settings(n_gpu_layers=0), "cuda:0") == 0
-    assert [gpu_index(name) for name in ("cpu", "cuda:0", "cuda:1", "mps:0")] == [None, 0, 1, 0]
+    names = ("cpu", "cuda:0", "cuda:1", "mps:0", "cuda:2+cuda:0")
+    assert [gpu_indices(name) for name in names] == [[], [0], [1], [0], [2, 0]]
     with pytest.raises(InputError, match="the device is the CPU"):
         gpu_layers(Settings(n_gpu_layers=3), "cpu")
 

@@ -89,6 +89,18 @@ def make_random(model: Any, places: Map) -> None:
     model.init_weights()
 
 
+def uneven(model: Any, n: int) -> str | None:
+    """A weight that is split over `n` ranks into parts of unlike sizes; None if there is none.
+
+    Code compiled for one part is taken for another's, as the whole is the same.
+    """
+    for name, weight in model.named_parameters():
+        for place in getattr(weight, "placements", ()):
+            if place.is_shard() and weight.shape[place.dim] % n:
+                return str(name)
+    return None
+
+
 def strip_hooks(model: Any) -> None:
     """Take off the hooks of accelerate that a device map brings."""
     from accelerate.hooks import (  # type: ignore[import-untyped]  # it has no stubs

@@ -23,11 +23,17 @@ from typing import Any, Final, TypeVar
 
 from bench.device_names import index_of, kind_of
 from bench.engines import Job
-from bench.errors import UnsupportedError
+from bench.errors import BenchError, UnsupportedError
 from bench.weights import import_root
 
 ANSWER_S: Final = 60.0
 """Longest wait for an answer that needs no computing."""
+
+TELL_S: Final = 1.0
+"""Time for a rank that has failed to say why."""
+
+GRACE_S: Final = 5.0
+"""Time for this process to fail by itself after another has."""
 
 BACKENDS: Final = {"cpu": "gloo", "cuda": "nccl", "xpu": "xccl"}
 
@@ -67,8 +73,8 @@ class Ranks:
     """Rank 0's hold on the others; also the `Others` of `bench.devices.several`."""
 
     def __init__(self, job: Job, devices: Sequence[str]) -> None:
-        self.broken = False
-        """Whether a call failed: the processes are ended then, and no other can be made."""
+        self._ended, self._told = threading.Event(), threading.Event()
+        self._why = self._code = ""
         self._folder = tempfile.TemporaryDirectory(prefix="gpu-cost-bench-ranks-")
         meeting = str(Path(self._folder.name) / "meeting")
         seats = [
@@ -81,9 +87,14 @@ class Ranks:
             threading.Thread(target=self._listen, args=(process, answers), daemon=True).start()
         atexit.register(self.close)
 
-    def tell(self, call: str, *arguments: Any) -> None:
+    @property
+    def broken(self) -> bool:
+        """Whether a call failed: the processes are ended then, and no other can be made."""
+        return self._ended.is_set()
+
+    def tell(self, call: str, *arguments: Any, **options: Any) -> None:
         """Have the others make this call."""
-        line = json.dumps([call, *arguments]).encode() + b"\n"
+        line = json.dumps([call, arguments, options]).encode() + b"\n"
         for process in self._processes:
             assert process.stdin is not None
             os.write(process.stdin.fileno(), line)
@@ -102,20 +113,28 @@ class Ranks:
     def end(self) -> Sequence[Mapping[str, int]]:
         return self.ask("memory_end")
 
-    def together(self, name: str, arguments: Sequence[Any], work: Callable[[], Any]) -> Any:
+    def together(
+        self, method: Callable[..., Any], engine: Any, *arguments: Any, **options: Any
+    ) -> Any:
         """A call of the engine on every rank; one that fails here ends the others."""
         if self.broken:
             raise UnsupportedError("the ranks were ended when a call failed", "CRASH")
         try:
-            self.tell(name, *arguments)
-            return work()
-        except Exception:
+            self.tell(method.__name__, *arguments, **options)
+            return method(engine, *arguments, **options)
+        except BenchError:
             self.close()
+            raise
+        except Exception as error:  # a collective, perhaps, whose other end has gone
+            told = self._told.wait(TELL_S)
+            self.close()
+            if told and not isinstance(error, MemoryError):
+                raise UnsupportedError(self._why, self._code) from error
             raise
 
     def close(self) -> None:
         """End the others."""
-        self.broken = True
+        self._ended.set()
         for process in self._processes:
             process.kill()
             process.wait()
@@ -125,18 +144,19 @@ class Ranks:
         """Pass on what a rank answers. One that ends by itself ends this process, which may hang in
         a collective; its last line on stderr is then what the parent reads."""
         assert process.stdout is not None
-        why = ""
         for line in process.stdout:
             told = json.loads(line)
             if "failed" in told:
-                why = told["failed"]
+                self._why, self._code = told["failed"], told["code"]
+                self._told.set()
                 break
             answers.put(told["answer"])
-        if self.broken:
+        # What fails on every rank fails on this one too, which says it better.
+        if self._ended.wait(GRACE_S):
             return
-        why = why or f"a rank ended with exit code {process.wait()}"
         for other in self._processes:
             other.kill()
+        why = self._why or f"a rank ended with exit code {process.wait()}"
         sys.stderr.write(f"{why}\n")
         sys.stderr.flush()
         os._exit(os.EX_SOFTWARE)
@@ -157,9 +177,9 @@ def on_all_ranks(method: Call) -> Call:
     """A method of an engine that every rank must call; `self.others` are those beside this one."""
 
     @functools.wraps(method)
-    def called(self: Any, *arguments: Any) -> Any:
+    def called(self: Any, *arguments: Any, **options: Any) -> Any:
         if self.others is None:
-            return method(self, *arguments)
-        return self.others.together(method.__name__, arguments, lambda: method(self, *arguments))
+            return method(self, *arguments, **options)
+        return self.others.together(method, self, *arguments, **options)
 
     return called  # type: ignore[return-value]  # the same signature

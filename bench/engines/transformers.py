@@ -77,6 +77,7 @@ class TransformersEngine:
     def _join(self, job: Job, split: Split) -> None:
         """Take this process's seat; the one that was not given any leads, and starts the others."""
         if self._seat is None:
+            check_heads(job.folder, len(split.devices))
             self.others = Ranks(job, split.devices)
             self._seat = self.others.seat
         self._device = split.devices[self._seat.rank]
@@ -106,7 +107,13 @@ class TransformersEngine:
                 job.folder, device_map={"": self._device}, **files, **settings
             ), None
         if job.folder is not None and split.how == "tensor":
-            return self._tensor_parallel(job.folder, split, files | settings), None
+            model = self._tensor_parallel(job.folder, split, files | settings)
+            if job.mode != "eager" and (name := placement.uneven(model, len(split.devices))):
+                raise UnsupportedError(
+                    f"mode {job.mode} needs parts of equal size: {name} does not divide by "
+                    f"{len(split.devices)}"
+                )
+            return model, None
         if job.folder is not None:
             config = AutoConfig.from_pretrained(job.folder, local_files_only=True)
         else:
@@ -141,7 +148,7 @@ class TransformersEngine:
             return AutoModelForCausalLM.from_pretrained(
                 folder, distributed_config=config, **settings
             )
-        except ValueError as error:  # no plan for this model, or heads that do not divide
+        except ValueError as error:  # transformers has no plan for this model
             raise UnsupportedError(f"this model cannot be split by tensor: {error}") from error
 
     def _describe(
@@ -202,7 +209,10 @@ class TransformersEngine:
         self._decoder.start(self._prompt, 1)
 
     def notes(self) -> Mapping[str, Any]:
-        return dict(self._decoder.notes)
+        found = dict(self._decoder.notes)
+        if self.others is not None and "cache_bytes" in found:
+            found["cache_bytes"] += sum(self.others.ask("cache_bytes"))
+        return found
 
     @on_all_ranks
     def reset(self) -> None:
@@ -260,6 +270,19 @@ class TransformersEngine:
                 self._folder, local_files_only=True, trust_remote_code=False
             )
         return self._tokenizer
+
+
+def check_heads(folder: Path | None, n: int) -> None:
+    """Refuse a model whose heads do not divide by `n` ranks. Raises UnsupportedError."""
+    from transformers import AutoConfig
+
+    shape = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+    for name in ("num_attention_heads", "num_key_value_heads"):
+        if (heads := getattr(shape, name, None) or n) % n:
+            raise UnsupportedError(
+                f"{name} = {heads} does not divide by {n}: this model cannot be split by tensor "
+                "over so many"
+            )
 
 
 def threads_of(job: Job, split: Split) -> int | None:

@@ -23,14 +23,17 @@ def watch(model: torch.nn.Module, name: str, n_in: int, n_out: int) -> list[dict
     """For each number of rows: the operations, and the bytes they move for each weight."""
     import torch
 
+    from bench.quantization.holding import weight_parts
+
     layer = model.get_submodule(name)
     plain = next(
         p for p in model.parameters() if type(p.data) is torch.Tensor and p.is_floating_point()
     )
+    where = weight_parts(layer)[0].device  # of a model on several devices, not the first's
     found = []
     for rows in ROWS:
-        x = torch.randn(rows, n_in, generator=torch.Generator().manual_seed(0)).to(plain)
-        log = operations(layer, x, n_in * n_out)
+        x = torch.randn(rows, n_in, generator=torch.Generator().manual_seed(0))
+        log = operations(layer, x.to(where, plain.dtype), n_in * n_out)
         found.append(
             {
                 "rows": rows,
