@@ -299,6 +299,22 @@ class TestSteps:
         on_gpu.start(12, 4, 1)
         assert (api.params.op_offload, api.params.offload_kqv) == (True, True)
 
+    def test_several_gpus_share_the_model_and_no_others(
+        self, job: Job, runs: LlamaPythonEngine
+    ) -> None:
+        api = runs._api
+        api.has_gpu = True
+        for options, mode in (({}, 1), ({"split": "row"}, 2)):
+            LlamaPythonEngine().load(replace(job, device="cuda:1+cuda:3", options=options))
+            assert (api.model_params.main_gpu, api.model_params.split_mode) == (1, mode)
+            assert list(api.model_params.tensor_split) == [0, 1, 0, 1]
+        with pytest.raises(UnsupportedError, match="does not know split = 'tensor'"):
+            LlamaPythonEngine().load(
+                replace(job, device="cuda:0+cuda:1", options={"split": "tensor"})
+            )
+        with pytest.raises(InputError, match="needs several devices"):
+            LlamaPythonEngine().load(replace(job, device="cuda:0", options={"split": "row"}))
+
     def test_rewind_goes_back_to_the_state_after_prefill(self, runs: LlamaPythonEngine) -> None:
         runs.start(12, 4, 2)
         for back in (runs.reset, runs.rewind):

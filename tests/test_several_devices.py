@@ -24,18 +24,19 @@ from bench.cost.pricing import Pricer, Terms
 from bench.cost.scenario import Figure, adapt
 from bench.cost.throughput import throughputs
 from bench.device_names import count, kind_of, members, spelled_out
-from bench.devices import Reading, environment, nvidia, parts, reader_for, room
+from bench.devices import Reading, environment, nvidia, parts, peaks, reader_for, room
 from bench.devices.several import GroupReader, WithOthers, combined, group_identity
 from bench.engines import Job, placement, refusal, splitting
 from bench.engines.ranks import Ranks
 from bench.engines.splitting import split_of
-from bench.engines.transformers import TransformersEngine, resolve_device
+from bench.engines.transformers import TransformersEngine, make_current, resolve_device
 from bench.errors import InputError, UnsupportedError
 from bench.experiment import Variant
 from bench.process import converse
 from bench.quantization import Device
 from bench.records import Environment, read
 from bench.roofline.limits import at_once, with_limits
+from bench.serving.settings import settings
 from bench.summary import summarise
 from tests.conftest import TINY
 from tests.fake_nvml import FakeNvml
@@ -590,3 +591,62 @@ def test_only_cards_that_work_at_once_raise_the_bound(tmp_path: Path) -> None:
 )
 def test_who_works_at_once(variant: Mapping[str, Any], expected: int) -> None:
     assert at_once(variant) == expected
+
+
+def test_a_plan_counts_the_memory_of_every_card(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = {"gpu": "NVIDIA GeForce RTX 4090", "gpu_memory_bytes": 24 << 30}
+    monkeypatch.setattr("bench.here.nvml.describe", lambda _: card)
+
+    def planned(device: str, *more: str) -> dict[str, Any]:
+        args = ["-m", "deepseek-r1-distill-qwen-14b", "-q", "none", "--mode", "eager"]
+        assert main(["plan", *args, "-d", device, "-o", "json", *more]) == 0
+        row: dict[str, Any] = json.loads(capsys.readouterr().out)[0]
+        return row
+
+    one, layers = planned("cuda:0"), planned("cuda:0-1")
+    tensor = planned("cuda:0+cuda:1", "--option", "split=tensor")
+    assert [row["fits"] for row in (one, layers, tensor)] == [False, True, True]
+    assert layers["bound_decode_tok_s"] == pytest.approx(one["bound_decode_tok_s"])
+    assert tensor["bound_decode_tok_s"] == pytest.approx(2 * one["bound_decode_tok_s"])
+    assert "2 x NVIDIA GeForce RTX 4090" in layers["device"]
+
+
+def test_the_device_that_is_named_is_torchs_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events and kernels go to torch's current device: `cuda:1` by name alone would not be it."""
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.accelerator, "set_device_index", chosen.append)
+    for device in ("cpu", "cuda:0", "cuda:1"):
+        make_current(device)
+    assert chosen == [1]
+    monkeypatch.setattr(peaks, "copy_rate", lambda *_: {})
+    monkeypatch.setattr(peaks, "matmul_rate", lambda *_: 1.0)
+    assert peaks.main("cuda:2") == 0
+    assert chosen == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"local": "cuda:0+cuda:1", "n_devices": 2}, None),
+        ({"local": "cuda:0+cuda:1"}, "n_devices: 1, and local names 2"),
+        ({"local": "cuda:0+cpu"}, "is no device such as"),
+    ],
+)
+def test_a_server_on_several_cards(options: dict[str, Any], said: str | None) -> None:
+    asked = {"url": "http://127.0.0.1:1", **options}
+    if said is None:
+        assert settings(asked).n_devices == 2
+    else:
+        with pytest.raises(InputError, match=said):
+            settings(asked)
+
+
+def test_the_reader_of_a_server_on_two_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    fake, plain = FakeNvml(cards=2), nvidia.NvidiaCard
+    monkeypatch.setattr("bench.devices.card.NvidiaCard", lambda name: plain(name, library=fake))
+    reader = reader_for("remote:cuda:0+cuda:1")
+    assert reader.identity()["gpus"] == 2
+    reader.close()

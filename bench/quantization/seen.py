@@ -9,6 +9,7 @@ library nothing is seen.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,8 @@ def watch(model: torch.nn.Module, name: str, n_in: int, n_out: int) -> list[dict
     found = []
     for rows in ROWS:
         x = torch.randn(rows, n_in, generator=torch.Generator().manual_seed(0))
-        log = operations(layer, x.to(where, plain.dtype), n_in * n_out)
+        with _current(where):
+            log = operations(layer, x.to(where, plain.dtype), n_in * n_out)
         found.append(
             {
                 "rows": rows,
@@ -42,6 +44,15 @@ def watch(model: torch.nn.Module, name: str, n_in: int, n_out: int) -> list[dict
             }
         )
     return found
+
+
+def _current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Kernels of Triton are launched on torch's current device, whatever their tensors are on."""
+    import torch
+
+    if device.type == "cpu" or device.index is None:
+        return contextlib.nullcontext()
+    return torch.accelerator.device_index(device.index)
 
 
 def operations(layer: torch.nn.Module, x: torch.Tensor, n_weights: int) -> list[tuple[str, int]]:
