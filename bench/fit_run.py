@@ -34,7 +34,12 @@ def with_largest_batch(
         )
     arms = [arm for arm in resolve(experiment, say) if arm.refusal is None]
     n_prompt, n_gen = max(experiment.grid.n_prompt), max(experiment.grid.n_gen)
-    name = key("fit", arms=[[a.variant.name, a.identity] for a in arms], p=n_prompt, n=n_gen)
+    name = key(
+        "fit",
+        arms=[[a.variant.name, a.variant.device, a.identity] for a in arms],
+        p=n_prompt,
+        n=n_gen,
+    )
     path = folder / KEPT
     kept: dict[str, int] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if name not in kept:

@@ -7,12 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.catalog import resolve_model
+from bench.device_names import count
 from bench.engines import refusal, spec
 from bench.experiment import Experiment, Variant, Workload, plan, short_names
 from bench.here import Here
 from bench.records import OWN, Results
-from bench.roofline import bound, memory_bytes
+from bench.roofline import RESERVE_BYTES, bound, memory_bytes
 from bench.roofline.layouts import has_layout
+from bench.roofline.limits import at_once
 
 START_S = 12.0
 """Seconds for a worker to start and load a small model: 2-core machine, results/quickstart-cpu."""
@@ -74,9 +76,11 @@ def _limits(variant: Variant, workload: Workload, place: Here) -> dict[str, Any]
         needed = memory_bytes(card, variant.quant, dtype=dtype, **work)
         figures["memory_bytes"] = needed
         if place.memory_bytes is not None:
-            figures["fits"] = needed <= place.memory_bytes
+            more = (count(place.devices) - 1) * RESERVE_BYTES  # what each card keeps for itself
+            figures["fits"] = needed + more <= place.memory_bytes
         if place.gpu is not None:
-            limit = bound(card, place.gpu, variant.quant, dtype=dtype, **work)
+            together = at_once(asdict(variant) | {"device": place.devices})
+            limit = bound(card, place.gpu, variant.quant, dtype=dtype, n_devices=together, **work)
             figures["bound_decode_tok_s"] = limit.decode_tok_s
             figures["bound_prefill_tok_s"] = limit.prefill_tok_s
     if place.gpu is None:

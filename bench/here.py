@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bench.device_names import members, spelled_out
 from bench.devices import machine, nvml
 from bench.devices.figures import Unreadable
 from bench.errors import UnsupportedError
@@ -24,6 +25,8 @@ class Here:
     memory_bytes: int | None
     gpu: Gpu | None = None
     """Its entry in the catalog; None for a CPU or a card that is not listed."""
+    devices: str = ""
+    """Several that hold one model, as torch names them; `memory_bytes` is of all."""
     elsewhere: bool = False
     """Whether it was named, and need not be in this machine."""
 
@@ -38,7 +41,7 @@ class Here:
         known = self.gpu.compute_capability if self.gpu else None
         major, _, minor = (known or "").partition(".")
         return Device(
-            name=self.name,
+            name=self.devices or self.name,
             kind=self.kind,
             capability=(int(major), int(minor)) if minor.isdigit() else None,
             elsewhere=self.elsewhere,
@@ -57,11 +60,7 @@ def here(device: str = "auto", gpu: str | None = None) -> Here:
         )
     if device != "cpu":
         try:
-            facts = nvml.describe(None if device == "auto" else device)
-            name = str(facts["gpu"])
-            return Here(
-                name=name, kind="cuda", memory_bytes=facts["gpu_memory_bytes"], gpu=match(name)
-            )
+            return _cards(spelled_out(device))
         except Unreadable as reason:
             if device != "auto":
                 raise UnsupportedError(
@@ -77,3 +76,18 @@ def here(device: str = "auto", gpu: str | None = None) -> Here:
     except Unreadable:
         memory = None
     return Here(name=name, kind="cpu", memory_bytes=memory)
+
+
+def _cards(device: str) -> Here:
+    """The card of that name, or several that hold one model. Raises Unreadable."""
+    each = [nvml.describe(None if one == "auto" else one) for one in members(device)]
+    names = list(dict.fromkeys(str(facts["gpu"]) for facts in each))
+    alike = len(names) == 1
+    sizes = [facts["gpu_memory_bytes"] for facts in each]
+    return Here(
+        name=f"{len(each)} x {names[0]}" if alike and len(each) > 1 else " + ".join(names),
+        kind="cuda",
+        memory_bytes=None if None in sizes else sum(sizes),
+        gpu=match(names[0]) if alike else None,
+        devices=device if len(each) > 1 else "",
+    )

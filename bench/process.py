@@ -102,6 +102,9 @@ def _death(code: int, errors: IO[bytes]) -> Iterator[Event]:
         return
     errors.seek(0)
     said = last_line(errors.read().decode(errors="replace"))
+    if said.startswith("out of memory: "):  # of a process that the worker had started
+        yield _failed("OOM", said)
+        return
     yield _failed("CRASH", f"the worker ended with exit code {code}: {said}")
 
 

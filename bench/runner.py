@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from bench.arms import Arm, resolve
+from bench.device_names import kind_of, members
 from bench.devices import peaks
 from bench.devices.environment import capture
 from bench.devices.figures import Unreadable
@@ -56,7 +57,8 @@ def run(experiment: Experiment, folder: Path, progress: Progress) -> Outcome:
 
 def with_peaks(environment: Environment, device: str, progress: Progress) -> Environment:
     """The environment with the rates that its device reaches: measured once, then kept."""
-    if device.partition(":")[0] not in ("cpu", "cuda", "xpu", "mps"):
+    device = members(device)[0]  # of several cards the first stands for the others
+    if kind_of(device) not in ("cpu", "cuda", "xpu", "mps"):
         return environment  # nothing here computes
     state = dict(environment.state)
     try:

@@ -189,6 +189,13 @@ def energy_figures(good: Sequence[Record], absent: dict[str, str]) -> dict[str, 
         if figures[name] is None:
             told = (r.energy.get(phase, {}).get("absent", {}) | r.absent for r in good)
             absent[name] = next((a["energy_j"] for a in told if "energy_j" in a), "no counter read")
+            absent[f"net_{name}"] = absent[name]
+        elif figures[f"net_{name}"] is None:
+            told = (w.get("absent", {}) | r.absent for r in good if (w := r.energy.get(phase)))
+            absent[f"net_{name}"] = next(
+                (a["idle_power_w"] for a in told if "idle_power_w" in a),
+                "no more was drawn than at rest",
+            )
     windows = [w for r in good for w in r.energy.values() if isinstance(w, Mapping)]
     # The whole window's figures stand beside the phases'.
     scopes = {scope for w in windows if (scope := w.get("scope"))}

@@ -36,6 +36,7 @@ REASONS: Final[Mapping[str, str]] = MappingProxyType(
         "INPUT": "an option, name or file of the arm is wrong; the record's message says which",
         "UNSUPPORTED": "this device, scheme or package cannot do it",
         "TOO_FEW_PAIRS": "fewer pairs than a verdict needs",
+        "OUT_OF_TURN": "between the arms of a pair others were measured, or there was a long break",
         "STORED_BASELINE": "the baseline is of another run, not measured in turns with this one",
         "NOT_PAIRED": "figures of another tool: not measured side by side in fresh processes",
         "FAILED_REQUESTS": "some requests failed; the figures are those of the rest",

@@ -16,13 +16,13 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from bench.devices import Reader, Reading, reader_for
 from bench.devices.clock import Clock, HostClock, clock_for
 from bench.devices.figures import Figures
 from bench.devices.parts import after_loading, parts
+from bench.devices.several import WithOthers
 from bench.engines import Engine, Job, Loaded, Served, Timed, engine
 from bench.errors import BenchError, UnsupportedError
 from bench.experiment import Measure, Workload
@@ -288,7 +288,7 @@ def perform(job: dict[str, Any], emit: Emit) -> None:
         return
     waits_on = getattr(runs, "clock_device", loaded.device)
     clock = getattr(runs, "clock", None) or clock_for(waits_on)
-    reader = reader_for(loaded.device)
+    reader = whole_reader(runs, loaded.device)
     held = after_loading(loaded.device)
     rules = Measure(**job["measure"])
     try:
@@ -305,8 +305,18 @@ def perform(job: dict[str, Any], emit: Emit) -> None:
             except Exception as error:  # one workload that fails must not take the others along
                 emit(failure(error) | {"workload": table})
                 release()
+                if getattr(getattr(runs, "others", None), "broken", False):
+                    break  # the parent has the other workloads measured by a fresh process
     finally:
         reader.close()
+
+
+def whole_reader(runs: Engine, device: str) -> Reader:
+    """The reader of the device, or of several; with the memory of the engine's other processes."""
+    others = getattr(runs, "others", None)
+    if others is None:
+        return reader_for(device)
+    return WithOthers(reader_for(device, own=others.seat.devices[:1]), others)
 
 
 def memory_parts(figures: dict[str, Any], held: Figures, loaded: Loaded) -> dict[str, Any]:
@@ -323,12 +333,9 @@ def memory_parts(figures: dict[str, Any], held: Figures, loaded: Loaded) -> dict
 
 def load(job: dict[str, Any], emit: Emit) -> tuple[Engine, Loaded]:
     """Load the engine that the job names, and say what was loaded."""
-    table = job["load"]
-    paths = {n: Path(table[n]) if table[n] else None for n in ("folder", "gguf", "made")}
-    wanted = Job(**(table | paths))
     runs = engine(job["engine"])
     before = time.perf_counter()
-    loaded = runs.load(wanted)
+    loaded = runs.load(Job.of(job["load"]))
     emit({"event": "loaded", "load_s": time.perf_counter() - before, **asdict(loaded)})
     return runs, loaded
 
@@ -351,7 +358,7 @@ def fit(
 
     def attempt(n_batch: int) -> int | None:
         phase({"phase": "fit", "n_batch": n_batch})
-        reader = reader_for(device)
+        reader = whole_reader(runs, device)
         try:
             reader.begin()
             runs.start(n_prompt + n_gen - steps, steps, n_batch)

@@ -28,6 +28,8 @@ class LlamaH(ModuleType):
 
     llama_token = ctypes.c_int32
     LLAMA_SPLIT_MODE_NONE = 0
+    LLAMA_SPLIT_MODE_LAYER = 1
+    LLAMA_SPLIT_MODE_ROW = 2
 
     def __init__(self) -> None:
         super().__init__("llama_cpp.llama_cpp")
@@ -41,6 +43,9 @@ class LlamaH(ModuleType):
 
     def llama_supports_gpu_offload(self) -> bool:
         return self.has_gpu
+
+    def llama_max_devices(self) -> int:
+        return 4
 
     def llama_print_system_info(self) -> bytes:
         return b"CPU : AVX = 1 | AVX2 = 0 | "

@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,50 @@ def test_a_gate_on_what_nothing_measured_fails(
 @pytest.mark.parametrize("value", ["nan", "inf", "0", "-1"])
 def test_a_gate_that_is_no_ratio_is_refused(flag: str, value: str, tmp_path: Path) -> None:
     assert main(["compare", saved(arms(1.5), tmp_path), f"{flag}={value}"]) == 2
+
+
+def at_minutes(results: Results, minutes: Callable[[int, str], float]) -> Results:
+    """The records as if started then."""
+    day = datetime(2026, 11, 23, tzinfo=UTC)
+    starts = (day + timedelta(minutes=minutes(r.replicate, r.variant["quant"]))
+              for r in results.records)  # fmt: skip
+    return replace(results, records=[
+        replace(r, started_at=at.isoformat())
+        for r, at in zip(results.records, starts, strict=True)
+    ])  # fmt: skip
+
+
+def abba(index: int, quant: str) -> float:
+    """Each replicate takes ten minutes."""
+    return 20 * index + (10 if (quant == "int8") == (index % 2 == 0) else 0)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "left_out"),
+    [
+        (abba, 0),
+        (lambda i, q: 20 * abba(i, q), 0),  # all slow alike: other arms stood between
+        (lambda i, q: 10 * i + 80 * (q == "int8"), 8),  # all A, then all B
+        (lambda i, q: abba(i, q) + 900 * (i > 3), 0),  # resumed between two pairs
+        (lambda i, q: abba(i, q) + 900 * (abba(i, q) > 60), 1),  # resumed within the fourth
+        (lambda i, q: abba(i, q) if (i, q) != (2, "int8") else 170, 1),  # made up for at the end
+    ],
+)
+def test_pairs_that_were_not_side_by_side_in_time_are_no_evidence(
+    minutes: Callable[[int, str], float], left_out: int
+) -> None:
+    found = row(at_minutes(arms(1.5), minutes))
+
+    if left_out == 8:
+        assert (found["verdict"], found["n_pairs"]) == ("invalid", 8)
+    else:
+        assert (found["verdict"], found["n_pairs"]) == ("higher", 8 - left_out)
+    assert found["reasons"] == (["OUT_OF_TURN"] if left_out else [])
+
+
+def test_memory_does_not_mind_when_it_was_measured() -> None:
+    found = row(at_minutes(arms(1.5), lambda i, q: 10 * i + 80 * (q == "int8")), "memory")
+    assert (found["verdict"], found["reasons"]) == ("same", [])
 
 
 def another_day(results: Results, environment: str = "e1") -> Results:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +160,47 @@ def test_idle_power_is_carried_by_later_windows() -> None:
     assert energy["mean_power_w"] == pytest.approx(312.0, rel=5e-3)
 
 
+def test_idle_power_that_could_not_be_measured_says_so() -> None:
+    reader = ReplayReader(load("steady"), start_s=1.25)
+    reader.idle(0.1)
+    reader.begin()
+    reader.work(20.0)
+    reading = reader.end()
+    assert reading.energy["idle_power_w"] is None
+    assert reading.absent["idle_power_w"].startswith("at rest: a window of 0.1")
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(0, 10_000), st.floats(10.0, 20.0), st.floats(0.02, 0.1), st.floats(0.0, 0.5),
+    st.sampled_from([lambda _: 300.0, lambda t: 450.0 if int(t) % 2 else 60.0, lambda t: 60 + t]),
+)  # fmt: skip
+def test_energy_is_within_a_hundredth_though_ticks_come_unevenly(
+    seed: int, seconds: float, period: float, uneven: float, power: Callable[[float], float]
+) -> None:
+    """A counter of this test's own: ticks up to half a period early or late."""
+    chance = random.Random(seed)
+    at, joules, counter = -period * chance.random(), 1e6, []
+    while at < 25:
+        later = at + period * (1 + uneven * chance.uniform(-1, 1))
+        joules += truth(power, at, later, 20)
+        counter.append((later, int(joules * 1000)))
+        at = later
+    trace = Trace(origin="synthetic", about="uneven ticks", series={"counter_mj": counter})
+    reader = ReplayReader(trace, start_s=1 + chance.random())
+    reader.begin()
+    begin = reader.pace.now()
+    reader.work(seconds)
+    end = reader.pace.now()
+    assert reader.end().energy["energy_j"] == pytest.approx(truth(power, begin, end), rel=0.01)
+
+
+def truth(power: Callable[[float], float], begin: float, end: float, steps: int = 5000) -> float:
+    """The integral of a power, joules."""
+    step = (end - begin) / steps
+    return step * sum(power(begin + (i + 0.5) * step) for i in range(steps))
+
+
 # --- reasons ---------------------------------------------------------------------------------
 
 
@@ -306,6 +349,30 @@ def test_a_counter_that_does_not_tick_is_not_waited_for_long() -> None:
     opened = Meter(lambda: 7, pace).open()
     assert not opened.aligned
     assert 0.4 < pace.now() < 1.1
+
+
+def test_a_counter_that_stops_in_the_window_gives_no_figure() -> None:
+    whole = load("steady")
+    ticks = [change for change in whole.series["counter_mj"] if change[0] < 10]
+    trace = dataclasses.replace(whole, series={**whole.series, "counter_mj": ticks})
+    reading = window(trace, 20.0)[0]
+    assert reading.energy == {}
+    assert "no longer when it closed" in reading.absent["energy_j"]
+
+
+@pytest.mark.parametrize("value", ["N/A", None, 0, 0.0])
+def test_what_is_no_power_is_not_taken_for_one(value: Any) -> None:
+    whole = load("steady")
+    powers = [(at, value if 5 < at < 6 else watts) for at, watts in whole.series["power_w"]]
+    trace = dataclasses.replace(whole, series={**whole.series, "power_w": powers})
+    reading, drawn = window(trace, 20.0)
+    assert reading.energy["energy_j"] == pytest.approx(drawn, rel=1e-3)
+    assert reading.energy["cross_check_ratio"] == pytest.approx(1, abs=0.01)
+    nothing = dataclasses.replace(trace, series={**whole.series, "power_w": [(0, value)]})
+    reading = window(nothing, 20.0)[0]
+    assert "power_w" not in reading.device
+    assert reading.energy["cross_check_j"] is None
+    assert reading.absent["power_w"]
 
 
 def test_a_live_thread_samples_until_it_is_stopped() -> None:

@@ -116,7 +116,10 @@ def test_what_fails_is_absent_with_its_reason(call: str, figure: str) -> None:
     ("call", "answer", "figure"),
     [
         ("amdsmi_get_power_info", {"current_socket_power": "N/A"}, "power_w"),
+        ("amdsmi_get_power_info", {"socket_power": 0}, "power_w"),
         ("amdsmi_get_clock_info", {"clock": 5}, "sm_mhz"),
+        ("amdsmi_get_temp_metric", "N/A", "temperature_c"),
+        ("amdsmi_get_gpu_memory_usage", "N/A", "device_used_bytes"),
         ("amdsmi_get_violation_status", {"active_vr_thrm": "N/A"}, "events"),
         ("amdsmi_get_energy_count", {"timestamp": 5}, "energy_j"),
         ("amdsmi_get_gpu_process_list", [{"name": "x"}], "foreign_processes"),
@@ -127,7 +130,7 @@ def test_an_answer_without_the_figure_is_absent_and_not_zero(
 ) -> None:
     reading = read(FakeAmd(**{call: answer}))
     assert reading.absent[figure]
-    assert figure not in {**reading.energy, **reading.device}
+    assert figure not in {**reading.energy, **reading.device, **reading.memory}
 
 
 def test_heat_and_company_are_reasons() -> None:

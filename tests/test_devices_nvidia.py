@@ -61,7 +61,7 @@ def read(library: FakeNvml, seconds: float = 20.0) -> Any:
 def test_a_card_in_order() -> None:
     reading = read(FakeNvml())
     assert reading.reasons == ()
-    assert reading.absent == {}
+    assert reading.absent == {"idle_power_w": "idle power was not measured"}
     assert reading.energy["energy_j"] > 0
     assert reading.energy["counter"] == "nvml-total-energy"
     assert reading.energy["scope"] == "gpu-board"
@@ -394,3 +394,15 @@ def test_nothing_sets_anything(tmp_path: Path) -> None:
         text = path.read_text(encoding="utf-8")
         for verb in ("Set", "Reset", "Clear"):
             assert f"nvmlDevice{verb}" not in text, path
+
+
+def test_a_power_or_clock_of_0_is_no_reading() -> None:
+    fake = FakeNvml(nvmlDeviceGetClockInfo=0, nvmlDeviceGetPowerUsage=0)
+    fake.fields[186] = 0
+    found = read(fake)
+    for name in ("power_w", "sm_mhz", "memory_mhz"):
+        assert name not in found.device
+        assert "is given as 0" in found.absent[name]
+    fake = FakeNvml(nvmlDeviceGetPowerUsage=240_000)
+    fake.fields[186] = 0
+    assert read(fake).device["power_w"] == 240.0

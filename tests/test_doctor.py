@@ -234,11 +234,15 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_torch_is_asked_about_other_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     def ran(*_: Any, **__: Any) -> Any:
-        return subprocess.CompletedProcess([], 1, "", "Traceback\nRuntimeError: no xpu here\n")
+        return subprocess.CompletedProcess([], 1, "", f"Traceback\nRuntimeError: {said}\n")
 
+    said = "no xpu here"
     monkeypatch.setattr(doctor.subprocess, "run", ran)
     with pytest.raises(UnsupportedError, match="no xpu here"):
         find_device("xpu:0")
+    said = "Expected one of cpu, cuda device type at start of device string: nosuch"
+    with pytest.raises(UnsupportedError, match="torch knows no such kind"):
+        doctor.ask_torch("nosuch")
 
 
 def run(*arguments: str) -> int:

@@ -18,7 +18,7 @@ from bench.engines.llama_common import (
     check_workload,
     cpu_flags,
     file_of,
-    gpu_index,
+    gpu_indices,
     gpu_layers,
     missing_instructions,
     settings_of,
@@ -132,7 +132,8 @@ def test_layers_go_to_the_gpu_where_there_is_one() -> None:
     assert gpu_layers(Settings(), "cpu") == 0
     assert gpu_layers(Settings(), "cuda:0") == 999
     assert gpu_layers(Settings(n_gpu_layers=0), "cuda:0") == 0
-    assert [gpu_index(name) for name in ("cpu", "cuda:0", "cuda:1", "mps:0")] == [None, 0, 1, 0]
+    names = ("cpu", "cuda:0", "cuda:1", "mps:0", "cuda:2+cuda:0")
+    assert [gpu_indices(name) for name in names] == [[], [0], [1], [0], [2, 0]]
     with pytest.raises(InputError, match="the device is the CPU"):
         gpu_layers(Settings(n_gpu_layers=3), "cpu")
 
@@ -297,6 +298,22 @@ class TestSteps:
         assert vars(api.model_params) == expected
         on_gpu.start(12, 4, 1)
         assert (api.params.op_offload, api.params.offload_kqv) == (True, True)
+
+    def test_several_gpus_share_the_model_and_no_others(
+        self, job: Job, runs: LlamaPythonEngine
+    ) -> None:
+        api = runs._api
+        api.has_gpu = True
+        for options, mode in (({}, 1), ({"split": "row"}, 2)):
+            LlamaPythonEngine().load(replace(job, device="cuda:1+cuda:3", options=options))
+            assert (api.model_params.main_gpu, api.model_params.split_mode) == (1, mode)
+            assert list(api.model_params.tensor_split) == [0, 1, 0, 1]
+        with pytest.raises(UnsupportedError, match="does not know split = 'tensor'"):
+            LlamaPythonEngine().load(
+                replace(job, device="cuda:0+cuda:1", options={"split": "tensor"})
+            )
+        with pytest.raises(InputError, match="needs several devices"):
+            LlamaPythonEngine().load(replace(job, device="cuda:0", options={"split": "row"}))
 
     def test_rewind_goes_back_to_the_state_after_prefill(self, runs: LlamaPythonEngine) -> None:
         runs.start(12, 4, 2)

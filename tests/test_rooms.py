@@ -11,12 +11,21 @@ import pytest
 BENCH = Path(__file__).parent.parent / "bench"
 FILES = sorted(BENCH.rglob("*.py"))
 
-GROUND = {"errors", "validity", "fields", "catalog", "experiment", "records", "gguf_file"}
+GROUND = {
+    "errors",
+    "validity",
+    "fields",
+    "catalog",
+    "experiment",
+    "records",
+    "gguf_file",
+    "device_names",
+}
 """Standard library only; import nothing but one another."""
 
 MEASURING = {
     "engines", "devices", "worker", "quantization", "quality", "quality_store", "mixed", "fitting",
-    "serving",
+    "serving", "rank",
 }  # fmt: skip
 """May import torch; the only rooms that run in the worker."""
 

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,6 +111,22 @@ def test_energy_that_was_not_read_is_null_with_the_reason() -> None:
     (row,) = summarise(Results(records=[record("none", absent={"energy_j": "no RAPL"})]))
     assert row["energy_per_output_token_j"] is None
     assert row["absent"]["energy_per_output_token_j"] == "no RAPL"
+
+
+@pytest.mark.parametrize(
+    ("window", "absent", "why"),
+    [
+        ({"idle_power_w": None}, {"idle_power_w": "at rest: no tick"}, "at rest: no tick"),
+        ({"idle_power_w": 4.0}, {}, "no more was drawn than at rest"),
+    ],
+)
+def test_net_energy_that_cannot_be_told_is_null_with_the_reason(
+    window: dict[str, Any], absent: dict[str, str], why: str
+) -> None:
+    decode = {"energy_j": 30.0, "window_s": 10.0, "tokens": 100, **window}
+    (row,) = summarise(Results(records=[record("none", energy={"decode": decode}, absent=absent)]))
+    assert row["net_energy_per_output_token_j"] is None
+    assert row["absent"]["net_energy_per_output_token_j"] == why
 
 
 def test_the_hosts_memory_never_stands_for_an_accelerators() -> None:

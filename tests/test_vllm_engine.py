@@ -55,6 +55,17 @@ def test_what_is_asked_of_vllm(job: Job) -> None:
     assert os.environ["HF_HUB_OFFLINE"] == "1"
 
 
+def test_the_cards_that_are_named_are_the_cards_that_work(job: Job) -> None:
+    _, llm = loaded(job)
+    assert llm.given["tensor_parallel_size"] == 1
+    _, llm = loaded(replace(job, device="cuda:0+cuda:1"))
+    assert llm.given["tensor_parallel_size"] == 2
+    with pytest.raises(InputError, match=r"-d cuda:0\+cuda:1 names the cards that are measured"):
+        loaded(replace(job, options={"tensor_parallel_size": 2}))
+    with pytest.raises(UnsupportedError, match="set CUDA_VISIBLE_DEVICES"):
+        loaded(replace(job, device="cuda:1"))
+
+
 def test_bf16_is_no_quantization_and_eager_is_a_mode(job: Job) -> None:
     _, llm = loaded(replace(job, mode="eager"))
     assert llm.given["quantization"] is None

@@ -37,7 +37,9 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
         "-b", "--n-batch", type=batches, metavar="LIST",
         help="sequences at once; max: the most that fit in memory, found by `bench run`",
     )  # fmt: skip
-    grid.add_argument("-d", "--device", help="auto, cpu, cuda, cuda:1, ...")
+    grid.add_argument(
+        "-d", "--device", help="auto, cpu, cuda:1, ...; one model on two cards: cuda:0+cuda:1"
+    )
     grid.add_argument("--mode", **text, help="execution modes of the engine")
     grid.add_argument("--dtype", help="auto, float32, bfloat16 or float16, where not quantized")
     grid.add_argument("--threads", type=int, help="CPU threads (default: the engine's own)")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from bench.analysis import MIN_PAIRS, PairedRatio, adjustable_p, holm, paired_ratio
-from bench.comparison.judging import ENERGY_ONLY, EXCLUDING, Pair, pairs_of, varies
+from bench.comparison.judging import ENERGY_ONLY, EXCLUDING, Pair, in_turns, pairs_of, varies
 from bench.comparison.unpaired import not_paired, ratio_row
 from bench.errors import InputError, unknown
 from bench.experiment import Gate, selects
@@ -89,6 +89,8 @@ class Rules:
     gate: Gate = field(default_factory=Gate)
     pool: bool = False
     """Whether records of different machines or versions may be compared; they are then marked."""
+    in_turns: bool = True
+    """Whether pairs must have been measured side by side; a stored baseline never was."""
 
 
 def compare(
@@ -227,6 +229,7 @@ def _compare_arms(
             continue
         noise = {"CV"} if varies(ours) or varies(theirs) else set()
         pairs = pairs_of(ours, theirs)
+        pairs = in_turns(pairs) if rules.in_turns else pairs
         failed = {r for one in (*ours, *theirs) if one.status != "ok" for r in one.reasons}
         for name in rules.metrics:
             if name != QUALITY:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from statistics import fmean, median, stdev
+from statistics import fmean, median, median_low, stdev
 from types import MappingProxyType
 from typing import Final
 
@@ -19,10 +19,10 @@ EXCLUDING: Final = frozenset(
     {
         "THERMAL_THROTTLE", "POWER_BRAKE", "FOREIGN_PROCESS", "START_TEMPERATURE", "TOKEN_COUNT",
         "NO_STEADY_STATE", "DRIFT", "NONFINITE", "ABOVE_BOUND", "REQUESTS_FAILED", "CLIENT_BOUND",
-        "PREFIX_CACHED",
+        "PREFIX_CACHED", "OUT_OF_TURN",
     }
 )  # fmt: skip
-"""A record with one of these is no evidence of time: its pair is left out."""
+"""A record or pair with one of these is no evidence of time: the pair is left out."""
 
 ENERGY_ONLY: Final = frozenset({"CLOCK_NOT_BRACKETED", "COUNTER_RESET", "SAMPLE_GAP"})
 """Spoil the energy of a record and nothing else."""
@@ -42,6 +42,10 @@ CV_LIMIT: Final = 0.05
 DRIFT_Z: Final = 2.3
 """By chance 1 window in 50 is beyond this; for 4 + 4 requests it means wholly apart (1 in 35)."""
 TEMPERATURE_LIMIT_C: Final = 5.0
+BREAK_S: Final = 3600.0
+"""Arms that started further apart than this, and than `BREAK_TIMES` the usual, had a break
+between them."""
+BREAK_TIMES: Final = 3.0
 POWER_CAP_LIMIT: Final = 0.1
 """Share of the samples; one sample in ten of a short window is chance."""
 
@@ -52,6 +56,8 @@ class Pair:
 
     baseline: Record
     candidate: Record
+    out_of_turn: bool = False
+    """Whether they were not side by side in time: `in_turns` says so of a run's pairs."""
 
     @property
     def reasons(self) -> set[str]:
@@ -65,7 +71,15 @@ class Pair:
         other = self.candidate.device.get("sw_power_cap_share")
         if one is not None and other is not None and abs(one - other) > POWER_CAP_LIMIT:
             found.add("POWER_CAP_DIFFERS")
+        if self.out_of_turn:
+            found.add("OUT_OF_TURN")
         return found
+
+    @property
+    def times(self) -> tuple[datetime, datetime]:
+        """When the first and the second of the two started."""
+        one, other = (datetime.fromisoformat(r.started_at) for r in (self.baseline, self.candidate))
+        return (one, other) if one <= other else (other, one)
 
 
 def _codes(record: Record) -> set[str]:
@@ -128,12 +142,38 @@ def _side_by_side(baseline: list[Record], candidate: list[Record]) -> Iterator[P
             yield Pair(baseline=baseline[i], candidate=candidate[j])
 
 
+def in_turns(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs of two arms at one workload; those that were not side by side are marked.
+
+    So is a pair between whose two another replicate of these arms started on this machine (all A
+    then all B, a replicate made up for later), and one with a break between (a run resumed later):
+    drift is then in its ratio. Pairs across machines have a code of their own.
+    """
+    starts: dict[str, list[datetime]] = {}
+    for pair in pairs:
+        for record in (pair.baseline, pair.candidate):
+            start = datetime.fromisoformat(record.started_at)
+            starts.setdefault(record.environment, []).append(start)
+    for each in starts.values():
+        each.sort()
+    apart = [(b - a).total_seconds() for a, b in (pair.times for pair in pairs)]
+    limit = max(BREAK_S, BREAK_TIMES * median_low(apart)) if apart else BREAK_S
+
+    def is_out(pair: Pair, seconds: float) -> bool:
+        if pair.baseline.environment != pair.candidate.environment:
+            return False
+        here, (first, second) = starts[pair.baseline.environment], pair.times
+        return bisect_left(here, second) > bisect_right(here, first) or seconds > limit
+
+    return [replace(p, out_of_turn=is_out(p, s)) for p, s in zip(pairs, apart, strict=True)]
+
+
 def _distance(one: Record, other: Record) -> tuple[bool, bool, float]:
-    times = [datetime.fromisoformat(record.started_at) for record in (one, other)]
+    first, second = Pair(baseline=one, candidate=other).times
     return (
         one.environment != other.environment,
         one.experiment != other.experiment,
-        abs((times[0] - times[1]).total_seconds()),
+        (second - first).total_seconds(),
     )
 
 

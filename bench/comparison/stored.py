@@ -47,7 +47,8 @@ def beside(
         records=[*map(_renamed, stored.records), *results.records],
         qualities=[*map(_renamed, stored.qualities), *results.qualities],
     )
-    rows = compare(both, rules, versus={name: name + SUFFIX for name in names})
+    apart = dataclasses.replace(rules, in_turns=False)
+    rows = compare(both, apart, versus={name: name + SUFFIX for name in names})
     turns = {name: took_turns(old[name], arms[name]) for name in names}
     return [row if turns[row["candidate"]] else _marked(row) for row in rows]
 
@@ -59,11 +60,8 @@ def took_turns(old: Sequence[Record], new: Sequence[Record]) -> bool:
     """
     by_workload: dict[Workload, list[tuple[datetime, datetime]]] = {}
     for pair in pairs_of(old, new):
-        starts = sorted(
-            datetime.fromisoformat(r.started_at) for r in (pair.baseline, pair.candidate)
-        )
         work = Workload(**pair.baseline.workload)
-        by_workload.setdefault(work, []).append((starts[0], starts[1]))
+        by_workload.setdefault(work, []).append(pair.times)
     each = by_workload.values()
     return bool(each) and all(
         len(pairs) > 1 and all(one[1] <= later[0] for one, later in pairwise(pairs))

@@ -81,7 +81,7 @@ class Pricer:
 
     def power(self, one: Throughput) -> Power | None:
         """Power of one machine; InputError where the cost needs it and nothing gives it."""
-        power = wall_power(self.values, one, self.scenario.gpus)
+        power = wall_power(self.values, one, self.gpus(one))
         if self.scenario.basis == "rent":
             return power
         if power is None:
@@ -103,13 +103,26 @@ class Pricer:
         # Watts to the nearest one: far finer than the ranges, and so few bands for many rows.
         watts = None if one.power_w is None else round(one.power_w)
         idle = None if one.idle_w is None else round(one.idle_w)
-        key = (watts, idle, one.power_scope, one.limit_w) if power else ()
+        key = (watts, idle, one.power_scope, one.limit_w, one.gpus) if power else ()
         if key not in self._bands:
             near = dataclasses.replace(one, power_w=watts, idle_w=idle)
-            drawn = wall_power(self.draws.values, near, self.scenario.gpus) if power else None
+            drawn = wall_power(self.draws.values, near, self.gpus(one)) if power else None
             busy_w, idle_w = _watts(drawn)
             self._bands[key] = bands.band(self.draws.usd_per_busy_hour(busy_w, idle_w))
         return self._bands[key]
+
+    def gpus(self, one: Throughput) -> int:
+        """Cards that are paid for: those that it was measured on, else those of the scenario.
+
+        Raises InputError if both say, and differ.
+        """
+        stated = self.scenario.gpus
+        if one.gpus > 1 and stated not in (1, one.gpus):
+            raise InputError(
+                f"scenario '{self.scenario.name}' prices {stated} cards, but {one.variant} was "
+                f"measured on {one.gpus}"
+            )
+        return max(stated, one.gpus)
 
     def check_card(self, one: Throughput) -> None:
         """InputError if the scenario's prices are for another card than was measured."""
@@ -141,7 +154,7 @@ class Pricer:
         time: cost.TokenTime | None,
     ) -> CostRow:
         """Cost, intervals, split and energy of one throughput."""
-        scenario, gpus = self.scenario, self.scenario.gpus
+        scenario, gpus = self.scenario, self.gpus(one)
         each_tok_s = one.total_tok_s / gpus
         hourly = made.usd_per_busy_hour()
         per_mtok = cost.usd_per_mtok(each_tok_s, hourly)
@@ -194,7 +207,7 @@ class Pricer:
             co2_g_per_mtok=None if wh is None or co2 is None else wh / 1000 * co2,
             price_date=self._paid[0],
             price_source=self._paid[1],
-            assumptions=self._assumed,
+            assumptions=self._assumed if gpus == 1 else f"{self._assumed}; {gpus} of that machine",
             valid=not one.reasons,
             reasons=one.reasons,
             absent=tuple(absent),
@@ -229,7 +242,7 @@ class Pricer:
         if row.usd_per_mtok is None:
             return found
         own = self.scenario.basis == "own"
-        found.break_even_tok_s = made.break_even_tok_s(price) * self.scenario.gpus
+        found.break_even_tok_s = made.break_even_tok_s(price) * (row.gpus or 1)
         # Tokens a second of one machine at the mix that is priced: its hour over their cost.
         tok_s = made.break_even_tok_s(row.usd_per_mtok)
         if own and (power is None or power.idle_w is None):
@@ -348,10 +361,11 @@ def _tornado(pricer: Pricer, one: Throughput) -> list[dict[str, Any]]:
     scenario = pricer.scenario
     pricer.check_card(one)
     pricer.power(one)
-    per_usd_per_hour = cost.usd_per_mtok(one.total_tok_s / scenario.gpus, 1.0)
+    gpus = pricer.gpus(one)
+    per_usd_per_hour = cost.usd_per_mtok(one.total_tok_s / gpus, 1.0)
 
     def hourly(values: Mapping[str, float]) -> float:
-        busy_w, idle_w = _watts(wall_power(values, one, scenario.gpus))
+        busy_w, idle_w = _watts(wall_power(values, one, gpus))
         return machine(scenario.basis, values, busy_w, idle_w).usd_per_busy_hour()
 
     return [

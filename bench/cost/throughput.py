@@ -49,6 +49,8 @@ class Throughput:
     """Power limit of the card as read, else as its data sheet has it."""
     device: str | None = None
     """Card, by its catalog name."""
+    gpus: int = 1
+    """Cards that held the model together; power is of all of them, the limit of each."""
     environment: str = ""
     origin: str = "measured"
     reasons: tuple[str, ...] = ()
@@ -123,6 +125,7 @@ def _throughput(
         power_scope=scope,
         limit_w=limit,
         device=device,
+        gpus=_gpus(environments.get(first.environment), first),
         environment=first.environment,
         origin=first.origin,
         reasons=tuple(sorted({code for record in group for code in record.reasons})),
@@ -190,6 +193,13 @@ def _record_idle_w(energy: Mapping[str, Any]) -> float | None:
 def _watts(window: Mapping[str, Any] | None) -> float | None:
     joules, seconds = ((window or {}).get(key) for key in ("energy_j", "window_s"))
     return joules / seconds if joules and seconds else None
+
+
+def _gpus(environment: Environment | None, record: Record) -> int:
+    """Cards that worked as one: as read, else as said of a server."""
+    read = environment.identity.get("gpus") if environment else None
+    told = (record.variant.get("options") or {}).get("n_devices")
+    return int(read or told or 1)
 
 
 def _device(environment: Environment | None, record: Record) -> tuple[str | None, float | None]:

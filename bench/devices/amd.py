@@ -12,10 +12,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.device_names import index_of
 from bench.devices import load
 from bench.devices.energy import Sample
-from bench.devices.figures import Figures, Unreadable
-from bench.devices.nvml import index_of, short_hash
+from bench.devices.figures import Figures, Unreadable, above_zero
+from bench.devices.nvml import short_hash
 
 HIDING = ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
 
@@ -149,11 +150,7 @@ class AmdCard:
         raise Unreadable(f"{name} gives no {' or '.join(keys)}")
 
     def _number(self, name: str, *keys: str, arguments: Sequence[Any] = ()) -> float:
-        value = self._key(name, *keys, arguments=arguments)
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            raise Unreadable(f"{name}: {value!r} is not a number") from None
+        return above_zero(name, self._key(name, *keys, arguments=arguments))
 
     def _power_w(self) -> float:
         keys = ("socket_power", "current_socket_power", "average_socket_power")
@@ -166,10 +163,12 @@ class AmdCard:
     def _temperature_c(self) -> float:
         sensor = self._library.AmdSmiTemperatureType.HOTSPOT
         now = self._library.AmdSmiTemperatureMetric.CURRENT
-        return float(self._ask("amdsmi_get_temp_metric", sensor, now))
+        return above_zero(
+            "amdsmi_get_temp_metric", self._ask("amdsmi_get_temp_metric", sensor, now)
+        )
 
     def _memory(self, name: str) -> int:
-        return int(self._ask(name, self._library.AmdSmiMemoryType.VRAM))
+        return int(above_zero(name, self._ask(name, self._library.AmdSmiMemoryType.VRAM)))
 
     def _events(self) -> frozenset[str]:
         answer = self._ask("amdsmi_get_violation_status")

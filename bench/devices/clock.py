@@ -11,6 +11,8 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Protocol
 
+from bench.device_names import kind_of
+
 
 class Clock(Protocol):
     """Durations between marks, in seconds."""
@@ -81,8 +83,8 @@ class EventClock:
 
 
 def clock_for(device: str) -> Clock:
-    """The clock that disturbs this device least."""
-    kind = device.partition(":")[0]
+    """The clock that disturbs this device least; of several, of the one that is torch's current."""
+    kind = kind_of(device)
     if kind == "cpu":
         return HostClock()
     import torch

@@ -70,7 +70,9 @@ class Energy:
     energy_j: float
     window_s: float
     edge_error: float
-    """Share by which the edges' timing may have moved the figure, at most."""
+    """Share by which looking for the edges every few ms may have moved the figure, if ticks come
+    evenly and power is steady there; uneven ticks or a change of power add up to one tick's share.
+    """
 
     @property
     def mean_power_w(self) -> float:

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import bench
+from bench.device_names import members
 from bench.devices import card, machine
 from bench.devices.figures import Figures, Unreadable
 from bench.devices.host import host_identity
+from bench.devices.several import group_identity
 from bench.records import Environment, utc_now
 
 PACKAGES = (
@@ -70,21 +72,24 @@ def versions() -> dict[str, str | None]:
 
 
 def gpu_identity(device: str | None) -> tuple[dict[str, Any], str | None]:
-    """Facts of the card that will be measured, and why there are none; no card on device `cpu`."""
+    """Facts of the card (or cards) that will be measured, and why there are none; none on `cpu`."""
     if device == "cpu":
         return {"gpu": None}, "the device is the CPU"
     if device is not None and device.startswith("remote:"):
         return gpu_identity(device.partition(":")[2])
     if device == "remote":
         return {"gpu": None}, "the server's machine is not read from here"
-    try:
-        found = card.open_card(device or "auto")
-    except Unreadable as reason:
-        return {"gpu": None}, str(reason)
-    try:
-        return dict(found.identity()), None
-    finally:
-        found.close()
+    each: list[dict[str, Any]] = []
+    for name in members(device or "auto"):
+        try:
+            found = card.open_card(name)
+        except Unreadable as reason:
+            return {"gpu": None}, str(reason)
+        try:
+            each.append(dict(found.identity()))
+        finally:
+            found.close()
+    return each[0] if len(each) == 1 else group_identity(each), None
 
 
 def host_state() -> dict[str, Any]:

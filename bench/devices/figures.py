@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,17 @@ class Figures:
             return None
         self.values[name] = value
         return value
+
+
+def above_zero(what: str, value: Any) -> float:
+    """A power or a clock: 0 is no reading of a card that is there. Raises Unreadable."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise Unreadable(f"{what}: {value!r} is not a number") from None
+    if not 0 < number < math.inf:
+        raise Unreadable(f"{what} is given as {number:g}, which is no reading")
+    return number
 
 
 def text_of(path: Path) -> str:

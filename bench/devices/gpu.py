@@ -94,6 +94,7 @@ class GpuReader:
         self._meter = Meter(card.counter_mj, self._pace, align=align)
         self.has_energy = card.no_energy is None
         self._idle_w: float | None = None
+        self._no_idle = "idle power was not measured"
         self._opened: Edge | None = None
         self._opened_s = 0.0
         self._held: Mapping[str, float] | None = None
@@ -146,7 +147,8 @@ class GpuReader:
         host_absent = {name: why for name, why in host.absent.items() if name != "energy_j"}
         if host.energy:
             energy["host"] = dict(host.energy)
-        absent = {**host_absent, **self._card.missing(), **memory.absent, **device.absent}
+        missing = {_FIGURES.get(name, name): why for name, why in self._card.missing().items()}
+        absent = {**host_absent, **missing, **memory.absent, **device.absent}
         shown = {**host.device, **device.values}
         return Reading(
             energy=energy,
@@ -154,7 +156,11 @@ class GpuReader:
             device=shown,
             reasons=tuple(sorted(reasons | set(host.reasons))),
             # A look that failed once is no loss if the others did not.
-            absent={n: why for n, why in (absent | closing.absent).items() if n not in shown},
+            absent={
+                name: why
+                for name, why in (absent | closing.absent).items()
+                if name not in shown and name not in memory.values
+            },
         )
 
     def idle(self, seconds: float) -> None:
@@ -163,8 +169,10 @@ class GpuReader:
             return
         self.begin()
         self._pace.sleep(seconds)
-        power = self.end().energy.get("mean_power_w")
+        read = self.end()
+        power = read.energy.get("mean_power_w")
         self._idle_w = None if power is None else float(power)
+        self._no_idle = f"at rest: {read.absent.get('energy_j', 'no energy was read')}"
 
     def close(self) -> None:
         self._pace.stop()
@@ -201,6 +209,8 @@ class GpuReader:
         absent.absent.update(check.absent)
         if energy is None:
             return {}, reasons
+        if self._idle_w is None:
+            absent.absent["idle_power_w"] = self._no_idle
         return self._energy_figures(energy, check.values.get("cross_check_j")), reasons
 
     def _energy_figures(self, energy: Energy, check_j: float | None) -> dict[str, Any]:
@@ -275,6 +285,9 @@ class GpuReader:
             reasons.add("SAMPLE_GAP")
         return reasons
 
+
+_FIGURES: Mapping[str, str] = {"counter_mj": "energy_samples", "used_bytes": "device_used_bytes"}
+"""Names of samples whose figures over a window are called otherwise."""
 
 _MEDIANS: Mapping[str, Callable[[Sample], float | None]] = {
     "sm_mhz": lambda s: s.sm_mhz,

@@ -11,12 +11,16 @@ from collections.abc import Callable
 from typing import Protocol
 
 from bench.devices.energy import Edge, Sample
+from bench.devices.figures import Unreadable
 
 POLL_S = 0.002
 """Time between looks at the counter while waiting for a tick; nothing is being timed then."""
 
 TICK_LIMIT_S = 0.5
 """A counter that has not ticked for so long is not waited for: edges stay unaligned."""
+
+STOPPED_TICKS = 3
+"""A counter that misses so many ticks in `TICK_LIMIT_S` has stopped."""
 
 SAMPLE_S = 0.1
 """Time between samples inside a window, near the fastest that NVML updates its figures."""
@@ -102,12 +106,20 @@ class Meter:
         return second
 
     def close(self) -> Edge:
-        """Close the window now, then wait for the next tick to know when the last one was."""
+        """Close the window now, then wait for the next tick to know when the last one was.
+
+        Raises Unreadable if the counter stopped in between: when, and what it missed, is unknown.
+        """
         closed_s, value = self._pace.now(), self._read_mj()
         if not self._align or self.period_s is None:
             return _unaligned(closed_s, value)
         following = self._next_tick(value)
         if following is None:
+            if STOPPED_TICKS * self.period_s < TICK_LIMIT_S:
+                raise Unreadable(
+                    f"the energy counter ticked every {self.period_s:.2f} s when the window opened "
+                    "and no longer when it closed"
+                )
             return _unaligned(closed_s, value)
         tick_s = following.tick_s - self.period_s
         # The tick was seen at most a poll late at each of the three looks that this rests on.

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from bench.devices import load
 from bench.devices.energy import Sample
-from bench.devices.figures import Figures, Unreadable
+from bench.devices.figures import Figures, Unreadable, above_zero
 from bench.devices.nvml import Nvml, card_identity
 
 POWER_INSTANT: Final = 186
@@ -92,10 +92,9 @@ class NvidiaCard:
         seen.read("power_w", self._power_w)
         seen.read("events", self._events)
         if thorough:
-            sm, memory = self._constant("NVML_CLOCK_SM"), self._constant("NVML_CLOCK_MEM")
             seen.read("temperature_c", self._temperature_c)
-            seen.read("sm_mhz", lambda: float(self._ask("nvmlDeviceGetClockInfo", sm)))
-            seen.read("memory_mhz", lambda: float(self._ask("nvmlDeviceGetClockInfo", memory)))
+            seen.read("sm_mhz", lambda: self._clock_mhz("NVML_CLOCK_SM"))
+            seen.read("memory_mhz", lambda: self._clock_mhz("NVML_CLOCK_MEM"))
             seen.read("used_bytes", lambda: int(self._ask("nvmlDeviceGetMemoryInfo").used))
         self._missing |= seen.absent
         return Sample(at_s=at_s, **seen.values)
@@ -127,8 +126,7 @@ class NvidiaCard:
 
     def missing(self) -> Mapping[str, str]:
         """Figures that could not be read, and why."""
-        names = {"counter_mj": "energy_samples", "used_bytes": "device_used_bytes"}
-        return {names.get(name, name): why for name, why in self._missing.items()}
+        return self._missing
 
     def health(self) -> dict[str, float]:
         """Default power limit and slowdown temperature, where NVML shows them (`bench doctor`)."""
@@ -159,9 +157,12 @@ class NvidiaCard:
 
     def _power_w(self) -> float:
         try:
-            return self.field(POWER_INSTANT) / 1e3
+            return above_zero("instant power", self.field(POWER_INSTANT)) / 1e3
         except Unreadable:
-            return float(self._ask("nvmlDeviceGetPowerUsage")) / 1e3
+            return above_zero("power", self._ask("nvmlDeviceGetPowerUsage")) / 1e3
+
+    def _clock_mhz(self, name: str) -> float:
+        return above_zero("clock", self._ask("nvmlDeviceGetClockInfo", self._constant(name)))
 
     def _temperature_c(self) -> float:
         sensor = self._constant("NVML_TEMPERATURE_GPU")

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bench.device_names import index_of
 from bench.devices.figures import Figures, Unreadable
 
 
@@ -60,7 +61,7 @@ class Nvml:
         torch counts the devices that CUDA shows, NVML all of them in the order of the bus, so
         the card is matched by its UUID: torch's, or that of CUDA_VISIBLE_DEVICES.
         """
-        index = index_of(device)
+        index = index_of(device or "")
         if uuid := _torch_uuid(index):
             try:
                 return self.call("nvmlDeviceGetHandleByUUID", uuid)
@@ -94,12 +95,6 @@ class Nvml:
             if self.call("nvmlDeviceGetUUID", handle).startswith(entry):
                 return handle
         raise Unreadable(f"CUDA_VISIBLE_DEVICES names {entry}, which the driver does not show")
-
-
-def index_of(device: str | None) -> int:
-    """The number in `cuda:1`; without one, 0."""
-    number = (device or "").partition(":")[2]
-    return int(number) if number.isdigit() else 0
 
 
 def visible_entry(visible: str, index: int) -> str:

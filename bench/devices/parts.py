@@ -12,6 +12,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
+from bench.device_names import kind_of, members
 from bench.devices.figures import Figures, Unreadable
 
 ELSEWHERE = ("remote", "synthetic")
@@ -20,7 +21,7 @@ ELSEWHERE = ("remote", "synthetic")
 
 def allocated_bytes(device: str) -> int:
     """What torch's allocator holds on a device now. Raises Unreadable."""
-    kind = device.partition(":")[0]
+    kind = kind_of(device)
     try:
         torch = importlib.import_module("torch")
         held = int(getattr(torch, kind).memory_allocated(device))
@@ -32,10 +33,13 @@ def allocated_bytes(device: str) -> int:
 
 
 def after_loading(device: str) -> Figures:
-    """`device_loaded_bytes`: to be asked once, between loading and the first workload."""
+    """`device_loaded_bytes`: to be asked once, between loading and the first workload.
+
+    Of several devices the sum; absent where other processes hold a part.
+    """
     found = Figures()
-    if device.partition(":")[0] not in ("cpu", *ELSEWHERE):
-        found.read("device_loaded_bytes", lambda: allocated_bytes(device))
+    if kind_of(device) not in ("cpu", *ELSEWHERE):
+        found.read("device_loaded_bytes", lambda: sum(map(allocated_bytes, members(device))))
     return found
 
 
@@ -53,7 +57,7 @@ def parts(
     `device_workspace_bytes`; of a host that computes `host_other_bytes`.
     """
     found = Figures(dict(loaded.values), dict(loaded.absent))
-    if device.partition(":")[0] in ELSEWHERE:
+    if kind_of(device) in ELSEWHERE:
         return found
     if cache_bytes is None:
         found.absent["cache_bytes"] = "the engine does not tell what its cache holds"

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.device_names import index_of
 from bench.devices import load, machine
 from bench.devices.figures import Figures, Unreadable
 from bench.records import utc_now
@@ -116,6 +117,8 @@ def main(device: str) -> int:
     """Measure and print."""
     import torch
 
+    if index := index_of(device):
+        torch.accelerator.set_device_index(index)  # the one that `wait` waits for
     figures: dict[str, Any] = {"device": device, "torch": torch.__version__}
     figures["threads"] = torch.get_num_threads()
     figures |= copy_rate(torch, device)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.devices.energy import Sample
-from bench.devices.figures import Figures, Unreadable
+from bench.devices.figures import Figures, Unreadable, above_zero
 from bench.devices.gpu import GpuReader
 from bench.devices.meter import SAMPLE_S
 from bench.errors import InputError
@@ -125,17 +125,25 @@ class TraceCard:
         return self._trace.identity
 
     def counter_mj(self) -> int:
-        return int(self._trace.at("counter_mj", self._pace.now()))
+        return int(self._number("counter_mj", self._pace.now()))
 
     def sample(self, at_s: float, *, thorough: bool) -> Sample:
         slow = ("temperature_c", "sm_mhz", "memory_mhz", "used_bytes") if thorough else ()
         seen = Figures()
         counter = ("counter_mj",) if thorough and self.no_energy is None else ()
         for name in (*counter, "power_w", *slow):
-            seen.read(name, lambda name=name: self._trace.at(name, at_s))  # type: ignore[misc]  # mypy infers no lambda with defaults
+            seen.read(name, lambda name=name: self._number(name, at_s))  # type: ignore[misc]  # mypy infers no lambda with defaults
         seen.read("events", lambda: frozenset(self._trace.at("events", at_s)))
         self._missing |= seen.absent
         return Sample(at_s=at_s, **seen.values)
+
+    def _number(self, name: str, at_s: float) -> float:
+        value = self._trace.at(name, at_s)
+        if name in ("power_w", "sm_mhz", "memory_mhz"):
+            above_zero(name, value)
+        if not isinstance(value, int | float):
+            raise Unreadable(f"{name}: {value!r} is not a number")
+        return value
 
     def held_s(self) -> Mapping[str, float]:
         held: Mapping[str, float] = self._trace.at("held_s", self._pace.now())

@@ -7,6 +7,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from bench.device_names import kind_of, members
 from bench.devices import Reading, machine
 from bench.devices.figures import Unreadable
 from bench.devices.host import peak_bytes as host_peak_bytes
@@ -24,11 +25,14 @@ def peak_bytes(reading: Reading, device: str) -> int:
 
 
 def room_bytes(device: str, root: Path = machine.ROOT) -> int:
-    """Bytes that this process could hold in all: what it holds, and what is free."""
-    kind = device.partition(":")[0]
-    if kind == "cpu":
+    """Bytes that could be held on the device, or on several together: what is held, and is free."""
+    if kind_of(device) == "cpu":
         return _host_room(root)
-    module: Any = getattr(importlib.import_module("torch"), kind)
+    return sum(map(_device_room, members(device)))
+
+
+def _device_room(device: str) -> int:
+    module: Any = getattr(importlib.import_module("torch"), kind_of(device))
     try:
         free, _total = module.mem_get_info(device)
         return int(free) + int(module.memory_reserved(device))

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from bench.errors import UnsupportedError
+from bench.device_names import kind_of, members
+from bench.errors import InputError, UnsupportedError
 
 State = Literal["ok", "warn", "bad"]
 
@@ -64,7 +65,9 @@ def find_device(device: str | None) -> tuple[str, Any]:
         except Unreadable:
             return "cpu", None
     assert device is not None
-    kind = device.partition(":")[0]
+    if len(members(device)) > 1:
+        raise InputError(f"device '{device}': the doctor examines one at a time")
+    kind = kind_of(device)
     if kind == "cpu":
         return device, None
     if kind == "cuda":
@@ -84,6 +87,8 @@ def ask_torch(device: str) -> None:
     )
     if done.returncode != 0:
         said = (done.stderr.strip().splitlines() or ["torch cannot use it"])[-1]
+        if "device type at start of device string" in said:
+            raise UnsupportedError(f"no device '{device}': torch knows no such kind; try -d cpu")
         raise UnsupportedError(f"device '{device}': {said[:200]}; try -d cpu")
 
 

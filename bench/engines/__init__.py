@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from bench import quantization
+from bench.device_names import members
 from bench.errors import InputError, unknown
 from bench.gguf_file import FILE_TYPES, FLOATS
 
@@ -48,6 +49,8 @@ class Spec:
     with them; called in the parent before anything slow. None: the worker alone can tell."""
     weights: Literal["folder", "gguf", "none"] = "folder"
     """What of a model it loads: a folder of safetensors, one GGUF file as it is, or nothing."""
+    spreads: bool = False
+    """Whether it can hold one model on several devices."""
     remote: bool = False
     """It asks a server that holds the model: a model and a scheme are names that tell arms apart,
     and no device of this machine computes."""
@@ -58,6 +61,7 @@ ENGINES: Mapping[str, Spec] = {
         module="bench.engines.transformers:TransformersEngine",
         modes=("eager", "compiled", "cuda-graph"),
         packages=("transformers",),
+        spreads=True,
     ),
     "onnxruntime": Spec(
         module="bench.engines.onnxruntime:OnnxRuntimeEngine",
@@ -78,6 +82,7 @@ ENGINES: Mapping[str, Spec] = {
         schemes=("none", *sorted(set(FILE_TYPES.values()) - set(FLOATS))),
         check="bench.engines.llama_common:settings_of",
         weights="gguf",
+        spreads=True,
     ),
     "vllm": Spec(
         module="bench.engines.vllm:VllmEngine",
@@ -87,6 +92,7 @@ ENGINES: Mapping[str, Spec] = {
         packages=("vllm",),
         check="bench.engines.vllm:settings_of",
         devices=("cuda",),
+        spreads=True,
     ),
     "endpoint": Spec(
         module="bench.engines.endpoint:EndpointEngine",
@@ -127,6 +133,12 @@ class Job:
     options: Mapping[str, Any] = field(default_factory=dict)
     made: Path | None = None
     """What the engine's `Spec.prepare` made; None for an engine without one."""
+
+    @classmethod
+    def of(cls, table: Mapping[str, Any]) -> Job:
+        """From the JSON that one process sends to another."""
+        paths = {n: Path(table[n]) if table[n] else None for n in ("folder", "gguf", "made")}
+        return cls(**(dict(table) | paths))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +222,8 @@ class Engine(Protocol):
     the worker then calls in place of the steps; its `prefill` is a request of one token, its `step`
     and `rewind` raise UnsupportedError, and its `clock` has the name of what timed it. An engine
     whose steps return only when the device has done them, by queues that torch does not see, sets
-    `clock_device` to `cpu`; one that holds only so many sequences, `most_sequences`.
+    `clock_device` to `cpu`; one that holds only so many sequences, `most_sequences`; one that has
+    other processes compute a part of the model, `others` (`bench.engines.ranks.Ranks`).
 
     A server, which has many requests in flight, has `request` for the warm-up and one method more,
     `serve(rounds, seconds) -> Served`, for the measured window: at least `rounds` for each of
@@ -285,6 +298,8 @@ def refusal(variant: Variant, device: quantization.Device) -> str | None:
     name, of = variant.engine, spec(variant.engine)
     if device.kind not in of.devices:
         return f"engine '{name}' runs on {' or '.join(of.devices)}, not on {device.name}"
+    if len(members(device.name)) > 1 and not device.elsewhere and not of.spreads:
+        return f"engine '{name}' runs on one device, not on {device.name}"
     if of.schemes is None:
         return quantization.refusal(variant.quant, device, variant.mode, variant.dtype)
     if why := of.refuses.get((variant.quant, device.kind)):

@@ -63,7 +63,8 @@ class Eager:
         self._new: list[Any] = []
 
     def _next(self, tokens: Any) -> Any:
-        return self.logits(tokens).argmax(-1, keepdim=True)
+        # Of layers on several devices the last has the logits, and the first needs the token.
+        return self.logits(tokens).argmax(-1, keepdim=True).to(self._prompt.device)
 
     def logits(self, tokens: Any) -> Any:
         """Logits [batch, vocabulary] after the last of `tokens` [batch, length]."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from bench import fields, gguf_file
+from bench.device_names import index_of, members
 from bench.engines import Job, Loaded
 from bench.errors import InputError, UnsupportedError
 
@@ -37,6 +38,8 @@ class Settings:
     """Type of the cache's keys: `f16`, `q8_0`, ..."""
     type_v: str = "f16"
     """Type of its values."""
+    split: Literal["layer", "row", "tensor"] = "layer"
+    """How a model is spread over several GPUs, where the device names several."""
 
     def problems(self) -> Iterator[str]:
         if self.n_gpu_layers < -1:
@@ -84,9 +87,24 @@ def cannot_load(file: gguf_file.GgufFile | None) -> UnsupportedError:
     )
 
 
-def gpu_index(device: str) -> int | None:
-    """Number of the one GPU to use, as in `cuda:1`; None on a CPU."""
-    return None if device == "cpu" else int(device.partition(":")[2] or 0)
+def gpu_indices(device: str) -> list[int]:
+    """Numbers of the GPUs to use, as in `cuda:1` or `cuda:0+cuda:1`; none on a CPU."""
+    return [] if device == "cpu" else [index_of(one) for one in members(device)]
+
+
+def split_mode(job: Job, settings: Settings) -> str:
+    """The end of llama.cpp's name for how the model is spread: `NONE` on one GPU."""
+    several = len(members(job.device)) > 1
+    if "split" in job.options and not several:
+        raise InputError(
+            f"option split = '{settings.split}' needs several devices, such as -d cuda:0+cuda:1"
+        )
+    return settings.split.upper() if several else "NONE"
+
+
+def shares(indices: Sequence[int], length: int) -> list[float]:
+    """llama.cpp's `tensor_split`: equal shares for these GPUs, and none for others."""
+    return [1.0 if index in indices else 0.0 for index in range(length)]
 
 
 def gpu_layers(settings: Settings, device: str) -> int:

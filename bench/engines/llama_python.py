@@ -8,6 +8,7 @@ the host, where llama.cpp's own samplers work too; reading the logits waits for 
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -19,9 +20,11 @@ from bench.engines.llama_common import (
     check_workload,
     describe,
     file_of,
-    gpu_index,
+    gpu_indices,
     gpu_layers,
     settings_of,
+    shares,
+    split_mode,
     threads_of,
 )
 from bench.engines.prompts import random_tokens
@@ -89,8 +92,14 @@ class LlamaPythonEngine:
         self._api.llama_backend_init()
         params = self._api.llama_model_default_params()
         params.n_gpu_layers = gpu_layers(self._settings, job.device)
-        if (gpu := gpu_index(job.device)) is not None:  # by default it is spread over all cards
-            params.main_gpu, params.split_mode = gpu, self._api.LLAMA_SPLIT_MODE_NONE
+        if gpus := gpu_indices(job.device):  # by default it is spread over all cards
+            params.main_gpu = gpus[0]
+            params.split_mode = self._split_mode(split_mode(job, self._settings))
+            if len(gpus) > 1:
+                count = self._api.llama_max_devices()
+                # Held until the model is loaded: the parameters have its address alone.
+                self._shares = (ctypes.c_float * count)(*shares(gpus, count))
+                params.tensor_split = self._shares
         self._model = self._api.llama_model_load_from_file(str(job.gguf).encode(), params)
         if not self._model:
             raise cannot_load(self._file)
@@ -102,6 +111,12 @@ class LlamaPythonEngine:
             "requests": "by single steps",
         }
         return describe(job, self._file, build)
+
+    def _split_mode(self, split: str) -> int:
+        mode = getattr(self._api, f"LLAMA_SPLIT_MODE_{split}", None)
+        if mode is None:
+            raise UnsupportedError(f"this llama-cpp-python does not know split = '{split.lower()}'")
+        return int(mode)
 
     def _begin(self, prompts: list[list[int]], n_gen: int) -> None:
         """A context, and batches, for these prompts and as many new tokens of each."""

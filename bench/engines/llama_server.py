@@ -27,9 +27,11 @@ from bench.engines.llama_common import (
     check_workload,
     describe,
     file_of,
-    gpu_index,
+    gpu_indices,
     gpu_layers,
     settings_of,
+    shares,
+    split_mode,
     threads_of,
 )
 from bench.engines.prompts import random_tokens
@@ -153,12 +155,16 @@ class LlamaServerEngine:
         # One step must hold all prompts, or they would not begin together.
         params.n_batch, params.n_ubatch = max(params.n_ctx, 32), settings.n_ubatch
         params.n_gpu_layers = gpu_layers(settings, self._job.device)
-        if (gpu := gpu_index(self._job.device)) is None:
+        gpus = gpu_indices(self._job.device)
+        if not gpus:
             # A build with a GPU backend would use it for large matrices even so.
             params.no_op_offload = params.no_kv_offload = True
         else:  # by default a model is spread over all cards
-            params.main_gpu = gpu
-            params.split_mode = xllamacpp.llama_split_mode.LLAMA_SPLIT_MODE_NONE
+            mode = f"LLAMA_SPLIT_MODE_{split_mode(self._job, settings)}"
+            params.main_gpu = gpus[0]
+            params.split_mode = getattr(xllamacpp.llama_split_mode, mode)
+            if len(gpus) > 1:
+                params.tensor_split = shares(gpus, len(params.tensor_split))
         params.flash_attn_type = getattr(
             xllamacpp.llama_flash_attn_type, FLASH_ATTENTION[settings.flash_attn]
         )

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bench import quantization
-from bench.engines import Job, Loaded, spec
+from bench.device_names import index_of, kind_of, members, spelled_out
+from bench.engines import Job, Loaded, placement, spec, splitting
 from bench.engines.decoding import Decoder, Eager
+from bench.engines.ranks import Ranks, Seat, on_all_ranks
+from bench.engines.splitting import Split
 from bench.engines.static import Static
 from bench.errors import InputError, UnsupportedError, unknown
 
@@ -22,7 +26,10 @@ from bench.errors import InputError, UnsupportedError, unknown
 class TransformersEngine:
     """A causal language model with its own key-value cache. See `bench.engines.Engine`."""
 
-    def __init__(self) -> None:
+    def __init__(self, seat: Seat | None = None) -> None:
+        self.others: Ranks | None = None
+        """The other processes that hold a part of each layer, where this one leads them."""
+        self._seat = seat
         self._model: Any = None
         self._tokenizer: Any = None
         self._prompt: Any = None
@@ -38,60 +45,129 @@ class TransformersEngine:
         import torch
 
         device = resolve_device(job.device)
+        split, options = splitting.split_of(job.options, device.name)
         if job.mode not in spec("transformers").modes:
             raise InputError(unknown("mode", job.mode, spec("transformers").modes))
         if reason := quantization.refusal(job.quant, device, job.mode, job.dtype):
             raise UnsupportedError(reason)
-        if job.threads is not None:
-            torch.set_num_threads(job.threads)
+        splitting.check(split, quant=job.quant, mode=job.mode, random=job.folder is None)
+        if job.mode == "eager" and options:
+            raise InputError(unknown("option of mode eager", next(iter(options)), splitting.NAMES))
+        if (threads := threads_of(job, split)) is not None:
+            torch.set_num_threads(threads)
         self._inference = torch.inference_mode
         dtype = resolve_dtype(job.dtype, device)
-        model = self._weights(job, device, dtype).eval()
-        self._device, self._folder, self._seed = device.name, job.folder, job.seed
+        self._device, self._folder, self._seed = split.devices[0], job.folder, job.seed
+        if split.how == "tensor":
+            self._join(job, split)
+        else:
+            make_current(self._device)
+        model, places = self._weights(job, split, dtype)
+        model = model.eval()
+        if places is not None:
+            placement.place(model, places, split.devices)
         applied = quantization.apply(job.quant, model, device, self.tokenize)
         self._model = applied.model
-        self._decoder = self._decoder_for(job)
-        return self._describe(job, device, dtype, applied)
-
-    def _decoder_for(self, job: Job) -> Decoder:
-        if job.mode == "eager":
-            if job.options:
-                raise InputError(unknown("option of mode eager", next(iter(job.options)), ()))
-            return Eager(self._model)
+        if places is not None:  # a scheme may have put other modules in
+            placement.place(self._model, places, split.devices)
         with self._inference():
-            return Static(self._model, job.options, graph=job.mode == "cuda-graph")
+            self._decoder = self._decoder_for(job.mode, options)
+        return self._describe(job, device, dtype, applied, split)
 
-    def _weights(self, job: Job, device: quantization.Device, dtype: str) -> Any:
+    def _join(self, job: Job, split: Split) -> None:
+        """Take this process's seat; the one that was not given any leads, and starts the others."""
+        if self._seat is None:
+            check_heads(job.folder, len(split.devices))
+            self.others = Ranks(job, split.devices)
+            self._seat = self.others.seat
+        self._device = split.devices[self._seat.rank]
+        self._seat.take()
+
+    def _decoder_for(self, mode: str, options: Mapping[str, Any]) -> Decoder:
+        if mode == "eager":
+            return Eager(self._model)
+        return Static(self._model, options, graph=mode == "cuda-graph")
+
+    def _weights(self, job: Job, split: Split, dtype: str) -> tuple[Any, Mapping[str, str] | None]:
+        """The model, each weight where it will be used; of layers on several devices, which is
+        where."""
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        settings = {"dtype": getattr(torch, dtype), "attn_implementation": "sdpa"}
-        if job.folder is not None:
+        settings: dict[str, Any] = {
+            "dtype": getattr(torch, dtype), "attn_implementation": "sdpa"
+        }  # fmt: skip
+        files: dict[str, Any] = {
+            "local_files_only": True, "use_safetensors": True, "trust_remote_code": False
+        }  # fmt: skip
+        if job.folder is not None and split.how == "one":
             return AutoModelForCausalLM.from_pretrained(
-                job.folder, local_files_only=True, use_safetensors=True,
-                trust_remote_code=False, device_map={"": device.name}, **settings,
-            )  # fmt: skip
-        architecture = dict(job.architecture)
-        config = AutoConfig.for_model(architecture.pop("model_type"), **architecture)
-        config.initializer_range = job.initializer_range
+                job.folder, device_map={"": self._device}, **files, **settings
+            ), None
+        if job.folder is not None and split.how == "tensor":
+            model = self._tensor_parallel(job.folder, split, files | settings)
+            if job.mode != "eager" and (name := placement.uneven(model, len(split.devices))):
+                raise UnsupportedError(
+                    f"mode {job.mode} needs parts of equal size: {name} does not divide by "
+                    f"{len(split.devices)}"
+                )
+            return model, None
+        if job.folder is not None:
+            config = AutoConfig.from_pretrained(job.folder, local_files_only=True)
+        else:
+            architecture = dict(job.architecture)
+            config = AutoConfig.for_model(architecture.pop("model_type"), **architecture)
+            config.initializer_range = job.initializer_range
         torch.manual_seed(job.random_seed)
-        with torch.device(device.name):  # made where they will be used, once, in their own dtype
-            return AutoModelForCausalLM.from_config(config, **settings)
+        if split.how == "one":
+            with torch.device(self._device):  # made where they will be used, in their own dtype
+                return AutoModelForCausalLM.from_config(config, **settings), None
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, **settings)
+        shares = [placement.memory_of(device) for device in split.devices]
+        places = placement.layer_map(model, split.devices, shares)
+        if job.folder is None:
+            placement.make_random(model, places)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(
+                job.folder, device_map=dict(places), **files, **settings
+            )
+            placement.strip_hooks(model)
+        placement.check_places(model, split.devices)
+        return model, places
+
+    def _tensor_parallel(self, folder: Path, split: Split, settings: Mapping[str, Any]) -> Any:
+        """A part of each layer, by the plan that transformers has for the model."""
+        from transformers import AutoModelForCausalLM
+        from transformers.distributed import DistributedConfig
+
+        config = DistributedConfig(tp_size=len(split.devices))
+        try:
+            return AutoModelForCausalLM.from_pretrained(
+                folder, distributed_config=config, **settings
+            )
+        except ValueError as error:  # transformers has no plan for this model
+            raise UnsupportedError(f"this model cannot be split by tensor: {error}") from error
 
     def _describe(
-        self, job: Job, device: quantization.Device, dtype: str, applied: quantization.Applied
-    ) -> Loaded:
+        self, job: Job, device: quantization.Device, dtype: str, applied: quantization.Applied,
+        split: Split,
+    ) -> Loaded:  # fmt: skip
         import torch
 
         held = quantization.held(self._model)
+        weights_bytes = held.weights_bytes
+        if self.others is not None:
+            weights_bytes += sum(self.others.ask("weights_bytes"))
+        spread = {"split": split.how, "ranks": len(split.devices)} if split.how != "one" else {}
         chosen = quantization.scheme(job.quant)
         return Loaded(
             device=device.name,
             dtype=dtype,
             n_params=held.n_params,
-            weights_bytes=held.weights_bytes,
+            weights_bytes=weights_bytes,
             quantized_fraction=held.quantized_fraction,
             dynamic=chosen.dynamic,
             kernel=applied.kernel,
@@ -99,10 +175,12 @@ class TransformersEngine:
                 "attention": self._model.config._attn_implementation,
                 "threads": torch.get_num_threads(),
                 "weights": "random" if job.folder is None else "loaded",
+                **spread,
                 **applied.details,
             },
         )
 
+    @on_all_ranks
     def start(self, n_prompt: int, n_gen: int, n_batch: int) -> None:
         import torch
 
@@ -121,6 +199,7 @@ class TransformersEngine:
                 raise UnsupportedError("the model's logits are not finite", "NONFINITE")
             self._decoder.start(self._prompt, n_gen)
 
+    @on_all_ranks
     def set_prompt(self, tokens: Sequence[int]) -> None:
         """Use these tokens as the prompt of one sequence, eagerly: for a look at the text."""
         import torch
@@ -130,20 +209,27 @@ class TransformersEngine:
         self._decoder.start(self._prompt, 1)
 
     def notes(self) -> Mapping[str, Any]:
-        return dict(self._decoder.notes)
+        found = dict(self._decoder.notes)
+        if self.others is not None and "cache_bytes" in found:
+            found["cache_bytes"] += sum(self.others.ask("cache_bytes"))
+        return found
 
+    @on_all_ranks
     def reset(self) -> None:
         with self._inference():
             self._decoder.reset()
 
+    @on_all_ranks
     def prefill(self) -> None:
         with self._inference():
             self._decoder.prefill()
 
+    @on_all_ranks
     def step(self) -> None:
         with self._inference():
             self._decoder.step()
 
+    @on_all_ranks
     def rewind(self) -> None:
         with self._inference():
             self._decoder.rewind()
@@ -158,6 +244,7 @@ class TransformersEngine:
         result: list[list[int]] = self._decoder.tokens().tolist()
         return result
 
+    @on_all_ranks
     def log_probs(self, window: Sequence[int]) -> Any:
         import torch
 
@@ -185,8 +272,51 @@ class TransformersEngine:
         return self._tokenizer
 
 
+def check_heads(folder: Path | None, n: int) -> None:
+    """Refuse a model whose heads do not divide by `n` ranks. Raises UnsupportedError."""
+    from transformers import AutoConfig
+
+    shape = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+    for name in ("num_attention_heads", "num_key_value_heads"):
+        if (heads := getattr(shape, name, None) or n) % n:
+            raise UnsupportedError(
+                f"{name} = {heads} does not divide by {n}: this model cannot be split by tensor "
+                "over so many"
+            )
+
+
+def threads_of(job: Job, split: Split) -> int | None:
+    """CPU threads of this process, where they are stated or several processes share the cores."""
+    if job.threads is not None or split.how != "tensor" or kind_of(split.devices[0]) != "cpu":
+        return job.threads
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max((usable or 1) // len(split.devices), 1)
+
+
+def make_current(device: str) -> None:
+    """Have torch compute, wait and mark time on this device: others than the first by name alone
+    hold tensors, while events and kernels of Triton go to the current one."""
+    if index := index_of(device):
+        import torch
+
+        torch.accelerator.set_device_index(index)
+
+
 def resolve_device(name: str) -> quantization.Device:
-    """The device of that name; `auto` is the accelerator if there is one, else the CPU."""
+    """The device of that name, or several; `auto` is the accelerator if there is one, else the CPU.
+
+    Raises InputError for a name that cannot be, UnsupportedError for one that is not here.
+    """
+    each = [_resolve_one(one) for one in members(spelled_out(name))]
+    known = [one.capability for one in each if one.capability]
+    return quantization.Device(
+        name="+".join(one.name for one in each),
+        kind=each[0].kind,
+        capability=min(known, default=None),  # a scheme must run on each
+    )
+
+
+def _resolve_one(name: str) -> quantization.Device:
     import torch
 
     accelerator = None
@@ -199,7 +329,7 @@ def resolve_device(name: str) -> quantization.Device:
         return quantization.Device(name="cpu", kind="cpu")
     count = torch.accelerator.device_count() if accelerator and accelerator.type == kind else 0
     if index and not index.isdecimal():
-        raise InputError(f"unknown device '{name}'; known: auto, cpu, cuda:0, ...")
+        raise InputError(f"unknown device '{name}'; known: auto, cpu, cuda:0, cuda:0+cuda:1, ...")
     if int(index or 0) >= count:
         there = ["cpu"]
         if accelerator is not None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import fields
+from bench.device_names import index_of, members
 from bench.engines import Job, Loaded
 from bench.engines.prompts import random_tokens
 from bench.errors import InputError, UnsupportedError
@@ -49,7 +50,8 @@ class Settings:
     max_num_seqs: int = 256
     """Requests in one step at most, and so the largest `n_batch`."""
     max_num_batched_tokens: int | None = None
-    tensor_parallel_size: int = 1
+    tensor_parallel_size: int | None = None
+    """Cards that share each layer; None: as many as the device names."""
     async_scheduling: bool | None = None
     """Whether the next step is prepared while one computes; None: vLLM's own choice."""
     max_model_len: int | None = None
@@ -88,13 +90,29 @@ def asked(job: Job, settings: Settings, dtype: str) -> dict[str, Any]:
         "kv_cache_dtype": settings.kv_cache_dtype,
         "gpu_memory_utilization": settings.gpu_memory_utilization,
         "max_num_seqs": settings.max_num_seqs,
-        "tensor_parallel_size": settings.tensor_parallel_size,
+        "tensor_parallel_size": len(members(job.device)),
         "enable_prefix_caching": False,
         "enforce_eager": job.mode == "eager",
         "trust_remote_code": False,
         "seed": job.seed,
         **{name: value for name, value in given.items() if value is not None},
     }
+
+
+def check_devices(device: str, settings: Settings) -> None:
+    """Refuse cards that vLLM would not take, or would take unseen: the first N are its own."""
+    each, size = members(device), settings.tensor_parallel_size
+    if size is not None and size != len(each):
+        named = "+".join(f"cuda:{index}" for index in range(size))
+        raise InputError(
+            f"tensor_parallel_size = {size}, and {device} names {len(each)}: -d {named} names "
+            "the cards that are measured"
+        )
+    if [index_of(one) for one in each] != list(range(len(each))):
+        raise UnsupportedError(
+            f"vLLM takes the first cards that are shown, not {device}: set CUDA_VISIBLE_DEVICES, "
+            "and count from cuda:0"
+        )
 
 
 def shape_folder(job: Job, folder: Path) -> Path:
@@ -126,6 +144,7 @@ class VllmEngine:
         settings = settings_of(job.options)
         if job.device == "cpu":
             raise UnsupportedError("engine vllm runs on an accelerator here, not on the CPU")
+        check_devices(job.device, settings)
         try:
             import vllm
         except ImportError as error:

@@ -96,10 +96,12 @@ def _of_bitsandbytes_int8(parameter: Any, module: Any) -> Weight:
 
 
 def _parts(tensor: Any) -> Iterator[torch.Tensor]:
-    """The plain tensors that a tensor subclass is made of."""
+    """The plain tensors that a tensor subclass is made of; of a distributed one, its part here."""
     if hasattr(tensor, "__tensor_flatten__"):
-        for name in tensor.__tensor_flatten__()[0]:
-            yield from _parts(getattr(tensor, name))
+        inner = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
+        for part in inner:
+            if hasattr(part, "element_size"):  # a distributed tensor names its mesh too
+                yield from _parts(part)
     else:
         yield tensor
 

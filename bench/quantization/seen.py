@@ -9,6 +9,7 @@ library nothing is seen.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +24,18 @@ def watch(model: torch.nn.Module, name: str, n_in: int, n_out: int) -> list[dict
     """For each number of rows: the operations, and the bytes they move for each weight."""
     import torch
 
+    from bench.quantization.holding import weight_parts
+
     layer = model.get_submodule(name)
     plain = next(
         p for p in model.parameters() if type(p.data) is torch.Tensor and p.is_floating_point()
     )
+    where = weight_parts(layer)[0].device  # of a model on several devices, not the first's
     found = []
     for rows in ROWS:
-        x = torch.randn(rows, n_in, generator=torch.Generator().manual_seed(0)).to(plain)
-        log = operations(layer, x, n_in * n_out)
+        x = torch.randn(rows, n_in, generator=torch.Generator().manual_seed(0))
+        with _current(where):
+            log = operations(layer, x.to(where, plain.dtype), n_in * n_out)
         found.append(
             {
                 "rows": rows,
@@ -39,6 +44,15 @@ def watch(model: torch.nn.Module, name: str, n_in: int, n_out: int) -> list[dict
             }
         )
     return found
+
+
+def _current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Kernels of Triton are launched on torch's current device, whatever their tensors are on."""
+    import torch
+
+    if device.type == "cpu" or device.index is None:
+        return contextlib.nullcontext()
+    return torch.accelerator.device_index(device.index)
 
 
 def operations(layer: torch.nn.Module, x: torch.Tensor, n_weights: int) -> list[tuple[str, int]]:

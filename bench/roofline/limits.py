@@ -8,9 +8,11 @@ that very device; where these are missing the figures are None with the reason. 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bench.catalog import ModelCard, resolve_model
+from bench.device_names import count, members
 from bench.errors import BenchError
 from bench.records import OWN, Record, Results
 from bench.roofline import Bound, Measured, above_bound, bound, mbu, mfu, peak_flops
@@ -30,13 +32,40 @@ NOT_RECORDED = "no environment was recorded"
 DEEP = "the context was filled before the measurement (n_depth)"
 
 
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What an arm was measured on."""
+
+    gpu: Gpu | str
+    """Its data sheet, or why there is none."""
+    rates: Measured | str
+    """What was measured on it, or why not."""
+    cards: int = 1
+    """That hold the model together."""
+    at_once: int = 1
+    """Of them work at the same time: all, or one after the other."""
+
+
 def with_limits(rows: Sequence[Row], results: Results) -> list[Row]:
     """The rows with `FIGURES` and `MEASURED`; a rate above the bound gets ABOVE_BOUND."""
-    devices = {r.variant["name"]: (_gpu(results, r), _rates(results, r)) for r in results.records}
-    return [
-        _limited(row, rows, *devices.get(row["variant"], (NOT_RECORDED, NOT_RECORDED)))
-        for row in rows
-    ]
+    devices = {r.variant["name"]: _device(results, r) for r in results.records}
+    unknown = Device(NOT_RECORDED, NOT_RECORDED)
+    return [_limited(row, rows, devices.get(row["variant"], unknown)) for row in rows]
+
+
+def _device(results: Results, record: Record) -> Device:
+    cards = count(record.variant["device"])
+    return Device(_gpu(results, record), _rates(results, record), cards, at_once(record.variant))
+
+
+def at_once(variant: Mapping[str, Any]) -> int:
+    """Devices that read their weights at the same time.
+
+    With layers on several, one waits for the other: so much memory, and no more bandwidth.
+    """
+    split = (variant.get("options") or {}).get("split")
+    parallel = split in ("tensor", "row") or variant["engine"] == "vllm"
+    return count(variant["device"]) if parallel else 1
 
 
 def _gpu(results: Results, record: Record) -> Gpu | str:
@@ -64,7 +93,7 @@ def _rates(results: Results, record: Record) -> Measured | str:
     if found is None:
         return NOT_RECORDED
     peaks: Mapping[str, Any] | None = found.state.get("peaks")
-    if peaks is None or peaks["device"] != variant["device"]:
+    if peaks is None or peaks["device"] != members(variant["device"])[0]:
         why = found.state.get("absent", {}).get(
             "peaks", "`bench doctor --peaks` does, for new runs"
         )
@@ -81,7 +110,8 @@ def _rates(results: Results, record: Record) -> Measured | str:
     )
 
 
-def _limited(row: Row, rows: Sequence[Row], gpu: Gpu | str, rates: Measured | str) -> Row:
+def _limited(row: Row, rows: Sequence[Row], device: Device) -> Row:
+    gpu, rates = device.gpu, device.rates
     if isinstance(gpu, str) and isinstance(rates, str):
         return _without(_without(row, FIGURES, gpu), MEASURED, rates)
     if row["n_batch"] is None:
@@ -89,17 +119,17 @@ def _limited(row: Row, rows: Sequence[Row], gpu: Gpu | str, rates: Measured | st
         return _without(row, (*FIGURES, *MEASURED), why)
     try:
         card = resolve_model(row["model"]).card
-        most = None if isinstance(gpu, str) else _bound(row, card, gpu)
-        reached = None if isinstance(rates, str) else _bound(row, card, rates)
+        most = None if isinstance(gpu, str) else _bound(row, card, gpu, device.at_once)
+        reached = None if isinstance(rates, str) else _bound(row, card, rates, device.at_once)
     except BenchError as error:
         return _without(row, (*FIGURES, *MEASURED), str(error))
     if reached is None or isinstance(rates, str):
         row = _without(row, MEASURED, str(rates))
     else:
-        row = _measured(row, rates, reached)
+        row = _measured(row, rates, reached, device.at_once)
     if most is None or isinstance(gpu, str):
         return _without(row, FIGURES, str(gpu))
-    figures = _figures(row, rows, card, gpu, most)
+    figures = _figures(row, rows, card, gpu, most, device)
     if _impossible(row, most, reached):
         figures |= {"valid": False, "reasons": sorted({*row["reasons"], "ABOVE_BOUND"})}
     if _overlaps(row):
@@ -107,9 +137,9 @@ def _limited(row: Row, rows: Sequence[Row], gpu: Gpu | str, rates: Measured | st
     return row | figures
 
 
-def _bound(row: Row, card: ModelCard, device: Gpu | Measured) -> Bound:
+def _bound(row: Row, card: ModelCard, device: Gpu | Measured, n_devices: int) -> Bound:
     return bound(card, device, row["quant"], row["n_prompt"], row["n_gen"], row["n_batch"],
-                 dtype=row["dtype"], engine=row["engine"])  # fmt: skip
+                 dtype=row["dtype"], engine=row["engine"], n_devices=n_devices)  # fmt: skip
 
 
 def _impossible(row: Row, most: Bound, reached: Bound | None) -> bool:
@@ -135,7 +165,7 @@ def _impossible(row: Row, most: Bound, reached: Bound | None) -> bool:
     )
 
 
-def _measured(row: Row, rates: Measured, reached: Bound) -> Row:
+def _measured(row: Row, rates: Measured, reached: Bound, n_devices: int) -> Row:
     """MBU and MFU against rates that were measured."""
     step_s, ttft_s = _times(row)
     compute = layout(row["quant"], row["engine"]).compute
@@ -143,8 +173,10 @@ def _measured(row: Row, rates: Measured, reached: Bound) -> Row:
     figures = {
         "mbu_measured": None
         if step_s is None
-        else mbu(reached.decode_bytes, step_s, rates.bandwidth),
-        "mfu_measured": None if ttft_s is None else mfu(reached.prefill_flops, ttft_s, peak),
+        else mbu(reached.decode_bytes, step_s, rates.bandwidth * n_devices),
+        "mfu_measured": None
+        if ttft_s is None or peak is None
+        else mfu(reached.prefill_flops, ttft_s, peak * n_devices),
     }
     absent = dict(row["absent"])
     if peak is None:
@@ -158,18 +190,24 @@ def _without(row: Row, names: Iterable[str], why: str) -> Row:
     return row | dict.fromkeys(names) | {"absent": row["absent"] | dict.fromkeys(names, why)}
 
 
-def _figures(row: Row, rows: Sequence[Row], card: ModelCard, gpu: Gpu, most: Bound) -> Row:
+def _figures(
+    row: Row, rows: Sequence[Row], card: ModelCard, gpu: Gpu, most: Bound, device: Device
+) -> Row:
     step_s, ttft_s = _times(row)
     peak = peak_flops(gpu, layout(row["quant"], row["engine"]).compute, row["dtype"])
     return {
         "bound_decode_tok_s": most.decode_tok_s if row["n_gen"] else None,
         "bound_prefill_tok_s": most.prefill_tok_s if row["n_prompt"] else None,
         "limited_by": most.limited_by,
-        "mbu": None if step_s is None else mbu(most.decode_bytes, step_s, gpu.bandwidth),
-        "mfu": None if ttft_s is None else mfu(most.prefill_flops, ttft_s, peak),
+        "mbu": None
+        if step_s is None
+        else mbu(most.decode_bytes, step_s, gpu.bandwidth * device.at_once),
+        "mfu": None
+        if ttft_s is None or peak is None
+        else mfu(most.prefill_flops, ttft_s, peak * device.at_once),
         "diagnosis": None
         if step_s is None or _overlaps(row)
-        else diagnose(_evidence(row, rows, card, gpu, most)).line,
+        else diagnose(_evidence(row, rows, card, gpu.vram_bytes * device.cards, most)).line,
     }
 
 
@@ -183,7 +221,9 @@ def _overlaps(row: Row) -> bool:
     return row["ttft_s"] is not None and row["prefill_tok_s"] is None
 
 
-def _evidence(row: Row, rows: Sequence[Row], card: ModelCard, gpu: Gpu, most: Bound) -> Evidence:
+def _evidence(
+    row: Row, rows: Sequence[Row], card: ModelCard, memory_bytes: int, most: Bound
+) -> Evidence:
     def other(**changed: str) -> float | None:
         """The rate of the same row but for what is changed."""
         fixed = ("model", "engine", "quant", "mode", "dtype", "n_prompt", "n_gen", "n_batch")
@@ -201,7 +241,7 @@ def _evidence(row: Row, rows: Sequence[Row], card: ModelCard, gpu: Gpu, most: Bo
         quantized=row["quant"] != "none",
         unquantized_tok_s=other(quant="none") if row["quant"] != "none" else None,
         needed_bytes=most.memory_bytes,
-        memory_bytes=gpu.vram_bytes,
+        memory_bytes=memory_bytes,
         kernel=row["kernel"],
         layers=sum(attention.layers for attention in shape(card).attention),
         n_batch=row["n_batch"],

@@ -11,10 +11,11 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from bench import fields
+from bench.device_names import members
 from bench.errors import InputError
 
 HIDDEN = "***"
-LOCAL = re.compile(r"cpu|cuda:\d+")
+LOCAL = re.compile(r"cpu|cuda:\d+(\+cuda:\d+)*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,9 @@ class Settings:
         if not 0 <= self.allow_failed < 1:
             yield "allow_failed: must be at least 0 and below 1"
         if self.local and not LOCAL.fullmatch(self.local):
-            yield f"local: {self.local!r} is no device such as cpu or cuda:0"
+            yield f"local: {self.local!r} is no device such as cpu, cuda:0 or cuda:0+cuda:1"
+        elif (named := len(members(self.local))) > 1 and named != self.n_devices:
+            yield f"n_devices: {self.n_devices}, and local names {named}"
         if self.api == "chat" and self.prompts == "tokens":
             yield "prompts: the chat API takes no token numbers; use prompts = 'text'"
 

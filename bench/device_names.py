@@ -1,0 +1,52 @@
+"""Names of devices, as torch has them, and of several that hold one model: `cuda:0+cuda:1`."""
+
+from __future__ import annotations
+
+import re
+
+from bench.errors import InputError
+
+
+def members(device: str) -> tuple[str, ...]:
+    """The devices of a group; of one device, itself."""
+    return tuple(device.split("+"))
+
+
+def kind_of(device: str) -> str:
+    """`cpu`, `cuda`, ...: of a group, that of its first."""
+    return members(device)[0].partition(":")[0]
+
+
+def index_of(device: str) -> int:
+    """The number in `cuda:1`; without one, 0."""
+    number = device.partition(":")[2]
+    return int(number) if number.isdigit() else 0
+
+
+def count(device: str) -> int:
+    """How many devices a record was measured on; a server's name says nothing of it: 1."""
+    return len(members(device))
+
+
+def spelled_out(device: str) -> str:
+    """`cuda:0-3` as `cuda:0+cuda:1+cuda:2+cuda:3`; any other name as it is.
+
+    Raises InputError for a range that holds nothing, or a group that has a device twice or devices
+    of two kinds: a model is never spread over an accelerator and the host.
+    """
+    if found := re.fullmatch(r"([a-z]+):(\d+)-(\d+)", device):
+        kind, first, last = found[1], int(found[2]), int(found[3])
+        if last <= first:
+            raise InputError(f"device '{device}': the last must be above the first")
+        return "+".join(f"{kind}:{index}" for index in range(first, last + 1))
+    each = members(device)
+    if len(each) > 1:
+        if len(set(each)) < len(each):
+            raise InputError(f"device '{device}' names one twice")
+        if not all(re.fullmatch(r"[a-z]+:\d+", one) for one in each):
+            raise InputError(f"device '{device}': each of several has a number, as cuda:0+cuda:1")
+        if len({kind_of(one) for one in each}) > 1:
+            raise InputError(
+                f"device '{device}' mixes kinds; a model is spread over devices of one kind"
+            )
+    return device
