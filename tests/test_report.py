@@ -250,19 +250,19 @@ def test_only_comparable_rows_of_two_machines_are_compared(tmp_path: Path) -> No
 
 def test_equal_machines_are_told_apart_by_what_differs(tmp_path: Path) -> None:
     folders = []
-    for name, changes in (("a", {"driver": "1"}), ("b", {"driver": "2"})):
+    for name, changes in (("a", {"gpu_driver": "1"}), ("b", {"gpu_driver": "2"})):
         base = environment(id_=f"e-{name}-long-identifier")
         one = replace(base, identity=base.identity | changes)
         lines = [one, *(record(q, 1, i, environment=one.id) for i in range(6) for q in ARMS)]
         folders.append(write(tmp_path / name, lines))
     report = assemble(folders, Options(claims=()))
     assert list(dict.fromkeys(v.machine for v in report.verdicts)) == [
-        "NVIDIA H200 (1)", "NVIDIA H200 (2)",
+        "NVIDIA H200 (driver 1)", "NVIDIA H200 (driver 2)",
     ]  # fmt: skip
     html = to_html(report)
     assert html.count('<h2 class="place">NVIDIA H200 (') == 2
     captions = re.findall(r"<caption[^>]*>(?!.*NVIDIA)(.*?)</caption>", html)
-    assert captions == ["Cost under your assumptions", "What drives it"]
+    assert captions == ["Cost under your assumptions", "What drives it", "Machines"]
 
 
 # ---- safety

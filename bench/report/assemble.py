@@ -129,16 +129,22 @@ def _named(section: Section, machine: Machine, each: Sequence[Machine]) -> Secti
     """The section, its title and captions naming the machine where there are several."""
     if len(each) == 1:
         return section
-    blocks = tuple(_captioned(block, machine.label) for block in section.blocks)
+    blocks = tuple(_of_machine(block, machine.label) for block in section.blocks)
     return replace(section, title=f"{section.title} ({machine.label})", blocks=blocks)
 
 
-def _captioned(block: Block, label: str) -> Block:
-    if isinstance(block, Table) and label not in block.caption:
-        return replace(block, caption=f"{block.caption} ({label})")
+def _of_machine(block: Block, label: str) -> Block:
+    if isinstance(block, Table):
+        return _captioned(block, label)
     if isinstance(block, Picture) and block.table is not None:
         return replace(block, table=_captioned(block.table, label))
     return block
+
+
+def _captioned(table: Table, label: str) -> Table:
+    if label in table.caption:
+        return table
+    return replace(table, caption=f"{table.caption} ({label})")
 
 
 def _downloads(results: Results, each: Sequence[Machine]) -> tuple[Mapping[str, str], str]:

@@ -192,8 +192,10 @@ def environment(machine: Machine) -> Section:
         for key, value in items
         if value not in (None, {}, [])
     )
-    table = Table(id=f"{machine.id}-environment", caption="Environment", lines=lines,
-                  heads=(Head(text="what"), Head(text="as read")))  # fmt: skip
+    table = Table(
+        id=f"{machine.id}-environment", caption=f"Environment of {machine.label}", lines=lines,
+        heads=(Head(text="what"), Head(text="as read")),
+    )  # fmt: skip
     lead = f"Environment {found.id}." if found else "No environment was recorded."
     return Section(id=f"{machine.id}-machine", title=f"The machine: {machine.label}", lead=lead,
                    blocks=(table, method(machine)))  # fmt: skip

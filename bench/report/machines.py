@@ -29,7 +29,7 @@ LEAST_REPLICATES, MOST_REPLICATES = 12, 40
 """So many of each arm and workload, as `MOST_RECORDS` in all allow: the exact interval of a ratio
 takes time with the cube of its pairs."""
 
-TELLING: Final = ("host", "driver", "torch")
+TELLING: Final = ("host", "gpu_driver", "torch")
 """Facts of an environment that tell a reader which of two equal machines is meant."""
 
 Row = dict[str, Any]
@@ -144,12 +144,17 @@ def _labels(
             found[those[0]] = label
             continue
         known = {part: getattr(environments.get(part[0]), "identity", {}) for part in those}
-        facts = [[str(known[part].get(key) or "") for part in those] for key in TELLING]
+        facts = [[_fact(key, known[part].get(key)) for part in those] for key in TELLING]
         facts += [[part[1] for part in those], [part[0][:8] for part in those]]
         sure = [f"{id_[:8]}, {origin}" for id_, origin in those]
         told = next((each for each in facts if all(each) and len({*each}) == len(those)), sure)
         found |= {part: f"{label} ({text})" for part, text in zip(those, told, strict=True)}
     return found
+
+
+def _fact(name: str, value: Any) -> str:
+    """A fact that tells machines apart, with its name; empty where it is not known."""
+    return f"{name.removeprefix('gpu_')} {value}" if value else ""
 
 
 def device(environment: Environment | None) -> str:
