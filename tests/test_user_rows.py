@@ -50,11 +50,12 @@ def test_what_cannot_be_used_is_left_out_and_said_once(tmp_path) -> None:
         replace(RECORD, key="e", status="failed", samples={}),
         replace(RECORD, key="f", reasons=("THERMAL_THROTTLE",)),
         replace(RECORD, key="g", environment="another"),
+        replace(RECORD, key="h", variant={**RECORD.variant, "device": "cuda:0+cuda:1"}),
     ]
     found, left = rows_of(written(tmp_path, *lines))
 
     assert found == []
-    assert len(left) == 3
+    assert len(left) == 4
 
 
 def test_own_rows_move_the_prediction(tmp_path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.catalog import model_cards
+from bench.device_names import count
 from bench.errors import InputError
 from bench.predict.published import Row
 from bench.records import Record, read
@@ -42,6 +43,8 @@ def _row(record: Record, identity: Mapping[str, Any]) -> Row | str:
     quant, engine = str(record.variant.get("quant")), str(record.variant.get("engine"))
     if str(record.variant.get("device")).startswith("remote"):
         return "records of a server, whose device is not known, are left out of the fit"
+    if count(str(record.variant.get("device"))) > 1:
+        return "records of one model on several cards are left out of the fit"
     gaps = [gap for run in record.samples.get("itl_s", []) for gap in run]
     card = next((gpu for text in _texts(identity) if (gpu := match(text))), None)
     if card is None:
