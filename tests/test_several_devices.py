@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,6 +39,7 @@ from bench.roofline.limits import at_once, with_limits
 from bench.serving.settings import settings
 from bench.summary import summarise
 from tests.conftest import TINY
+from tests.conversing import WORKLOADS, conversation
 from tests.fake_nvml import FakeNvml
 
 THREE_WAYS = TINY | {
@@ -309,18 +310,7 @@ def three_ways(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def conversation(job: Job, **more: Any) -> list[dict[str, Any]]:
-    load = json.loads(json.dumps(asdict(job), default=str))
-    rules = {
-        "pairs": 1, "iterations": 2, "window_s": 0.0, "warmup_max_s": 0.0, "warmup_window": 2,
-        "idle_s": 0.0, "time_limit_s": 100.0,
-    }  # fmt: skip
-    told = {"engine": "transformers", "load": load, "task": "measure", "workloads": [ONE, TWO],
-            "measure": rules} | more  # fmt: skip
-    return list(converse(told, limit_s=120.0))
-
-
-ONE, TWO = ({"n_prompt": 12, "n_gen": 6, "n_batch": batch} for batch in (1, 2))
+ONE, TWO = WORKLOADS
 RANKS = {"split": "tensor", "ranks": 3}
 
 

@@ -16,8 +16,12 @@ from bench.devices.clock import EventClock, clock_for
 from bench.engines import Job, splitting
 from bench.engines.transformers import TransformersEngine
 from bench.worker import request
+from tests.conversing import conversation
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
 two = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 
 SHAPE = {
@@ -102,8 +106,6 @@ def test_schemes_run_on_two_cards(quant: str) -> None:
 @two
 @pytest.mark.parametrize("mode", ["eager", "compiled", "cuda-graph"])
 def test_ranks_on_two_cards_agree_with_one(folder: Path, mode: str) -> None:
-    from tests.test_several_devices import conversation
-
     job = a_job(folder, device="cuda:0+cuda:1", mode=mode, options={"split": "tensor"})
     events = conversation(job, workloads=[{"n_prompt": 40, "n_gen": 16, "n_batch": 2}])
     found = [event["first_tokens"] for event in events if event["event"] == "measured"]
