@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.device_names import members, spelled_out
+from bench.device_names import count, members, spelled_out
 from bench.devices import machine, nvml
 from bench.devices.figures import Unreadable
 from bench.errors import UnsupportedError
@@ -49,14 +49,21 @@ class Here:
 
 
 def here(device: str = "auto", gpu: str | None = None) -> Here:
-    """The device that `device` means, or the catalogued card `gpu` that this machine need not have.
+    """The device that `device` means, or the catalogued card `gpu` that this machine need not have;
+    as many of it as `device` names.
 
     Raises UnsupportedError for a GPU that the driver does not show.
     """
     if gpu is not None:
-        card = resolve_gpu(gpu)
+        card, devices = resolve_gpu(gpu), spelled_out(device)
+        cards = count(devices)
         return Here(
-            name=card.title, kind="cuda", memory_bytes=card.vram_bytes, gpu=card, elsewhere=True
+            name=card.title if cards == 1 else f"{cards} x {card.title}",
+            kind="cuda",
+            memory_bytes=card.vram_bytes * cards,
+            gpu=card,
+            devices=devices if cards > 1 else "",
+            elsewhere=True,
         )
     if device != "cpu":
         try:

@@ -138,9 +138,8 @@ def test_what_does_not_go_together_is_refused(
 def test_what_cannot_be_spread_is_refused(how: Any, given: dict[str, Any], said: str) -> None:
     split = splitting.Split(how=how, devices=("cuda:0", "cuda:1"))
     plain: dict[str, Any] = {"quant": "none", "mode": "eager", "random": False}
-    splitting.check(split, **plain)
-    with pytest.raises(UnsupportedError, match=said):
-        splitting.check(split, **(plain | given))
+    assert splitting.refusal_of(split, **plain) is None
+    assert said in str(splitting.refusal_of(split, **(plain | given)))
 
 
 def test_an_engine_that_holds_a_model_on_one_device_says_so() -> None:
@@ -601,6 +600,14 @@ def test_a_plan_counts_the_memory_of_every_card(
     assert layers["bound_decode_tok_s"] == pytest.approx(one["bound_decode_tok_s"])
     assert tensor["bound_decode_tok_s"] == pytest.approx(2 * one["bound_decode_tok_s"])
     assert "2 x NVIDIA GeForce RTX 4090" in layers["device"]
+    elsewhere = planned("cuda:0+cuda:1", "--gpu", "rtx-4090")
+    assert (elsewhere["fits"], elsewhere["device"]) == (True, "2 x RTX 4090")
+    assert elsewhere["bound_decode_tok_s"] == pytest.approx(one["bound_decode_tok_s"])
+    refused = planned("cuda:0-1", "--gpu", "rtx-4090", "-q", "fp8-dynamic", "--option",
+                      "split=tensor")  # fmt: skip
+    assert "use split = 'layer'" in refused["refusal"]
+    assert main(["plan", "-d", "cuda:0", "--option", "split=tensor", "--gpu", "rtx-4090"]) == 2
+    assert "needs several devices" in capsys.readouterr().err
 
 
 def test_the_device_that_is_named_is_torchs_current_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from bench import quantization
 from bench.device_names import members
+from bench.engines import splitting
 from bench.errors import InputError, unknown
 from bench.gguf_file import FILE_TYPES, FLOATS
 
@@ -298,10 +299,12 @@ def refusal(variant: Variant, device: quantization.Device) -> str | None:
     name, of = variant.engine, spec(variant.engine)
     if device.kind not in of.devices:
         return f"engine '{name}' runs on {' or '.join(of.devices)}, not on {device.name}"
-    if len(members(device.name)) > 1 and not device.elsewhere and not of.spreads:
+    if len(members(device.name)) > 1 and not of.spreads:
         return f"engine '{name}' runs on one device, not on {device.name}"
     if of.schemes is None:
-        return quantization.refusal(variant.quant, device, variant.mode, variant.dtype)
+        return quantization.refusal(
+            variant.quant, device, variant.mode, variant.dtype
+        ) or splitting.refusal(variant, device.name)
     if why := of.refuses.get((variant.quant, device.kind)):
         return f"engine '{name}': scheme '{variant.quant}' is not measured on {device.name}: {why}"
     return None

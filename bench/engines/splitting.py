@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from bench.device_names import kind_of, members
-from bench.errors import InputError, UnsupportedError, unknown
+from bench.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from bench.experiment import Variant
 
 How = Literal["one", "layer", "tensor"]
 HOW: Final = ("layer", "tensor")
@@ -55,19 +58,27 @@ def split_of(options: Mapping[str, Any], device: str) -> tuple[Split, dict[str, 
     return Split(how="tensor" if how == "tensor" else "layer", devices=devices), left
 
 
-def check(split: Split, *, quant: str, mode: str, random: bool) -> None:
-    """Refuse what cannot be spread so. Raises UnsupportedError."""
+def refusal(variant: Variant, device: str) -> str | None:
+    """Why an arm of transformers cannot be spread as its options say, or None."""
+    split, _ = split_of(variant.options, device)
+    random = variant.model.endswith("@random")
+    return refusal_of(split, quant=variant.quant, mode=variant.mode, random=random)
+
+
+def refusal_of(split: Split, *, quant: str, mode: str, random: bool) -> str | None:
+    """What cannot be spread so, and why; None if it can."""
     if split.how == "layer" and mode != "eager":
-        raise UnsupportedError(
+        return (
             f"mode {mode} is for one device or split = 'tensor': a graph is of one device's memory"
         )
     if split.how == "tensor" and quant != "none":
-        raise UnsupportedError(
+        return (
             f"scheme '{quant}' cannot run with split = 'tensor': transformers splits a weight as "
             "it is in the file, before it is quantized; use split = 'layer'"
         )
     if split.how == "tensor" and random:
-        raise UnsupportedError(
+        return (
             "random weights cannot run with split = 'tensor': transformers splits weights while it "
             "reads them from a file; use split = 'layer'"
         )
+    return None

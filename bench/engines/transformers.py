@@ -50,7 +50,10 @@ class TransformersEngine:
             raise InputError(unknown("mode", job.mode, spec("transformers").modes))
         if reason := quantization.refusal(job.quant, device, job.mode, job.dtype):
             raise UnsupportedError(reason)
-        splitting.check(split, quant=job.quant, mode=job.mode, random=job.folder is None)
+        if reason := splitting.refusal_of(
+            split, quant=job.quant, mode=job.mode, random=job.folder is None
+        ):
+            raise UnsupportedError(reason)
         if job.mode == "eager" and options:
             raise InputError(unknown("option of mode eager", next(iter(options)), splitting.NAMES))
         if (threads := threads_of(job, split)) is not None:
