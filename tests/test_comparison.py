@@ -150,6 +150,13 @@ def test_machines_are_not_pooled_unless_asked_and_then_marked() -> None:
     results = arms(1.5, change=lambda i, q: {"environment": "e1" if q == "none" else "e2"})
     with pytest.raises(InputError, match="--pool"):
         compare(results, Rules())
+    known = {
+        one: Environment(id=one, identity={"cpu": "same", "torch": torch, "os": one}, state={})
+        for one, torch in (("e1", "2.13.0"), ("e2", "2.14.0"))
+    }
+    told = r"different machines, drivers or versions \(torch 2.13.0 / 2.14.0, os e1 / e2\); --pool"
+    with pytest.raises(InputError, match=told):
+        compare(replace(results, environments=known), Rules())
     assert row(results, rules=Rules(pool=True))["reasons"] == ["CONFIG_DIFFERS"]
 
 

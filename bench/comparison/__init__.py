@@ -17,7 +17,7 @@ from bench.comparison.unpaired import not_paired, ratio_row
 from bench.errors import InputError, unknown
 from bench.experiment import Gate, selects
 from bench.quality_figures import Figures, check_gate, summarise
-from bench.records import Record, Results
+from bench.records import Environment, Record, Results
 from bench.summary import peak_memory, quality_of, replicate_figures
 
 Verdict = Literal["higher", "lower", "same", "ambiguous", "invalid"]
@@ -108,6 +108,8 @@ def compare(
     rows: list[Row] = []
     for name, base in (versus or opponents(arms, baseline, candidate)).items():
         quality = _quality_against(results, name, base)
+        if not rules.pool:
+            check_poolable(arms[base], arms[name], results.environments)
         rows += _compare_arms(arms[base], arms[name], quality, rules)
     if not rows:
         raise InputError("no workload was measured on the baseline and on another arm")
@@ -204,15 +206,29 @@ def _quality_against(results: Results, name: str, base: str) -> Figures | None:
     return summarise(replace(record, baseline=base, kld=(), same_top1=()), other)
 
 
+def check_poolable(
+    base: Sequence[Record], other: Sequence[Record], environments: Mapping[str, Environment]
+) -> None:
+    """Refuse two arms of more than one environment, naming what differs. Raises InputError."""
+    ids = sorted({record.environment for record in (*base, *other)})
+    if len(ids) < 2:
+        return
+    known = [environments[one].identity for one in ids if one in environments]
+    names = dict.fromkeys(name for identity in known for name in identity)
+    apart = [name for name in names if len({repr(one.get(name)) for one in known}) > 1]
+    told = [f"{name} {' / '.join(str(one.get(name)) for one in known)}" for name in apart[:4]]
+    more = [f"{len(apart) - 4} more"] if len(apart) > 4 else []
+    what = f" ({', '.join(told + more)})" if told else ""
+    raise InputError(
+        f"{base[0].variant['name']} and {other[0].variant['name']} were measured on different "
+        f"machines, drivers or versions{what}; --pool compares them all the same, and marks it"
+    )
+
+
 def _compare_arms(
     base: Sequence[Record], other: Sequence[Record], figures: Figures | None, rules: Rules
 ) -> Iterator[Row]:
     environments = {record.environment for record in (*base, *other)}
-    if len(environments) > 1 and not rules.pool:
-        raise InputError(
-            f"{base[0].variant['name']} and {other[0].variant['name']} were measured on different "
-            "machines, drivers or versions; --pool compares them all the same, and marks it"
-        )
     marks = {"CONFIG_DIFFERS"} if len(environments) > 1 else set()
     by_workload = _by_workload(other)
     for work, ours in _by_workload(base).items():
