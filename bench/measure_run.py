@@ -111,6 +111,7 @@ def _fail(
     session.progress.say(f"{arm.variant.name}: {code}: {message}")
     for workload in workloads:
         session.outcome.failed += 1
+        session.outcome.refused += code == "INPUT"
         if code in ONCE:
             session.hopeless.add((arm.variant.name, workload))
         session.writer.append(

@@ -36,6 +36,8 @@ class Outcome:
     keys: set[str] = field(default_factory=set)
     measured: int = 0
     failed: int = 0
+    refused: int = 0
+    """Of those that failed: for what was asked, which no machine could do."""
 
 
 @dataclass(slots=True)

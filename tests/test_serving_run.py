@@ -113,6 +113,16 @@ def test_failures_are_recorded_with_their_counts_and_no_figures(
     assert "hunter2" not in everything
 
 
+def test_a_model_that_the_server_lacks_is_bad_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with scripted(good) as server:
+        code = run(tmp_path, "--url", server.url, "--pairs", "1", "--option", "model=nosuch")
+    assert code == 2
+    assert "the server has no 'nosuch'" in capsys.readouterr().err
+    assert {record.reasons for record in read(tmp_path).records} == {("INPUT",)}
+
+
 def test_a_curve_over_concurrency_is_a_row_each(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,7 +154,7 @@ def test_arrivals_at_a_rate_and_goodput_under_limits(
         command = ["run", str(path), "--url", server.url, "--into", str(tmp_path / "out"), *flags]
         assert main([*command, "-o", "json"]) == 0
         (row,) = json.loads(capsys.readouterr().out)
-        assert main([*command, "-b", "2"]) == 3
+        assert main([*command, "-b", "2"]) == 2
         assert "arrivals set how many run at once" in capsys.readouterr().err
     assert row["n_requests"] == 30
     assert row["goodput_req_s"] == pytest.approx(row["requests_s"])

@@ -73,7 +73,9 @@ def _measure(experiment: Experiment, args: argparse.Namespace) -> int:
     from bench.report import summary
 
     print(summary.show(experiment, outcome.results, folder, args.output), end="")
-    return 3 if outcome.failed and not outcome.measured else 0
+    if outcome.measured or not outcome.failed:
+        return 0
+    return 2 if outcome.refused == outcome.failed else 3
 
 
 def _planned(
