@@ -34,7 +34,9 @@ from bench.errors import InputError, UnsupportedError
 from bench.experiment import Variant
 from bench.process import converse
 from bench.quantization import Device
-from bench.records import Environment, read
+from bench.records import Environment, Writer, read
+from bench.report.assemble import Options, assemble
+from bench.report.webpage import to_html
 from bench.roofline.limits import at_once, with_limits
 from bench.serving.settings import settings
 from bench.summary import summarise
@@ -647,3 +649,14 @@ def test_the_reader_of_a_server_on_two_cards(monkeypatch: pytest.MonkeyPatch) ->
     reader = reader_for("remote:cuda:0+cuda:1")
     assert reader.identity()["gpus"] == 2
     reader.close()
+
+
+def test_a_page_says_how_many_cards_worked(tmp_path: Path) -> None:
+    results = on_two_cards(tmp_path)
+    folder = tmp_path / "two"
+    with Writer(folder) as writer:
+        for line in (*results.environments.values(), *results.records):
+            writer.append(line)
+    html = to_html(assemble([folder], Options(claims=())))
+    assert "2 x NVIDIA GeForce RTX 4090" in html
+    assert "the roof is of one card" in html

@@ -58,9 +58,11 @@ def _counts(record: Record, way: ByRecords, results: Results) -> bool:
 
 
 def _card(record: Record, results: Results) -> str | None:
-    """Catalog name of the card it ran on; None on a CPU."""
+    """Catalog name of the card it ran on; None on a CPU, or on several cards."""
     environment = results.environments.get(record.environment)
     if environment is None or str(record.variant.get("device", "")).startswith("cpu"):
+        return None
+    if environment.identity.get("gpus", 1) > 1:
         return None
     card = match(str(environment.identity.get("gpu") or ""))
     return None if card is None else card.name

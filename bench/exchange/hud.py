@@ -98,7 +98,9 @@ def _runner(identity: Mapping[str, Any], device: str) -> Json:
         "cpu_info": identity.get("cpu"),
         "cpu_count": identity.get("cpu_cores"),
         "gpu_info": identity.get("gpu"),
-        "gpu_count": 1 if identity.get("gpu") and not device.startswith("cpu") else None,
+        "gpu_count": identity.get("gpus", 1)
+        if identity.get("gpu") and not device.startswith("cpu")
+        else None,
         "extra_info": _text(
             {key: identity.get(key) for key in ("gpu_driver", "gpu_power_limit_w", "os")}
         ),

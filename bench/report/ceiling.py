@@ -47,14 +47,24 @@ def _picture(machine: Machine, rows: list[Row]) -> Picture:
         spec=pictures.roofline(points, machine.arms, _roofs(rows, gpu, points))
         if gpu and points
         else None,
-        missing="" if points else "the model's shape is not known",
+        missing="" if points else _no_points(machine),
         table=_table(machine, rows),
     )  # fmt: skip
 
 
 def _gpu(machine: Machine) -> Gpu | None:
     name = machine.environment.identity.get("gpu") if machine.environment else None
-    return match(str(name)) if name else None
+    return match(str(name)) if name and _cards(machine) == 1 else None
+
+
+def _cards(machine: Machine) -> int:
+    return int(machine.environment.identity.get("gpus", 1)) if machine.environment else 1
+
+
+def _no_points(machine: Machine) -> str:
+    if _cards(machine) > 1:
+        return "the roof is of one card, and several worked; the table has their bound"
+    return "the model's shape is not known"
 
 
 def _bound(row: Row, gpu: Gpu) -> Bound | None:

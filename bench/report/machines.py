@@ -158,12 +158,13 @@ def _fact(name: str, value: Any) -> str:
 
 
 def device(environment: Environment | None) -> str:
-    """The card, or the CPU with its cores."""
+    """The card and how many, or the CPU with its cores."""
     if environment is None:
         return "unknown machine"
     known = environment.identity
     if known.get("gpu"):
-        return str(known["gpu"])
+        alike = known.get("gpus", 1) > 1 and " + " not in str(known["gpu"])
+        return f"{known['gpus']} x {known['gpu']}" if alike else str(known["gpu"])
     cores = f", {known['cpu_cores']} cores" if known.get("cpu_cores") else ""
     return f"{known.get('cpu') or 'unknown CPU'}{cores}"
 
