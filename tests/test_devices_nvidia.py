@@ -12,12 +12,13 @@ from typing import Any
 import pynvml
 import pytest
 
+from bench.device_names import index_of
 from bench.devices import load, nvidia, reader_for
 from bench.devices.figures import Unreadable
 from bench.devices.gpu import GpuReader
 from bench.devices.none import NullReader
 from bench.devices.nvidia import NvidiaCard
-from bench.devices.nvml import Nvml, describe, index_of, short_hash, visible_entry
+from bench.devices.nvml import Nvml, describe, short_hash, visible_entry
 from bench.devices.replay import TracePace
 from tests.fake_nvml import FakeNvml, errors, field_value, process
 
@@ -303,9 +304,9 @@ def test_in_a_container_an_empty_list_is_no_answer(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("device", "index"), [(None, 0), ("auto", 0), ("cuda", 0), ("cuda:0", 0), ("cuda:3", 3)]
+    ("device", "index"), [("", 0), ("auto", 0), ("cuda", 0), ("cuda:0", 0), ("cuda:3", 3)]
 )
-def test_index_of(device: str | None, index: int) -> None:
+def test_index_of(device: str, index: int) -> None:
     assert index_of(device) == index
 
 
