@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from bench.experiment import load_experiment
 from bench.records import FILE, read
+from bench.report.blocks import Verdict
 from bench.report.headline import verdicts
 from bench.report.machines import machines
 from bench.report.tables import column, to_markdown
@@ -32,11 +34,18 @@ def _rows(folder: Path) -> list[dict[str, str]]:
             "measured": min(record.started_at for record in machine.results.records)[:10],
             "question": experiment.question,
             "replicates": str(max(len(group) for group in machine.groups.values())),
-            "what came out": "; ".join(
-                f"{verdict.name}: decodes {verdict.figure} as fast. {verdict.words}"
-                for verdict in verdicts(machine)
-            )
-            or f"no comparison: {machine.not_compared}",
+            "what came out": _said(verdicts(machine)) or f"no comparison: {machine.not_compared}",
         }
         for machine in machines(read(folder), {experiment.name: experiment})
     ]
+
+
+def _said(found: Iterable[Verdict]) -> str:
+    """Decoding of each arm over its baseline's; arms of which the same may be said, together."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for one in found:
+        alike.setdefault((one.baseline, one.words), []).append(f"{one.candidate} {one.figure}")
+    return "; ".join(
+        f"decoding over that of {baseline}: {', '.join(arms)} ({words})"
+        for (baseline, words), arms in alike.items()
+    )
