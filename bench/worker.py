@@ -305,7 +305,7 @@ def perform(job: dict[str, Any], emit: Emit) -> None:
             except Exception as error:  # one workload that fails must not take the others along
                 emit(failure(error) | {"workload": table})
                 release()
-                if getattr(getattr(runs, "others", None), "broken", False):
+                if is_broken(runs):
                     break  # the parent has the other workloads measured by a fresh process
     finally:
         reader.close()
@@ -317,6 +317,12 @@ def whole_reader(runs: Engine, device: str) -> Reader:
     if others is None:
         return reader_for(device)
     return WithOthers(reader_for(device, own=others.seat.devices[:1]), others)
+
+
+def is_broken(runs: Engine) -> bool:
+    """Whether the engine's other processes were ended by a failure: it can do no more."""
+    others = getattr(runs, "others", None)
+    return others is not None and others.broken
 
 
 def memory_parts(figures: dict[str, Any], held: Figures, loaded: Loaded) -> dict[str, Any]:
@@ -367,6 +373,11 @@ def fit(
         except Exception as error:
             if failure(error)["code"] != "OOM":
                 raise
+            if is_broken(runs):
+                raise UnsupportedError(
+                    f"memory ran out at {n_batch} sequences, which ended the processes that hold "
+                    "the model: give a smaller -b"
+                ) from error
             return None
         finally:
             reader.close()

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 
+from bench import worker
 from bench.cli import main
 from bench.cost.pricing import Pricer, Terms
 from bench.cost.scenario import Figure, adapt
@@ -27,7 +28,7 @@ from bench.device_names import count, kind_of, members, spelled_out
 from bench.devices import Reading, environment, nvidia, parts, peaks, reader_for, room
 from bench.devices.several import GroupReader, WithOthers, combined, group_identity
 from bench.engines import Job, placement, refusal, splitting
-from bench.engines.ranks import Ranks
+from bench.engines.ranks import Ranks, Seat
 from bench.engines.splitting import split_of
 from bench.engines.transformers import TransformersEngine, make_current, resolve_device
 from bench.errors import InputError, UnsupportedError
@@ -392,6 +393,27 @@ def test_a_rank_that_dies_ends_the_worker_and_says_so(
     runs.close()
     with pytest.raises(UnsupportedError, match="ranks were ended"):
         runs.together(lambda _: None, None)
+
+
+def test_ranks_on_the_cpu_are_for_machines_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    with pytest.raises(UnsupportedError, match="machines without an accelerator"):
+        Seat(rank=0, devices=("cpu", "cpu"), meeting="/nowhere").take()
+
+
+def test_the_largest_batch_is_not_looked_for_beyond_ranks_that_are_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(*_: int) -> None:
+        gone.broken = True
+        raise MemoryError
+
+    gone = SimpleNamespace(broken=False)
+    runs: Any = SimpleNamespace(others=gone, start=start)
+    reader = SimpleNamespace(begin=lambda: None, end=lambda: None, close=lambda: None)
+    monkeypatch.setattr(worker, "whole_reader", lambda *_: reader)
+    with pytest.raises(UnsupportedError, match="memory ran out at 1 sequences"):
+        worker.fit(runs, "cpu", lambda _: None, n_prompt=8, n_gen=4, most=8)
 
 
 def test_running_out_of_memory_on_a_rank_is_told_as_that() -> None:

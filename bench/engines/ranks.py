@@ -62,6 +62,11 @@ class Seat:
             raise UnsupportedError(f"split = 'tensor' is not known on {kind} devices")
         if kind != "cpu":
             torch.accelerator.set_device_index(index_of(device))
+        elif torch.accelerator.is_available():
+            raise UnsupportedError(
+                "split = 'tensor' on a CPU is for machines without an accelerator, which "
+                "transformers would take here: name it, such as -d cuda:0+cuda:1"
+            )
         distributed.init_process_group(
             BACKENDS[kind], init_method=Path(self.meeting).as_uri(), rank=self.rank,
             world_size=len(self.devices),
