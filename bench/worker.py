@@ -18,11 +18,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from bench.devices import Reader, Reading, reader_for
+from bench.devices import Reader, Reading
 from bench.devices.clock import Clock, HostClock, clock_for
 from bench.devices.figures import Figures
 from bench.devices.parts import after_loading, parts
-from bench.devices.several import WithOthers
+from bench.devices.several import reader_of
 from bench.engines import Engine, Job, Loaded, Served, Timed, engine
 from bench.errors import BenchError, UnsupportedError
 from bench.experiment import Measure, Workload
@@ -288,7 +288,7 @@ def perform(job: dict[str, Any], emit: Emit) -> None:
         return
     waits_on = getattr(runs, "clock_device", loaded.device)
     clock = getattr(runs, "clock", None) or clock_for(waits_on)
-    reader = whole_reader(runs, loaded.device)
+    reader = reader_of(loaded.device, getattr(runs, "others", None))
     held = after_loading(loaded.device)
     rules = Measure(**job["measure"])
     try:
@@ -309,14 +309,6 @@ def perform(job: dict[str, Any], emit: Emit) -> None:
                     break  # the parent has the other workloads measured by a fresh process
     finally:
         reader.close()
-
-
-def whole_reader(runs: Engine, device: str) -> Reader:
-    """The reader of the device, or of several; with the memory of the engine's other processes."""
-    others = getattr(runs, "others", None)
-    if others is None:
-        return reader_for(device)
-    return WithOthers(reader_for(device, own=others.seat.devices[:1]), others)
 
 
 def is_broken(runs: Engine) -> bool:
@@ -364,7 +356,7 @@ def fit(
 
     def attempt(n_batch: int) -> int | None:
         phase({"phase": "fit", "n_batch": n_batch})
-        reader = whole_reader(runs, device)
+        reader = reader_of(device, getattr(runs, "others", None))
         try:
             reader.begin()
             runs.start(n_prompt + n_gen - steps, steps, n_batch)

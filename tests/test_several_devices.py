@@ -411,7 +411,7 @@ def test_the_largest_batch_is_not_looked_for_beyond_ranks_that_are_gone(
     gone = SimpleNamespace(broken=False)
     runs: Any = SimpleNamespace(others=gone, start=start)
     reader = SimpleNamespace(begin=lambda: None, end=lambda: None, close=lambda: None)
-    monkeypatch.setattr(worker, "whole_reader", lambda *_: reader)
+    monkeypatch.setattr(worker, "reader_of", lambda *_: reader)
     with pytest.raises(UnsupportedError, match="memory ran out at 1 sequences"):
         worker.fit(runs, "cpu", lambda _: None, n_prompt=8, n_gen=4, most=8)
 
@@ -509,6 +509,8 @@ def test_cards_of_two_models_are_named_both() -> None:
 
 class Told:
     """Other processes that say this."""
+
+    own = ("cuda:0",)
 
     def __init__(self, *peaks: Mapping[str, int]) -> None:
         self.peaks = peaks

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
-from bench.devices import Reader, Reading
+from bench.devices import Reader, Reading, reader_for
 from bench.devices.energy import CROSS_CHECK_LIMIT
 
 T = TypeVar("T")
@@ -25,6 +25,9 @@ SLOWEST = ("sm_mhz", "sm_mhz_min", "memory_mhz", "samples")
 
 class Others(Protocol):
     """Processes beside this one that compute a part of the model."""
+
+    own: Sequence[str]
+    """Devices that this process itself computes on."""
 
     def begin(self) -> None:
         """Their window of memory opens."""
@@ -97,6 +100,13 @@ class WithOthers:
 
     def close(self) -> None:
         self._inner.close()
+
+
+def reader_of(device: str, others: Others | None) -> Reader:
+    """The reader of a device or several, with the memory of the engine's other processes."""
+    if others is None:
+        return reader_for(device)
+    return WithOthers(reader_for(device, own=others.own), others)
 
 
 def group_identity(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -86,6 +86,7 @@ class Ranks:
             Seat(rank=rank, devices=tuple(devices), meeting=meeting) for rank in range(len(devices))
         ]
         self.seat = seats[0]
+        self.own = self.seat.devices[:1]
         self._answers = [Queue[Any]() for _ in seats[1:]]
         self._processes = [_start(seat, job) for seat in seats[1:]]
         for process, answers in zip(self._processes, self._answers, strict=True):
