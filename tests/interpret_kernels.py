@@ -1,4 +1,4 @@
-"""Run or build the Triton kernels without a GPU; `tests/test_int8_layer.py` starts it.
+"""Run or build the Triton kernels without a GPU; `tests/triton_kernels.py` starts it.
 
 Triton reads TRITON_INTERPRET when a kernel is defined, hence a process of its own.
 """
@@ -14,6 +14,7 @@ import triton
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from bench.engines import attention, attention_kernels
 from bench.quantization import int8_kernels
 from bench.quantization.int8_layer import quantize_rows
 
@@ -49,6 +50,33 @@ def interpret() -> None:
             )  # fmt: skip
             expected = product * scale * top + (bias if has_bias else 0)
             assert torch.equal(y, expected), (n_rows, n_out, n_in, has_bias)
+
+
+def interpret_attention() -> None:
+    """Near the reference, over heads, dimensions and rows that tiles do not fill; what lies beyond
+    the filled rows is not a number."""
+    torch.manual_seed(0)
+    for batch, shared, group, dim_k, dim_v, length, filled, splits, dtype in (
+        (1, 2, 4, 64, 64, 256, 1, 1, torch.float32),
+        (1, 2, 4, 64, 64, 256, 256, 1, torch.float32),
+        (2, 2, 1, 80, 80, 512, 300, 2, torch.float32),  # the second split has fewer rows
+        (1, 1, 3, 24, 16, 1024, 5, 4, torch.float32),  # three splits have none
+        (2, 1, 8, 128, 128, 512, 511, 2, torch.float16),  # its interpreter has no bfloat16 products
+        (1, 2, 2, 32, 32, 2048, 1999, 8, torch.float16),
+    ):  # fmt: skip
+        heads = shared * group
+        query = torch.randn(batch, heads, 1, dim_k).to(dtype)
+        keys = torch.randn(batch, shared, length, dim_k).to(dtype)
+        values = torch.randn(batch, shared, length, dim_v).to(dtype)
+        last = torch.tensor([filled - 1])
+        expected = attention.attend(query, keys, values, last, 0.2)
+        keys[:, :, filled:] = values[:, :, filled:] = torch.nan
+        found = torch.empty(batch, 1, heads, dim_v, dtype=dtype)
+        kernels = attention_kernels.launches(query, keys, values, last, 0.2, found, splits)
+        for kernel, grid, arguments, constants in kernels:
+            kernel[grid](*arguments, **constants)
+        near = 1e-5 if dtype == torch.float32 else 2e-2
+        torch.testing.assert_close(found, expected, rtol=near, atol=near)
 
 
 NAMES = ("x_ptr", "top_ptr", "w_ptr", "scale_ptr", "bias_ptr", "y_ptr", "n_rows", "n_out",
@@ -93,5 +121,46 @@ def build() -> None:
         assert fits > 0
 
 
+ATTENDS = ("q_ptr", "k_ptr", "v_ptr", "last_ptr", "out_ptr", "top_ptr", "sum_ptr", "scale",
+           "length")  # fmt: skip
+
+
+def build_attention() -> None:
+    """Machine code for the same cards, of a step of Llama 8B, 16-byte loads; fits shared memory."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from triton.compiler import compile as build_kernel
+
+    names = attention_kernels.attend_kernel.arg_names
+    for dtype, name, dim in (
+        (torch.bfloat16, "*bf16", 128), (torch.float16, "*fp16", 64),
+        (torch.bfloat16, "*bf16", 80), (torch.bfloat16, "*bf16", 256),
+        (torch.float32, "*fp32", 128), (torch.float32, "*fp32", 256),
+    ):  # fmt: skip
+        for capability, shared in SHARED.items():
+            for splits in (1, 32):
+                tiles = attention_kernels.blocks(4, dim, dim, dtype)
+                constants = {"GROUP": 4, "DIM_K": dim, "DIM_V": dim, "SPLITS": splits, **tiles}
+                out = name if splits == 1 else "*fp32"
+                types = (name, name, name, "*i64", out, out, out, "fp32", "i32")
+                source = ASTSource(
+                    fn=attention_kernels.attend_kernel,
+                    signature=dict(zip(ATTENDS, types, strict=True))
+                    | dict.fromkeys(constants, "constexpr"),
+                    constexprs={(names.index(key),): value for key, value in constants.items()},
+                    attrs={(i,): [["tt.divisibility", 16]] for i in (0, 1, 2, 3, 4, 5, 6, 8)},
+                )
+                target = GPUTarget("cuda", capability, 32)
+                built = build_kernel(source, target=target, options=attention_kernels.LAUNCH)
+                assert built.metadata.shared <= shared, (name, dim, capability)
+                assert re.search(r"cp\.async\.cg[^;]*0x10", built.asm["ptx"]), (name, dim)
+                spilled = re.search(r"\.local", built.asm["ptx"])
+                assert not spilled, (name, dim, capability)
+
+
 if __name__ == "__main__":
-    {"interpret": interpret, "build": build}[sys.argv[1]]()
+    tasks = {
+        "int8": (interpret, build),
+        "attention": (interpret_attention, build_attention),
+    }
+    tasks[sys.argv[1]][sys.argv[2] == "build"]()

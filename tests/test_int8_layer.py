@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ from torch import nn
 from bench.errors import UnsupportedError
 from bench.quantization import int8_layer
 from bench.quantization.int8_layer import LEVELS, Int8Linear, int8_matmul, quantize_rows
+from tests.triton_kernels import kernels
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -148,22 +145,6 @@ def test_a_cpu_that_saturates_pairs_gets_fewer_levels(monkeypatch: pytest.Monkey
         int8_layer.cpu_levels.cache_clear()
 
 
-INTERPRETED = Path(__file__).parent / "interpret_kernels.py"
-
-
 @pytest.mark.parametrize("task", ["interpret", "build"])
 def test_the_gpu_kernels_without_a_gpu(task: str, tmp_path: Path) -> None:
-    """Interpreted on the CPU against the reference; built for the cards that are aimed at."""
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip("triton is not installed (it comes with CUDA builds of torch on Linux)")
-    env = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_DEFAULT_FP_FUSION": "1"}
-    if task == "interpret":
-        env["TRITON_INTERPRET"] = "1"
-    done = subprocess.run(
-        [sys.executable, str(INTERPRETED), task],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    kernels("int8", task, tmp_path)

@@ -43,7 +43,10 @@ LAZY = ENGINE_PACKAGES | {
     "altair", "jinja2", "vl_convert",
 }  # fmt: skip
 
-KERNELS = {"quantization/int8_layer.py", "quantization/int8_kernels.py"}
+KERNELS = {
+    "engines/attention.py", "engines/attention_kernels.py", "quantization/int8_layer.py",
+    "quantization/int8_kernels.py",
+}  # fmt: skip
 """Define modules of torch and kernels of triton, which need both while they are read; hence they
 are imported only inside functions."""
 

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from bench.engines import Job
-from bench.engines.static import Compiling, Slots, attention, cache_length, compiling
+from bench.engines.attention import attend, attention, way_of
+from bench.engines.static import Compiling, Slots, cache_length, compiling
 from bench.engines.transformers import TransformersEngine
 from bench.errors import InputError, UnsupportedError
+from bench.quantization import scheme
 from tests.conftest import TINY
 
 # What the compiler warns of is its own.
@@ -129,9 +131,11 @@ def test_torchao_schemes_run_compiled(job: Job, quant: str) -> None:
 
 
 @pytest.mark.usefixtures("_trace_only")
+@pytest.mark.parametrize("way", ["sdpa", "split"])
 @pytest.mark.parametrize(
     "architecture",
     [
+        {"model_type": "llama"},
         {"model_type": "qwen3", "head_dim": 8},
         {"model_type": "mistral", "sliding_window": None},
         {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "head_dim": 8,
@@ -141,10 +145,21 @@ def test_torchao_schemes_run_compiled(job: Job, quant: str) -> None:
     ],
     ids=lambda a: a["model_type"],
 )  # fmt: skip
-def test_other_architectures_agree_with_eager_mode(job: Job, architecture: dict[str, Any]) -> None:
-    runs = load(replace(job, folder=None, architecture=TINY | architecture))
+def test_architectures_agree_with_eager_mode(
+    job: Job, architecture: dict[str, Any], way: str
+) -> None:
+    options = {"attention": way}
+    runs = load(replace(job, folder=None, architecture=TINY | architecture, options=options))
     runs.start(n_prompt=12, n_gen=8, n_batch=2)
     assert runs.notes()["tokens_as_eager"] == 8
+    assert runs.notes()["attention"] == way
+
+
+def test_a_step_that_is_told_the_last_place_compiles(job: Job) -> None:
+    """The operation that a GPU's kernel stands behind, through the compiler; here its reference."""
+    runs = load(replace(job, options={"attention": "split"}))
+    runs.start(n_prompt=12, n_gen=20, n_batch=2)
+    assert runs.notes()["tokens_as_eager"] == 16
 
 
 @pytest.mark.usefixtures("_trace_only")
@@ -187,6 +202,24 @@ def test_options_are_checked() -> None:
         compiling({"inductr.x": True}, graph=True)
     with pytest.raises(InputError, match="is for mode cuda-graph"):
         compiling({"compile": "none"}, graph=False)
+    with pytest.raises(InputError, match="unknown option attention 'splits'; did you mean 'split'"):
+        way_of("splits", "cpu")
+
+
+def test_what_a_scheme_needs_of_the_compiler_is_set_on_cuda() -> None:
+    needs = scheme("int8-dynamic").inductor
+    assert compiling({}, graph=True, needs=needs).inductor == {}
+    found = compiling({}, graph=True, kind="cuda", needs=needs).inductor
+    assert found == {"coordinate_descent_tuning": True, "max_autotune_gemm": True}
+
+
+def test_our_kernel_reads_the_cache_where_triton_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    there: Any = object()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: there)
+    assert [way_of(None, kind) for kind in ("cuda", "cpu")] == ["split", "sdpa"]
+    assert way_of("sdpa", "cuda") == "sdpa"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert way_of(None, "cuda") == "sdpa"
 
 
 def test_cache_lengths_are_whole_blocks() -> None:
@@ -211,7 +244,10 @@ def test_a_step_attends_to_what_is_filled_and_nothing_else() -> None:
     slots.values[:, :, 6:] = 1e4
     held = slots.update(keys[:, :, 5:], values[:, :, 5:])
     mask = (torch.arange(8) <= position)[None, None, None]
+    last = position[None, None, None]
     made, _ = attention(None, query, *held, mask, scaling=0.5)
+    torch.testing.assert_close(attention(None, query, *held, last, scaling=0.5)[0], made)
+    torch.testing.assert_close(attend(query, *held, last, 0.5), made)
     scores = 0.5 * query @ keys.repeat_interleave(3, 1).transpose(-1, -2)
     expected = scores.softmax(-1) @ values.repeat_interleave(3, 1)
     torch.testing.assert_close(made, expected.transpose(1, 2))

@@ -5,7 +5,8 @@ time than reading the weights takes. Here the key-value cache is made once a wor
 length, the decoder layer is compiled once (all layers share its code), and with `cuda-graph` the
 whole step, argmax included, is captured once and replayed, so that Python launches one thing.
 
-A static cache is read in full at each step, whatever is filled: its length is in the notes.
+On a GPU the cache is read as far as it is filled, by a kernel of this project; elsewhere in full,
+under a mask (`bench.engines.attention`; `attention` and `cache_length` of the notes).
 """
 
 from __future__ import annotations
@@ -20,9 +21,6 @@ from bench.errors import InputError, UnsupportedError, unknown
 
 CACHE_STEP: Final = 256
 """Cache lengths are multiples of this, so that nearby prompts share one compiled step."""
-
-ATTENTION: Final = "grouped_static"
-"""Name under which the attention of this file is known to transformers."""
 
 CHECKED: Final = 16
 """Tokens whose agreement with eager mode is looked at when a workload starts."""
@@ -86,32 +84,6 @@ class Memory:
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def attention(
-    _module: Any, query: Any, key: Any, value: Any, mask: Any,
-    *, scaling: float | None = None, **rest: Any,
-) -> tuple[Any, None]:  # fmt: skip
-    """Attention [batch, length, heads, dimension] over a static cache.
-
-    The heads that share keys are taken as the queries of one head, so that the cache is read once
-    and never repeated. `mask` [1, 1, 1, length] belongs to a single query token; a prompt has none
-    and is causal over itself.
-    """
-    from torch.nn.functional import scaled_dot_product_attention as sdpa
-
-    for name in ("softcap", "s_aux", "position_bias"):
-        if rest.get(name) is not None:
-            raise UnsupportedError(f"the static cache's attention has no {name}: use mode eager")
-    batch, heads, length, _dim = query.shape
-    if mask is None:
-        gqa = key.shape[1] != heads
-        made = sdpa(query, key, value, is_causal=length > 1, scale=scaling, enable_gqa=gqa)
-        return made.transpose(1, 2).contiguous(), None
-    shared = key.shape[1]
-    grouped = query.reshape(batch, shared, heads // shared, query.shape[-1])
-    made = sdpa(grouped, key, value, attn_mask=mask, scale=scaling)
-    return made.reshape(batch, 1, heads, value.shape[-1]), None
-
-
 @dataclass(frozen=True, slots=True)
 class Compiling:
     """How the step is compiled: engine options `compile` and `inductor.NAME`."""
@@ -130,20 +102,31 @@ class Compiling:
 
 
 REGIONS: Final = ("layer", "model", "none")
+OWN: Final = ("compile", "attention")
+"""Options of these modes, beside those handed to the compiler."""
 
 ON_CUDA: Final[Mapping[str, Any]] = {"coordinate_descent_tuning": True}
 """For every arm alike. With it inductor writes products of one row itself and dequantizes while it
 reads; without, a weight-only scheme writes the whole weight in float first and reads it again.
 torchao's schemes set it for the whole process, so arms would differ if others did not."""
 
+NOTHING: Final[Mapping[str, Any]] = {}
 
-def compiling(options: Mapping[str, Any], *, graph: bool, kind: str = "cpu") -> Compiling:
-    """From the arm's options, on a kind of device. InputError for one that is not known here."""
+
+def compiling(
+    options: Mapping[str, Any],
+    *,
+    graph: bool,
+    kind: str = "cpu",
+    needs: Mapping[str, Any] = NOTHING,
+) -> Compiling:
+    """From the arm's options on a kind of device, with what its scheme needs there.
+
+    InputError for an option that is not known here.
+    """
     for name in options:
-        if name != "compile" and not name.startswith("inductor."):
-            raise InputError(
-                unknown("option of compiled modes", name, ["compile", "inductor.NAME"])
-            )
+        if name not in OWN and not name.startswith("inductor."):
+            raise InputError(unknown("option of compiled modes", name, [*OWN, "inductor.NAME"]))
     region = str(options.get("compile", "layer"))
     if region not in REGIONS:
         raise InputError(unknown("option compile", region, REGIONS))
@@ -151,7 +134,7 @@ def compiling(options: Mapping[str, Any], *, graph: bool, kind: str = "cpu") -> 
         raise InputError("option compile = 'none' is for mode cuda-graph; use mode eager")
     prefix = "inductor."
     asked = {k.removeprefix(prefix): v for k, v in options.items() if k.startswith(prefix)}
-    return Compiling(region, {**(ON_CUDA if kind == "cuda" else {}), **asked})
+    return Compiling(region, {**({**ON_CUDA, **needs} if kind == "cuda" else {}), **asked})
 
 
 def run_layer(layer: Any, slots: Slots, *args: Any, **options: Any) -> Any:
@@ -224,9 +207,18 @@ def refuse_sinks(model: Any) -> None:
 class Static:
     """A `Decoder` with a static cache and compiled layers; with `graph`, captured steps."""
 
-    def __init__(self, model: Any, options: Mapping[str, Any], *, graph: bool) -> None:
+    def __init__(
+        self,
+        model: Any,
+        options: Mapping[str, Any],
+        *,
+        graph: bool,
+        needs: Mapping[str, Any] = NOTHING,
+    ) -> None:
+        """`needs`: options of the compiler that the model's scheme needs on CUDA."""
         import torch
-        from transformers import AttentionInterface
+
+        from bench.engines import attention
 
         self._model = model
         self._graph = graph
@@ -239,11 +231,13 @@ class Static:
         if getattr(self._decoder, "norm", None) is None or self._head is None:
             raise UnsupportedError(f"{type(model).__name__} ends in an unknown way: use mode eager")
         self._nothing = torch.nn.Identity()
-        AttentionInterface.register(ATTENTION, attention)
-        model.set_attn_implementation(ATTENTION)
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
+        kind = model.device.type
+        self._attention = attention.way_of(options.get("attention"), kind)
         # One graph for each prompt length, batch and layer form, and one for the step.
         torch._dynamo.config.recompile_limit = 256
-        how = compiling(options, graph=graph, kind=model.device.type)
+        how = compiling(options, graph=graph, kind=kind, needs=needs)
         self._how = how
         self._body, self._choose = self._hidden, choose
         if how.region == "layer":
@@ -272,6 +266,7 @@ class Static:
         self.notes = {
             "cache_length": length,
             "compiled": self._how.region,
+            "attention": self._attention,
             "inductor": dict(self._how.inductor),
             **self._build(self._memory),
         }
@@ -302,8 +297,7 @@ class Static:
 
     def _build(self, memory: Memory) -> dict[str, Any]:
         """Compile, and capture, with the seconds that each took."""
-        mask = (self._places <= 0)[None, None, None]
-        self._hidden(self._token, mask, self._places[None, :1], memory)
+        self._hidden(self._token, self._seen(self._places[:1]), self._places[None, :1], memory)
         memory.made = True
         notes: dict[str, Any] = {"cache_bytes": memory.n_bytes}
         self._run_prefill, self._run_step = self._prefill, self._step
@@ -361,8 +355,12 @@ class Static:
 
     def _advance(self, token: Any) -> None:
         """Process `token` at `position`, and choose the one after it."""
-        mask = (self._places <= self._position)[None, None, None]
-        self._run(token, mask, self._position[None], after=1)
+        self._run(token, self._seen(self._position), self._position[None], after=1)
+
+    def _seen(self, last: Any) -> Any:
+        """What tells a step's attention to look at the places up to `last` [1]."""
+        seen = last if self._attention == "split" else self._places <= last
+        return seen[None, None, None]
 
     def reset(self) -> None:
         self._made = 0

@@ -74,7 +74,7 @@ class TransformersEngine:
         if places is not None:  # a scheme may have put other modules in
             placement.place(self._model, places, split.devices)
         with self._inference():
-            self._decoder = self._decoder_for(job.mode, options)
+            self._decoder = self._decoder_for(job, options)
         return self._describe(job, device, dtype, applied, split)
 
     def _join(self, job: Job, split: Split) -> None:
@@ -86,10 +86,11 @@ class TransformersEngine:
         self._device = split.devices[self._seat.rank]
         self._seat.take()
 
-    def _decoder_for(self, mode: str, options: Mapping[str, Any]) -> Decoder:
-        if mode == "eager":
+    def _decoder_for(self, job: Job, options: Mapping[str, Any]) -> Decoder:
+        if job.mode == "eager":
             return Eager(self._model)
-        return Static(self._model, options, graph=mode == "cuda-graph")
+        needs = quantization.scheme(job.quant).inductor
+        return Static(self._model, options, graph=job.mode == "cuda-graph", needs=needs)
 
     def _weights(self, job: Job, split: Split, dtype: str) -> tuple[Any, Mapping[str, str] | None]:
         """The model, each weight where it will be used; of layers on several devices, which is

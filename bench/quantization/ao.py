@@ -107,11 +107,15 @@ def fits_int4(layer: nn.Linear) -> str | None:
 def int8_kernel(device: Device) -> str:
     """kernel/intmm.py: cuBLAS' integer matmul needs more than 16 rows, so decoding at a small batch
     is a float32 matmul, after a copy of the transposed weight and its conversion. Compiled, that
-    branch is not taken: inductor's own integer matmul runs. On a CPU with VNNI and without AMX the
-    sums of the weight's columns are taken anew at each call."""
+    branch is not taken, and `max_autotune_gemm` lets inductor write an integer matmul for few rows
+    (without, it calls cuBLAS, which stops). On a CPU with VNNI and without AMX the sums of the
+    weight's columns are taken anew at each call."""
     if device.kind == "cpu":
         return "torch._int_mm, weights summed again at each call where the CPU has VNNI"
-    return "eager: torch._int_mm above 16 rows, float32 matmul at or below; compiled: torch._int_mm"
+    return (
+        "eager: torch._int_mm above 16 rows, float32 matmul at or below; compiled: integer matmul "
+        "of Triton, or torch._int_mm above 16 rows"
+    )
 
 
 def weight_only_kernel(_: Device) -> str:

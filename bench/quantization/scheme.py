@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -90,6 +90,8 @@ class Scheme:
     """The output head stays unquantized, as where this scheme's published numbers were made."""
     refused_modes: Mapping[str, str] = field(default_factory=dict)
     """Execution mode -> why the scheme cannot take it."""
+    inductor: Mapping[str, Any] = field(default_factory=dict)
+    """Options of torch.compile that it cannot do without on CUDA."""
 
 
 def refusal_of(wanted: Scheme, device: Device, mode: str, dtype: str) -> str | None:

@@ -17,6 +17,8 @@ TRITON: Final = Package(name="triton", least="3.0", kinds=("cuda",))
 SEARCHED_ON_HOST: Final = (
     "columns of outliers are looked for at each call, and the host waits for their number"
 )
+INTEGERS_BY_TRITON: Final = {"max_autotune_gemm": True}
+"""Else the compiler calls cuBLAS for products of integers, which stops at 16 rows or fewer."""
 PACKED: Final = "torch's packed weights are objects that torch.compile cannot trace"
 
 _ROWS: Final = (
@@ -48,6 +50,7 @@ _ROWS: Final = (
         kernel=ao.int8_kernel,
         packages=(TORCHAO,),
         fits=ao.fits_int8,
+        inductor=INTEGERS_BY_TRITON,
     ),
     Scheme(
         name="int8-dynamic-fused",
