@@ -1,0 +1,186 @@
+"""What inductor writes for an H200, without one: tensors of shapes alone, nothing runs.
+
+    python -m tests.pretend_cuda SCHEME     a decoder layer at one row, as JSON
+
+A process of its own, because torch is told that there is a card. Much of what it is told it by is
+private to torch, so that this belongs to the versions of constraints.txt.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import types
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LLAMA_8B = {
+    "vocab_size": 1024, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 1,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False,
+}  # fmt: skip
+"""With a small vocabulary, as only a layer is looked at."""
+
+H200 = types.SimpleNamespace(
+    name="NVIDIA H200", major=9, minor=0, total_memory=141 << 30, multi_processor_count=132,
+    max_threads_per_multi_processor=2048, max_threads_per_block=1024, warp_size=32,
+    regs_per_multiprocessor=65536, gcnArchName="", L2_cache_size=50 << 20, is_integrated=0,
+    shared_memory_per_block=49152, shared_memory_per_block_optin=232448,
+)  # fmt: skip
+
+WRITTEN: list[str] = []
+"""Code of inductor, one module a graph."""
+
+
+class Seen(Exception):
+    """Raised where the code would be run."""
+
+
+def pretend() -> None:
+    """Let torch, inductor and triton take this machine for one with an H200."""
+    import torch._inductor.config
+    import torch._inductor.fx_passes.fuse_attention as patterns
+    import triton
+    from torch._dynamo.device_interface import CudaInterface
+    from torch._inductor.graph import GraphLowering
+    from torch._subclasses import fake_tensor
+    from triton.backends.compiler import GPUTarget
+
+    def answer(value: Any) -> Any:
+        return lambda *_, **__: value
+
+    guard()
+    for name, value in (
+        ("is_available", True), ("is_initialized", True), ("device_count", 1),
+        ("current_device", 0), ("get_device_properties", H200), ("get_device_capability", (9, 0)),
+        ("get_device_name", H200.name), ("synchronize", None), ("_lazy_init", None),
+        ("_exchange_device", 0), ("_maybe_exchange_device", 0), ("set_rng_state", None),
+    ):  # fmt: skip
+        setattr(torch.cuda, name, answer(value))
+        if hasattr(CudaInterface, name):  # names bound before
+            setattr(CudaInterface, name, staticmethod(answer(value)))
+    CudaInterface.get_compute_capability = staticmethod(answer(90))
+    torch.cuda.get_rng_state = lambda *_, **__: torch.zeros(16, dtype=torch.uint8)
+    torch.version.cuda = "13.0"
+    fake_tensor.init_gpu_context = answer(None)
+    patterns._sfdp_init = answer(None)  # makes real tensors on the card, to find patterns by
+    torch._inductor.config.joint_graph_constant_folding = False  # computes on the card
+    torch._inductor.config.force_disable_caches = True
+    driver = types.SimpleNamespace(
+        get_current_target=answer(GPUTarget("cuda", 90, 32)), get_current_device=answer(0),
+        get_active_torch_device=answer(torch.device("cuda:0")), is_active=answer(True),
+    )  # fmt: skip
+    triton.runtime.driver.set_active(driver)
+
+    def keep(graph: Any) -> Any:
+        code, _ = graph.codegen()
+        WRITTEN.append(getattr(code, "value", code))
+        raise Seen
+
+    GraphLowering.compile_to_module = keep
+
+
+GUARD = """
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+using Nothing = c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA>;
+static c10::impl::DeviceGuardImplRegistrar made(c10::DeviceType::CUDA, new Nothing());
+"""
+"""What a torch without CUDA lacks to hold shapes of tensors on a card: a guard that does nothing."""
+
+
+def guard() -> None:
+    """Let this torch take `cuda` for a device, with a driver or without, with CUDA or without."""
+    if torch.backends.cuda.is_built():
+        torch._C._ensureCUDADeviceGuardSet()
+        return
+    home = Path(torch.__file__).parent
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(folder, "guard.cpp"), Path(folder, "guard.so")
+        source.write_text(GUARD)
+        command = ["g++", "-std=c++20", "-shared", "-fPIC", f"-I{home}/include", str(source),
+                   "-o", str(library), f"-L{home}/lib", "-lc10"]  # fmt: skip
+        subprocess.run(command, check=True)
+        ctypes.CDLL(str(library))
+
+
+def layer_of(scheme: str) -> Any:
+    """One layer of Llama 8B in bfloat16 or in a scheme, without numbers."""
+    import transformers
+    from torch import nn
+
+    from bench import quantization
+    from bench.quantization import int8_layer, layers
+
+    int8_layer.check = lambda *_: None  # holds results against exact ones
+    for kind in (nn.Linear, nn.Embedding):
+        kind.reset_parameters = lambda _: None
+    transformers.PreTrainedModel.post_init = lambda _: None  # would draw numbers
+    config = transformers.AutoConfig.for_model("llama", **LLAMA_8B)
+    with torch.device("cuda"):
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model = model.eval().requires_grad_(False)
+    chosen = quantization.scheme(scheme)
+    if scheme != "none":
+        model = chosen.convert(model, layers.choose(chosen, model).names)
+    return model
+
+
+def step(scheme: str, length: int = 256) -> str:
+    """The code of a step of one layer at one row, over a cache of that length."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from bench import quantization
+    from bench.engines import attention, static
+
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
+        model = layer_of(scheme)
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
+        layer = model.get_decoder().layers[0]
+        layer.self_attn.layer_idx = 0
+        position = torch.zeros(1, dtype=torch.long, device="cuda")
+        slots = static.Slots(length, position)
+        key = torch.empty(1, 8, 1, 128, dtype=torch.bfloat16, device="cuda")
+        slots.make(key, key)
+        hidden = torch.empty(1, 1, 4096, dtype=torch.bfloat16, device="cuda")
+        turned = torch.empty(1, 1, 128, dtype=torch.bfloat16, device="cuda")
+        needs = quantization.scheme(scheme).inductor
+        compiled = static.compiling({}, graph=True, kind="cuda", needs=needs)(static.run_layer)
+        try:
+            compiled(
+                layer, slots, hidden, attention_mask=position.view(1, 1, 1, 1),
+                position_ids=position.view(1, 1), position_embeddings=(turned, turned),
+            )  # fmt: skip
+        except Exception as error:
+            if not WRITTEN:
+                raise
+            assert "Seen" in str(error), error
+    (code,) = WRITTEN
+    return code
+
+
+def told(code: str) -> dict[str, Any]:
+    """What is launched, in order, and how many numbers the largest thing that is made has."""
+    call = code[code.index("def call(") :]
+    called = re.findall(
+        r"^\s*(?:buf\d+ = )?((?:triton_\w+\.run|extern_kernels\.\w+|torch\.ops\.[\w.]+)\(.*)\)", call,
+        re.MULTILINE,
+    )  # fmt: skip
+    made = [
+        eval(f"__import__('math').prod({shape})", {})
+        for shape in re.findall(r"empty_strided_cuda\((\([^()]*\))", call)
+    ]
+    return {
+        "launches": [re.sub(r"(\.run|\.default)?\(.*", "", one) for one in called],
+        "largest_made": max(made),
+    }
+
+
+if __name__ == "__main__":
+    pretend()
+    print(json.dumps(told(step(sys.argv[1])), indent=1))
