@@ -41,7 +41,7 @@ def spelled_out(device: str) -> str:
         return "+".join(f"{kind}:{index}" for index in range(first, last + 1))
     each = members(device)
     if len(each) > 1:
-        if len(set(each)) < len(each):
+        if len({(kind_of(one), index_of(one)) for one in each}) < len(each):
             raise InputError(f"device '{device}' names one twice")
         if not all(re.fullmatch(r"[a-z]+:\d+", one) for one in each):
             raise InputError(f"device '{device}': each of several has a number, as cuda:0+cuda:1")
