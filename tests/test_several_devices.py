@@ -6,9 +6,11 @@ and no numbers), and ranks are processes of this CPU.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
@@ -19,15 +21,15 @@ from typing import Any
 import pytest
 import torch
 
-from bench import worker
+from bench import rank, worker
 from bench.cli import main
 from bench.cost.pricing import Pricer, Terms
 from bench.cost.scenario import Figure, adapt
 from bench.cost.throughput import throughputs
 from bench.device_names import count, kind_of, members, spelled_out
-from bench.devices import Reading, environment, nvidia, parts, peaks, reader_for, room
-from bench.devices.several import GroupReader, WithOthers, combined, group_identity
-from bench.engines import Job, placement, refusal, splitting
+from bench.devices import Reading, environment, nvidia, parts, peaks, reader_for, several
+from bench.devices.several import GroupReader, WithOthers, combined, group_identity, room_of
+from bench.engines import Job, placement, ranks, refusal, splitting
 from bench.engines.ranks import Ranks, Seat
 from bench.engines.splitting import split_of
 from bench.engines.transformers import TransformersEngine, make_current, resolve_device
@@ -69,6 +71,7 @@ def test_names_of_groups() -> None:
     ("name", "said"),
     [
         ("cuda:0+cuda:0", "names one twice"),
+        ("cuda:0+cuda:00", "names one twice"),
         ("cuda:3-3", "last must be above"),
         ("cuda:0+cpu", "each of several has a number"),
         ("cuda:0+xpu:1", "mixes kinds"),
@@ -233,6 +236,14 @@ def test_masks_and_rotations_are_brought_once_a_pass() -> None:
     assert kept.bring(mask) is not first[1]
 
 
+def test_what_layers_hand_on_is_not_held_beyond_its_layer() -> None:
+    seen: list[Any] = []
+    kept = placement.Kept("meta")
+    layer = placement.on_device(lambda x, mask: seen.append(weakref.ref(x)), kept, begins=True)
+    layer(torch.zeros(2), mask=torch.zeros(2))
+    assert seen[0]() is None
+
+
 def test_a_model_that_is_half_on_the_host_is_refused() -> None:
     model = tiny()
     model.model.layers[1].mlp.to("meta")
@@ -375,13 +386,40 @@ def test_parts_of_unlike_sizes_are_told() -> None:
     assert placement.uneven(model, 2) is None
     assert placement.uneven(model, 3) == "up"
     assert placement.uneven(tiny(), 3) is None  # nothing is split
+    weights += [weight("gate_up", (66, 48), SimpleNamespace(dim=0, split_factor=2))]
+    assert placement.uneven(model, 2) == "gate_up"
+
+
+def test_a_model_that_is_held_whole_by_every_rank_is_refused(
+    three_ways: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: tiny())
+    split = splitting.Split(how="tensor", devices=("cuda:0", "cuda:1"))
+    with pytest.raises(UnsupportedError, match="there is no plan for it"):
+        TransformersEngine()._tensor_parallel(three_ways, split, {})
+
+
+def test_a_cache_that_cannot_go_back_does_not_end_the_ranks() -> None:
+    def refuse() -> None:
+        raise UnsupportedError("this model's cache cannot go back")
+
+    told: list[str] = []
+    runs: Any = TransformersEngine()
+    runs.others, runs._inference = SimpleNamespace(tell=told.append), torch.inference_mode
+    runs._decoder = SimpleNamespace(rewind=refuse)
+    with pytest.raises(UnsupportedError, match="cannot go back"):
+        runs.rewind()
+    assert told == []
+    runs._decoder = SimpleNamespace(rewind=lambda: None)
+    runs.rewind()
+    assert told == ["rewind"]
 
 
 def test_a_rank_that_dies_ends_the_worker_and_says_so(
     three_ways: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import bench.engines.ranks as ranks
-
     ended: list[int] = []
     monkeypatch.setattr(ranks.os, "_exit", lambda code: ended.append(code))
     monkeypatch.setattr(ranks.threading, "Thread", lambda **_: SimpleNamespace(start=lambda: None))
@@ -398,7 +436,7 @@ def test_a_rank_that_dies_ends_the_worker_and_says_so(
 def test_ranks_on_the_cpu_are_for_machines_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     with pytest.raises(UnsupportedError, match="machines without an accelerator"):
-        Seat(rank=0, devices=("cpu", "cpu"), meeting="/nowhere").take()
+        Seat(rank=0, devices=("cpu", "cpu"), port=1).take()
 
 
 def test_the_largest_batch_is_not_looked_for_beyond_ranks_that_are_gone(
@@ -408,12 +446,48 @@ def test_the_largest_batch_is_not_looked_for_beyond_ranks_that_are_gone(
         gone.broken = True
         raise MemoryError
 
-    gone = SimpleNamespace(broken=False)
+    gone = SimpleNamespace(broken=False, own=("cpu",), room=lambda: [1 << 40])
     runs: Any = SimpleNamespace(others=gone, start=start)
     reader = SimpleNamespace(begin=lambda: None, end=lambda: None, close=lambda: None)
     monkeypatch.setattr(worker, "reader_of", lambda *_: reader)
     with pytest.raises(UnsupportedError, match="memory ran out at 1 sequences"):
         worker.fit(runs, "cpu", lambda _: None, n_prompt=8, n_gen=4, most=8)
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_memory_is_not_given_back_by_a_device_that_may_wait_for_a_rank(
+    broken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[bool] = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: given.append(True))
+    runs: Any = SimpleNamespace(others=SimpleNamespace(broken=broken))
+    worker.release(runs)
+    assert given == [] if broken else [True]
+
+
+def test_a_rank_ends_without_taking_down_what_others_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[Any] = []
+    monkeypatch.setattr(ranks.atexit, "_run_exitfuncs", lambda: done.append("tidied"))
+    monkeypatch.setattr(ranks.os, "_exit", done.append)
+    with pytest.raises(SystemExit):
+        ranks.leave(0)
+    assert done == []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with pytest.raises(SystemExit):  # as `_exit` does not end this one
+        ranks.leave(1)
+    assert done == ["tidied", 1]
+
+
+def test_nothing_is_collected_on_a_rank_within_a_window() -> None:
+    window = rank.Memory("cpu")
+    window.begin()
+    try:
+        assert not gc.isenabled()
+    finally:
+        found = window.end()
+    assert gc.isenabled()
+    assert found["peak_host_bytes"] > 0
 
 
 def test_running_out_of_memory_on_a_rank_is_told_as_that() -> None:
@@ -477,6 +551,24 @@ def test_energy_of_a_group_needs_every_device() -> None:
     assert found.absent["energy_j"] == "no counter"
 
 
+def test_a_sum_over_some_of_the_devices_is_no_figure() -> None:
+    first, second = a_reading(3000), a_reading(1000)
+    less = replace(
+        second,
+        memory={},
+        device={n: v for n, v in second.device.items() if n != "power_w"},
+        absent={"peak_device_bytes": "not told", "power_w": "not shown"},
+    )
+    found = combined(("cuda:0", "cuda:1"), (first, less))
+    assert "peak_device_bytes" not in found.memory
+    assert "power_w" not in found.device
+    assert found.absent["peak_device_bytes"] == "cuda:1: not told"
+    assert found.absent["power_w"] == "cuda:1: not shown"
+    # A device of which another process tells the memory is none that is missing.
+    elsewhere = combined(("cuda:0", "cuda:1"), (first, replace(second, memory={})))
+    assert elsewhere.memory["peak_device_bytes"] == 3000
+
+
 def test_two_cards_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     fake = FakeNvml(cards=2)
@@ -520,6 +612,9 @@ class Told:
     def end(self) -> tuple[Mapping[str, int], ...]:
         return self.peaks
 
+    def room(self) -> tuple[int, ...]:
+        return (70,)
+
 
 def test_memory_of_other_processes_is_added_or_absent() -> None:
     inner: Any = SimpleNamespace(
@@ -542,7 +637,10 @@ def test_memory_of_a_group_is_that_of_its_members(monkeypatch: pytest.MonkeyPatc
     )
     monkeypatch.setattr(torch, "cuda", fake)
     assert parts.after_loading("cuda:0+cuda:1").values == {"device_loaded_bytes": 7}
-    assert room.room_bytes("cuda:0+cuda:1") == 40
+    assert room_of("cuda:0+cuda:1", None) == 40
+    assert room_of("cuda:0+cuda:1", Told()) == 10 + 5 + 70  # what each process says of its own
+    monkeypatch.setattr(several, "room_bytes", lambda _: 60)
+    assert room_of("cpu", Told()) == 70
     assert placement.memory_of("cuda:1") == 100
 
 
