@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from bench.errors import InputError
 
@@ -26,6 +28,13 @@ def index_of(device: str) -> int:
 def count(device: str) -> int:
     """How many devices a record was measured on; a server's name says nothing of it: 1."""
     return len(members(device))
+
+
+def cards(variant: Mapping[str, Any]) -> int:
+    """How many machines of one device worked as one: those that held the model, or as many as were
+    said of a server. Each has its price."""
+    told = (variant.get("options") or {}).get("n_devices")
+    return max(count(str(variant.get("device", ""))), int(told or 1))
 
 
 def spelled_out(device: str) -> str:

@@ -23,10 +23,11 @@ import torch
 
 from bench import rank, worker
 from bench.cli import main
+from bench.cost import usd_per_mtok
 from bench.cost.pricing import Pricer, Terms
 from bench.cost.scenario import Figure, adapt
 from bench.cost.throughput import throughputs
-from bench.device_names import count, kind_of, members, spelled_out
+from bench.device_names import cards, count, kind_of, members, spelled_out
 from bench.devices import Reading, environment, nvidia, parts, peaks, reader_for, several
 from bench.devices.several import GroupReader, WithOthers, combined, group_identity, room_of
 from bench.engines import Job, placement, ranks, refusal, splitting
@@ -34,11 +35,14 @@ from bench.engines.ranks import Ranks, Seat
 from bench.engines.splitting import split_of
 from bench.engines.transformers import TransformersEngine, make_current, resolve_device
 from bench.errors import InputError, UnsupportedError
-from bench.experiment import Variant
+from bench.exchange.exporting import Price
+from bench.exchange.tabular import markdown
+from bench.experiment import CostAssumption, Variant
 from bench.process import converse
 from bench.quantization import Device
-from bench.records import Environment, Writer, read
+from bench.records import Environment, Results, Writer, read
 from bench.report.assemble import Options, assemble
+from bench.report.summary import priced
 from bench.report.webpage import to_html
 from bench.roofline.limits import at_once, with_limits
 from bench.serving.settings import settings
@@ -667,6 +671,13 @@ def on_two_cards(tmp_path: Path, **options: Any) -> Any:
     return replace(results, records=records, environments={"two": known})
 
 
+def stored(results: Results, folder: Path) -> Path:
+    with Writer(folder) as writer:
+        for line in (*results.environments.values(), *results.records):
+            writer.append(line)
+    return folder
+
+
 def test_two_cards_are_priced_as_two(tmp_path: Path) -> None:
     (one,) = throughputs(on_two_cards(tmp_path))
     assert one.gpus == 2
@@ -680,6 +691,29 @@ def test_two_cards_are_priced_as_two(tmp_path: Path) -> None:
     assert "2 of that machine" in two.assumptions
     with pytest.raises(InputError, match=r"prices 3 cards, but .* was measured on 2"):
         Pricer(replace(rent, gpus=3), Terms()).rows(one, None)
+
+
+def test_every_table_prices_two_cards_as_two(tmp_path: Path) -> None:
+    results = on_two_cards(tmp_path)
+    (row,) = summarise(results)
+    cost = CostAssumption(usd_per_hour=1.8, source="this test", utilization=0.5)
+    experiment: Any = SimpleNamespace(cost=cost)
+    expected = 2 * usd_per_mtok(row["total_tok_s"], 1.8, 0.5)
+    (run,) = priced(experiment, [row])
+    assert run["usd_per_mtok"] == pytest.approx(expected)
+    price = Price(usd_per_hour=1.8, utilization=0.5)
+    assert f"{expected:.3f}" in markdown(results, price).data.decode()
+    folder = stored(results, tmp_path / "two")
+    page = to_html(assemble([folder], Options(cost=cost, claims=())))
+    assert "at $1.8 an hour of each card" in page
+    assert '"gpus": 2' in page or '"gpus":2' in page  # for the browser's own sums
+
+
+def test_cards_of_a_server_are_those_that_it_is_said_to_have() -> None:
+    assert cards({"device": "remote", "options": {"n_devices": 4}}) == 4
+    assert cards({"device": "remote:cuda:0+cuda:1", "options": {"n_devices": 2}}) == 2
+    assert cards({"device": "cuda:0+cuda:1", "options": {}}) == 2
+    assert cards({"device": "cpu"}) == 1
 
 
 def test_only_cards_that_work_at_once_raise_the_bound(tmp_path: Path) -> None:
@@ -774,11 +808,7 @@ def test_the_reader_of_a_server_on_two_cards(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_page_says_how_many_cards_worked(tmp_path: Path) -> None:
-    results = on_two_cards(tmp_path)
-    folder = tmp_path / "two"
-    with Writer(folder) as writer:
-        for line in (*results.environments.values(), *results.records):
-            writer.append(line)
+    folder = stored(on_two_cards(tmp_path), tmp_path / "two")
     html = to_html(assemble([folder], Options(claims=())))
     assert "2 x NVIDIA GeForce RTX 4090" in html
     assert "the roof is of one card" in html
