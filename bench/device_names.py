@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from bench.errors import InputError
 
@@ -28,6 +30,13 @@ def count(device: str) -> int:
     return len(members(device))
 
 
+def cards(variant: Mapping[str, Any]) -> int:
+    """How many machines of one device worked as one: those that held the model, or as many as were
+    said of a server. Each has its price."""
+    told = (variant.get("options") or {}).get("n_devices")
+    return max(count(str(variant.get("device", ""))), int(told or 1))
+
+
 def spelled_out(device: str) -> str:
     """`cuda:0-3` as `cuda:0+cuda:1+cuda:2+cuda:3`; any other name as it is.
 
@@ -41,7 +50,7 @@ def spelled_out(device: str) -> str:
         return "+".join(f"{kind}:{index}" for index in range(first, last + 1))
     each = members(device)
     if len(each) > 1:
-        if len(set(each)) < len(each):
+        if len({(kind_of(one), index_of(one)) for one in each}) < len(each):
             raise InputError(f"device '{device}' names one twice")
         if not all(re.fullmatch(r"[a-z]+:\d+", one) for one in each):
             raise InputError(f"device '{device}': each of several has a number, as cuda:0+cuda:1")

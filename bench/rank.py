@@ -7,15 +7,17 @@ See `bench.engines.ranks`. Whatever libraries print goes to stderr.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from typing import IO, Any
 
 from bench.devices.figures import Figures
 from bench.devices.host import peak_bytes, reset_peak
+from bench.devices.room import room_bytes
 from bench.devices.torch_memory import TorchMemory
 from bench.engines import Job
-from bench.engines.ranks import Seat
+from bench.engines.ranks import Seat, leave
 from bench.engines.transformers import TransformersEngine
 from bench.worker import claim_stdout, failure
 
@@ -27,13 +29,16 @@ class Memory:
         self._device = None if device == "cpu" else TorchMemory(device)
 
     def begin(self) -> None:
-        """The window opens."""
+        """The window opens; nothing but calls is in it, as in rank 0's, which would wait for us."""
+        gc.collect()
+        gc.disable()
         reset_peak()
         if self._device:
             self._device.begin()
 
     def end(self) -> dict[str, int]:
         """Peaks by the names of `bench.devices.Reading.memory`; those that cannot be read lack."""
+        gc.enable()
         found = self._device.end() if self._device else Figures()
         found.read("peak_host_bytes", peak_bytes)
         return dict(found.values)
@@ -44,10 +49,12 @@ def serve(first: dict[str, Any], calls: IO[str], tell: Any) -> None:
     seat = Seat(**(first["seat"] | {"devices": tuple(first["seat"]["devices"])}))
     engine = TransformersEngine(seat)
     loaded = engine.load(Job.of(first["load"]))
-    memory = Memory(seat.devices[seat.rank])
+    device = seat.devices[seat.rank]
+    memory = Memory(device)
     own = {
         "memory_begin": memory.begin,
         "memory_end": lambda: tell({"answer": memory.end()}),
+        "room_bytes": lambda: tell({"answer": room_bytes(device)}),
         "weights_bytes": lambda: tell({"answer": loaded.weights_bytes}),
         "cache_bytes": lambda: tell({"answer": engine.notes()["cache_bytes"]}),
     }
@@ -69,4 +76,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

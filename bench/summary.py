@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import geometric_mean, median
 from typing import Any
 
+from bench.device_names import cards
 from bench.quality_figures import Figures, all_figures
 from bench.records import Record, Results
 from bench.served import batch_s, each_tpot_s, overlaps, serving
@@ -81,6 +82,7 @@ def _row(group: Sequence[Record], quality: Figures | None) -> dict[str, Any]:
         "engine": variant["engine"],
         "quant": variant["quant"],
         "device": variant["device"],
+        "cards": cards(variant),
         "mode": variant.get("mode", "eager"),
         "dtype": variant["dtype"],
         **group[0].workload,

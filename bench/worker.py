@@ -22,8 +22,9 @@ from bench.devices import Reader, Reading
 from bench.devices.clock import Clock, HostClock, clock_for
 from bench.devices.figures import Figures
 from bench.devices.parts import after_loading, parts
-from bench.devices.several import reader_of
+from bench.devices.several import reader_of, room_of
 from bench.engines import Engine, Job, Loaded, Served, Timed, engine
+from bench.engines.ranks import is_broken, leave
 from bench.errors import BenchError, UnsupportedError
 from bench.experiment import Measure, Workload
 from bench.validity import has_trend, is_steady
@@ -304,17 +305,11 @@ def perform(job: dict[str, Any], emit: Emit) -> None:
                 emit({"event": "measured", "workload": table, **figures})
             except Exception as error:  # one workload that fails must not take the others along
                 emit(failure(error) | {"workload": table})
-                release()
+                release(runs)
                 if is_broken(runs):
                     break  # the parent has the other workloads measured by a fresh process
     finally:
         reader.close()
-
-
-def is_broken(runs: Engine) -> bool:
-    """Whether the engine's other processes were ended by a failure: it can do no more."""
-    others = getattr(runs, "others", None)
-    return others is not None and others.broken
 
 
 def memory_parts(figures: dict[str, Any], held: Figures, loaded: Loaded) -> dict[str, Any]:
@@ -349,7 +344,7 @@ def fit(
     runs: Engine, device: str, phase: Emit, *, n_prompt: int, n_gen: int, most: int
 ) -> dict[str, Any]:
     """The largest batch of such requests that fits on the device."""
-    from bench.devices.room import peak_bytes, room_bytes
+    from bench.devices.room import peak_bytes
     from bench.fitting import largest_batch
 
     steps = min(2, n_gen)  # after a longer prompt: the cache is as full, and sooner
@@ -373,10 +368,11 @@ def fit(
             return None
         finally:
             reader.close()
-            release()
+            release(runs)
 
     most = min(most, getattr(runs, "most_sequences", most))
-    found = largest_batch(attempt, room_bytes(device), most)
+    room = room_of(device, getattr(runs, "others", None))
+    found = largest_batch(attempt, room, most)
     return {"n_batch": found.n_batch, "limited_by": found.limited_by, "peaks": dict(found.peaks)}
 
 
@@ -411,11 +407,15 @@ def first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
-def release() -> None:
-    """Give memory back after a failed workload."""
+def release(runs: Engine) -> None:
+    """Give memory back after a failed workload.
+
+    Not if other processes were ended by it: the device may be in a collective that waits for one of
+    them, and giving back waits for the device.
+    """
     gc.collect()
     torch = sys.modules.get("torch")
-    if torch is not None and torch.accelerator.is_available():
+    if torch is not None and not is_broken(runs) and torch.accelerator.is_available():
         torch.accelerator.empty_cache()
 
 
@@ -444,4 +444,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

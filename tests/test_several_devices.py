@@ -6,9 +6,11 @@ and no numbers), and ranks are processes of this CPU.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
@@ -19,24 +21,28 @@ from typing import Any
 import pytest
 import torch
 
-from bench import worker
+from bench import rank, worker
 from bench.cli import main
+from bench.cost import usd_per_mtok
 from bench.cost.pricing import Pricer, Terms
 from bench.cost.scenario import Figure, adapt
 from bench.cost.throughput import throughputs
-from bench.device_names import count, kind_of, members, spelled_out
-from bench.devices import Reading, environment, nvidia, parts, peaks, reader_for, room
-from bench.devices.several import GroupReader, WithOthers, combined, group_identity
-from bench.engines import Job, placement, refusal, splitting
+from bench.device_names import cards, count, kind_of, members, spelled_out
+from bench.devices import Reading, environment, nvidia, parts, peaks, reader_for, several
+from bench.devices.several import GroupReader, WithOthers, combined, group_identity, room_of
+from bench.engines import Job, placement, ranks, refusal, splitting
 from bench.engines.ranks import Ranks, Seat
 from bench.engines.splitting import split_of
 from bench.engines.transformers import TransformersEngine, make_current, resolve_device
 from bench.errors import InputError, UnsupportedError
-from bench.experiment import Variant
+from bench.exchange.exporting import Price
+from bench.exchange.tabular import markdown
+from bench.experiment import CostAssumption, Variant
 from bench.process import converse
 from bench.quantization import Device
-from bench.records import Environment, Writer, read
+from bench.records import Environment, Results, Writer, read
 from bench.report.assemble import Options, assemble
+from bench.report.summary import priced
 from bench.report.webpage import to_html
 from bench.roofline.limits import at_once, with_limits
 from bench.serving.settings import settings
@@ -69,6 +75,7 @@ def test_names_of_groups() -> None:
     ("name", "said"),
     [
         ("cuda:0+cuda:0", "names one twice"),
+        ("cuda:0+cuda:00", "names one twice"),
         ("cuda:3-3", "last must be above"),
         ("cuda:0+cpu", "each of several has a number"),
         ("cuda:0+xpu:1", "mixes kinds"),
@@ -233,6 +240,14 @@ def test_masks_and_rotations_are_brought_once_a_pass() -> None:
     assert kept.bring(mask) is not first[1]
 
 
+def test_what_layers_hand_on_is_not_held_beyond_its_layer() -> None:
+    seen: list[Any] = []
+    kept = placement.Kept("meta")
+    layer = placement.on_device(lambda x, mask: seen.append(weakref.ref(x)), kept, begins=True)
+    layer(torch.zeros(2), mask=torch.zeros(2))
+    assert seen[0]() is None
+
+
 def test_a_model_that_is_half_on_the_host_is_refused() -> None:
     model = tiny()
     model.model.layers[1].mlp.to("meta")
@@ -375,13 +390,40 @@ def test_parts_of_unlike_sizes_are_told() -> None:
     assert placement.uneven(model, 2) is None
     assert placement.uneven(model, 3) == "up"
     assert placement.uneven(tiny(), 3) is None  # nothing is split
+    weights += [weight("gate_up", (66, 48), SimpleNamespace(dim=0, split_factor=2))]
+    assert placement.uneven(model, 2) == "gate_up"
+
+
+def test_a_model_that_is_held_whole_by_every_rank_is_refused(
+    three_ways: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: tiny())
+    split = splitting.Split(how="tensor", devices=("cuda:0", "cuda:1"))
+    with pytest.raises(UnsupportedError, match="there is no plan for it"):
+        TransformersEngine()._tensor_parallel(three_ways, split, {})
+
+
+def test_a_cache_that_cannot_go_back_does_not_end_the_ranks() -> None:
+    def refuse() -> None:
+        raise UnsupportedError("this model's cache cannot go back")
+
+    told: list[str] = []
+    runs: Any = TransformersEngine()
+    runs.others, runs._inference = SimpleNamespace(tell=told.append), torch.inference_mode
+    runs._decoder = SimpleNamespace(rewind=refuse)
+    with pytest.raises(UnsupportedError, match="cannot go back"):
+        runs.rewind()
+    assert told == []
+    runs._decoder = SimpleNamespace(rewind=lambda: None)
+    runs.rewind()
+    assert told == ["rewind"]
 
 
 def test_a_rank_that_dies_ends_the_worker_and_says_so(
     three_ways: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import bench.engines.ranks as ranks
-
     ended: list[int] = []
     monkeypatch.setattr(ranks.os, "_exit", lambda code: ended.append(code))
     monkeypatch.setattr(ranks.threading, "Thread", lambda **_: SimpleNamespace(start=lambda: None))
@@ -398,7 +440,7 @@ def test_a_rank_that_dies_ends_the_worker_and_says_so(
 def test_ranks_on_the_cpu_are_for_machines_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     with pytest.raises(UnsupportedError, match="machines without an accelerator"):
-        Seat(rank=0, devices=("cpu", "cpu"), meeting="/nowhere").take()
+        Seat(rank=0, devices=("cpu", "cpu"), port=1).take()
 
 
 def test_the_largest_batch_is_not_looked_for_beyond_ranks_that_are_gone(
@@ -408,12 +450,48 @@ def test_the_largest_batch_is_not_looked_for_beyond_ranks_that_are_gone(
         gone.broken = True
         raise MemoryError
 
-    gone = SimpleNamespace(broken=False)
+    gone = SimpleNamespace(broken=False, own=("cpu",), room=lambda: [1 << 40])
     runs: Any = SimpleNamespace(others=gone, start=start)
     reader = SimpleNamespace(begin=lambda: None, end=lambda: None, close=lambda: None)
     monkeypatch.setattr(worker, "reader_of", lambda *_: reader)
     with pytest.raises(UnsupportedError, match="memory ran out at 1 sequences"):
         worker.fit(runs, "cpu", lambda _: None, n_prompt=8, n_gen=4, most=8)
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_memory_is_not_given_back_by_a_device_that_may_wait_for_a_rank(
+    broken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[bool] = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: given.append(True))
+    runs: Any = SimpleNamespace(others=SimpleNamespace(broken=broken))
+    worker.release(runs)
+    assert given == [] if broken else [True]
+
+
+def test_a_rank_ends_without_taking_down_what_others_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[Any] = []
+    monkeypatch.setattr(ranks.atexit, "_run_exitfuncs", lambda: done.append("tidied"))
+    monkeypatch.setattr(ranks.os, "_exit", done.append)
+    with pytest.raises(SystemExit):
+        ranks.leave(0)
+    assert done == []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with pytest.raises(SystemExit):  # as `_exit` does not end this one
+        ranks.leave(1)
+    assert done == ["tidied", 1]
+
+
+def test_nothing_is_collected_on_a_rank_within_a_window() -> None:
+    window = rank.Memory("cpu")
+    window.begin()
+    try:
+        assert not gc.isenabled()
+    finally:
+        found = window.end()
+    assert gc.isenabled()
+    assert found["peak_host_bytes"] > 0
 
 
 def test_running_out_of_memory_on_a_rank_is_told_as_that() -> None:
@@ -477,6 +555,24 @@ def test_energy_of_a_group_needs_every_device() -> None:
     assert found.absent["energy_j"] == "no counter"
 
 
+def test_a_sum_over_some_of_the_devices_is_no_figure() -> None:
+    first, second = a_reading(3000), a_reading(1000)
+    less = replace(
+        second,
+        memory={},
+        device={n: v for n, v in second.device.items() if n != "power_w"},
+        absent={"peak_device_bytes": "not told", "power_w": "not shown"},
+    )
+    found = combined(("cuda:0", "cuda:1"), (first, less))
+    assert "peak_device_bytes" not in found.memory
+    assert "power_w" not in found.device
+    assert found.absent["peak_device_bytes"] == "cuda:1: not told"
+    assert found.absent["power_w"] == "cuda:1: not shown"
+    # A device of which another process tells the memory is none that is missing.
+    elsewhere = combined(("cuda:0", "cuda:1"), (first, replace(second, memory={})))
+    assert elsewhere.memory["peak_device_bytes"] == 3000
+
+
 def test_two_cards_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     fake = FakeNvml(cards=2)
@@ -520,6 +616,9 @@ class Told:
     def end(self) -> tuple[Mapping[str, int], ...]:
         return self.peaks
 
+    def room(self) -> tuple[int, ...]:
+        return (70,)
+
 
 def test_memory_of_other_processes_is_added_or_absent() -> None:
     inner: Any = SimpleNamespace(
@@ -542,7 +641,10 @@ def test_memory_of_a_group_is_that_of_its_members(monkeypatch: pytest.MonkeyPatc
     )
     monkeypatch.setattr(torch, "cuda", fake)
     assert parts.after_loading("cuda:0+cuda:1").values == {"device_loaded_bytes": 7}
-    assert room.room_bytes("cuda:0+cuda:1") == 40
+    assert room_of("cuda:0+cuda:1", None) == 40
+    assert room_of("cuda:0+cuda:1", Told()) == 10 + 5 + 70  # what each process says of its own
+    monkeypatch.setattr(several, "room_bytes", lambda _: 60)
+    assert room_of("cpu", Told()) == 70
     assert placement.memory_of("cuda:1") == 100
 
 
@@ -569,6 +671,13 @@ def on_two_cards(tmp_path: Path, **options: Any) -> Any:
     return replace(results, records=records, environments={"two": known})
 
 
+def stored(results: Results, folder: Path) -> Path:
+    with Writer(folder) as writer:
+        for line in (*results.environments.values(), *results.records):
+            writer.append(line)
+    return folder
+
+
 def test_two_cards_are_priced_as_two(tmp_path: Path) -> None:
     (one,) = throughputs(on_two_cards(tmp_path))
     assert one.gpus == 2
@@ -582,6 +691,29 @@ def test_two_cards_are_priced_as_two(tmp_path: Path) -> None:
     assert "2 of that machine" in two.assumptions
     with pytest.raises(InputError, match=r"prices 3 cards, but .* was measured on 2"):
         Pricer(replace(rent, gpus=3), Terms()).rows(one, None)
+
+
+def test_every_table_prices_two_cards_as_two(tmp_path: Path) -> None:
+    results = on_two_cards(tmp_path)
+    (row,) = summarise(results)
+    cost = CostAssumption(usd_per_hour=1.8, source="this test", utilization=0.5)
+    experiment: Any = SimpleNamespace(cost=cost)
+    expected = 2 * usd_per_mtok(row["total_tok_s"], 1.8, 0.5)
+    (run,) = priced(experiment, [row])
+    assert run["usd_per_mtok"] == pytest.approx(expected)
+    price = Price(usd_per_hour=1.8, utilization=0.5)
+    assert f"{expected:.3f}" in markdown(results, price).data.decode()
+    folder = stored(results, tmp_path / "two")
+    page = to_html(assemble([folder], Options(cost=cost, claims=())))
+    assert "at $1.8 an hour of each card" in page
+    assert '"gpus": 2' in page or '"gpus":2' in page  # for the browser's own sums
+
+
+def test_cards_of_a_server_are_those_that_it_is_said_to_have() -> None:
+    assert cards({"device": "remote", "options": {"n_devices": 4}}) == 4
+    assert cards({"device": "remote:cuda:0+cuda:1", "options": {"n_devices": 2}}) == 2
+    assert cards({"device": "cuda:0+cuda:1", "options": {}}) == 2
+    assert cards({"device": "cpu"}) == 1
 
 
 def test_only_cards_that_work_at_once_raise_the_bound(tmp_path: Path) -> None:
@@ -676,11 +808,7 @@ def test_the_reader_of_a_server_on_two_cards(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_page_says_how_many_cards_worked(tmp_path: Path) -> None:
-    results = on_two_cards(tmp_path)
-    folder = tmp_path / "two"
-    with Writer(folder) as writer:
-        for line in (*results.environments.values(), *results.records):
-            writer.append(line)
+    folder = stored(on_two_cards(tmp_path), tmp_path / "two")
     html = to_html(assemble([folder], Options(claims=())))
     assert "2 x NVIDIA GeForce RTX 4090" in html
     assert "the roof is of one card" in html

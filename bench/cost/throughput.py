@@ -14,6 +14,7 @@ from typing import Any
 
 from bench.cost import above_zero
 from bench.cost.prices import card_name
+from bench.device_names import cards
 from bench.records import Environment, Record, Results
 from bench.roofline.gpus import match
 from bench.served import overlaps
@@ -125,7 +126,7 @@ def _throughput(
         power_scope=scope,
         limit_w=limit,
         device=device,
-        gpus=_gpus(environments.get(first.environment), first),
+        gpus=cards(first.variant),
         environment=first.environment,
         origin=first.origin,
         reasons=tuple(sorted({code for record in group for code in record.reasons})),
@@ -193,13 +194,6 @@ def _record_idle_w(energy: Mapping[str, Any]) -> float | None:
 def _watts(window: Mapping[str, Any] | None) -> float | None:
     joules, seconds = ((window or {}).get(key) for key in ("energy_j", "window_s"))
     return joules / seconds if joules and seconds else None
-
-
-def _gpus(environment: Environment | None, record: Record) -> int:
-    """Cards that worked as one: as read, else as said of a server."""
-    read = environment.identity.get("gpus") if environment else None
-    told = (record.variant.get("options") or {}).get("n_devices")
-    return int(read or told or 1)
 
 
 def _device(environment: Environment | None, record: Record) -> tuple[str | None, float | None]:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from bench.devices import Reader, Reading, reader_for
 from bench.devices.energy import CROSS_CHECK_LIMIT
+from bench.devices.room import room_bytes
 
 T = TypeVar("T")
 
@@ -34,6 +35,9 @@ class Others(Protocol):
 
     def end(self) -> Sequence[Mapping[str, int]]:
         """Of each: its peaks over the window, by the names of `Reading.memory`."""
+
+    def room(self) -> Sequence[int]:
+        """Of each: bytes that it could hold on its own device."""
 
 
 class GroupReader:
@@ -109,6 +113,17 @@ def reader_of(device: str, others: Others | None) -> Reader:
     return WithOthers(reader_for(device, own=others.own), others)
 
 
+def room_of(device: str, others: Others | None) -> int:
+    """Bytes that could be held on the device or several, by all processes together.
+
+    Each process tells of its own device: what another holds there is neither free nor its own.
+    """
+    if others is None:
+        return room_bytes(device)
+    each = [*map(room_bytes, others.own), *others.room()]
+    return max(each) if device == "cpu" else sum(each)  # a host's free memory is there once
+
+
 def group_identity(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What cards have in common, once; what differs, joined; and how many they are (`gpus`)."""
     found: dict[str, Any] = {"gpus": len(each)}
@@ -142,7 +157,7 @@ def _memory(readings: Sequence[Reading]) -> dict[str, Any]:
     memory = {name: v for name, v in readings[0].memory.items() if name not in ADDED}
     for name in ADDED:
         found = [reading.memory[name] for reading in readings if name in reading.memory]
-        if found:
+        if found and not any(name in reading.absent for reading in readings):
             memory[name] = sum(found)
     return memory
 
@@ -190,6 +205,8 @@ def _device(names: Sequence[str], readings: Sequence[Reading]) -> dict[str, Any]
         elif name == "held_share":
             causes = {cause for value in values for cause in value}
             found[name] = {c: max(value.get(c, 0.0) for value in values) for c in causes}
+        elif name == "power_w" and len(values) < len(each):
+            found.pop(name, None)  # a part of the power is no figure
         elif all(isinstance(value, int | float) for value in values):
             joined = min if name in SLOWEST else sum if name == "power_w" else max
             found[name] = joined(values)

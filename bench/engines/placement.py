@@ -9,7 +9,7 @@ pass, for all layers that ask.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bench.device_names import index_of, kind_of
@@ -89,16 +89,21 @@ def make_random(model: Any, places: Map) -> None:
     model.init_weights()
 
 
+def shards(model: Any) -> Iterator[tuple[str, int]]:
+    """Weights that are split over ranks, and what is shared out: rows, or columns."""
+    for name, weight in model.named_parameters():
+        for place in getattr(weight, "placements", ()):
+            if (dim := getattr(place, "dim", None)) is not None:
+                # Weights fused into one are each split.
+                yield name, weight.shape[dim] // getattr(place, "split_factor", 1)
+
+
 def uneven(model: Any, n: int) -> str | None:
     """A weight that is split over `n` ranks into parts of unlike sizes; None if there is none.
 
     Code compiled for one part is taken for another's, as the whole is the same.
     """
-    for name, weight in model.named_parameters():
-        for place in getattr(weight, "placements", ()):
-            if place.is_shard() and weight.shape[place.dim] % n:
-                return str(name)
-    return None
+    return next((name for name, size in shards(model) if size % n), None)
 
 
 def strip_hooks(model: Any) -> None:
@@ -144,17 +149,18 @@ class Kept:
         self._is_tensor = is_tensor
         self._pairs: list[tuple[Any, Any]] = []
 
-    def bring(self, value: Any) -> Any:
-        """The value with its tensors on the device; those brought before are not moved again."""
+    def bring(self, value: Any, *, keep: bool = True) -> Any:
+        """The value with its tensors on the device; those kept are not moved again."""
         if type(value) in (tuple, list):
-            return type(value)(self.bring(one) for one in value)
+            return type(value)(self.bring(one, keep=keep) for one in value)
         if not self._is_tensor(value) or str(value.device) == self.device:
             return value
         for source, moved in self._pairs:
             if source is value:
                 return moved
         moved = value.to(self.device, non_blocking=True)
-        self._pairs.append((value, moved))
+        if keep:
+            self._pairs.append((value, moved))
         return moved
 
     def forget(self) -> None:
@@ -173,7 +179,8 @@ def on_device(forward: Callable[..., Any], kept: Kept, *, begins: bool) -> Calla
             kept.forget()
         with current(kept.device):
             moved = {name: kept.bring(value) for name, value in options.items()}
-            return forward(*(kept.bring(value) for value in args), **moved)
+            # What is given by place is what layers hand on: no other asks for it.
+            return forward(*(kept.bring(value, keep=False) for value in args), **moved)
 
     placed.placed_on = kept.device  # type: ignore[attr-defined]  # so that it is not wrapped twice
     return placed

@@ -13,21 +13,16 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from queue import Empty, Queue
-from typing import Any, Final, TypeVar
+from queue import Queue
+from typing import Any, Final, NoReturn, TypeVar
 
 from bench.device_names import index_of, kind_of
-from bench.engines import Job
+from bench.engines import Engine, Job
 from bench.errors import BenchError, UnsupportedError
 from bench.weights import import_root
-
-ANSWER_S: Final = 60.0
-"""Longest wait for an answer that needs no computing."""
 
 TELL_S: Final = 1.0
 """Time for a rank that has failed to say why."""
@@ -46,8 +41,8 @@ class Seat:
 
     rank: int
     devices: tuple[str, ...]
-    meeting: str
-    """File by which the processes find one another."""
+    port: int
+    """Of this machine, by which the processes find one another."""
 
     def take(self) -> None:
         """Join the others; returns when all are there."""
@@ -67,10 +62,10 @@ class Seat:
                 "split = 'tensor' on a CPU is for machines without an accelerator, which "
                 "transformers would take here: name it, such as -d cuda:0+cuda:1"
             )
+        n = len(self.devices)
         distributed.init_process_group(
-            BACKENDS[kind], init_method=Path(self.meeting).as_uri(), rank=self.rank,
-            world_size=len(self.devices),
-            device_id=torch.device(device) if kind == "cuda" else None,
+            BACKENDS[kind], store=_store(self.port, world_size=n), rank=self.rank,
+            world_size=n, device_id=torch.device(device) if kind == "cuda" else None,
         )  # fmt: skip
 
 
@@ -80,10 +75,11 @@ class Ranks:
     def __init__(self, job: Job, devices: Sequence[str]) -> None:
         self._ended, self._told = threading.Event(), threading.Event()
         self._why = self._code = ""
-        self._folder = tempfile.TemporaryDirectory(prefix="gpu-cost-bench-ranks-")
-        meeting = str(Path(self._folder.name) / "meeting")
+        # On any free port: nothing is left behind, however the processes end.
+        self._store = _store(0, is_master=True, wait_for_workers=False)
         seats = [
-            Seat(rank=rank, devices=tuple(devices), meeting=meeting) for rank in range(len(devices))
+            Seat(rank=rank, devices=tuple(devices), port=self._store.port)
+            for rank in range(len(devices))
         ]
         self.seat = seats[0]
         self.own = self.seat.devices[:1]
@@ -106,18 +102,19 @@ class Ranks:
             os.write(process.stdin.fileno(), line)
 
     def ask(self, call: str) -> list[Any]:
-        """What each of the others answers. Raises UnsupportedError if one does not."""
+        """What each of the others answers, which may be loading still: one that ends instead ends
+        this process (`_listen`), and one that hangs meets the parent's time limit."""
         self.tell(call)
-        try:
-            return [answers.get(timeout=ANSWER_S) for answers in self._answers]
-        except Empty:
-            raise UnsupportedError(f"a rank did not answer '{call}'", "CRASH") from None
+        return [answers.get() for answers in self._answers]
 
     def begin(self) -> None:
         self.tell("memory_begin")
 
     def end(self) -> Sequence[Mapping[str, int]]:
         return self.ask("memory_end")
+
+    def room(self) -> Sequence[int]:
+        return self.ask("room_bytes")
 
     def together(
         self, method: Callable[..., Any], engine: Any, *arguments: Any, **options: Any
@@ -144,7 +141,6 @@ class Ranks:
         for process in self._processes:
             process.kill()
             process.wait()
-        self._folder.cleanup()
 
     def _listen(self, process: subprocess.Popen[bytes], answers: Queue[Any]) -> None:
         """Pass on what a rank answers. One that ends by itself ends this process, which may hang in
@@ -168,6 +164,13 @@ class Ranks:
         os._exit(os.EX_SOFTWARE)
 
 
+def _store(port: int, **options: Any) -> Any:
+    """What the processes find one another by."""
+    from torch import distributed
+
+    return distributed.TCPStore("127.0.0.1", port, **options)  # type: ignore[attr-defined]  # torch exports it without __all__
+
+
 def _start(seat: Seat, job: Job) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.rank"], cwd=import_root(),
@@ -177,6 +180,29 @@ def _start(seat: Seat, job: Job) -> subprocess.Popen[bytes]:
     first = {"seat": asdict(seat), "load": asdict(job)}
     process.stdin.write(json.dumps(first, default=str).encode() + b"\n")
     return process
+
+
+def is_broken(runs: Engine) -> bool:
+    """Whether the engine's other processes were ended by a failure: it can do no more."""
+    others = getattr(runs, "others", None)
+    return others is not None and others.broken
+
+
+def leave(code: int) -> NoReturn:
+    """End this process; at once if it is one of several that hold a model.
+
+    NCCL, as it is taken down, waits for graphs that hold its collectives, and for peers.
+    """
+    torch = sys.modules.get("torch")
+    if (
+        torch is not None
+        and torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+    ):
+        atexit._run_exitfuncs()  # as multiprocessing does before `os._exit`
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def on_all_ranks(method: Call) -> Call:

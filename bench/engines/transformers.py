@@ -149,11 +149,14 @@ class TransformersEngine:
 
         config = DistributedConfig(tp_size=len(split.devices))
         try:
-            return AutoModelForCausalLM.from_pretrained(
+            model = AutoModelForCausalLM.from_pretrained(
                 folder, distributed_config=config, **settings
             )
         except ValueError as error:  # transformers has no plan for this model
             raise UnsupportedError(f"this model cannot be split by tensor: {error}") from error
+        if not any(placement.shards(model)):  # and does not say so before 5.2x
+            raise UnsupportedError("this model cannot be split by tensor: there is no plan for it")
+        return model
 
     def _describe(
         self, job: Job, device: quantization.Device, dtype: str, applied: quantization.Applied,
@@ -233,10 +236,11 @@ class TransformersEngine:
         with self._inference():
             self._decoder.step()
 
-    @on_all_ranks
     def rewind(self) -> None:
         with self._inference():
             self._decoder.rewind()
+        if self.others is not None:  # only now: a cache that cannot go back is no failed call
+            self.others.tell("rewind")
 
     def synchronize(self) -> None:
         if self._device != "cpu":

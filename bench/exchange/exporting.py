@@ -16,19 +16,20 @@ from bench.records import Results
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What an hour of the machine costs; None where nobody says."""
+    """What an hour of the machine (of each card, where several worked as one) costs; None where
+    nobody says."""
 
     usd_per_hour: float | None = None
     utilization: float = 1.0
     """Busy share of the paid hours."""
 
-    def usd_per_mtok(self, total_tok_s: float | None) -> float | None:
-        """A million tokens, prompt and new alike, at that rate."""
+    def usd_per_mtok(self, total_tok_s: float | None, cards: int) -> float | None:
+        """A million tokens, prompt and new alike, at that rate of so many cards together."""
         from bench.cost import usd_per_mtok
 
         if total_tok_s is None or self.usd_per_hour is None:
             return None
-        return usd_per_mtok(total_tok_s, self.usd_per_hour, self.utilization)
+        return usd_per_mtok(total_tok_s / cards, self.usd_per_hour, self.utilization)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,7 +65,7 @@ def _metrics(
     for name in ONE_VALUE:
         if row[name] is not None:
             yield name, [row[name]]
-    usd = price.usd_per_mtok(row["total_tok_s"])
+    usd = price.usd_per_mtok(row["total_tok_s"], row["cards"])
     if usd is not None:
         yield "usd_per_mtok", [usd]
 

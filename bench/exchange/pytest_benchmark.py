@@ -106,9 +106,9 @@ def extra_info(
         "origin": group[0].origin,
         "total_tok_s_low": low,
         "total_tok_s_high": high,
-        "usd_per_mtok": price.usd_per_mtok(rate.total_tok_s if rate else None),
-        "usd_per_mtok_low": price.usd_per_mtok(high),
-        "usd_per_mtok_high": price.usd_per_mtok(low),
+        "usd_per_mtok": price.usd_per_mtok(rate.total_tok_s if rate else None, row["cards"]),
+        "usd_per_mtok_low": price.usd_per_mtok(high, row["cards"]),
+        "usd_per_mtok_high": price.usd_per_mtok(low, row["cards"]),
         NAME: {
             "schema": SCHEMA,
             "variant": group[0].variant,

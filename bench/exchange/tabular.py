@@ -38,7 +38,9 @@ def markdown(results: Results, price: Price) -> Exported:
     from bench.summary import summarise
 
     rows = with_limits(summarise(results), results)
-    rows = [row | {"usd_per_mtok": price.usd_per_mtok(row["total_tok_s"])} for row in rows]
+    rows = [
+        row | {"usd_per_mtok": price.usd_per_mtok(row["total_tok_s"], row["cards"])} for row in rows
+    ]
     text = to_markdown(rows, columns(rows))
     return Exported(
         data=text.encode(), dropped=("everything but a summary: --to jsonl keeps the records",)

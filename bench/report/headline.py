@@ -128,9 +128,10 @@ def _notes(machine: Machine, works: set[tuple[int, int, int]]) -> Iterator[str]:
         "perplexity: over the text's tokens). Two arms are compared by the paired ratios, not by "
         "whether these intervals overlap."
     )
+    each = " of each card" if any(row["cards"] > 1 for row in machine.rows) else ""
     for cost in machine.assumed if machine.costs else ():
         yield (
-            f"Cost: at ${cost.usd_per_hour:g} an hour, busy {cost.utilization:.0%} of it "
+            f"Cost: at ${cost.usd_per_hour:g} an hour{each}, busy {cost.utilization:.0%} of it "
             f"({cost.source}). Put in your own below."
         )
     used = max(len(group) for group in machine.groups.values())

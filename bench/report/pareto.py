@@ -28,7 +28,7 @@ def rows(results: Results, usd_per_hour: float | None) -> list[Row]:
     found = []
     for row in summarise(results):
         speed = row["total_tok_s"]
-        usd = usd_per_mtok(speed, usd_per_hour) if speed and usd_per_hour else None
+        usd = usd_per_mtok(speed / row["cards"], usd_per_hour) if speed and usd_per_hour else None
         found.append(row | {"usd_per_mtok": usd})
     if not any(row["mean_kld"] is not None for row in found):
         raise InputError(

@@ -47,7 +47,7 @@ def priced(experiment: Experiment, rows: Sequence[Row]) -> list[Row]:
         if cost is not None and speed is None:
             why = "no throughput"
         elif cost is not None:
-            usd = usd_per_mtok(speed, cost.usd_per_hour, cost.utilization)
+            usd = usd_per_mtok(speed / row["cards"], cost.usd_per_hour, cost.utilization)
         absent = row["absent"] if usd is not None else row["absent"] | {"usd_per_mtok": why}
         result.append(row | {"usd_per_mtok": usd, "absent": absent})
     return result
@@ -216,9 +216,11 @@ def notes(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
     if bounds and any(row["ppl"] is not None for row in rows):
         yield f"Equal quality means: {', '.join(bounds)}, on `{experiment.quality.text}`."
     if experiment.cost is not None:
+        each = " of each card" if any(row["cards"] > 1 for row in rows) else ""
+        cost = experiment.cost
         yield (
-            f"Cost per million tokens, prompt and new alike, at ${experiment.cost.usd_per_hour:g} "
-            f"an hour, busy {experiment.cost.utilization:.0%} of it ({experiment.cost.source})."
+            f"Cost per million tokens, prompt and new alike, at ${cost.usd_per_hour:g} "
+            f"an hour{each}, busy {cost.utilization:.0%} of it ({cost.source})."
         )
     noise = [row["decode_noise"] for row in rows if row["decode_noise"] is not None]
     if noise and any(row["decode_spread"] is not None for row in rows):

@@ -30,10 +30,11 @@ var Cost = (function () {
     return hourly + v.electricity_per_kwh / 1000 * wh;
   }
 
+  // A row's gpus worked as one: each has the price, and power_w is of one.
   // Dollars for a million tokens at the measured mix, or at v.mix input tokens for each output one.
   // input and output are null where the split was not measured, and so is cost at another mix.
   function price(basis, v, row, tok_s) {
-    var perMtok = usdPerBusyHour(basis, v, row) * MTOK / (SECONDS_PER_HOUR * tok_s);
+    var perMtok = usdPerBusyHour(basis, v, row) * row.gpus * MTOK / (SECONDS_PER_HOUR * tok_s);
     var found = { cost: perMtok, input: null, output: null };
     if (row.rho !== null) {
       var perRequest = perMtok * (row.n_prompt + row.n_gen) / MTOK;
