@@ -135,6 +135,12 @@ class ScriptedServer:
             to.writer.transport.abort()
 
 
+async def turns(count: int) -> None:
+    """Let what is ready run, so many times."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 @contextlib.contextmanager
 def scripted(reply: Reply = good, **settings: Any) -> Iterator[ScriptedServer]:
     """A running server in a thread of its own."""
@@ -149,13 +155,14 @@ def scripted(reply: Reply = good, **settings: Any) -> Iterator[ScriptedServer]:
         ready.set()
         await stopped.wait()
         found.server.close()
+        await turns(2)  # what was accepted just now must begin, or nobody closes its socket
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for to in found.asked:
             to.writer.transport.abort()
-        await asyncio.sleep(0)
+        await turns(2)
 
     stopped = asyncio.Event()
     thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)

@@ -30,11 +30,11 @@ from tests.scripted_server import Exchange, good, scripted
 
 
 @contextmanager
-def engine(url: str, **options: Any) -> Iterator[EndpointEngine]:
+def engine(url: str, *, vocab_size: int = 1000, **options: Any) -> Iterator[EndpointEngine]:
     """The engine, loaded on a server."""
     made = EndpointEngine()
     job = Job(
-        architecture={"vocab_size": 1000}, folder=None, random_seed=0, initializer_range=0.02,
+        architecture={"vocab_size": vocab_size}, folder=None, random_seed=0, initializer_range=0.02,
         quant="as-served", mode="eager", dtype="auto", device="remote", threads=None, seed=0,
         replicate=0, options={"url": url, "timeout_s": 30.0} | options,
     )  # fmt: skip
@@ -545,6 +545,8 @@ def test_prompts_differ_from_the_first_tokens_and_share_the_rest_between_arms() 
     prompts = [one.prompt(index) for index in range(100)]
     assert len({tuple(prompt[:HEAD]) for prompt in prompts}) == 100
     assert all(250 <= token < 750 for prompt in prompts for token in prompt)  # type: ignore[operator]  # sizes given: numbers
+    few = Vocabulary(seed="s", n=9, size=200)
+    assert len({few.prompt(index)[0] for index in range(100)}) == 100  # not one token in common
     assert one.prompt(3)[:HEAD] != other.prompt(3)[:HEAD]  # another process, the same server
     assert one.prompt(3)[HEAD:] == other.prompt(3)[HEAD:]
     assert len(str(Vocabulary(seed="s", n=9).prompt(0)).split()) == 9

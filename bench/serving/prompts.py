@@ -1,8 +1,8 @@
 """Prompts of exactly so many tokens, none like another.
 
 A server keeps the work on prompts that it has seen, and would seem to read them in no time. Caches
-go by how prompts begin, so the first few tokens of each are drawn anew in every process; the rest
-comes from the seed and is the same for every arm.
+go by how prompts begin, so the first few tokens of each are drawn anew in every process, the very
+first in turn from all there are; the rest comes from the seed and is the same for every arm.
 """
 
 from __future__ import annotations
@@ -55,6 +55,9 @@ class Vocabulary:
         if self.distinct:
             head = random.Random(f"{self.fresh}/{number}")
             at[:HEAD] = [head.getrandbits(32) for _ in at[:HEAD]]
+            # In turn, not by chance: a server that compares single tokens would find the same one
+            # among some hundred prompts.
+            at[0] = random.Random(self.fresh).getrandbits(32) + number
         return at
 
 
