@@ -138,6 +138,12 @@ def agreement(good: Sequence[Record]) -> dict[str, int | None]:
     }
 
 
+def copies_weights(records: Sequence[Record]) -> bool | None:
+    """Whether a compiled step writes weights out in floats; None where that is not known."""
+    told = [(r.model.get("notes", {}).get("step") or {}).get("copies_weights") for r in records]
+    return None if None in told or not told else any(told)
+
+
 ACCELERATORS = ("cuda", "mps", "xpu")
 
 
@@ -170,6 +176,7 @@ def memory_figures(good: Sequence[Record], absent: dict[str, str]) -> dict[str, 
         "dynamic": held.get("dynamic"),
         "kernel": held.get("kernel"),
         "warning": held.get("details", {}).get("warning"),
+        "copies_weights": copies_weights(good),
     }
 
 

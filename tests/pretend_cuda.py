@@ -1,6 +1,6 @@
 """What inductor writes for an H200, without one: tensors of shapes alone, nothing runs.
 
-    python -m tests.pretend_cuda SCHEME     a decoder layer at one row, as JSON
+    python -m tests.pretend_cuda SCHEME [BATCH]     a step of a decoder layer, as JSON
 
 A process of its own, because torch is told that there is a card. Much of what it is told it by is
 private to torch, so that this belongs to the versions of constraints.txt.
@@ -8,11 +8,9 @@ private to torch, so that this belongs to the versions of constraints.txt.
 
 from __future__ import annotations
 
-import ast
 import ctypes
 import json
 import math
-import re
 import subprocess
 import sys
 import tempfile
@@ -74,6 +72,7 @@ def pretend() -> None:
     patterns._sfdp_init = answer(None)  # makes real tensors on the card, to find patterns by
     torch._inductor.config.joint_graph_constant_folding = False  # computes on the card
     torch._inductor.config.benchmark_epilogue_fusion = False  # by running both
+    torch._inductor.config.shape_padding = False  # by running both
     torch._inductor.config.force_disable_caches = True
     driver = types.SimpleNamespace(
         get_current_target=answer(GPUTarget("cuda", 90, 32)), get_current_device=answer(0),
@@ -142,13 +141,14 @@ def layer_of(scheme: str) -> Any:
     return model
 
 
-def step(scheme: str, length: int = 256) -> str:
-    """The code of a step of one layer at one row, over a cache of that length."""
+def step(scheme: str, n_batch: int = 1, length: int = 256) -> str:
+    """The code of a step of one layer, over a cache of that length."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from bench import quantization
     from bench.engines import attention, static
 
+    static.leave_out_slow_products()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
         model = layer_of(scheme)
         attention.register()
@@ -157,9 +157,9 @@ def step(scheme: str, length: int = 256) -> str:
         layer.self_attn.layer_idx = 0
         position = torch.zeros(1, dtype=torch.long, device="cuda")
         slots = static.Slots(length, position)
-        key = torch.empty(1, 8, 1, 128, dtype=torch.bfloat16, device="cuda")
+        key = torch.empty(n_batch, 8, 1, 128, dtype=torch.bfloat16, device="cuda")
         slots.make(key, key)
-        hidden = torch.empty(1, 1, 4096, dtype=torch.bfloat16, device="cuda")
+        hidden = torch.empty(n_batch, 1, 4096, dtype=torch.bfloat16, device="cuda")
         turned = torch.empty(1, 1, 128, dtype=torch.bfloat16, device="cuda")
         needs = quantization.scheme(scheme).inductor
         compiled = static.compiling({}, graph=True, kind="cuda", needs=needs)(static.run_layer)
@@ -175,21 +175,8 @@ def step(scheme: str, length: int = 256) -> str:
     return code
 
 
-def told(code: str) -> dict[str, Any]:
-    """What is launched, in order, and how many numbers the largest thing that is made has."""
-    call = code[code.index("def call(") :]
-    launch = r"^\s*(?:buf\d+ = )?(triton_\w+\.run|extern_kernels\.\w+|torch\.ops\.[\w.]+)\("
-    launches = re.findall(launch, call, re.MULTILINE)
-    made = [
-        math.prod(ast.literal_eval(shape))
-        for shape in re.findall(r"empty_strided_cuda\((\([^()]*\))", call)
-    ]
-    return {
-        "launches": [re.sub(r"\.(run|default)$", "", one) for one in launches],
-        "largest_made": max(made),
-    }
-
-
 if __name__ == "__main__":
+    from bench.engines.written import told
+
     pretend()
-    sys.stdout.write(json.dumps(told(step(sys.argv[1]))) + "\n")
+    sys.stdout.write(json.dumps(told(step(sys.argv[1], *map(int, sys.argv[2:])))) + "\n")

@@ -77,6 +77,11 @@ def test_compiled_makes_the_tokens_of_eager_mode(job: Job, region: str, n_prompt
     notes = runs.notes()
     assert notes["tokens_as_eager"] == notes["tokens_checked"] == 16
     assert notes["compile_s"] > 0
+    step = notes["step"]
+    assert step["launches"] == sum(step["by"].values()) > 0
+    assert step["copies_weights"] is False
+    runs.start(n_prompt=n_prompt, n_gen=20, n_batch=2)
+    assert runs.notes()["step"] == step  # compiled before, and the same
     assert notes["cache_length"] == 256
     # two tensors a layer, two layers: batch 2, two heads of 8, float32
     assert notes["cache_bytes"] == 2 * 2 * 2 * 2 * 256 * 8 * 4
@@ -153,6 +158,7 @@ def test_architectures_agree_with_eager_mode(
     runs.start(n_prompt=12, n_gen=8, n_batch=2)
     assert runs.notes()["tokens_as_eager"] == 8
     assert runs.notes()["attention"] == way
+    assert runs.notes()["step"] is None  # nothing was compiled here
 
 
 def test_a_step_that_is_told_the_last_place_compiles(job: Job) -> None:

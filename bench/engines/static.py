@@ -12,11 +12,12 @@ under a mask (`bench.engines.attention`; `attention` and `cache_length` of the n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from bench.engines.decoding import Eager
+from bench.engines.written import largest_matrix, listening, told
 from bench.errors import InputError, UnsupportedError, unknown
 
 CACHE_STEP: Final = 256
@@ -137,6 +138,18 @@ def compiling(
     return Compiling(region, {**({**ON_CUDA, **needs} if kind == "cuda" else {}), **asked})
 
 
+def leave_out_slow_products() -> None:
+    """Keep the compiler from taking a product with int8 weights for `_weight_int8pack_mm`.
+
+    CUDA has that with one thread an output (torch's int8mm.cu), which reads the weight again for
+    each row: far slower than to convert the weight and multiply. The compiler's pattern for it
+    comes with those for CPUs, all of which it leaves out where oneDNN is off.
+    """
+    import torch
+
+    torch.backends.mkldnn.set_flags(False)  # type: ignore[no-untyped-call]  # it has no types
+
+
 def run_layer(layer: Any, slots: Slots, *args: Any, **options: Any) -> Any:
     """One decoder layer with its own part of the cache; this is what is compiled."""
     return type(layer).forward(layer, *args, past_key_values=slots, **options)
@@ -226,6 +239,8 @@ class Static:
         self.notes: Mapping[str, Any] = {}
         self._memory: Memory | None = None
         self._graphs: list[Any] = []
+        self._written: dict[tuple[int, int], dict[str, Any]] = {}
+        """What a step's layer was compiled to, by batch and length of the cache."""
         refuse_sinks(model)
         self._decoder, self._head = model.get_decoder(), model.get_output_embeddings()
         if getattr(self._decoder, "norm", None) is None or self._head is None:
@@ -237,6 +252,8 @@ class Static:
         self._attention = attention.way_of(options.get("attention"), kind)
         # One graph for each prompt length, batch and layer form, and one for the step.
         torch._dynamo.config.recompile_limit = 256
+        if kind == "cuda":
+            leave_out_slow_products()
         how = compiling(options, graph=graph, kind=kind, needs=needs)
         self._how = how
         self._body, self._choose = self._hidden, choose
@@ -302,11 +319,15 @@ class Static:
         notes: dict[str, Any] = {"cache_bytes": memory.n_bytes}
         self._run_prefill, self._run_step = self._prefill, self._step
         before = time.perf_counter()
-        for _ in range(WARM):
+        self._prefill()
+        with listening() as codes:
+            self._step()
+        for _ in range(WARM - 1):
             self._prefill()
             self._step()
         self._wait()
         notes["compile_s"] = time.perf_counter() - before
+        notes["step"] = self._step_of(codes)
         if self._graph:
             before = time.perf_counter()
             self._graphs = [capture(self._prefill), capture(self._step)]
@@ -314,6 +335,18 @@ class Static:
             self._wait()
             notes["capture_s"] = time.perf_counter() - before
         return notes
+
+    def _step_of(self, codes: Sequence[str]) -> dict[str, Any] | None:
+        """What a step launches in its largest compiled piece: a layer, or the whole model.
+
+        None if nothing was compiled. A step that was compiled for an earlier workload is the same.
+        """
+        key = (self._prompt.shape[0], self._places.shape[0])
+        if codes:
+            piece = max(map(told, codes), key=lambda one: int(one["launches"]))
+            whole = largest_matrix(layers_of(self._model)[-1])
+            self._written[key] = piece | {"copies_weights": 0 < whole <= piece["largest_made"]}
+        return self._written.get(key)
 
     def _wait(self) -> None:
         import torch

@@ -255,14 +255,19 @@ HOST_LIMIT = 1.05
 
 
 def _seen_twice(rows: Sequence[Row]) -> Iterator[str]:
-    """Where a mode makes other tokens than eager, where decoding and prefill overlap, and where
-    host and device disagree on time."""
+    """Where a mode makes other tokens than eager or copies weights, where decoding and prefill
+    overlap, and where host and device disagree on time."""
     names = short_names([row["variant"] for row in rows])
     for row in rows:
         same, of = row["tokens_as_eager"], row["tokens_checked"]
         if of is not None and same < of:
             name = names[row["variant"]]
             yield f"**{name}** made other tokens than eager mode after {same} of {of}."
+        if row["copies_weights"]:
+            yield (
+                f"**{names[row['variant']]}**, batch {row['n_batch']}: each step writes weights "
+                "out in floats before it multiplies, so they are not read as they are held."
+            )
         if (share := row["early_share"] or 0) > EARLY_LIMIT:
             yield (
                 f"**{names[row['variant']]}**, batch {row['n_batch']}: {share:.0%} of the tokens "
