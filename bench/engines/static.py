@@ -131,10 +131,14 @@ class Compiling:
 
 REGIONS: Final = ("layer", "model", "none")
 
-ON_CUDA: Final[Mapping[str, Any]] = {"coordinate_descent_tuning": True}
-"""For every arm alike. With it inductor writes products of one row itself and dequantizes while it
-reads; without, a weight-only scheme writes the whole weight in float first and reads it again.
-torchao's schemes set it for the whole process, so arms would differ if others did not."""
+ON_CUDA: Final[Mapping[str, Any]] = {
+    "coordinate_descent_tuning": True,
+    "coordinate_descent_check_all_directions": False,
+}
+"""For every arm alike. With tuning inductor writes products of one row itself and dequantizes while
+it reads; without, a weight-only scheme writes the whole weight in float first and reads it again.
+torchao's schemes set both for the whole process, so arms would differ if others did not; looking in
+all directions, which they set too, compiles some dozens of kernels more for each that is needed."""
 
 
 def compiling(options: Mapping[str, Any], *, graph: bool, kind: str = "cpu") -> Compiling:
