@@ -104,7 +104,7 @@ def test_failures_are_records_and_the_plan_goes_on(failure: str, code: str, tmp_
 
 
 def test_a_misspelt_script_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(script(tmp_path, "noize = 0.1", pairs=1)) == 3
+    assert main(script(tmp_path, "noize = 0.1", pairs=1)) == 2
     assert "noize: unknown key; did you mean 'noise'" in capsys.readouterr().err
 
 
