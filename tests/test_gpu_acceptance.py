@@ -146,6 +146,20 @@ def test_a_step_that_fails_says_why_and_the_next_one_runs(
     assert "| good | ok |" in text
 
 
+def test_a_folder_is_that_of_the_caller_and_not_of_the_checkout(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["gpu-acceptance", "--to", "out", "-d", "cpu"])
+
+    def accept(made: Any, *_: Any) -> None:
+        made.run("where", ["touch", str(made.folder / "here")])
+
+    monkeypatch.setattr(script, "accept", accept)
+    assert script.main() == 0
+    assert (tmp_path / "out" / "here").exists()
+
+
 def test_without_time_nothing_more_is_started(script: ModuleType, tmp_path: Path) -> None:
     made = steps(script, tmp_path / "out", seconds=script.CLOSING_S + 5)
     made.run("late", ["touch", str(tmp_path / "ran")], need=6)
