@@ -36,10 +36,43 @@ def test_help_imports_nothing_heavy() -> None:
     )  # fmt: skip
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
     heavy = {
-        "torch", "pandas", "numpy", "scipy", "transformers", "rich", "tabulate", "pynvml",
+        "torch", "pandas", "numpy", "scipy", "transformers", "rich", "pynvml",
         "altair", "jinja2", "vl_convert",
     }  # fmt: skip
     assert imported & heavy == set()
+
+
+BARE = """
+import sys
+for name in ("pandas", "numpy", "scipy", "altair", "jinja2", "psutil", "pynvml", "gguf", "h11"):
+    sys.modules[name] = None
+from bench.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def bare(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line where nothing is installed beside torch, transformers and what they need."""
+    return subprocess.run(
+        [sys.executable, "-c", BARE, *arguments],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+
+
+def test_measuring_and_its_table_need_no_package_to_read_results(tmp_path: Path) -> None:
+    path = tmp_path / "bare.toml"
+    path.write_text(
+        'name = "bare"\nquestion = "?"\nlevel = "quick"\n'
+        '[grid]\nengine = ["synthetic"]\nquant = ["none", "fast"]\n'
+    )
+    done = bare("run", str(path), "--pairs", "1", "--into", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert "| variant" in done.stdout
+    assert bare("plan", "gpu-limit-8b", "--gpu", "h200-sxm").returncode == 0
+    done = bare("compare", str(tmp_path / "out"))
+    assert (done.returncode, done.stderr) == (
+        3, "bench: this needs the package scipy, which is not installed\n"
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

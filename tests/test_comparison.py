@@ -190,6 +190,8 @@ def test_arms_are_chosen_by_any_of_their_names() -> None:
         compare(results, Rules(metrics=("speed",)))
     with pytest.raises(InputError, match="only one arm"):
         compare(Results(records=results.records[:1]), Rules())
+    with pytest.raises(InputError, match="unknown baseline 'int9'"):
+        compare(Results(records=results.records[:1]), Rules(), baseline="int9")
     plain = [r for r in results.records if r.variant["quant"] == "none"]
     variants = [{**plain[0].variant, "name": name, "model": name} for name in ("one", "two")]
     two = Results(records=[replace(plain[0], variant=variant) for variant in variants])

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from bench.devices import card, environment
+from bench.devices import card, environment, machine
 from bench.devices.environment import capture, hash_of
 from bench.devices.nvidia import NvidiaCard
 from bench.records import from_json, to_json
@@ -50,6 +50,20 @@ def test_a_setting_that_changes_figures_changes_the_id(monkeypatch: pytest.Monke
     after = capture("cpu")
     assert after.identity["settings"]["OMP_NUM_THREADS"] == "1"
     assert before.id != after.id
+
+
+def test_memory_that_grows_is_another_machine_for_the_cpu_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(card, "open_card", lambda name: NvidiaCard(name, FakeNvml()))
+    ids = {}
+    for size in (16 << 30, 64 << 30):
+        monkeypatch.setattr(machine, "memory_bytes", lambda _root, size=size: size)
+        ids[size] = [capture(device).id for device in ("cpu", "cuda:0")]
+    (cpu, card_), (cpu_later, card_later) = ids.values()
+    assert cpu != cpu_later
+    assert card_ == card_later
+    assert capture("cuda:0").state["memory_bytes"] == 64 << 30
 
 
 def test_no_card_has_a_reason() -> None:

@@ -107,8 +107,15 @@ def test_nothing_is_needed_without_a_scheme_or_for_integers_on_a_cpu(
     packages: dict[str, str],
 ) -> None:
     packages.clear()
+    packages["torch"] = "2.13.0"
     assert refusal("none", CPU) is None
     assert refusal("int8-dynamic-fused", CPU) is None
+
+
+def test_integers_on_a_cpu_need_a_torch_that_takes_unsigned_ones(packages: dict[str, str]) -> None:
+    packages["torch"] = "2.11.0"
+    assert "needs torch >= 2.12, here is 2.11.0" in str(refusal("int8-dynamic-fused", CPU))
+    assert refusal("int8-dynamic-fused", ADA) is None
 
 
 def test_a_package_that_is_too_old_is_named_with_what_is_there(packages: dict[str, str]) -> None:

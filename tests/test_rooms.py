@@ -39,7 +39,7 @@ ENGINE_PACKAGES = {
     "torch", "transformers", "torchao", "onnxruntime", "vllm", "optimum", "bitsandbytes", "triton",
 }  # fmt: skip
 LAZY = ENGINE_PACKAGES | {
-    "pandas", "numpy", "scipy", "rich", "tabulate", "pynvml", "psutil", "h11",
+    "pandas", "numpy", "scipy", "rich", "pynvml", "psutil", "h11",
     "altair", "jinja2", "vl_convert",
 }  # fmt: skip
 

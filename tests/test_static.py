@@ -203,7 +203,11 @@ def test_options_are_checked() -> None:
     with pytest.raises(InputError, match="unknown option compile 'layers'; did you mean 'layer'"):
         compiling({"compile": "layers"}, graph=True)
     tuned = compiling({"inductor.max_autotune": True}, graph=True, kind="cuda").inductor
-    assert tuned == {"coordinate_descent_tuning": True, "max_autotune": True}
+    assert tuned == {
+        "coordinate_descent_tuning": True,
+        "coordinate_descent_check_all_directions": False,
+        "max_autotune": True,
+    }
     with pytest.raises(InputError, match=r"unknown option of compiled modes 'inductr\.x'"):
         compiling({"inductr.x": True}, graph=True)
     with pytest.raises(InputError, match="is for mode cuda-graph"):

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from types import FrameType
 
-from bench.errors import EXIT_INTERRUPTED, BenchError
+from bench.errors import EXIT_INTERRUPTED, EXIT_UNSUPPORTED, BenchError
 
 VERBS = (
     "run",
@@ -59,6 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
             print(f"bench: {line}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if args.debug or package in ("", "bench"):
+            raise
+        print(f"bench: this needs the package {package}, which is not installed", file=sys.stderr)
+        return EXIT_UNSUPPORTED
     except BrokenPipeError:  # `bench ... | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

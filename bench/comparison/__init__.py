@@ -158,7 +158,7 @@ def opponents(
         bases = [baseline]
     else:
         bases = [name for name in arms if selects(baseline, variants[name])]
-    if len(bases) in (0, len(arms)) and len(arms) > 1 and baseline is not None:
+    if baseline is not None and (not bases or len(bases) == len(arms) > 1):
         choose(arms, baseline, "baseline")  # says what is wrong
     others = [name for name in arms if name not in bases]
     if not others:

@@ -49,6 +49,10 @@ def capture(device: str | None = None) -> Environment:
     identity["bench"] = bench.__version__
     identity["settings"] = {name: os.environ[name] for name in SETTINGS if name in os.environ}
     state = host_state() | commit() | {"time": utc_now()}
+    if gpu.get("gpu") is not None:
+        # A virtual machine may be given memory while it runs: a run would not go on with its own
+        # records for a figure that no card's speed hangs on.
+        state["memory_bytes"] = identity.pop("memory_bytes")
     if no_gpu is not None:
         state["absent"]["gpu"] = no_gpu
     return Environment(id=hash_of(identity), identity=identity, state=state)

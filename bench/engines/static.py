@@ -106,10 +106,14 @@ REGIONS: Final = ("layer", "model", "none")
 OWN: Final = ("compile", "attention")
 """Options of these modes, beside those handed to the compiler."""
 
-ON_CUDA: Final[Mapping[str, Any]] = {"coordinate_descent_tuning": True}
-"""For every arm alike. With it inductor writes products of one row itself and dequantizes while it
-reads; without, a weight-only scheme writes the whole weight in float first and reads it again.
-torchao's schemes set it for the whole process, so arms would differ if others did not."""
+ON_CUDA: Final[Mapping[str, Any]] = {
+    "coordinate_descent_tuning": True,
+    "coordinate_descent_check_all_directions": False,
+}
+"""For every arm alike. With tuning inductor writes products of one row itself and dequantizes while
+it reads; without, a weight-only scheme writes the whole weight in float first and reads it again.
+torchao's schemes set both for the whole process, so arms would differ if others did not; looking in
+all directions, which they set too, compiles some dozens of kernels more for each that is needed."""
 
 NOTHING: Final[Mapping[str, Any]] = {}
 
@@ -319,8 +323,10 @@ class Static:
         notes: dict[str, Any] = {"cache_bytes": memory.n_bytes}
         self._run_prefill, self._run_step = self._prefill, self._step
         before = time.perf_counter()
-        self._prefill()
         with listening() as codes:
+            self._prefill()
+            if self._n_prompt > 1:  # else the prompt is a step
+                codes.clear()
             self._step()
         for _ in range(WARM - 1):
             self._prefill()

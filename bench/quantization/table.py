@@ -13,6 +13,8 @@ TORCHAO: Final = Package(name="torchao", least="0.17")
 BITSANDBYTES: Final = Package(name="bitsandbytes", least="0.50")
 QUANTO: Final = Package(name="optimum-quanto", least="0.2.7")
 TRITON: Final = Package(name="triton", least="3.0", kinds=("cuda",))
+TORCH_UNSIGNED: Final = Package(name="torch", least="2.12", kinds=("cpu",))
+"""The first whose torch._int_mm takes unsigned integers on a CPU; on a GPU they are signed."""
 
 SEARCHED_ON_HOST: Final = (
     "columns of outliers are looked for at each call, and the host waits for their number"
@@ -59,7 +61,7 @@ _ROWS: Final = (
         kinds=("cpu", "cuda"),
         convert=own.fused_int8,
         kernel=own.fused_int8_kernel,
-        packages=(TRITON,),
+        packages=(TORCH_UNSIGNED, TRITON),
         capability=(8, 0),
         why_capability="Triton's integer matmul",
         fits=own.fits_fused_int8,

@@ -59,12 +59,19 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 def to_markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     """An aligned pipe table that reads well as text and pastes into an issue."""
-    from tabulate import tabulate
-
-    cells = [[escape(column.show(row)) for column in columns] for row in rows]
+    cells = [[escape(column.show(row)).strip() for column in columns] for row in rows]
     heads = [column.heading for column in columns]
-    # Left to itself tabulate reads text as numbers and reformats them.
-    return tabulate(cells, heads, tablefmt="pipe", disable_numparse=True) + "\n"
+    widths = [
+        max([len(head) + 2, *(len(row[at]) for row in cells)]) for at, head in enumerate(heads)
+    ]
+    lines = [
+        "| "
+        + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True))
+        + " |"
+        for line in (heads, *cells)
+    ]
+    rule = "|" + "|".join(":" + "-" * (width + 1) for width in widths) + "|"
+    return "\n".join((lines[0], rule, *lines[1:])) + "\n"
 
 
 def escape(text: str) -> str:

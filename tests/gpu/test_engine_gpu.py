@@ -28,11 +28,11 @@ SHAPE = {
 }  # fmt: skip
 WINDOW = list(range(7, 7 + 64))
 
-KLD = {"none": 2e-3, "int8-weight-only": 5e-3, "int8-dynamic": 2e-2, "int8-dynamic-fused": 2e-2,
-       "fp8-weight-only": 2e-2, "fp8-dynamic": 4e-2, "fp8-dynamic-tensor": 4e-2,
-       "int4-weight-only": 0.3}  # fmt: skip
-"""Scheme -> most that it may diverge from float32 on this model, nats a token: random weights of
-this size give nearly flat distributions, so these are loose bounds against gross faults."""
+KLD = {"none": 2e-4, "int8-weight-only": 1e-3, "int8-dynamic": 2e-3, "int8-dynamic-fused": 2e-3,
+       "fp8-weight-only": 1e-2, "fp8-dynamic": 2e-2, "fp8-dynamic-tensor": 2e-2,
+       "int4-weight-only": 0.1}  # fmt: skip
+"""Scheme -> most that it may diverge from float32 on this model, nats a token: some five times what
+a CPU gives, 0.022 for 4 bits in groups of 64. Another model altogether diverges by 0.41."""
 
 
 @pytest.fixture(autouse=True)
@@ -102,8 +102,11 @@ def test_workloads_follow_one_another() -> None:
 
 @pytest.fixture(scope="module")
 def expected() -> torch.Tensor:
+    """Likelihoods in float32 of the very weights that schemes start from: random numbers drawn in
+    another dtype need not be the same."""
     runs = TransformersEngine()
-    runs.load(job(dtype="float32"))
+    runs.load(job())
+    runs._model.float()
     return runs.log_probs(WINDOW)
 
 
@@ -112,7 +115,7 @@ def test_schemes_are_near_float32(quant: str, expected: torch.Tensor) -> None:
     runs = load(job(quant))
     found = runs.log_probs(WINDOW)
     kld = (expected.exp() * (expected - found)).sum(-1).mean()
-    assert 0 <= kld < KLD[quant]
+    assert -1e-6 <= kld < KLD[quant]
 
 
 @pytest.mark.parametrize("quant", list(KLD))
