@@ -64,6 +64,11 @@ def test_its_runs_make_every_arm_of_both_experiments_and_no_other(script: Module
     for run in runs:
         command = run.command("cuda:0", Path("out"))
         parser().parse_args(command[command.index("bench") + 1 :])
+    tried = [run for run in runs if run.options]
+    assert {run.options for run in tried} == {
+        ("inductor.triton.enable_pdl=true",), ("inductor.combo_kernels=true",)
+    }  # fmt: skip
+    runs = [run for run in runs if not run.options]
     wanted = {v.name for name in ("gpu-limit-8b",) for v in load_experiment(name).variants}
     made = {v.name for run in runs for v, _ in script.arms_of(run, "cuda:0")}
     assert wanted <= made
@@ -76,7 +81,7 @@ def test_what_is_foretold_is_bytes_at_the_copy_rate_and_gaps_between_kernels(
     runs = [*script.HEADLINE, script.Run("gpu-limit-8b", "none", "eager")]
     plain, int8, eager = script.predictions(runs, "cuda:0", COPY).values()
     # 7.5e9 weights are read (the embedding is not), in 2 bytes and in 1; 32 layers.
-    gaps_s = 32 * 12 * 1.5e-6
+    gaps_s = 32 * 10 * 1.5e-6
     assert plain == pytest.approx(1 / (15.0e9 / COPY + gaps_s), rel=0.01)
     assert int8 == pytest.approx(1 / (7.5e9 / COPY + gaps_s), rel=0.01)
     assert eager == pytest.approx(1 / (32 * 0.7e-3))
@@ -105,7 +110,9 @@ def test_arms_below_their_prediction_are_looked_into_once(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = script.Acceptance(steps(script, tmp_path / "out"), "cuda:0")
-    work = {"n_prompt": 128, "n_gen": 128, "n_batch": 1, "model": "m", "quant": "none"}
+    work = {"n_prompt": 128, "n_gen": 128, "n_batch": 1, "model": "m", "quant": "none",
+            "options": {"attention": "sdpa"}}  # fmt: skip
+    assert "attention=sdpa" in script.profile(work | {"mode": "cuda-graph"}, "cuda:0")
     job.rows = [
         work | {"variant": name, "mode": mode, "of_predicted": share}
         for name, mode, share in [("e", "eager", 0.2), ("a", "cuda-graph", 0.84),
@@ -116,6 +123,29 @@ def test_arms_below_their_prediction_are_looked_into_once(
     job.look_into_misses(1)
     job.look_into_misses(5)
     assert ran == ["profile a", "profile e"]
+
+
+@pytest.mark.parametrize(
+    ("state", "options"),
+    [
+        ("ok", ()),
+        ("exit code 5: 1 skipped", ()),
+        ("exit code 1: 2 failed", ("attention=sdpa",)),
+        ("stopped after 60 s", ("attention=sdpa",)),
+    ],
+)
+def test_a_kernel_that_fails_its_check_is_in_no_figure(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, options: Any
+) -> None:
+    job = script.Acceptance(steps(script, tmp_path / "out"), "cuda:0")
+    monkeypatch.setattr(job.steps, "run", lambda *_, **__: state)
+    job.check_kernel()
+    graphs = [run for run in job.runs if run.mode != "eager"]
+    assert all(set(options) <= set(run.options) for run in graphs)
+    assert any(run.options == options for run in graphs)
+    assert not any(run.options for run in job.runs if run.mode == "eager")
+    (variant, _), *_ = script.arms_of(graphs[0], "cuda:0")
+    assert dict(variant.options) == ({"attention": "sdpa"} if options else {})
 
 
 def test_a_step_that_takes_too_long_is_asked_to_end_and_then_killed(

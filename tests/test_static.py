@@ -11,7 +11,8 @@ import torch
 
 from bench.engines import Job
 from bench.engines.attention import attend, attention, way_of
-from bench.engines.static import Compiling, Slots, cache_length, compiling
+from bench.engines.compiling import ON_CUDA, Compiling, compiling
+from bench.engines.static import Slots, cache_length
 from bench.engines.transformers import TransformersEngine
 from bench.errors import InputError, UnsupportedError
 from bench.quantization import scheme
@@ -220,7 +221,24 @@ def test_what_a_scheme_needs_of_the_compiler_is_set_on_cuda() -> None:
     needs = scheme("int8-dynamic").inductor
     assert compiling({}, graph=True, needs=needs).inductor == {}
     found = compiling({}, graph=True, kind="cuda", needs=needs).inductor
-    assert found == {"coordinate_descent_tuning": True, "max_autotune_gemm": True}
+    assert found == ON_CUDA | {"max_autotune_gemm": True}
+
+
+def test_prompts_are_compiled_apart_and_not_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    def compile_(function: Any, *, options: Any, **_: Any) -> Any:
+        made.append(options)
+        return lambda tokens: options["coordinate_descent_tuning"]
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    how = compiling({"inductor.x": 1}, graph=True, kind="cuda")
+    either = how.by_length(lambda tokens: None, lambda tokens: tokens)
+    assert made == [ON_CUDA | {"x": 1}, ON_CUDA | {"x": 1, "coordinate_descent_tuning": False}]
+    assert either(torch.zeros(2, 1, 8)) is True
+    assert either(torch.zeros(2, 5, 8)) is False
+    asked = {"inductor.coordinate_descent_tuning": True}  # of both, who asks for it
+    assert compiling(asked, graph=True, kind="cuda").for_prompts == {}
 
 
 def test_our_kernel_reads_the_cache_where_triton_can(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
+from bench.engines.compiling import NOTHING, compiling, leave_out_slow_products
 from bench.engines.decoding import Eager
 from bench.engines.written import largest_matrix, listening, told
-from bench.errors import InputError, UnsupportedError, unknown
+from bench.errors import UnsupportedError
 
 CACHE_STEP: Final = 256
 """Cache lengths are multiples of this, so that nearby prompts share one compiled step."""
@@ -85,78 +85,14 @@ class Memory:
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
-@dataclass(frozen=True, slots=True)
-class Compiling:
-    """How the step is compiled: engine options `compile` and `inductor.NAME`."""
-
-    region: str
-    """`layer`: the decoder layer, once for all of them; `model`: the whole; `none`."""
-    inductor: Mapping[str, Any]
-
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        import torch
-
-        compiled: Callable[..., Any] = torch.compile(
-            function, fullgraph=True, dynamic=False, options=dict(self.inductor) or None
-        )
-        return compiled
-
-
-REGIONS: Final = ("layer", "model", "none")
-OWN: Final = ("compile", "attention")
-"""Options of these modes, beside those handed to the compiler."""
-
-ON_CUDA: Final[Mapping[str, Any]] = {
-    "coordinate_descent_tuning": True,
-    "coordinate_descent_check_all_directions": False,
-}
-"""For every arm alike. With tuning inductor writes products of one row itself and dequantizes while
-it reads; without, a weight-only scheme writes the whole weight in float first and reads it again.
-torchao's schemes set both for the whole process, so arms would differ if others did not; looking in
-all directions, which they set too, compiles some dozens of kernels more for each that is needed."""
-
-NOTHING: Final[Mapping[str, Any]] = {}
-
-
-def compiling(
-    options: Mapping[str, Any],
-    *,
-    graph: bool,
-    kind: str = "cpu",
-    needs: Mapping[str, Any] = NOTHING,
-) -> Compiling:
-    """From the arm's options on a kind of device, with what its scheme needs there.
-
-    InputError for an option that is not known here.
-    """
-    for name in options:
-        if name not in OWN and not name.startswith("inductor."):
-            raise InputError(unknown("option of compiled modes", name, [*OWN, "inductor.NAME"]))
-    region = str(options.get("compile", "layer"))
-    if region not in REGIONS:
-        raise InputError(unknown("option compile", region, REGIONS))
-    if region == "none" and not graph:
-        raise InputError("option compile = 'none' is for mode cuda-graph; use mode eager")
-    prefix = "inductor."
-    asked = {k.removeprefix(prefix): v for k, v in options.items() if k.startswith(prefix)}
-    return Compiling(region, {**({**ON_CUDA, **needs} if kind == "cuda" else {}), **asked})
-
-
-def leave_out_slow_products() -> None:
-    """Keep the compiler from taking a product with int8 weights for `_weight_int8pack_mm`.
-
-    CUDA has that with one thread an output (torch's int8mm.cu), which reads the weight again for
-    each row: far slower than to convert the weight and multiply. The compiler's pattern for it
-    comes with those for CPUs, all of which it leaves out where oneDNN is off.
-    """
-    import torch
-
-    torch.backends.mkldnn.set_flags(False)  # type: ignore[no-untyped-call]  # it has no types
-
-
 def run_layer(layer: Any, slots: Slots, *args: Any, **options: Any) -> Any:
     """One decoder layer with its own part of the cache; this is what is compiled."""
     return type(layer).forward(layer, *args, past_key_values=slots, **options)
+
+
+def hidden_of(_layer: Any, _slots: Any, *args: Any, **options: Any) -> Any:
+    """Of the arguments of `run_layer`: what the layer before made [batch, length, width]."""
+    return args[0] if args else options["hidden_states"]
 
 
 def choose(norm: Any, head: Any, hidden: Any, position: Any, token: Any, out: Any) -> None:
@@ -262,10 +198,11 @@ class Static:
         self._how = how
         self._body, self._choose = self._hidden, choose
         if how.region == "layer":
-            share_compiled_layer(model, how(run_layer))
+            share_compiled_layer(model, how.by_length(run_layer, hidden_of))
             self._choose = how(choose)
         elif how.region == "model":
-            self._body, self._choose = how(self._hidden), how(choose)
+            self._body = how.by_length(self._hidden, lambda tokens, *_: tokens)
+            self._choose = how(choose)
 
     def start(self, prompt: Any, n_gen: int) -> None:
         import torch
