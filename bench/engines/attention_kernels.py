@@ -26,7 +26,6 @@ def attend_kernel(  # type: ignore[no-untyped-def]  # a kernel's arguments have 
     q_ptr, k_ptr, v_ptr, last_ptr, out_ptr, top_ptr, sum_ptr, scale, length,
     GROUP: tl.constexpr, DIM_K: tl.constexpr, DIM_V: tl.constexpr, SPLITS: tl.constexpr,  # noqa: N803  # constants of a kernel
     BLOCK_G: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_N: tl.constexpr,  # noqa: N803
-    PRECISION: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
     """One program: a sequence's GROUP query heads that share keys, over one split of the rows.
 
@@ -53,7 +52,7 @@ def attend_kernel(  # type: ignore[no-untyped-def]  # a kernel's arguments have 
         there = rows < end
         k_at = k_ptr + (pair * length + rows)[None, :] * DIM_K + in_k[:, None]
         k = tl.load(k_at, mask=k_there[:, None] & there[None, :], other=0.0)
-        score = tl.dot(q, k, input_precision=PRECISION) * scale
+        score = tl.dot(q, k, input_precision="ieee") * scale
         score = tl.where(there[None, :], score, float("-inf"))
         higher = tl.maximum(top, tl.max(score, axis=1))
         weight = tl.exp(score - higher[:, None])
@@ -62,7 +61,7 @@ def attend_kernel(  # type: ignore[no-untyped-def]  # a kernel's arguments have 
         v = tl.load(v_at, mask=there[:, None] & v_there[None, :], other=0.0)
         total = total * before + tl.sum(weight, axis=1)
         sums = sums * before[:, None]
-        sums += tl.dot(weight.to(v.dtype), v, input_precision=PRECISION)
+        sums += tl.dot(weight.to(v.dtype), v, input_precision="ieee")
         top = higher
     if SPLITS == 1:
         sums = sums / total[:, None]
@@ -108,7 +107,6 @@ def blocks(group: int, dim_k: int, dim_v: int, dtype: torch.dtype) -> dict[str, 
         "BLOCK_K": max(16, triton.next_power_of_2(dim_k)),
         "BLOCK_V": max(16, triton.next_power_of_2(dim_v)),
         "BLOCK_N": 32 if wide else 64,
-        "PRECISION": "ieee" if dtype == torch.float32 else "tf32",
     }
 
 
