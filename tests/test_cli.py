@@ -221,3 +221,19 @@ def test_output_into_a_closed_pipe_is_no_error() -> None:
     )
     assert done.stderr == ""
     assert json.loads(done.stdout)["model"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "question"),
+    [
+        ([], "Does dynamic int8 make a small real model faster and cheaper on this machine"),
+        (["-q", "none,int8-dynamic"], "Which of these makes a token faster and cheaper"),
+        (["-m", "llama-3.1-8b@random", "-q", "none"], "What does a token cost?"),
+    ],
+)
+def test_the_question_is_that_of_the_arms_that_were_asked_for(
+    flags: list[str], question: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *flags, "--gpu", "h200"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.endswith("?")]
+    assert line.startswith(question)

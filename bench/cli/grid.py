@@ -86,6 +86,8 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
     if {"engine", "quant", "mode"} & set(grid):
         changes["arm"] = ()  # what the flags name, not what the file writes out
     changed = replace(experiment, grid=replace(experiment.grid, **grid), **changes)
+    if name == "quickstart" and {"model", "engine", "quant", "mode"} & set(grid):
+        changed = replace(changed, question=_question(changed))
     problems = [*_problems(changed.grid, "grid"), *changed.problems()]
     if problems:
         raise InputError(*(f"{name}: {problem}" for problem in problems))
@@ -93,6 +95,13 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
         # The file's baseline is not among what was asked for: the first arm takes its place.
         changed = replace(changed, baseline=changed.variants[0].name)
     return changed
+
+
+def _question(experiment: Experiment) -> str:
+    """What is asked where flags name the arms and no file is named."""
+    if len(experiment.variants) > 1:
+        return "Which of these makes a token faster and cheaper, at equal quality?"
+    return "What does a token cost?"
 
 
 def _tells_arms_apart(experiment: Experiment) -> bool:
