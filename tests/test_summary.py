@@ -214,13 +214,13 @@ def test_a_mode_that_makes_other_tokens_is_named() -> None:
 
 def test_a_step_that_writes_weights_out_in_floats_is_told() -> None:
     def compiled(copies: bool | None) -> dict[str, object]:
-        return {"weights_bytes": 1, "notes": {"step": copies if copies is None else
-                                              {"launches": 10, "copies_weights": copies}}}  # fmt: skip
+        step = None if copies is None else {"launches": 10, "copies_weights": copies}
+        return {"weights_bytes": 1, "notes": {"step": step}}
 
     records = [record("none", model=compiled(False)), record("int8", model=compiled(True))]
     text = show(EXPERIMENT, Results(records=records), Path("x"), "md")
     assert text.count("out in floats before it multiplies") == 1
-    assert "- **int8**, batch 1: each step writes weights out" in text
+    assert "- **int8**, batch 2: each step writes weights out" in text
     rows = summarise(Results(records=[*records, record("eager")]))
     assert [row["copies_weights"] for row in rows] == [False, True, None]
     (row,) = summarise(Results(records=[record("none", model=compiled(None))]))
