@@ -12,7 +12,7 @@ from bench.catalog import Model, model_cards, named_model, resolve_model
 from bench.engines import DTYPES, ENGINES, Order, attribute, refusal, spec
 from bench.environments import Home
 from bench.errors import InputError, UnsupportedError, unknown
-from bench.experiment import Experiment, Variant, Workload, key
+from bench.experiment import Experiment, Variant, Workload, chosen, key
 from bench.process import WORKER, converse, last
 from bench.serving.settings import Key, settings
 
@@ -101,7 +101,7 @@ class Arm:
 def check_names(experiment: Experiment) -> None:
     """Refuse an unknown engine, mode, dtype, scheme, model or baseline before anything slow."""
     variants = experiment.variants
-    if not any(variant.matches(experiment.baseline) for variant in variants):
+    if not experiment.baselines:
         names = {name for v in variants for name in (v.name, v.model, v.engine, v.quant, v.mode)}
         raise InputError(unknown("baseline", experiment.baseline, names))
     for variant in variants:
@@ -225,8 +225,6 @@ def find_device(experiment: Experiment) -> quantization.Device:
 
 def baseline_of(arm: Arm, arms: Sequence[Arm], selector: str) -> Arm | None:
     """The arm of the same weights that `selector` names; None if there is none that can run."""
-    for other in arms:
-        same = other.identity == arm.identity
-        if same and other.refusal is None and other.variant.matches(selector):
-            return other
-    return None
+    able = [one for one in arms if one.identity == arm.identity and one.refusal is None]
+    names = chosen(selector, {one.variant.name: one.variant.table() for one in able})
+    return next((one for one in able if one.variant.name in names), None)

@@ -58,9 +58,9 @@ class Variant:
         parts += [f"{key}={value}" for key, value in sorted(self.options.items())]
         return "/".join(parts)
 
-    def matches(self, selector: str) -> bool:
-        """Whether `selector` names this arm; see `selects`."""
-        return selects(selector, asdict(self) | {"name": self.name})
+    def table(self) -> dict[str, Any]:
+        """As in a record, the name with it."""
+        return asdict(self) | {"name": self.name}
 
 
 def selects(selector: str, variant: Mapping[str, Any]) -> bool:
@@ -71,6 +71,24 @@ def selects(selector: str, variant: Mapping[str, Any]) -> bool:
     known = {variant[k] for k in ("name", "model", "engine", "quant", "mode") if k in variant}
     parts = known | set(variant["name"].split("/"))
     return selector in known or ("/" in selector and set(selector.split("/")) <= parts)
+
+
+def chosen(selector: str, variants: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Names of the arms that stand for `selector` as a baseline, of some by their names.
+
+    An arm with options of its own, which no arm beside the selected ones has, is there to be
+    compared with the one without, unless the selector names options or nothing else fits.
+    """
+    if selector in variants:
+        return [selector]
+    found = [name for name, variant in variants.items() if selects(selector, variant)]
+    shared = [variants[name].get("options") for name in variants if name not in found]
+    plain = [
+        name
+        for name in found
+        if not (options := variants[name].get("options")) or options in shared
+    ]
+    return found if "=" in selector else plain or found
 
 
 def arm_order(experiments: Iterable[Experiment]) -> Mapping[str, int]:
@@ -262,6 +280,11 @@ class Experiment:
     def measuring(self) -> Measure:
         """The level's rules with this experiment's overrides."""
         return self._measure()[0]
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """Names of the arms that `baseline` means."""
+        return tuple(chosen(self.baseline, {v.name: v.table() for v in self.variants}))
 
     @property
     def variants(self) -> list[Variant]:

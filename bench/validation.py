@@ -136,7 +136,7 @@ def _card(path: Path) -> Shape:
 
 def _experiment(path: Path) -> Experiment:
     found = load_experiment(str(path))
-    if not any(variant.matches(found.baseline) for variant in found.variants):
+    if not found.baselines:
         raise InputError(f"{path}: baseline: {found.baseline!r} is none of the arms")
     return found
 

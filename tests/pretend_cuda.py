@@ -141,7 +141,7 @@ def layer_of(scheme: str) -> Any:
     return model
 
 
-def step(scheme: str, n_batch: int = 1, length: int = 256) -> str:
+def step(scheme: str, n_batch: int = 1, length: int = 32768) -> str:
     """The code of a step of one layer, over a cache of that length."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 

@@ -18,7 +18,7 @@ MATRICES = 7
 SMALLEST_MATRIX, LARGEST_MATRIX = 1024 * 4096, 14336 * 4096
 
 CASES = {
-    # scheme: (launches of a layer, how many of them are products where those have a name)
+    # scheme: (calls of a layer, how many of them are products where those have a name)
     "none": (10, {}),
     "int8-weight-only": (10, {}),
     "fp8-weight-only": (10, {}),
@@ -51,8 +51,8 @@ def written(scheme: str, n_batch: int) -> dict[str, Any]:
 @pytest.mark.parametrize("scheme", CASES)
 def test_a_step_reads_each_weight_as_it_is_held(scheme: str) -> None:
     found = written(scheme, n_batch=1)
-    launches, products = CASES[scheme]
-    assert found["launches"] == launches
+    calls, products = CASES[scheme]
+    assert found["calls"] == calls
     assert {name: n for name, n in found["by"].items() if name != "triton"} == products
     # Nothing as large as a weight is made, so no weight is written out in floats and read again.
     assert found["largest_made"] < SMALLEST_MATRIX

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from bench.arms import Arm
 from bench.catalog import resolve_model
+from bench.comparison import opponents
 from bench.errors import InputError
 from bench.experiment import (
     Experiment,
     Variant,
     Workload,
+    chosen,
     experiments,
     key,
     load_experiment,
     plan,
+    selects,
     short_names,
 )
 
@@ -93,7 +98,28 @@ def test_shipped_experiments_are_good(name: str) -> None:
     experiment = load_experiment(name)
     assert experiment.name == name
     assert experiment.variants
-    assert any(variant.matches(experiment.baseline) for variant in experiment.variants)
+    arms = {v.name: [SimpleNamespace(variant=v.table())] for v in experiment.variants}
+    bases = set(experiment.baselines)
+    assert bases
+    if len(arms) > 1:
+        found = opponents(arms, experiment.baseline, None)  # type: ignore[arg-type]  # variants alone
+        assert set(found) == set(arms) - bases
+
+
+def test_an_arm_with_an_option_of_its_own_is_compared_with_the_one_without() -> None:
+    def of(*options: tuple[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
+        arms = [Variant(model="m", quant=quant, options=dict(own)) for quant, own in options]  # type: ignore[arg-type]
+        return {arm.name: arm.table() for arm in arms}
+
+    tuned = {"compile": "model"}
+    alone = of(("none", {}), ("none", tuned), ("int8", {}))
+    assert chosen("none", alone) == ["m/transformers/none"]
+    assert chosen("none/compile=model", alone) == ["m/transformers/none/compile=model"]
+    both = of(("none", {}), ("none", tuned), ("int8", {}), ("int8", tuned))
+    assert chosen("none", both) == ["m/transformers/none", "m/transformers/none/compile=model"]
+    everywhere = of(("none", tuned), ("int8", tuned))
+    assert chosen("none", everywhere) == ["m/transformers/none/compile=model"]
+    assert chosen("fp8", everywhere) == []
 
 
 def test_a_misspelt_experiment_is_named() -> None:
@@ -153,11 +179,11 @@ def test_an_arm_that_stands_twice_is_refused(tmp_path):
 
 def test_a_selector_of_several_parts_needs_all_of_them():
     arm = Variant(model="m", quant="none", mode="cuda-graph")
-    assert arm.matches("none/cuda-graph")
-    assert arm.matches("m/none")
-    assert not arm.matches("none/compiled")
-    assert not arm.matches("cuda-graph/int8-dynamic")
-    assert Variant(model="m").matches("none/eager")
+    assert selects("none/cuda-graph", arm.table())
+    assert selects("m/none", arm.table())
+    assert not selects("none/compiled", arm.table())
+    assert not selects("cuda-graph/int8-dynamic", arm.table())
+    assert selects("none/eager", Variant(model="m").table())
 
 
 def test_short_names_of_arms_that_differ_by_a_setting_alone_keep_the_scheme():

@@ -79,7 +79,7 @@ def test_compiled_makes_the_tokens_of_eager_mode(job: Job, region: str, n_prompt
     assert notes["tokens_as_eager"] == notes["tokens_checked"] == 16
     assert notes["compile_s"] > 0
     step = notes["step"]
-    assert step["launches"] == sum(step["by"].values()) > 0
+    assert step["calls"] == sum(step["by"].values()) > 0
     assert step["copies_weights"] is False
     runs.start(n_prompt=n_prompt, n_gen=20, n_batch=2)
     assert runs.notes()["step"] == step  # compiled before, and the same

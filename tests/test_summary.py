@@ -214,7 +214,7 @@ def test_a_mode_that_makes_other_tokens_is_named() -> None:
 
 def test_a_step_that_writes_weights_out_in_floats_is_told() -> None:
     def compiled(copies: bool | None) -> dict[str, object]:
-        step = None if copies is None else {"launches": 10, "copies_weights": copies}
+        step = None if copies is None else {"calls": 10, "copies_weights": copies}
         return {"weights_bytes": 1, "notes": {"step": step}}
 
     records = [record("none", model=compiled(False)), record("int8", model=compiled(True))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from bench.engines.written import largest_matrix, told
+from bench.engines.written import largest_matrix, of_step, told
 
 CODE = """
 triton_red_fused_mm_1 = async_compile.triton('triton_red_fused_mm_1', '''
@@ -23,7 +23,7 @@ def call(self, args):
 
 def test_launches_and_the_largest_thing_made() -> None:
     assert told(CODE) == {
-        "launches": 5,
+        "calls": 5,
         "by": {"triton": 2, "extern_kernels.mm": 1, "torch.ops.gpu_cost_bench.attend": 1,
                "triton template": 1},
         "largest_made": 4096 * 14336,
@@ -31,5 +31,21 @@ def test_launches_and_the_largest_thing_made() -> None:
 
 
 def test_the_largest_matrix_is_of_linear_layers() -> None:
-    assert largest_matrix(nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 9), nn.LayerNorm(99))) == 36
-    assert largest_matrix(nn.LayerNorm(9)) == 0
+    assert largest_matrix([nn.Linear(8, 4), nn.Sequential(nn.Linear(4, 9), nn.LayerNorm(99))]) == 36
+    assert largest_matrix([nn.LayerNorm(9)]) == 0
+
+
+def test_copies_are_told_of_any_piece_and_left_open_where_they_cannot_be_seen() -> None:
+    small = CODE.replace("(4096, 14336), (14336, 1)", "(8, 8), (8, 1)")
+    opaque = small.replace("extern_kernels.mm", "torch.ops.bitsandbytes.gemm_4bit.default")
+    returned = opaque + "        assert_size_stride(buf9, (4096, 14336), (14336, 1), 'op')\n"
+    matrix = 4096 * 14336
+    for codes, copies in (
+        ([small], False), ([small, CODE], True), ([opaque], None), ([returned], True),
+    ):  # fmt: skip
+        step = of_step(codes, matrix)
+        assert step is not None
+        assert step["copies_weights"] is copies
+    assert (of_step([small], 0) or {})["copies_weights"] is None
+    assert of_step([], matrix) is None
+    assert of_step(["cpp_wrapper_src = '...'", CODE], matrix) is None

@@ -106,8 +106,8 @@ def _question(experiment: Experiment) -> str:
 
 def _tells_arms_apart(experiment: Experiment) -> bool:
     """Whether the baseline is among the arms, and something is left to compare with it."""
-    matched = [variant.matches(experiment.baseline) for variant in experiment.variants]
-    return any(matched) and (len(matched) == 1 or not all(matched))
+    n_bases, n_arms = len(experiment.baselines), len(experiment.variants)
+    return n_arms == n_bases == 1 or 0 < n_bases < n_arms
 
 
 def _problems(grid: Grid, at: str) -> list[str]:

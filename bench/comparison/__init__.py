@@ -15,7 +15,7 @@ from bench.analysis import MIN_PAIRS, PairedRatio, adjustable_p, holm, paired_ra
 from bench.comparison.judging import ENERGY_ONLY, EXCLUDING, Pair, in_turns, pairs_of, varies
 from bench.comparison.unpaired import not_paired, ratio_row
 from bench.errors import InputError, unknown
-from bench.experiment import Gate, selects
+from bench.experiment import Gate, chosen, selects
 from bench.quality_figures import Figures, check_gate, summarise
 from bench.records import Environment, Record, Results
 from bench.summary import peak_memory, quality_of, replicate_figures
@@ -133,13 +133,13 @@ def choose(arms: Mapping[str, Sequence[Record]], selector: str | None, what: str
     if selector is None:
         plain = [name for name, group in arms.items() if group[0].variant["quant"] == "none"]
         return plain[0] if plain else next(iter(arms))
-    found = [name for name, group in arms.items() if selects(selector, group[0].variant)]
+    found = chosen(selector, {name: group[0].variant for name, group in arms.items()})
     if not found:
         known = {str(g[0].variant[k]) for g in arms.values() for k in ("name", "quant", "engine")}
         raise InputError(unknown(what, selector, known))
-    if len(found) > 1 and selector not in found:
+    if len(found) > 1:
         raise InputError(f"{what} '{selector}' means several arms: {', '.join(found)}")
-    return selector if selector in found else found[0]
+    return found[0]
 
 
 def opponents(
@@ -154,10 +154,8 @@ def opponents(
     if baseline is None:
         bases = [choose({n: arms[n] for n in arms if variants[n]["model"] == model}, None, "")
                  for model in dict.fromkeys(v["model"] for v in variants.values())]  # fmt: skip
-    elif baseline in arms:
-        bases = [baseline]
     else:
-        bases = [name for name in arms if selects(baseline, variants[name])]
+        bases = chosen(baseline, variants)
     if baseline is not None and (not bases or len(bases) == len(arms) > 1):
         choose(arms, baseline, "baseline")  # says what is wrong
     others = [name for name in arms if name not in bases]

@@ -96,8 +96,10 @@ def leave_out_slow_products() -> None:
 
     CUDA has that with one thread an output (torch's int8mm.cu), which reads the weight again for
     each row: far slower than to convert the weight and multiply. The compiler's pattern for it
-    comes with those for CPUs, all of which it leaves out where oneDNN is off.
+    comes with those for CPUs, all of which it leaves out where oneDNN is off. To be called before
+    anything is compiled in this process.
     """
     import torch
 
+    torch.compiler.config.cache_key_tag = "without oneDNN"  # graphs cached with it stay apart
     torch.backends.mkldnn.set_flags(False)  # type: ignore[no-untyped-call]  # it has no types

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from bench.engines.compiling import NOTHING, compiling, leave_out_slow_products
 from bench.engines.decoding import Eager
-from bench.engines.written import largest_matrix, listening, told
+from bench.engines.written import largest_matrix, listening, of_step
 from bench.errors import UnsupportedError
 
 CACHE_STEP: Final = 256
@@ -179,7 +179,7 @@ class Static:
         self.notes: Mapping[str, Any] = {}
         self._memory: Memory | None = None
         self._graphs: list[Any] = []
-        self._written: dict[tuple[int, int], dict[str, Any]] = {}
+        self._written: dict[tuple[int, int], dict[str, Any] | None] = {}
         """What a step's layer was compiled to, by batch and length of the cache."""
         refuse_sinks(model)
         self._decoder, self._head = model.get_decoder(), model.get_output_embeddings()
@@ -226,6 +226,7 @@ class Static:
             "compiled": self._how.region,
             "attention": self._attention,
             "inductor": dict(self._how.inductor),
+            "inductor_prompts": dict(self._how.for_prompts),
             **self._build(self._memory),
         }
         self.notes = {**self.notes, **self._agreement(expected)}
@@ -280,15 +281,13 @@ class Static:
         return notes
 
     def _step_of(self, codes: Sequence[str]) -> dict[str, Any] | None:
-        """What a step launches in its largest compiled piece: a layer, or the whole model.
+        """What a step calls in its largest compiled piece: a layer, or the whole model.
 
         None if nothing was compiled. A step that was compiled for an earlier workload is the same.
         """
         key = (self._prompt.shape[0], self._places.shape[0])
         if codes:
-            piece = max(map(told, codes), key=lambda one: int(one["launches"]))
-            whole = largest_matrix(layers_of(self._model)[-1])
-            self._written[key] = piece | {"copies_weights": 0 < whole <= piece["largest_made"]}
+            self._written[key] = of_step(codes, largest_matrix(layers_of(self._model)))
         return self._written.get(key)
 
     def _wait(self) -> None:

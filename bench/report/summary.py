@@ -282,10 +282,7 @@ def _seen_twice(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _is_baseline(experiment: Experiment, row: Row) -> bool:
-    return any(
-        variant.matches(experiment.baseline) and variant.name == row["variant"]
-        for variant in experiment.variants
-    )
+    return row["variant"] in experiment.baselines
 
 
 def _work(row: Row) -> tuple[Any, ...]:
