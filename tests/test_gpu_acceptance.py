@@ -131,7 +131,7 @@ def test_arms_below_their_prediction_are_looked_into_once(
         ("ok", ()),
         ("exit code 5: 1 skipped", ()),
         ("exit code 1: 2 failed", ("attention=sdpa",)),
-        ("stopped after 60 s", ("attention=sdpa",)),
+        ("stopped after 60 s", ()),  # it compiles: eager mode's tokens are compared all the same
     ],
 )
 def test_a_kernel_that_fails_its_check_is_in_no_figure(

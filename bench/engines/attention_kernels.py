@@ -1,10 +1,10 @@
 """Triton kernels of attention over a static cache at decode: one query token, keys in splits.
 
-Torch's fused attention takes a mask only in kernels that give each head of a sequence to one
-program: eight programs for an 8B model at batch 1, on a card of 132 SMs. Here the filled part of
-the cache is split among programs enough for all SMs, each reads its rows once for all query heads
-that share them, and a second launch joins their sums (Flash-Decoding: Dao et al., 2023). What is
-not filled is not read. Imports triton: import it only inside functions.
+Torch's fused attention takes a mask only in kernels that give each key head of a sequence to one
+program, whatever the length: eight programs for an 8B model at batch 1, on a card of 132 SMs. Here
+a long cache is split among programs enough for all SMs, each reads its rows once for all query
+heads that share them, and a second launch joins their sums (Flash-Decoding: Dao et al., 2023).
+What is not filled is not read. Imports triton: import it only inside functions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import triton
 import triton.language as tl
 
 ROWS_A_SPLIT = 256
-"""Rows of the cache worth a program of its own, and the launch that joins them."""
+"""Rows of the cache worth a program of its own, and the launch that joins them: by estimate, to be
+set by what `scripts/time-attention` shows on a card."""
 MOST_SPLITS = 64
 
 
@@ -101,12 +102,13 @@ def splits_for(pairs: int, length: int, n_sm: int) -> int:
 
 def blocks(group: int, dim_k: int, dim_v: int, dtype: torch.dtype) -> dict[str, Any]:
     """Tile sizes: what is short is padded to what the tensor cores need, or to a power of two."""
-    wide = dtype == torch.float32 or max(dim_k, dim_v) > 128  # else shared memory runs out
+    # Longer rows leave room for fewer in shared memory and registers.
+    bytes_a_row = dtype.itemsize * max(dim_k, dim_v)
     return {
         "BLOCK_G": max(16, triton.next_power_of_2(group)),
         "BLOCK_K": max(16, triton.next_power_of_2(dim_k)),
         "BLOCK_V": max(16, triton.next_power_of_2(dim_v)),
-        "BLOCK_N": 32 if wide else 64,
+        "BLOCK_N": 64 if bytes_a_row <= 256 else 32 if bytes_a_row <= 512 else 16,
     }
 
 

@@ -200,6 +200,7 @@ def leave(code: int) -> NoReturn:
         and torch.distributed.is_initialized()
     ):
         atexit._run_exitfuncs()  # as multiprocessing does before `os._exit`
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

@@ -20,7 +20,7 @@ pytestmark = [
 def draw(
     batch: int, shared: int, group: int, dim: int, length: int, filled: int, dtype: Any
 ) -> tuple[Any, ...]:
-    """Query, keys, values and the last place; what lies beyond it is not a number."""
+    """Query, keys, values and the last place."""
     torch.manual_seed(0)
     query = torch.randn(batch, shared * group, 1, dim, device="cuda").to(dtype)
     keys, values = torch.randn(2, batch, shared, length, dim, device="cuda").to(dtype).unbind(0)
@@ -42,6 +42,7 @@ def expected(query: Any, keys: Any, values: Any, last: Any, scale: float) -> Any
     [
         (1, 8, 4, 128, 256, 200), (1, 8, 4, 64, 256, 1), (3, 2, 1, 80, 512, 300),
         (1, 8, 4, 128, 32768, 30001), (64, 8, 4, 128, 512, 511), (1, 1, 16, 256, 4096, 4096),
+        (2, 4, 7, 128, 1024, 777),
     ],
 )  # fmt: skip
 def test_the_kernel_is_near_float32(
