@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import subprocess
 import sys
 import tarfile
 import time
@@ -146,6 +147,16 @@ def test_a_kernel_that_fails_its_check_is_in_no_figure(
     assert not any(run.options for run in job.runs if run.mode == "eager")
     (variant, _), *_ = script.arms_of(graphs[0], "cuda:0")
     assert dict(variant.options) == ({"attention": "sdpa"} if options else {})
+
+
+def test_the_kernels_check_is_of_the_dtype_that_is_measured(script: ModuleType) -> None:
+    pytest.importorskip("triton")
+    command = [*script.PYTEST, *script.KERNEL, "--collect-only", "-qq"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    found = [line for line in done.stdout.splitlines() if "::" in line]
+    assert sum("bfloat16" in line for line in found) >= 6
+    assert any("captured" in line for line in found)
+    assert not any("torch.float" in line for line in found)
 
 
 def test_a_step_that_takes_too_long_is_asked_to_end_and_then_killed(

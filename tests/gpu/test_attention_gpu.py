@@ -36,7 +36,7 @@ def expected(query: Any, keys: Any, values: Any, last: Any, scale: float) -> Any
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize(
     ("batch", "shared", "group", "dim", "length", "filled"),
     [
