@@ -217,6 +217,20 @@ def test_options_are_checked() -> None:
         way_of("splits", "cpu")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("inductor.nonsense", 1, "Unexpected optimization option nonsense$"),
+        ("inductor.combo_kernels", "maybe", "got str should be bool"),
+    ],
+)
+def test_an_option_that_the_compiler_does_not_know_is_bad_input(
+    job: Job, name: str, value: Any, said: str
+) -> None:
+    with pytest.raises(InputError, match=rf"option inductor\.NAME: .*{said}"):
+        load(replace(job, options={name: value}))
+
+
 def test_what_a_scheme_needs_of_the_compiler_is_set_on_cuda() -> None:
     needs = scheme("int8-dynamic").inductor
     assert compiling({}, graph=True, needs=needs).inductor == {}

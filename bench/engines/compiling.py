@@ -28,9 +28,13 @@ class Compiling:
         import torch
 
         options = {**self.inductor, **(self.for_prompts if prompt else {})}
-        compiled: Compiled = torch.compile(
-            function, fullgraph=True, dynamic=False, options=options or None
-        )
+        try:
+            compiled: Compiled = torch.compile(
+                function, fullgraph=True, dynamic=False, options=options or None
+            )
+        except RuntimeError as error:  # of a name or a type that inductor does not know
+            first = str(error).partition(", known options")[0]
+            raise InputError(f"option inductor.NAME: {first}") from error
         return compiled
 
     def by_length(self, function: Callable[..., Any], tokens_of: Callable[..., Any]) -> Compiled:
