@@ -6,6 +6,8 @@ so that `import bench` costs nothing.
 
 from __future__ import annotations
 
+from bench._version import __version__
+
 TYPE_CHECKING = False  # as type checkers read it: `typing` itself takes longer than all of this
 if TYPE_CHECKING:
     from typing import Any
@@ -22,9 +24,8 @@ if TYPE_CHECKING:
         Quality,
         load_experiment,
     )
-    from bench.records import Environment, QualityRecord, Record, Results, read
-
-__version__ = "0.1.0"
+    from bench.records import Environment, QualityRecord, Record
+    from bench.records.file import Results, read
 
 __all__ = [
     "ArmEntry",
@@ -56,10 +57,16 @@ _ROOMS = {
     "errors": ("BenchError", "InputError", "UnsupportedError"),
     "exchange.frame": ("read_results",),
     "experiment": (
-        "ArmEntry", "CostAssumption", "Experiment", "Gate", "Grid", "Quality", "load_experiment",
+        "ArmEntry",
+        "CostAssumption",
+        "Experiment",
+        "Gate",
+        "Grid",
+        "Quality",
+        "load_experiment",
     ),
     "records": ("Environment", "QualityRecord", "Record", "Results", "read"),
-}  # fmt: skip
+}
 """Module -> the public names that live there. No name is a room's own: `bench.cost` is a module."""
 
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import InputError
 from bench.experiment import Experiment, load_experiment
-from bench.records import Results, read
+from bench.records.file import Results, read
 
 if TYPE_CHECKING:
     from bench.cost.scenario import Scenario
-    from bench.session import Progress
+    from bench.runner.session import Progress
 
 Row = dict[str, Any]
 AnyResults = Results | Path | str
@@ -63,9 +63,9 @@ def summarise(results: AnyResults, experiment: Experiment | None = None) -> list
 
     `experiment`: the one whose price of an hour `usd_per_mtok` is computed under.
     """
-    from bench.report.summary import priced
-    from bench.roofline.limits import with_limits
+    from bench.report.tables.run import priced
     from bench.summary import summarise as rows_of
+    from bench.summary.limits import with_limits
 
     found = _results(results)
     rows = with_limits(rows_of(found), found)

@@ -34,7 +34,7 @@ class InputError(BenchError):
 
 
 class UnsupportedError(BenchError):
-    """This machine cannot do what was asked; `code` names why (see `bench.validity`)."""
+    """This machine cannot do what was asked; `code` names why (see `bench.records.codes`)."""
 
     exit_code = EXIT_UNSUPPORTED
 

@@ -41,8 +41,8 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def embedded_folder() -> Path:
     """SmolLM2-135M-Instruct, fetched and converted as for any user."""
-    from bench.catalog import resolve_model
-    from bench.weights import prepare
+    from bench.models import resolve_model
+    from bench.models.weights import prepare
 
     folder = prepare(resolve_model("smollm2-135m-instruct"), print)
     assert folder is not None
@@ -52,7 +52,7 @@ def embedded_folder() -> Path:
 @pytest.fixture(scope="session")
 def embedded_gguf() -> Path:
     """The file that SmolLM2-135M-Instruct comes as."""
-    from bench.catalog import resolve_model
-    from bench.weights import prepare_gguf
+    from bench.models import resolve_model
+    from bench.models.weights import prepare_gguf
 
     return prepare_gguf(resolve_model("smollm2-135m-instruct"), print)

@@ -1,7 +1,7 @@
 """llama.h as llama-cpp-python shows it, of a model that knows one rule.
 
 The next token is (newest + 1 + sequences seen before it) modulo the vocabulary, told through a
-cache that forgets and goes back as llama.cpp's does. Only what `bench.engines.llama_python` calls.
+cache that forgets and goes back as llama.cpp's does. Only what `llama_cpp.steps` calls.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from itertools import cycle
 from typing import Any
 
 from bench.devices import Reading
-from bench.engines import Job, Loaded
+from bench.engines.messages import Job, Loaded
 
 
 class FakeClock:

@@ -16,7 +16,7 @@ import triton
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench.engines import attention, attention_kernels
+from bench.engines.graph import attention, attention_kernels
 from bench.quantization import int8_kernels
 from bench.quantization.int8_layer import quantize_rows
 
@@ -37,9 +37,12 @@ def interpret() -> None:
         assert torch.equal(q, expected), dtype
         assert torch.equal(top, expected_top), dtype
     for n_rows, n_out, n_in, block_m, block_n, block_k in (
-        (1, 70, 100, 16, 16, 32), (5, 64, 128, 16, 32, 64), (16, 33, 200, 16, 32, 128),
-        (17, 40, 96, 32, 16, 32), (64, 48, 64, 64, 16, 32),
-    ):  # fmt: skip
+        (1, 70, 100, 16, 16, 32),
+        (5, 64, 128, 16, 32, 64),
+        (16, 33, 200, 16, 32, 128),
+        (17, 40, 96, 32, 16, 32),
+        (64, 48, 64, 64, 16, 32),
+    ):
         x, w = integers(n_rows, n_in), integers(n_out, n_in)
         top, scale, bias = torch.rand(n_rows, 1), torch.rand(n_out), torch.randn(n_out)
         product = (x.double() @ w.double().t()).float()
@@ -47,9 +50,20 @@ def interpret() -> None:
             y = torch.empty(n_rows, n_out)
             # The kernel under its autotuner, which needs a card to choose by.
             int8_kernels.matmul_kernel.fn[(triton.cdiv(n_out, block_n),)](
-                x, top, w, scale, bias, y, n_rows, n_out, n_in, HAS_BIAS=has_bias,
-                BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k,
-            )  # fmt: skip
+                x,
+                top,
+                w,
+                scale,
+                bias,
+                y,
+                n_rows,
+                n_out,
+                n_in,
+                HAS_BIAS=has_bias,
+                BLOCK_M=block_m,
+                BLOCK_N=block_n,
+                BLOCK_K=block_k,
+            )
             expected = product * scale * top + (bias if has_bias else 0)
             assert torch.equal(y, expected), (n_rows, n_out, n_in, has_bias)
 
@@ -65,7 +79,7 @@ def interpret_attention() -> None:
         (1, 1, 3, 24, 16, 1024, 5, 4, torch.float32),  # three splits have none
         (2, 1, 8, 128, 128, 512, 511, 2, torch.float16),  # its interpreter has no bfloat16 products
         (1, 2, 2, 32, 32, 2048, 1999, 8, torch.float16),
-    ):  # fmt: skip
+    ):
         heads = shared * group
         query = torch.randn(batch, heads, 1, dim_k).to(dtype)
         keys = torch.randn(batch, shared, length, dim_k).to(dtype)
@@ -81,8 +95,21 @@ def interpret_attention() -> None:
         torch.testing.assert_close(found, expected, rtol=near, atol=near)
 
 
-NAMES = ("x_ptr", "top_ptr", "w_ptr", "scale_ptr", "bias_ptr", "y_ptr", "n_rows", "n_out",
-         "n_in", "HAS_BIAS", "BLOCK_M", "BLOCK_N", "BLOCK_K")  # fmt: skip
+NAMES = (
+    "x_ptr",
+    "top_ptr",
+    "w_ptr",
+    "scale_ptr",
+    "bias_ptr",
+    "y_ptr",
+    "n_rows",
+    "n_out",
+    "n_in",
+    "HAS_BIAS",
+    "BLOCK_M",
+    "BLOCK_N",
+    "BLOCK_K",
+)
 TYPES = ("*i8", "*fp32", "*i8", "*fp32", "*bf16", "*bf16", "i32", "i32", "i32")
 SHARED = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024}
 """Shared memory that one program may use, by compute capability (CUDA programming guide)."""
@@ -96,10 +123,15 @@ def build() -> None:
 
     rows = ASTSource(
         fn=int8_kernels.quantize_kernel,
-        signature={"x_ptr": "*bf16", "q_ptr": "*i8", "top_ptr": "*fp32", "n_in": "i32",
-                   "BLOCK": "constexpr"},
+        signature={
+            "x_ptr": "*bf16",
+            "q_ptr": "*i8",
+            "top_ptr": "*fp32",
+            "n_in": "i32",
+            "BLOCK": "constexpr",
+        },
         constexprs={(4,): 4096},
-    )  # fmt: skip
+    )
     build_kernel(rows, target=GPUTarget("cuda", 90, 32))
     kernel = int8_kernels.matmul_kernel
     for capability, shared in SHARED.items():
@@ -123,8 +155,17 @@ def build() -> None:
         assert fits > 0
 
 
-ATTENDS = ("q_ptr", "k_ptr", "v_ptr", "last_ptr", "out_ptr", "top_ptr", "sum_ptr", "scale",
-           "length")  # fmt: skip
+ATTENDS = (
+    "q_ptr",
+    "k_ptr",
+    "v_ptr",
+    "last_ptr",
+    "out_ptr",
+    "top_ptr",
+    "sum_ptr",
+    "scale",
+    "length",
+)
 
 
 def stack_bytes(cubin: bytes) -> int:
@@ -146,10 +187,13 @@ def build_attention() -> None:
 
     names = attention_kernels.attend_kernel.arg_names
     for dtype, name, dim in (
-        (torch.bfloat16, "*bf16", 128), (torch.float16, "*fp16", 64),
-        (torch.bfloat16, "*bf16", 80), (torch.bfloat16, "*bf16", 256),
-        (torch.float32, "*fp32", 128), (torch.float32, "*fp32", 256),
-    ):  # fmt: skip
+        (torch.bfloat16, "*bf16", 128),
+        (torch.float16, "*fp16", 64),
+        (torch.bfloat16, "*bf16", 80),
+        (torch.bfloat16, "*bf16", 256),
+        (torch.float32, "*fp32", 128),
+        (torch.float32, "*fp32", 256),
+    ):
         for capability, shared in SHARED.items():
             for splits in (1, 32):
                 tiles = attention_kernels.blocks(4, dim, dim, dtype)

@@ -2,7 +2,7 @@
 
 No device was read for these. Each is made from a known power, so that what a reader finds can be
 compared with the truth: the counter is the integral of that power, in whole millijoules, shown
-anew at every tick. tests/test_devices.py checks that the files are what this makes.
+anew at every tick. tests/devices/test_devices.py checks that the files are what this makes.
 """
 
 from __future__ import annotations
@@ -110,31 +110,71 @@ def traces() -> dict[str, dict[str, Any]]:
         "steady": trace("312 W, ticks every 100 ms", even),
         "fast-ticks": trace("312 W, ticks every 20 ms", even, 0.02),
         "waves": trace("power that rises and swings, ticks every 100 ms", swinging),
-        "reset": trace("the counter starts again at 12 s", even,
-                       series={"counter_mj": jump_back(even)}),
+        "reset": trace(
+            "the counter starts again at 12 s", even, series={"counter_mj": jump_back(even)}
+        ),
         "stuck": trace("the counter never moves", even, series={"counter_mj": [(0.0, 5)]}),
         "gap": trace("no answer from 10 s to 15 s", even, stalls=[(10.0, 15.0)]),
-        "throttle": trace("hot from 14 s to 15 s, seen by samples", swinging, series={
-            "events": [(0.0, []), (14.0, hot), (15.0, [])]}),
-        "throttle-counted": trace("hot between samples, seen by the counter alone", swinging,
-            series={"held_s": [(0.0, {"sw_thermal_slowdown": 3.0}),
-                               (9.0, {"sw_thermal_slowdown": 3.08})]}),
-        "brake": trace("power brake from 8 s to 9 s", swinging, series={
-            "events": [(0.0, []), (8.0, brake), (9.0, [])]}),
-        "clock-change": trace("hw_slowdown in a single sample", even, series={
-            "events": [(0.0, []), (8.0, ["hw_slowdown"]), (8.08, [])]}),
-        "power-cap": trace("at the power limit all the time", even, series={
-            "events": [(0.0, ["sw_power_cap"])]}),
-        "shared": trace("another process from 5 s on", even, series={
-            "foreign": [(0.0, []), (5.0, [4711])]}),
-        "no-power": trace("a card without instant power", even, absent={
-            "power_w": "nvmlDeviceGetPowerUsage: Not Supported"}),
-        "bare": trace("a card that shows its counter and nothing else", even, absent=dict.fromkeys(
-            ("power_w", "temperature_c", "sm_mhz", "memory_mhz", "used_bytes", "events", "held_s",
-             "foreign"), "Not Supported")),
-        "no-counter": trace("a card older than the counter", even, absent={
-            "counter_mj": "Not Supported"}, no_energy="no energy counter (Not Supported)"),
-    }  # fmt: skip
+        "throttle": trace(
+            "hot from 14 s to 15 s, seen by samples",
+            swinging,
+            series={"events": [(0.0, []), (14.0, hot), (15.0, [])]},
+        ),
+        "throttle-counted": trace(
+            "hot between samples, seen by the counter alone",
+            swinging,
+            series={
+                "held_s": [
+                    (0.0, {"sw_thermal_slowdown": 3.0}),
+                    (9.0, {"sw_thermal_slowdown": 3.08}),
+                ]
+            },
+        ),
+        "brake": trace(
+            "power brake from 8 s to 9 s",
+            swinging,
+            series={"events": [(0.0, []), (8.0, brake), (9.0, [])]},
+        ),
+        "clock-change": trace(
+            "hw_slowdown in a single sample",
+            even,
+            series={"events": [(0.0, []), (8.0, ["hw_slowdown"]), (8.08, [])]},
+        ),
+        "power-cap": trace(
+            "at the power limit all the time", even, series={"events": [(0.0, ["sw_power_cap"])]}
+        ),
+        "shared": trace(
+            "another process from 5 s on", even, series={"foreign": [(0.0, []), (5.0, [4711])]}
+        ),
+        "no-power": trace(
+            "a card without instant power",
+            even,
+            absent={"power_w": "nvmlDeviceGetPowerUsage: Not Supported"},
+        ),
+        "bare": trace(
+            "a card that shows its counter and nothing else",
+            even,
+            absent=dict.fromkeys(
+                (
+                    "power_w",
+                    "temperature_c",
+                    "sm_mhz",
+                    "memory_mhz",
+                    "used_bytes",
+                    "events",
+                    "held_s",
+                    "foreign",
+                ),
+                "Not Supported",
+            ),
+        ),
+        "no-counter": trace(
+            "a card older than the counter",
+            even,
+            absent={"counter_mj": "Not Supported"},
+            no_energy="no energy counter (Not Supported)",
+        ),
+    }
 
 
 def as_text(whole: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
     PYTHON -I -c "import sys; sys.path.insert(0, ROOT); from tests.onnx_probe import main; main()"
 
-stdin: folder, made, quant. No test by itself; tests/test_onnxruntime_engine.py compares.
+stdin: folder, made, quant. No test by itself; tests/engines/test_onnxruntime_engine.py compares.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.engines import Job
+from bench.engines.messages import Job
 from bench.engines.onnxruntime import OnnxRuntimeEngine
 from bench.errors import UnsupportedError
 
@@ -50,21 +50,35 @@ def main() -> None:
     asked = json.loads(sys.stdin.read())
     runs = OnnxRuntimeEngine()
     job = Job(
-        architecture={}, folder=Path(asked["folder"]), made=Path(asked["made"]), random_seed=0,
-        initializer_range=0.02, quant=asked["quant"], mode="eager", dtype="auto", device="cpu",
-        threads=1, seed=7, replicate=0,
-    )  # fmt: skip
+        architecture={},
+        folder=Path(asked["folder"]),
+        made=Path(asked["made"]),
+        random_seed=0,
+        initializer_range=0.02,
+        quant=asked["quant"],
+        mode="eager",
+        dtype="auto",
+        device="cpu",
+        threads=1,
+        seed=7,
+        replicate=0,
+    )
     loaded = runs.load(job)
     window = [(7 * i) % 256 for i in range(300)]  # longer than what a freed block may still hold
     told = steps(runs) | {
-        "loaded": {"weights_bytes": loaded.weights_bytes, "n_params": loaded.n_params,
-                   "quantized_fraction": loaded.quantized_fraction, "kernel": loaded.kernel,
-                   "dynamic": loaded.dynamic, "details": loaded.details},
+        "loaded": {
+            "weights_bytes": loaded.weights_bytes,
+            "n_params": loaded.n_params,
+            "quantized_fraction": loaded.quantized_fraction,
+            "kernel": loaded.kernel,
+            "dynamic": loaded.dynamic,
+            "details": loaded.details,
+        },
         "log_probs": runs.log_probs(window).tolist(),
         "text": runs.detokenize(runs.tokenize("Grüße, 東京")),
         "refused": refused(runs),
         "torch": "torch" in sys.modules,
-    }  # fmt: skip
+    }
     runs.set_prompt([1, 2, 3])
     told["continued"] = generate(runs, 4)
     sys.stdout.write(json.dumps(told))

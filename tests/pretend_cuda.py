@@ -21,17 +21,32 @@ from typing import Any
 import torch
 
 LLAMA_8B = {
-    "vocab_size": 1024, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 1,
-    "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False,
-}  # fmt: skip
+    "vocab_size": 1024,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "tie_word_embeddings": False,
+}
 """With a small vocabulary, as only a layer is looked at."""
 
 H200 = types.SimpleNamespace(
-    name="NVIDIA H200", major=9, minor=0, total_memory=141 << 30, multi_processor_count=132,
-    max_threads_per_multi_processor=2048, max_threads_per_block=1024, warp_size=32,
-    regs_per_multiprocessor=65536, gcnArchName="", L2_cache_size=50 << 20, is_integrated=0,
-    shared_memory_per_block=49152, shared_memory_per_block_optin=232448,
-)  # fmt: skip
+    name="NVIDIA H200",
+    major=9,
+    minor=0,
+    total_memory=141 << 30,
+    multi_processor_count=132,
+    max_threads_per_multi_processor=2048,
+    max_threads_per_block=1024,
+    warp_size=32,
+    regs_per_multiprocessor=65536,
+    gcnArchName="",
+    L2_cache_size=50 << 20,
+    is_integrated=0,
+    shared_memory_per_block=49152,
+    shared_memory_per_block_optin=232448,
+)
 
 WRITTEN: list[str] = []
 """Code of inductor, one module a graph."""
@@ -57,11 +72,19 @@ def pretend() -> None:
 
     guard()
     for name, value in (
-        ("is_available", True), ("is_initialized", True), ("device_count", 1),
-        ("current_device", 0), ("get_device_properties", H200), ("get_device_capability", (9, 0)),
-        ("get_device_name", H200.name), ("synchronize", None), ("_lazy_init", None),
-        ("_exchange_device", 0), ("_maybe_exchange_device", 0), ("set_rng_state", None),
-    ):  # fmt: skip
+        ("is_available", True),
+        ("is_initialized", True),
+        ("device_count", 1),
+        ("current_device", 0),
+        ("get_device_properties", H200),
+        ("get_device_capability", (9, 0)),
+        ("get_device_name", H200.name),
+        ("synchronize", None),
+        ("_lazy_init", None),
+        ("_exchange_device", 0),
+        ("_maybe_exchange_device", 0),
+        ("set_rng_state", None),
+    ):
         setattr(torch.cuda, name, answer(value))
         if hasattr(CudaInterface, name):  # names bound before
             setattr(CudaInterface, name, staticmethod(answer(value)))
@@ -75,9 +98,11 @@ def pretend() -> None:
     torch._inductor.config.shape_padding = False  # by running both
     torch._inductor.config.force_disable_caches = True
     driver = types.SimpleNamespace(
-        get_current_target=answer(GPUTarget("cuda", 90, 32)), get_current_device=answer(0),
-        get_active_torch_device=answer(torch.device("cuda:0")), is_active=answer(True),
-    )  # fmt: skip
+        get_current_target=answer(GPUTarget("cuda", 90, 32)),
+        get_current_device=answer(0),
+        get_active_torch_device=answer(torch.device("cuda:0")),
+        is_active=answer(True),
+    )
     triton.runtime.driver.set_active(driver)
 
     def keep(graph: Any) -> Any:
@@ -106,8 +131,18 @@ def guard() -> None:
     with tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder, "guard.cpp"), Path(folder, "guard.so")
         source.write_text(GUARD)
-        command = ["g++", "-std=c++20", "-shared", "-fPIC", f"-I{home}/include", str(source),
-                   "-o", str(library), f"-L{home}/lib", "-lc10"]  # fmt: skip
+        command = [
+            "g++",
+            "-std=c++20",
+            "-shared",
+            "-fPIC",
+            f"-I{home}/include",
+            str(source),
+            "-o",
+            str(library),
+            f"-L{home}/lib",
+            "-lc10",
+        ]
         subprocess.run(command, check=True)
         ctypes.CDLL(str(library))
 
@@ -146,7 +181,7 @@ def step(scheme: str, n_batch: int = 1, length: int = 32768) -> str:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from bench import quantization
-    from bench.engines import attention, compiling, static
+    from bench.engines.graph import attention, compiling, static
 
     compiling.leave_out_slow_products()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
@@ -166,9 +201,13 @@ def step(scheme: str, n_batch: int = 1, length: int = 32768) -> str:
         compiled = how(static.run_layer)
         try:
             compiled(
-                layer, slots, hidden, attention_mask=position.view(1, 1, 1, 1),
-                position_ids=position.view(1, 1), position_embeddings=(turned, turned),
-            )  # fmt: skip
+                layer,
+                slots,
+                hidden,
+                attention_mask=position.view(1, 1, 1, 1),
+                position_ids=position.view(1, 1),
+                position_embeddings=(turned, turned),
+            )
         except torch._inductor.exc.InductorError as error:
             if "SeenError" not in str(error):
                 raise
@@ -177,7 +216,7 @@ def step(scheme: str, n_batch: int = 1, length: int = 32768) -> str:
 
 
 if __name__ == "__main__":
-    from bench.engines.written import told
+    from bench.engines.graph.written import told
 
     pretend()
     sys.stdout.write(json.dumps(told(step(sys.argv[1], *map(int, sys.argv[2:])))) + "\n")

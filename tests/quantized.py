@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.quantization import layers, scheme
+from bench.quantization import layers
+from bench.schemes import scheme
 
 
 def quantize(name: str, model: Any) -> Any:

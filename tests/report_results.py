@@ -36,15 +36,29 @@ ARMS = {
 
 
 def environment(gpu: str = "NVIDIA H200", id_: str = "e-h200") -> Environment:
-    identity = {"gpu": gpu, "gpu_power_limit_w": 700.0, "driver": "580.1", "torch": "2.13.0",
-                "cpu": "Xeon", "cpu_cores": 16, "host": "node1"}  # fmt: skip
+    identity = {
+        "gpu": gpu,
+        "gpu_power_limit_w": 700.0,
+        "driver": "580.1",
+        "torch": "2.13.0",
+        "cpu": "Xeon",
+        "cpu_cores": 16,
+        "host": "node1",
+    }
     return Environment(id=id_, identity=identity, state={"commit": "abc", "time": "2026-11-23"})
 
 
 def variant(quant: str) -> dict[str, Any]:
-    return {"name": f"llama-3.1-8b/transformers/{quant}", "model": "llama-3.1-8b",
-            "engine": "transformers", "quant": quant, "mode": "eager", "dtype": "bfloat16",
-            "device": "cuda:0", "weights": "w"}  # fmt: skip
+    return {
+        "name": f"llama-3.1-8b/transformers/{quant}",
+        "model": "llama-3.1-8b",
+        "engine": "transformers",
+        "quant": quant,
+        "mode": "eager",
+        "dtype": "bfloat16",
+        "device": "cuda:0",
+        "weights": "w",
+    }
 
 
 def record(quant: str, n_batch: int, replicate: int, **changes: Any) -> Record:
@@ -56,11 +70,18 @@ def record(quant: str, n_batch: int, replicate: int, **changes: Any) -> Record:
     tokens = 63 * n_batch * 10
     watts = 330 + 90 * math.log2(n_batch) / 3
     energy = {
-        phase: {"energy_j": watts * seconds * 10, "window_s": seconds * 10, "tokens": count,
-                "scope": "GPU board", "systematic_error": 0.05}
+        phase: {
+            "energy_j": watts * seconds * 10,
+            "window_s": seconds * 10,
+            "tokens": count,
+            "scope": "GPU board",
+            "systematic_error": 0.05,
+        }
         for phase, seconds, count in (
-            ("decode", decode_s, tokens), ("prefill", prefill, 512 * n_batch * 10))
-    }  # fmt: skip
+            ("decode", decode_s, tokens),
+            ("prefill", prefill, 512 * n_batch * 10),
+        )
+    }
     table: dict[str, Any] = {
         "key": f"{quant}-{n_batch}-{replicate}",
         "environment": "e-h200",
@@ -71,14 +92,20 @@ def record(quant: str, n_batch: int, replicate: int, **changes: Any) -> Record:
         "position": replicate,
         "started_at": f"2026-11-23T00:{replicate:02}:00+00:00",
         "status": "ok",
-        "samples": {"prefill_s": [prefill] * 3, "itl_s": [[step] * 63] * 3,
-                    "e2e_s": [prefill + decode_s] * 3},
-        "model": {"weights_bytes": int(held), "quantized_fraction": float(quant != "none"),
-                  "kernel": "int8" if quant != "none" else "float"},
+        "samples": {
+            "prefill_s": [prefill] * 3,
+            "itl_s": [[step] * 63] * 3,
+            "e2e_s": [prefill + decode_s] * 3,
+        },
+        "model": {
+            "weights_bytes": int(held),
+            "quantized_fraction": float(quant != "none"),
+            "kernel": "int8" if quant != "none" else "float",
+        },
         "memory": {"peak_device_bytes": int(held + 2e8 * n_batch)},
         "energy": energy,
         "origin": "synthetic",
-    }  # fmt: skip
+    }
     return Record(**(table | changes))
 
 
@@ -87,13 +114,19 @@ def quality(quant: str, **changes: Any) -> QualityRecord:
     nll = tuple(2.0 + 0.6 * math.sin(i) + loss * (1 + 0.4 * math.cos(3 * i)) for i in range(200))
     base = variant("none")["name"]
     table: dict[str, Any] = {
-        "key": f"q-{quant}", "environment": "e-h200", "experiment": "demo",
-        "variant": variant(quant), "started_at": "2026-11-23T00:00:00+00:00", "status": "ok",
+        "key": f"q-{quant}",
+        "environment": "e-h200",
+        "experiment": "demo",
+        "variant": variant(quant),
+        "started_at": "2026-11-23T00:00:00+00:00",
+        "status": "ok",
         "text": {"name": "english", "sha256": "s", "max_tokens": 200, "window": 100},
-        "nll": nll, "baseline": base, "origin": "synthetic",
+        "nll": nll,
+        "baseline": base,
+        "origin": "synthetic",
         "kld": () if quant == "none" else tuple(loss * (1 + math.sin(i)) for i in range(200)),
         "same_top1": () if quant == "none" else tuple(int(i % 25 > 0) for i in range(200)),
-    }  # fmt: skip
+    }
     return QualityRecord(**(table | changes))
 
 

@@ -77,13 +77,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def scripted() -> bench.Experiment:
     options = {"noise": 0.01, "speedup.fast": 1.5}
-    grid = bench.Grid(engine=("synthetic",), quant=("none", "fast"), n_prompt=(16,), n_gen=(8,),
-                      options=options)  # fmt: skip
+    grid = bench.Grid(
+        engine=("synthetic",), quant=("none", "fast"), n_prompt=(16,), n_gen=(8,), options=options
+    )
     return bench.Experiment(
-        name="api", question="?", grid=grid, measure={"pairs": 6, "window_s": 0.1},
+        name="api",
+        question="?",
+        grid=grid,
+        measure={"pairs": 6, "window_s": 0.1},
         quality=bench.Quality(text=None),
         cost=bench.CostAssumption(usd_per_hour=0.36, source="a test"),
-    )  # fmt: skip
+    )
 
 
 def test_results_may_be_read_or_named(folder: Path) -> None:

@@ -24,29 +24,63 @@ GROUND = {
 """Standard library only; import nothing but one another."""
 
 MEASURING = {
-    "engines", "devices", "worker", "quantization", "quality", "quality_store", "mixed", "fitting",
-    "serving", "rank",
-}  # fmt: skip
+    "engines",
+    "devices",
+    "worker",
+    "quantization",
+    "quality",
+    "quality_store",
+    "mixed",
+    "fitting",
+    "serving",
+    "rank",
+}
 """May import torch; the only rooms that run in the worker."""
 
 READING = {
-    "analysis", "comparison", "summary", "quality_figures", "served", "cost", "roofline", "predict",
-    "claims", "report", "exchange",
-}  # fmt: skip
+    "analysis",
+    "comparison",
+    "summary",
+    "quality_figures",
+    "served",
+    "cost",
+    "roofline",
+    "predict",
+    "claims",
+    "report",
+    "exchange",
+}
 """Never import torch, nor a measuring room."""
 
 ENGINE_PACKAGES = {
-    "torch", "transformers", "torchao", "onnxruntime", "vllm", "optimum", "bitsandbytes", "triton",
-}  # fmt: skip
+    "torch",
+    "transformers",
+    "torchao",
+    "onnxruntime",
+    "vllm",
+    "optimum",
+    "bitsandbytes",
+    "triton",
+}
 LAZY = ENGINE_PACKAGES | {
-    "pandas", "numpy", "scipy", "rich", "pynvml", "psutil", "h11",
-    "altair", "jinja2", "vl_convert",
-}  # fmt: skip
+    "pandas",
+    "numpy",
+    "scipy",
+    "rich",
+    "pynvml",
+    "psutil",
+    "h11",
+    "altair",
+    "jinja2",
+    "vl_convert",
+}
 
 KERNELS = {
-    "engines/attention.py", "engines/attention_kernels.py", "quantization/int8_layer.py",
+    "engines/attention.py",
+    "engines/attention_kernels.py",
+    "quantization/int8_layer.py",
     "quantization/int8_kernels.py",
-}  # fmt: skip
+}
 """Define modules of torch and kernels of triton, which need both while they are read; hence they
 are imported only inside functions."""
 

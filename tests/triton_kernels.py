@@ -22,6 +22,9 @@ def kernels(which: str, task: str, cache: Path) -> None:
         env["TRITON_INTERPRET"] = "1"
     done = subprocess.run(
         [sys.executable, str(SCRIPT), which, task],
-        env=env, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]

@@ -16,19 +16,27 @@ from pathlib import Path
 from typing import Final, Literal
 
 from bench import fields
-from bench.catalog import NAME, model_cards, shipped
 from bench.cost.prices import book, parse_date
+from bench.data import shipped
 from bench.errors import BenchError, InputError, unknown
 from bench.experiment import Gate, experiments, load_experiment
+from bench.models import NAME, model_cards
 from bench.roofline.gpus import gpus
-from bench.roofline.layouts import check_quant
+from bench.schemes.bytes import check_quant
 
 Direction = Literal["at_least", "at_most", "equals"]
 Figure = Literal["decode_tok_s", "prefill_tok_s", "output_tok_s", "usd_per_mtok", "weights_bytes"]
 METRICS: Final = (
-    "decode_tok_s", "prefill_tok_s", "output_tok_s", "usd_per_mtok", "weights_bytes",
-    "memory_bytes", "price_usd_per_mtok", "released", "usd_per_solved_task",
-)  # fmt: skip
+    "decode_tok_s",
+    "prefill_tok_s",
+    "output_tok_s",
+    "usd_per_mtok",
+    "weights_bytes",
+    "memory_bytes",
+    "price_usd_per_mtok",
+    "released",
+    "usd_per_solved_task",
+)
 UNITS: Final = ("ratio", "tok/s", "cards")
 
 
@@ -273,9 +281,15 @@ class DecidedBy:
 
     def problems(self) -> Iterator[str]:
         ways = (
-            self.records, self.published, self.rent, self.reported, self.bound, self.predicted,
-            self.list_price, self.date,
-        )  # fmt: skip
+            self.records,
+            self.published,
+            self.rent,
+            self.reported,
+            self.bound,
+            self.predicted,
+            self.list_price,
+            self.date,
+        )
         if bool(self.not_testable) == any(ways):
             yield "give at least one way to decide it, or not_testable with the reason"
 

@@ -68,10 +68,14 @@ def _by_date(part: SubClaim, baseline: str) -> Evidence:
     newer = ours.released < other.released <= on
     dates = f"{ours.title} came out {ours.released}, {other.title} {other.released}"
     return Evidence(
-        level="published", value=float(newer), exact=True, scope=f"up to {on}",
-        source=other.source_of("released"), note=f"by date: {dates}",
+        level="published",
+        value=float(newer),
+        exact=True,
+        scope=f"up to {on}",
+        source=other.source_of("released"),
+        note=f"by date: {dates}",
         steps=(dates, f"newer and out on {on}: {'yes' if newer else 'no'}"),
-    )  # fmt: skip
+    )
 
 
 def _by_price(part: SubClaim, baseline: str) -> Evidence:
@@ -97,11 +101,16 @@ def _by_price(part: SubClaim, baseline: str) -> Evidence:
         ratios.append(cost / against)
         steps.append(f"{kind}: ${cost:.6g} / ${against:.6g} = {cost / against:.4%}")
     return Evidence(
-        level="list_price", value=sum(ratios) / len(ratios), low=min(ratios), high=max(ratios),
-        exact=True, scope=f"prices of {way.on}", source=f"{ours.source}; {theirs.source}",
+        level="list_price",
+        value=sum(ratios) / len(ratios),
+        low=min(ratios),
+        high=max(ratios),
+        exact=True,
+        scope=f"prices of {way.on}",
+        source=f"{ours.source}; {theirs.source}",
         note=way.mix_source and f"mix: {way.mix_source}",
         steps=(f"{ours.place.rsplit('/', 1)[-1]} over {theirs.place.rsplit('/', 1)[-1]}", *steps),
-    )  # fmt: skip
+    )
 
 
 def _of_mix(price: ApiPrice, mix: tuple[float, float, float]) -> float | None:
@@ -127,7 +136,9 @@ def _by_bound(part: SubClaim, way: ByBound, baseline: str | None) -> list[Eviden
     ratio = top / bottom
     found = [
         Evidence(
-            level="bound", value=ratio, high=ratio / way.least_share,
+            level="bound",
+            value=ratio,
+            high=ratio / way.least_share,
             scope=f"{way.model}, {way.quant}" if way.compare == "cards" else f"on {way.gpu}",
             source="data sheets, bench/data/gpus.toml",
             note=f"{part.treatment} over {baseline} at equal efficiency {ratio:.3g}"
@@ -138,7 +149,7 @@ def _by_bound(part: SubClaim, way: ByBound, baseline: str | None) -> list[Eviden
                 *_share_steps(part, way, baseline, ratio),
             ),
         )
-    ]  # fmt: skip
+    ]
     if way.compare == "cards":
         found += _against_measured(part, way, baseline, top)
     return sorted(found, key=lambda item: item.high or 0)  # the tightest ceiling first
@@ -175,9 +186,16 @@ def _limits(part: SubClaim, way: ByBound, baseline: str) -> tuple[Bound, Bound]:
 
 def _limit(way: ByBound, gpu: str, quant: str) -> Bound:
     return bound(
-        published.card(way.model), gpus()[gpu], quant, way.n_prompt, way.n_gen,
-        way.n_batch, dtype=way.dtype, engine=way.engine, n_devices=way.n_gpus,
-    )  # fmt: skip
+        published.card(way.model),
+        gpus()[gpu],
+        quant,
+        way.n_prompt,
+        way.n_gen,
+        way.n_batch,
+        dtype=way.dtype,
+        engine=way.engine,
+        n_devices=way.n_gpus,
+    )
 
 
 def _against_measured(
@@ -185,18 +203,21 @@ def _against_measured(
 ) -> Iterator[Evidence]:
     """The treatment at its bound over the baseline as somebody measured it: a hard ceiling."""
     rows = [
-        row for row in _rows()
+        row
+        for row in _rows()
         if (row.gpu, row.model, row.quant, row.engine, row.n_gpus, row.excluded)
         == (baseline, way.model, way.quant, way.engine, way.n_gpus, "")
         and (row.n_prompt, row.n_batch) == (way.n_gen, way.n_batch)
-    ]  # fmt: skip
+    ]
     for row in rows[:1]:
         rate: float | None = getattr(row, way.figure)
         if rate is None:
             continue
         ceiling = top / (rate * (1 - PUBLISHED_MARGIN))
         yield Evidence(
-            level="bound", value=top / rate, high=ceiling,
+            level="bound",
+            value=top / rate,
+            high=ceiling,
             scope=f"{way.model}, {way.quant}, {way.engine}",
             source=_sources()[row.source].url,
             note=f"{part.treatment} at its bound over {baseline} as published",
@@ -205,7 +226,7 @@ def _against_measured(
                 f"{part.treatment} at its very bound, {top:.4g} tok/s: at most {ceiling:.3f} times "
                 f"that, with {PUBLISHED_MARGIN:.0%} for the missing spread",
             ),
-        )  # fmt: skip
+        )
 
 
 @cache
@@ -219,12 +240,20 @@ def _by_prediction(part: SubClaim, way: ByPrediction, baseline: str) -> Evidence
     """The ratio of two cards that measurements of them and of others make likely."""
     by = _predictor()
     found = by.ratio(
-        published.card(way.model), way.quant, way.engine,
-        gpus()[part.treatment], gpus()[baseline], n_prompt=way.n_prompt, n_gen=way.n_gen,
-    )  # fmt: skip
+        published.card(way.model),
+        way.quant,
+        way.engine,
+        gpus()[part.treatment],
+        gpus()[baseline],
+        n_prompt=way.n_prompt,
+        n_gen=way.n_gen,
+    )
     shown = f"{found.ratio:.3g}, 90% interval {found.low:.3g} to {found.high:.3g}"
     return Evidence(
-        level="predicted", value=found.ratio, low=found.low, high=found.high,
+        level="predicted",
+        value=found.ratio,
+        low=found.low,
+        high=found.high,
         scope=f"{way.model}, {way.quant}, {way.engine}",
         source="bench/data/published/throughput.csv; docs/predict.md",
         note=f"{part.treatment} over {baseline} predicted: {shown}",
@@ -232,7 +261,7 @@ def _by_prediction(part: SubClaim, way: ByPrediction, baseline: str) -> Evidence
             f"efficiency fitted on {len(by.samples)} published decode rates; predicted {shown}",
             "the interval: how far the errors of two cards lay apart when each was left out",
         ),
-    )  # fmt: skip
+    )
 
 
 def _rate_bound(part: SubClaim, way: ByBound) -> Evidence:
@@ -243,7 +272,9 @@ def _rate_bound(part: SubClaim, way: ByBound) -> Evidence:
         return Evidence(level="bound", value=None, invalid=limit.absent.get(way.figure, "unknown"))
     needed = f"needs {gib(limit.memory_bytes):.1f} GiB of {way.n_gpus} x {part.treatment}"
     return Evidence(
-        level="bound", value=most, high=most * (1 + TOLERANCE),
+        level="bound",
+        value=most,
+        high=most * (1 + TOLERANCE),
         scope=f"{way.model}, {way.quant}, batch {way.n_batch}",
         source=gpus()[part.treatment].source,
         note=f"{needed}: {'fits' if limit.fits else 'does not fit'}",
@@ -254,7 +285,7 @@ def _rate_bound(part: SubClaim, way: ByBound) -> Evidence:
             f"{most * (1 + TOLERANCE):.2f}",
             needed + (": fits" if limit.fits else ": does not fit"),
         ),
-    )  # fmt: skip
+    )
 
 
 def _fits_bound(part: SubClaim, way: ByBound, baseline: str) -> Evidence:
@@ -267,10 +298,15 @@ def _fits_bound(part: SubClaim, way: ByBound, baseline: str) -> Evidence:
         for name, limit in ((part.treatment, ours), (baseline, theirs))
     ]
     return Evidence(
-        level="bound", value=float(only), high=float(only), scope=f"{way.model}, {way.quant}",
-        exact=True, source="data sheets, bench/data/gpus.toml",
-        note=f"{needed}: {', '.join(held)}", steps=(needed, *held),
-    )  # fmt: skip
+        level="bound",
+        value=float(only),
+        high=float(only),
+        scope=f"{way.model}, {way.quant}",
+        exact=True,
+        source="data sheets, bench/data/gpus.toml",
+        note=f"{needed}: {', '.join(held)}",
+        steps=(needed, *held),
+    )
 
 
 def _by_rows(part: SubClaim, way: ByPublished, baseline: str) -> Iterator[Evidence]:
@@ -288,17 +324,21 @@ def _by_rows(part: SubClaim, way: ByPublished, baseline: str) -> Iterator[Eviden
     few = f"{len(pairs)} pairs are fewer than {PAIRS_TO_SUPPORT}"
     stands_in = (ours, theirs) != (part.treatment, baseline)
     yield Evidence(
-        level="published", value=ratios[len(ratios) // 2], low=low, high=high,
+        level="published",
+        value=ratios[len(ratios) // 2],
+        low=low,
+        high=high,
         invalid=f"another thing was measured ({note})" if stands_in else "",
         cannot_support=few if len(pairs) < PAIRS_TO_SUPPORT else "",
         scope=", ".join(f"{key} {value}" for key, value in way.same.items()),
-        source="; ".join(sorted({_sources()[row.source].url for _, row in pairs})), note=note,
+        source="; ".join(sorted({_sources()[row.source].url for _, row in pairs})),
+        note=note,
         steps=(
             *(f"throughput.csv:{row.line}: ratio {ratio:.3f}" for ratio, row in pairs),
             f"with {PUBLISHED_MARGIN:.0%} for the missing spread of each rate: "
             f"{low:.3g} to {high:.3g}",
         ),
-    )  # fmt: skip
+    )
 
 
 def _pairs(
@@ -326,9 +366,18 @@ def matches(row: published.Row, columns: Mapping[str, str | int]) -> bool:
 
 def _setting(row: published.Row, vary: str) -> tuple[object, ...]:
     keys = (
-        "gpu", "n_gpus", "model", "quant", "engine", "version", "measure", "n_prompt", "n_gen",
-        "n_batch", "source",
-    )  # fmt: skip
+        "gpu",
+        "n_gpus",
+        "model",
+        "quant",
+        "engine",
+        "version",
+        "measure",
+        "n_prompt",
+        "n_gen",
+        "n_batch",
+        "source",
+    )
     return tuple(getattr(row, key) for key in keys if key != vary)
 
 
@@ -350,7 +399,10 @@ def _by_rent(part: SubClaim, way: ByRent, baseline: str) -> Evidence:
     wide = (1 - PUBLISHED_MARGIN, 1 + PUBLISHED_MARGIN)
     low, high = rent.low * unit / wide[1], rent.high * unit / wide[0]
     return Evidence(
-        level=way.level, value=rent.mode * unit, low=low, high=high,
+        level=way.level,
+        value=rent.mode * unit,
+        low=low,
+        high=high,
         cannot_support="one published run",
         scope=f"{row.n_gpus} x {way.gpu}, {row.quant}, {row.decode_tok_s:g} tok/s",
         source=_sources()[row.source].url,
@@ -367,7 +419,7 @@ def _by_rent(part: SubClaim, way: ByRent, baseline: str) -> Evidence:
                 for threshold in part.thresholds
             ),
         ),
-    )  # fmt: skip
+    )
 
 
 def _reported(item: Reported) -> Evidence:
@@ -378,7 +430,13 @@ def _reported(item: Reported) -> Evidence:
         low, high = item.value * (1 - PUBLISHED_MARGIN), item.value * (1 + PUBLISHED_MARGIN)
         steps.append(f"with {PUBLISHED_MARGIN:.0%} for the missing spread: {low:.4g} to {high:.4g}")
     return Evidence(
-        level=item.level, value=item.value, low=low, high=high, cannot_support="a stated figure",
-        scope=item.scope, source=f"{item.title}, {item.date}: {item.found}",
-        note=f"{item.value:g} as stated in {item.title}, {item.date}", steps=tuple(steps),
-    )  # fmt: skip
+        level=item.level,
+        value=item.value,
+        low=low,
+        high=high,
+        cannot_support="a stated figure",
+        scope=item.scope,
+        source=f"{item.title}, {item.date}: {item.found}",
+        note=f"{item.value:g} as stated in {item.title}, {item.date}",
+        steps=tuple(steps),
+    )

@@ -11,7 +11,7 @@ from bench.claims import Claim, ClaimFile, SubClaim
 from bench.claims.evidence import gather
 from bench.claims.measured import measured
 from bench.claims.verdicts import Evidence, Verdict, decide, readings
-from bench.records import Results
+from bench.records.file import Results
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,20 +51,28 @@ def _against(
         evidence = gather(part, baseline) + measured(part, baseline, results)
         verdicts = [
             decide(
-                evidence, threshold, part.direction,
-                rounding=part.rounding, gated=part.quality_gate is not None,
+                evidence,
+                threshold,
+                part.direction,
+                rounding=part.rounding,
+                gated=part.quality_gate is not None,
                 up_to=part.up_to,
             )
             for threshold in part.thresholds
-        ]  # fmt: skip
+        ]
     differ = readings(verdicts)
     return [
         Finding(
-            file=file, claim=claim, part=part, baseline=baseline, verdict=verdict,
-            evidence=tuple(evidence), note=_note(part, verdict, differ),
+            file=file,
+            claim=claim,
+            part=part,
+            baseline=baseline,
+            verdict=verdict,
+            evidence=tuple(evidence),
+            note=_note(part, verdict, differ),
         )
         for verdict in verdicts
-    ]  # fmt: skip
+    ]
 
 
 def _note(part: SubClaim, verdict: Verdict, differ: str) -> str:

@@ -10,14 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.analysis import paired_ratio
 from bench.claims import ByRecords, ClaimFile, SubClaim
 from bench.claims.verdicts import Evidence
-from bench.experiment import experiments, load_experiment, plan
-from bench.quality_figures import all_figures, check_gate
-from bench.records import Record, Results
+from bench.experiment import experiments, load_experiment
+from bench.experiment.plan import plan
+from bench.records import Record
+from bench.records.file import Results
 from bench.roofline.gpus import match
 from bench.summary import replicate_figures
+from bench.summary.quality import all_figures, check_gate
+from bench.summary.statistics import paired_ratio
 
 FINAL = frozenset({"UNSUPPORTED", "OOM"})
 """Failures that measuring again does not mend."""
@@ -78,9 +80,12 @@ def _group(record: Record) -> Group:
 
 
 def _evidence(
-    part: SubClaim, way: ByRecords, base: Mapping[int, Record], ours: Mapping[int, Record],
+    part: SubClaim,
+    way: ByRecords,
+    base: Mapping[int, Record],
+    ours: Mapping[int, Record],
     results: Results,
-) -> Evidence:  # fmt: skip
+) -> Evidence:
     both = sorted(base.keys() & ours.keys())
     first = next(iter(ours.values()))
     scope = _scope(first, results)
@@ -101,16 +106,25 @@ def _evidence(
     if found.ci_low is None:
         note += ": too few for an interval"
     return Evidence(
-        level="measured", value=found.ratio, low=found.ci_low, high=found.ci_high, scope=scope,
+        level="measured",
+        value=found.ratio,
+        low=found.ci_low,
+        high=found.ci_high,
+        scope=scope,
         exact=way.figure == "weights_bytes",  # counted, not timed: the same in every replicate
-        gate_problems=_gate(part, first, results), note=note,
+        gate_problems=_gate(part, first, results),
+        note=note,
         source=f"records of {first.experiment}",
         steps=(
             f"{scope}: {found.n_pairs} pairs of {way.figure}, ratio {found.ratio:.4g}",
-            "95% interval: " + ("none" if found.ci_low is None or found.ci_high is None
-                                else f"{found.ci_low:.4g} to {found.ci_high:.4g}"),
+            "95% interval: "
+            + (
+                "none"
+                if found.ci_low is None or found.ci_high is None
+                else f"{found.ci_low:.4g} to {found.ci_high:.4g}"
+            ),
         ),
-    )  # fmt: skip
+    )
 
 
 def figure(record: Record, name: str) -> float | None:

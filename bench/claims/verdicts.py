@@ -26,8 +26,13 @@ from bench.claims import Direction
 Level = Literal["measured", "published", "bound", "predicted", "list_price", "vendor"]
 Outcome = Literal["supported", "refuted", "undecided", "not_testable"]
 STRENGTH: Final[tuple[Level, ...]] = (
-    "measured", "published", "bound", "predicted", "list_price", "vendor",
-)  # fmt: skip
+    "measured",
+    "published",
+    "bound",
+    "predicted",
+    "list_price",
+    "vendor",
+)
 """Strongest first."""
 
 ROUND_OFF: Final = 1e-9

@@ -108,6 +108,9 @@ def stop_on_terminate() -> None:
 def add_output(parser: argparse.ArgumentParser) -> None:
     """The `-o` flag, the same on every verb that prints a table."""
     parser.add_argument(
-        "-o", "--output", choices=("md", "json", "jsonl", "csv"), default="md",
+        "-o",
+        "--output",
+        choices=("md", "json", "jsonl", "csv"),
+        default="md",
         help="format on stdout (default: md, to read)",
-    )  # fmt: skip
+    )

@@ -11,7 +11,7 @@ from bench.cli import add_output
 
 if TYPE_CHECKING:
     from bench.claims.findings import Finding
-    from bench.records import Results
+    from bench.records.file import Results
 
 EPILOG = """\
 examples:
@@ -35,9 +35,12 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("results", nargs="*", type=Path, metavar="RESULTS")
     parser.add_argument(
-        "--claim", action="append", default=[], metavar="CLAIM",
+        "--claim",
+        action="append",
+        default=[],
+        metavar="CLAIM",
         help="only this source: a shipped name or a .toml file; may be repeated",
-    )  # fmt: skip
+    )
     parser.add_argument("--explain", action="store_true", help="the reasoning, step by step")
     parser.add_argument("--strict", action="store_true", help="exit 1 if anything is refuted")
     add_output(parser)
@@ -52,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
     from bench.claims.findings import as_row, findings, sentences
     from bench.claims.measured import missing
     from bench.errors import EXIT_GATE, EXIT_OK
-    from bench.report.claims import to_markdown
     from bench.report.tables import render
+    from bench.report.tables.claims import to_markdown
 
     files = [load_claims(name) for name in args.claim or claim_files()]
     results = _results(args.results)
@@ -76,19 +79,22 @@ def run(args: argparse.Namespace) -> int:
 def _results(paths: Sequence[Path]) -> Results:
     import sys
 
-    from bench.records import Results, read
+    from bench.records.file import Results, read
 
     results = read(*paths) if paths else Results()
     for problem in results.problems:
         print(f"bench: {problem}", file=sys.stderr)
     for origin in sorted({record.origin for record in results.records} - {"measured"}):
-        print(f"bench: records of origin {origin} are no evidence: only what `bench run` measured "
-              "in pairs is", file=sys.stderr)  # fmt: skip
+        print(
+            f"bench: records of origin {origin} are no evidence: only what `bench run` measured "
+            "in pairs is",
+            file=sys.stderr,
+        )
     return results
 
 
 def _print_reasons(found_all: Iterable[Finding]) -> None:
-    from bench.report.claims import explained
+    from bench.report.tables.claims import explained
 
     for found in found_all:
         print(explained(found))

@@ -11,7 +11,7 @@ from bench.cli import add_output
 from bench.cli.grid import texts
 
 if TYPE_CHECKING:
-    from bench.records import Results
+    from bench.records.file import Results
 
 EPILOG = """\
 examples:
@@ -29,33 +29,60 @@ exit codes: 0 done and gates hold, 1 a gate failed, 2 bad input
 def add(verbs: Any) -> argparse.ArgumentParser:
     """Describe the verb."""
     parser: argparse.ArgumentParser = verbs.add_parser(
-        "compare", help="candidate over baseline, with intervals and verdicts", epilog=EPILOG,
+        "compare",
+        help="candidate over baseline, with intervals and verdicts",
+        epilog=EPILOG,
         description="Compare arms over pairs of fresh replicates.",
-    )  # fmt: skip
+    )
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS")
     arm = "an arm's full name, scheme, engine, mode or model"
     parser.add_argument("--baseline", metavar="NAME", help=f"{arm} (default: the unquantized one)")
     parser.add_argument("--candidate", metavar="NAME", help=f"{arm} (default: all others)")
-    parser.add_argument("--against", type=Path, metavar="DIR",
-                        help="results of another run: each arm against itself there")  # fmt: skip
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="DIR",
+        help="results of another run: each arm against itself there",
+    )
     parser.add_argument("--metric", type=texts, metavar="LIST", help="only these, such as decode")
-    parser.add_argument("--margin", type=float, default=0.02, metavar="SHARE",
-                        help="differences below this are `same` (default: 0.02)")  # fmt: skip
+    parser.add_argument(
+        "--margin",
+        type=float,
+        default=0.02,
+        metavar="SHARE",
+        help="differences below this are `same` (default: 0.02)",
+    )
     parser.add_argument("--confidence", type=float, default=0.95, metavar="SHARE")
-    parser.add_argument("--max-ppl-ratio", type=float, default=1.02, metavar="RATIO",
-                        help="what counts as equal quality (default: 1.02)")  # fmt: skip
+    parser.add_argument(
+        "--max-ppl-ratio",
+        type=float,
+        default=1.02,
+        metavar="RATIO",
+        help="what counts as equal quality (default: 1.02)",
+    )
     pool = "compare records of different machines or versions, marked"
     parser.add_argument("--pool", action="store_true", help=pool)
-    parser.add_argument("--pareto", action="store_true",
-                        help="size, speed and cost against divergence, of every arm")  # fmt: skip
-    parser.add_argument("--rent", type=float, metavar="USD_PER_HOUR",
-                        help="price of an hour of the machine, for --pareto")  # fmt: skip
+    parser.add_argument(
+        "--pareto",
+        action="store_true",
+        help="size, speed and cost against divergence, of every arm",
+    )
+    parser.add_argument(
+        "--rent",
+        type=float,
+        metavar="USD_PER_HOUR",
+        help="price of an hour of the machine, for --pareto",
+    )
     gate = "exit 1 unless the whole interval (of decode, or of --metric) is at or {} RATIO"
     ratio: dict[str, Any] = {"type": float, "metavar": "RATIO"}
     parser.add_argument("--fail-below", **ratio, help=gate.format("above"))
     parser.add_argument("--fail-above", **ratio, help=gate.format("below"))
-    parser.add_argument("--plot", type=Path, metavar="FILE.svg|FILE.png",
-                        help="also draw the ratios with their intervals")  # fmt: skip
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.svg|FILE.png",
+        help="also draw the ratios with their intervals",
+    )
     add_output(parser)
     return parser
 
@@ -66,8 +93,8 @@ def run(args: argparse.Namespace) -> int:
     from bench.comparison.stored import beside
     from bench.errors import InputError
     from bench.experiment import Gate
-    from bench.report.comparison import columns, gate_failures, words
     from bench.report.tables import render
+    from bench.report.tables.compare import columns, gate_failures, words
 
     for name in ("margin", "confidence"):
         if not 0 < getattr(args, name) < 1:
@@ -93,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         rows = beside(results, _read(args.against), rules, args.candidate)
     if args.plot is not None:
-        from bench.report.evidence import plot
+        from bench.report.page.evidence import plot
 
         plot(rows, args.plot)
     print(render(rows, columns(rows, rules), args.output), end="")
@@ -107,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(*paths: Path) -> Results:
-    from bench.records import read
+    from bench.records.file import read
 
     results = read(*paths)
     for problem in results.problems:
@@ -116,8 +143,7 @@ def _read(*paths: Path) -> Results:
 
 
 def _pareto(args: argparse.Namespace) -> int:
-    from bench.report import pareto
-    from bench.report.tables import render
+    from bench.report.tables import pareto, render
 
     rows = pareto.rows(_read(*args.results), args.rent)
     print(render(rows, pareto.columns(rows), args.output), end="")

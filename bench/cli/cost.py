@@ -46,7 +46,7 @@ FIGURES: Mapping[str, tuple[str, str, str]] = {
     "watts_busy": ("--watts-busy", "WATTS", "power at the wall while busy"),
     "watts_idle": ("--watts-idle", "WATTS", "power at the wall while idle"),
     "watts_host": ("--watts-host", "WATTS", "power beside the card, added to a measured card's"),
-}  # fmt: skip
+}
 """Figure of a scenario -> flag, its placeholder and help. Limits: `bench.cost.scenario.RULES`."""
 
 
@@ -61,26 +61,35 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS")
     parser.add_argument(
-        "--scenario", action="append", default=[], metavar="NAME|FILE",
+        "--scenario",
+        action="append",
+        default=[],
+        metavar="NAME|FILE",
         help="a shipped scenario or a .toml file; may be repeated; flags replace its figures",
-    )  # fmt: skip
+    )
     for name, (flag, placeholder, text) in FIGURES.items():
         parser.add_argument(flag, dest=name, metavar=placeholder, help=text)
     parser.add_argument("--gpus", type=int, metavar="N", help="machines that worked as one")
     parser.add_argument("--gpu", metavar="NAME", help="price as this card, whatever was measured")
     parser.add_argument(
-        "--against", action="append", default=[], metavar="PROVIDER/MODEL|IN:OUT",
+        "--against",
+        action="append",
+        default=[],
+        metavar="PROVIDER/MODEL|IN:OUT",
         help="an API of the price book, or its USD per million input:output tokens",
-    )  # fmt: skip
+    )
     parser.add_argument("--cached", metavar="SHARE", help="share of the API's input that is cached")
     parser.add_argument("--batch-discount", metavar="SHARE", help="discount of the API's batches")
     parser.add_argument("--on", metavar="DATE", help="day whose prices count (default: today)")
     parser.add_argument("--mix", metavar="IN:OUT", help="price at this mix of tokens, such as 3:1")
     parser.add_argument("--currency", default="USD", help="also show costs in this currency")
     parser.add_argument(
-        "--rate", action="append", default=[], metavar="CODE=USD",
+        "--rate",
+        action="append",
+        default=[],
+        metavar="CODE=USD",
         help="dollars for one unit of a currency, such as JPY=0.0067",
-    )  # fmt: skip
+    )
     parser.add_argument("--co2", metavar="G_PER_KWH", help="grams of CO2 for a kilowatt-hour")
     parser.add_argument(
         "--tornado", action="store_true", help="show what drives the cost instead of the cost"
@@ -92,8 +101,8 @@ def add(verbs: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Price the results and print one table."""
     from bench.cost import pricing
-    from bench.report.costs import TORNADO_COLUMNS, cost_columns, cost_notes
     from bench.report.tables import render
+    from bench.report.tables.cost import TORNADO_COLUMNS, cost_columns, cost_notes
 
     items = _measured(args.results)
     terms = _terms(args)
@@ -120,7 +129,7 @@ def _measured(paths: Sequence[Path]) -> list[Throughput]:
     import sys
 
     from bench.cost.throughput import throughputs
-    from bench.records import read
+    from bench.records.file import read
 
     results = read(*paths)
     for problem in results.problems:

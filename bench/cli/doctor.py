@@ -28,9 +28,11 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         epilog=EPILOG,
     )
     parser.add_argument(
-        "-d", "--device", metavar="DEVICE",
+        "-d",
+        "--device",
+        metavar="DEVICE",
         help="cpu, cuda:0, ... (default: the first GPU, or the CPU)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--peaks", action="store_true", help="also measure copy bandwidth and matmul rate"
     )
@@ -45,8 +47,11 @@ def run(args: argparse.Namespace) -> int:
 
     checks = examine(args.device, with_peaks=args.peaks)
     columns = [
-        column("check"), column("state"), column("found"),
-        column("meaning", "what it means"), column("advice", "what to do"),
-    ]  # fmt: skip
+        column("check"),
+        column("state"),
+        column("found"),
+        column("meaning", "what it means"),
+        column("advice", "what to do"),
+    ]
     print(render(rows(checks), columns, args.output), end="")
     return EXIT_GATE if any(check.state == "bad" for check in checks) else EXIT_OK

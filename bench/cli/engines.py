@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from bench.cli import add_output, stop_on_terminate
 
 if TYPE_CHECKING:
-    from bench.engines import Spec
-    from bench.environments import Home
+    from bench.engines.registry import Spec
+    from bench.runner.venvs import Home
 
 SHOWN: Final = 8
 """Names of a list that fit into a table."""
@@ -32,14 +32,18 @@ interrupted goes on where it stopped.
 def add(verbs: Any) -> argparse.ArgumentParser:
     """Describe the verb."""
     parser: argparse.ArgumentParser = verbs.add_parser(
-        "engines", help="list the engines; install those that need an environment of their own",
+        "engines",
+        help="list the engines; install those that need an environment of their own",
         description="Engines: where each runs, its version, devices, modes and schemes.",
         epilog=EPILOG,
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "action", nargs="?", choices=("list", "install", "remove"), default="list",
+        "action",
+        nargs="?",
+        choices=("list", "install", "remove"),
+        default="list",
         help="what to do (default: list)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="environments to install or remove"
     )
@@ -51,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
     """List, install or remove."""
     if args.action == "list":
         return _list(args)
-    from bench.environments import home, install, names, remove
     from bench.errors import InputError
+    from bench.runner.venvs import home, install, names, remove
 
     if not args.names:
         raise InputError(f"name what to {args.action}: {', '.join(names())}")
@@ -91,8 +95,8 @@ def _list(args: argparse.Namespace) -> int:
 
 def rows() -> list[dict[str, Any]]:
     """One row an engine and environment in which it runs."""
-    from bench.engines import ENGINES
-    from bench.environments import homes
+    from bench.engines.registry import ENGINES
+    from bench.runner.venvs import homes
 
     return [
         _row(name, spec, place)
@@ -104,7 +108,7 @@ def rows() -> list[dict[str, Any]]:
 
 def _row(name: str, spec: Spec, place: Home | None) -> dict[str, Any]:
     from bench import quantization
-    from bench.environments import own_versions, state, versions
+    from bench.runner.venvs import own_versions, state, versions
 
     found = own_versions(spec.packages) if place is None else versions(place)
     version = next((found[package] for package in spec.packages if package in found), None)

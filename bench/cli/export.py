@@ -24,17 +24,29 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     from bench.exchange import FORMATS
 
     parser: argparse.ArgumentParser = verbs.add_parser(
-        "export", help="records in other tools' formats", epilog=EPILOG,
+        "export",
+        help="records in other tools' formats",
+        epilog=EPILOG,
         description="Write results for a notebook, a test suite, a dashboard or another folder.",
-    )  # fmt: skip
+    )
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS")
-    parser.add_argument("--to", required=True, choices=FORMATS, metavar="FORMAT",
-                        help=", ".join(FORMATS))  # fmt: skip
+    parser.add_argument(
+        "--to", required=True, choices=FORMATS, metavar="FORMAT", help=", ".join(FORMATS)
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: stdout")
-    parser.add_argument("--rent", type=float, metavar="USD_PER_HOUR",
-                        help="price of the machine, for formats with $ per Mtok")  # fmt: skip
-    parser.add_argument("--utilization", type=float, default=1.0, metavar="SHARE",
-                        help="busy share of the paid hours (default: 1)")  # fmt: skip
+    parser.add_argument(
+        "--rent",
+        type=float,
+        metavar="USD_PER_HOUR",
+        help="price of the machine, for formats with $ per Mtok",
+    )
+    parser.add_argument(
+        "--utilization",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="busy share of the paid hours (default: 1)",
+    )
     return parser
 
 
@@ -43,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from bench.errors import InputError
     from bench.exchange import BINARY
     from bench.exchange.exporting import Price, export, save
-    from bench.records import read
+    from bench.records.file import read
 
     if args.rent is not None and not 0 < args.rent < float("inf"):
         raise InputError(f"--rent: {args.rent} is not a price above 0")

@@ -22,9 +22,11 @@ _RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([*+])(\d+))?)?")
 def add_grid(parser: argparse.ArgumentParser) -> None:
     """EXPERIMENT and the flags that override it."""
     parser.add_argument(
-        "experiment", nargs="?", metavar="EXPERIMENT",
+        "experiment",
+        nargs="?",
+        metavar="EXPERIMENT",
         help="name of a shipped experiment, or a file (default: quickstart; with --url: serving)",
-    )  # fmt: skip
+    )
     grid = parser.add_argument_group("what to measure (lists with commas, all combinations)")
     text: dict[str, Any] = {"type": texts, "metavar": "LIST"}
     number: dict[str, Any] = {"type": numbers, "metavar": "LIST"}
@@ -34,9 +36,12 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
     grid.add_argument("-p", "--n-prompt", **number, help="prompt tokens: 128,512 or 128-1024*2")
     grid.add_argument("-n", "--n-gen", **number, help="new tokens")
     grid.add_argument(
-        "-b", "--n-batch", type=batches, metavar="LIST",
+        "-b",
+        "--n-batch",
+        type=batches,
+        metavar="LIST",
         help="sequences at once; max: the most that fit in memory, found by `bench run`",
-    )  # fmt: skip
+    )
     grid.add_argument(
         "-d", "--device", help="auto, cpu, cuda:1, ...; one model on two cards: cuda:0+cuda:1"
     )
@@ -45,9 +50,13 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
     grid.add_argument("--threads", type=int, help="CPU threads (default: the engine's own)")
     grid.add_argument("--url", help="server that speaks OpenAI's API; engine endpoint asks it")
     grid.add_argument(
-        "--option", action="append", type=option, default=[], metavar="KEY=VALUE",
+        "--option",
+        action="append",
+        type=option,
+        default=[],
+        metavar="KEY=VALUE",
         help="setting of the engine, such as rate=2 or key_env=MY_KEY; may be repeated",
-    )  # fmt: skip
+    )
     how = parser.add_argument_group("how to measure")
     how.add_argument("--level", choices=("quick", "standard", "strict"))
     how.add_argument("--pairs", type=int, metavar="N", help="fresh replicates of each variant")
@@ -60,8 +69,18 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
     asks = args.url is not None or args.engine == (ENDPOINT,)
     name = args.experiment or ("serving" if asks else "quickstart")
     experiment = load_experiment(name)
-    names = ("model", "engine", "quant", "n_prompt", "n_gen", "n_batch", "device", "mode",
-             "dtype", "threads")  # fmt: skip
+    names = (
+        "model",
+        "engine",
+        "quant",
+        "n_prompt",
+        "n_gen",
+        "n_batch",
+        "device",
+        "mode",
+        "dtype",
+        "threads",
+    )
     grid: dict[str, Any] = {
         n: getattr(args, n) for n in names if getattr(args, n) not in (None, LARGEST)
     }

@@ -26,22 +26,37 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     from bench.exchange import OURS, TOOLS
 
     parser: argparse.ArgumentParser = verbs.add_parser(
-        "import", help="other tools' results as records", epilog=EPILOG,
+        "import",
+        help="other tools' results as records",
+        epilog=EPILOG,
         description="Append another tool's results to a results folder. The same file twice adds "
         "nothing; a file that cannot be read adds nothing either.",
-    )  # fmt: skip
-    parser.add_argument("tool", choices=(*TOOLS, OURS), metavar="TOOL",
-                        help=f"{', '.join(TOOLS)}, or {OURS} for records of our own")  # fmt: skip
+    )
+    parser.add_argument(
+        "tool",
+        choices=(*TOOLS, OURS),
+        metavar="TOOL",
+        help=f"{', '.join(TOOLS)}, or {OURS} for records of our own",
+    )
     parser.add_argument("file", type=Path, metavar="FILE")
     parser.add_argument("--into", type=Path, required=True, metavar="DIR", help="results folder")
-    parser.add_argument("-m", "--model", metavar="NAME",
-                        help="the model, by its name in the catalog (`bench models`)")  # fmt: skip
+    parser.add_argument(
+        "-m",
+        "--model",
+        metavar="NAME",
+        help="the model, by its name in the catalog (`bench models`)",
+    )
     parser.add_argument("-q", "--quant", metavar="NAME", help="the scheme of the weights")
     parser.add_argument("-e", "--engine", metavar="NAME", help="the engine that served it")
     parser.add_argument("--gpu", metavar="NAME", help="the card (`bench gpus`)")
     for flag, what in (("-p", "n-prompt"), ("-n", "n-gen"), ("-b", "n-batch")):
-        parser.add_argument(flag, f"--{what}", type=int, metavar="N",
-                            help=f"{what.replace('-', '_')}, for files that lack it")  # fmt: skip
+        parser.add_argument(
+            flag,
+            f"--{what}",
+            type=int,
+            metavar="N",
+            help=f"{what.replace('-', '_')}, for files that lack it",
+        )
     return parser
 
 
@@ -64,8 +79,11 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("our own records say all that; no other flag goes with jsonl")
     done = import_file(args.tool, args.file, args.into, given)
     for name in done.without_card:
-        print(f"bench: {name} has no model card, so no bound: --model NAME of `bench models` gives "
-              "one", file=sys.stderr)  # fmt: skip
+        print(
+            f"bench: {name} has no model card, so no bound: --model NAME of `bench models` gives "
+            "one",
+            file=sys.stderr,
+        )
     was = f", {done.known} were there already" if done.known else ""
     print(f"{done.added} records added to {done.folder}{was}")
     return 0

@@ -22,9 +22,11 @@ A model is named NAME, NAME@SOURCE with one of its weight sources, or by a folde
 def add(verbs: Any) -> argparse.ArgumentParser:
     """Describe the verb."""
     parser: argparse.ArgumentParser = verbs.add_parser(
-        "models", help="list the model cards", epilog=EPILOG,
+        "models",
+        help="list the model cards",
+        epilog=EPILOG,
         description="Model cards: parameters, bytes in each scheme, and whether they fit.",
-    )  # fmt: skip
+    )
     parser.add_argument("-d", "--device", default="auto", help="device of this machine")
     parser.add_argument("--gpu", metavar="NAME", help="a catalogued card instead (`bench gpus`)")
     add_output(parser)
@@ -33,9 +35,9 @@ def add(verbs: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Print one row a card."""
-    from bench.catalog import load_card, model_cards
-    from bench.here import here
+    from bench.models import load_card, model_cards
     from bench.report.tables import Column, column, render
+    from bench.runner.here import here
 
     place = here(args.device, args.gpu)
     rows = [_row(load_card(path), place) for path in model_cards().values()]
@@ -55,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _row(card: Any, place: Any) -> dict[str, Any]:
     from bench.roofline import active_params, memory_bytes, n_params, weights_bytes
-    from bench.roofline.layouts import LAYOUTS
+    from bench.schemes.bytes import LAYOUTS
 
     sizes = {scheme: weights_bytes(card, scheme, place.dtype) for scheme in LAYOUTS}
     needed = {

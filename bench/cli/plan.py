@@ -22,10 +22,12 @@ examples:
 def add(verbs: Any) -> argparse.ArgumentParser:
     """Describe the verb."""
     parser: argparse.ArgumentParser = verbs.add_parser(
-        "plan", help="what would be measured, in which order, for how long", epilog=EPILOG,
+        "plan",
+        help="what would be measured, in which order, for how long",
+        epilog=EPILOG,
         description="Show the plan of an experiment: order, time, memory and bound. "
         "Touches no device.",
-    )  # fmt: skip
+    )
     add_grid(parser)
     parser.add_argument("--gpu", metavar="NAME", help="plan for a catalogued card (`bench gpus`)")
     parser.add_argument("--into", type=Path, metavar="DIR", help="results folder to go by")
@@ -35,12 +37,13 @@ def add(verbs: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan."""
-    from bench.arms import check_names
     from bench.errors import InputError
-    from bench.forecast import forecast, order, total_s
-    from bench.here import here
-    from bench.records import FILE, Results, read
+    from bench.records import FILE
+    from bench.records.file import Results, read
     from bench.report.tables import Column, column, render
+    from bench.runner.arms import check_names
+    from bench.runner.forecast import forecast, order, total_s
+    from bench.runner.here import here
 
     if args.n_batch == LARGEST:
         raise InputError("-b max: only `bench run` can find it, by trying; a plan needs numbers")

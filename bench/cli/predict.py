@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bench.cli import add_output
 
 if TYPE_CHECKING:
-    from bench.catalog import ModelCard
+    from bench.models import ModelCard
     from bench.predict import Prediction
     from bench.roofline.gpus import Gpu
 
@@ -37,9 +37,11 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("-m", "--model", help="models, with commas (see `bench models`)")
     what.add_argument(
-        "--weights-bytes", type=_bytes, metavar="N",
+        "--weights-bytes",
+        type=_bytes,
+        metavar="N",
         help="bytes of the weights in this scheme, for a dense model without a card",
-    )  # fmt: skip
+    )
     parser.add_argument("-q", "--quant", default="none", help="schemes, with commas")
     parser.add_argument("-e", "--engine", default="llama.cpp", help="engines (default: llama.cpp)")
     parser.add_argument("--gpu", default="all", help="cards, with commas (default: all)")
@@ -50,16 +52,23 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         "--n-gpus", type=_whole, default=1, metavar="N", help="cards that share the model"
     )
     parser.add_argument(
-        "--measured", type=float, metavar="TOK_S",
+        "--measured",
+        type=float,
+        metavar="TOK_S",
         help="a decode rate that somebody states: is it possible?",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--rent", type=float, metavar="USD_PER_HOUR", help="price of all the cards, for $/Mtok"
     )
     parser.add_argument(
-        "--with", dest="results", action="append", default=[], type=Path, metavar="RESULTS",
+        "--with",
+        dest="results",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="RESULTS",
         help="own results to fit on as well",
-    )  # fmt: skip
+    )
     add_output(parser)
     return parser
 
@@ -93,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     from bench.predict.names import engine_for, scheme_for
     from bench.predict.user_rows import rows_of
     from bench.report.tables import render
-    from bench.roofline.layouts import check_quant
+    from bench.schemes.bytes import check_quant
 
     for name in ("measured", "rent"):
         value = getattr(args, name)
@@ -117,11 +126,17 @@ def run(args: argparse.Namespace) -> int:
         for n_batch in args.n_batch
         for found in [
             predictor.predict(
-                model, gpu, quant, engine,
-                n_prompt=args.n_prompt, n_gen=args.n_gen, n_batch=n_batch, n_gpus=args.n_gpus,
+                model,
+                gpu,
+                quant,
+                engine,
+                n_prompt=args.n_prompt,
+                n_gen=args.n_gen,
+                n_batch=n_batch,
+                n_gpus=args.n_gpus,
             )
         ]
-    ]  # fmt: skip
+    ]
     print(render(rows, _columns(args), args.output), end="")
     if args.output == "md":
         for line in _notes(rows):
@@ -138,7 +153,7 @@ def _cards(names: str) -> list[Gpu]:
 
 
 def _models(args: argparse.Namespace, quant: str) -> list[ModelCard]:
-    from bench.catalog import resolve_model
+    from bench.models import resolve_model
     from bench.predict.names import card_of_size
 
     if args.weights_bytes is not None:
@@ -157,9 +172,10 @@ def _row(found: Prediction, gpu: Gpu, args: argparse.Namespace) -> dict[str, Any
     _add_energy(row, found, gpu)
     if args.rent is not None and found.decode_tok_s is not None:
         for key, rate in (
-            ("usd_per_mtok", found.decode_tok_s), ("usd_per_mtok_low", found.high),
+            ("usd_per_mtok", found.decode_tok_s),
+            ("usd_per_mtok_low", found.high),
             ("usd_per_mtok_high", found.low),
-        ):  # fmt: skip
+        ):
             row[key] = None if rate is None else args.rent / 3600 / rate * 1e6
     if args.measured is not None:
         row["measured_tok_s"] = args.measured

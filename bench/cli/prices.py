@@ -38,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
     import sys
 
     from bench.cost.prices import KINDS, find, parse_date
-    from bench.report.costs import PRICE_COLUMNS, price_row
     from bench.report.tables import render
+    from bench.report.tables.cost import PRICE_COLUMNS, price_row
 
     on = parse_date(args.on) if args.on else None
     kinds = (args.kind,) if args.kind else KINDS

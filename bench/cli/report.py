@@ -26,24 +26,40 @@ what is on it.
 def add(verbs: Any) -> argparse.ArgumentParser:
     """Describe the verb."""
     parser: argparse.ArgumentParser = verbs.add_parser(
-        "report", help="one self-contained page: answer, evidence and doubt", epilog=EPILOG,
+        "report",
+        help="one self-contained page: answer, evidence and doubt",
+        epilog=EPILOG,
         description="Make a page, a Markdown file or figures from results.",
-    )  # fmt: skip
+    )
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS")
     parser.add_argument(
-        "--to", type=Path, required=True, metavar="FILE.html|FILE.md|FOLDER",
+        "--to",
+        type=Path,
+        required=True,
+        metavar="FILE.html|FILE.md|FOLDER",
         help="what to write: a page, Markdown, or a folder of figures",
-    )  # fmt: skip
-    parser.add_argument("--baseline", metavar="NAME",
-                        help="arm to compare with (default: the experiment's)")  # fmt: skip
+    )
     parser.add_argument(
-        "--claim", action="append", metavar="CLAIM",
+        "--baseline", metavar="NAME", help="arm to compare with (default: the experiment's)"
+    )
+    parser.add_argument(
+        "--claim",
+        action="append",
+        metavar="CLAIM",
         help="only this source of claims; may be repeated (default: all)",
-    )  # fmt: skip
-    parser.add_argument("--rent", type=float, metavar="USD_PER_HOUR",
-                        help="price of an hour (default: the experiment's assumption)")  # fmt: skip
-    parser.add_argument("--utilization", type=float, metavar="SHARE",
-                        help="busy share of paid hours, with --rent (default: 1)")  # fmt: skip
+    )
+    parser.add_argument(
+        "--rent",
+        type=float,
+        metavar="USD_PER_HOUR",
+        help="price of an hour (default: the experiment's assumption)",
+    )
+    parser.add_argument(
+        "--utilization",
+        type=float,
+        metavar="SHARE",
+        help="busy share of paid hours, with --rent (default: 1)",
+    )
     return parser
 
 
@@ -51,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the report; say on stderr what was written."""
     import sys
 
-    from bench.report.assemble import Options, assemble
+    from bench.report.page import Options, assemble
 
     suffix = args.to.suffix.lower()
     if suffix not in ("", ".html", ".htm", ".md"):
@@ -93,17 +109,17 @@ def _cost(args: argparse.Namespace) -> CostAssumption | None:
 
 def _text(report: Any, suffix: str) -> str:
     if suffix == ".md":
-        from bench.report.document import to_markdown
+        from bench.report.page.document import to_markdown
 
         return to_markdown(report)
-    from bench.report.webpage import to_html
+    from bench.report.page.webpage import to_html
 
     return to_html(report)
 
 
 def _figures(report: Any, folder: Path) -> str:
     """Each chart as SVG and PNG."""
-    from bench.report.drawing import to_png, to_svg
+    from bench.report.page.drawing import to_png, to_svg
 
     folder.mkdir(parents=True, exist_ok=True)
     drawn = [picture for picture in report.pictures if picture.spec]

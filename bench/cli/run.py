@@ -32,18 +32,24 @@ Finished replicates are kept in DIR and not run again; run the same command to g
 def add(verbs: Any) -> argparse.ArgumentParser:
     """Describe the verb."""
     parser: argparse.ArgumentParser = verbs.add_parser(
-        "run", help="measure", description="Measure each variant in fresh processes, in pairs.",
+        "run",
+        help="measure",
+        description="Measure each variant in fresh processes, in pairs.",
         epilog=EPILOG,
-    )  # fmt: skip
+    )
     add_grid(parser)
     parser.add_argument(
-        "--for", dest="claim", metavar="CLAIM",
+        "--for",
+        dest="claim",
+        metavar="CLAIM",
         help="run what would decide the claims of a source (`bench claims`) and is missing",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--target", type=share, metavar="SHARE",
+        "--target",
+        type=share,
+        metavar="SHARE",
         help="half-width of the interval, such as 1%%: a pilot of 4 pairs fixes how many it takes",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--into", type=Path, metavar="DIR", help="results folder (default: results/local/NAME)"
     )
@@ -61,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(experiment: Experiment, args: argparse.Namespace) -> int:
     from bench import runner
-    from bench.fit_run import with_largest_batch
+    from bench.runner.largest_batch import with_largest_batch
 
     folder = args.into or Path("results/local") / experiment.name
     with ProgressLine() as progress:
@@ -70,7 +76,7 @@ def _measure(experiment: Experiment, args: argparse.Namespace) -> int:
         if args.target is not None:
             experiment = _planned(experiment, folder, args.target, progress)
         outcome = runner.run(experiment, folder, progress)
-    from bench.report import summary
+    from bench.report.tables import run as summary
 
     print(summary.show(experiment, outcome.results, folder, args.output), end="")
     if outcome.measured or not outcome.failed:
@@ -97,7 +103,7 @@ def _deciding(claim: str) -> list[Experiment]:
     from bench.claims.measured import missing
     from bench.errors import UnsupportedError
     from bench.experiment import load_experiment
-    from bench.records import Results
+    from bench.records.file import Results
 
     wanted = missing(load_claims(claim), Results())
     found = [load_experiment(work.experiment) for work in wanted if not work.to_write]

@@ -21,9 +21,11 @@ exit codes: 0 all good, 2 problems found (each is one line)
 def add(verbs: Any) -> argparse.ArgumentParser:
     """Describe the verb."""
     parser: argparse.ArgumentParser = verbs.add_parser(
-        "validate", help="check cards, experiments, claims, prices and results", epilog=EPILOG,
+        "validate",
+        help="check cards, experiments, claims, prices and results",
+        epilog=EPILOG,
         description="List every problem in the given files, or in everything that ships.",
-    )  # fmt: skip
+    )
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH")
     add_output(parser)
     return parser
@@ -31,7 +33,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Print the number of things checked and every problem."""
-    from bench import validation
+    from bench.doctor import shipped as validation
     from bench.report.tables import column, render
 
     checks = [validation.check_path(p) for p in args.paths] or validation.check_shipped()

@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
-from bench.analysis import MIN_PAIRS, PairedRatio, adjustable_p, holm, paired_ratio
 from bench.comparison.judging import ENERGY_ONLY, EXCLUDING, Pair, in_turns, pairs_of, varies
 from bench.comparison.unpaired import not_paired, ratio_row
 from bench.errors import InputError, unknown
-from bench.experiment import Gate, chosen, selects
-from bench.quality_figures import Figures, check_gate, summarise
-from bench.records import Environment, Record, Results
+from bench.experiment import Gate
+from bench.experiment.selectors import chosen, selects
+from bench.records import Environment, Record
+from bench.records.file import Results
 from bench.summary import peak_memory, quality_of, replicate_figures
+from bench.summary.quality import Figures, check_gate, summarise
+from bench.summary.statistics import MIN_PAIRS, PairedRatio, adjustable_p, holm, paired_ratio
 
 Verdict = Literal["higher", "lower", "same", "ambiguous", "invalid"]
 Better = Literal["higher", "lower"]
@@ -94,9 +96,13 @@ class Rules:
 
 
 def compare(
-    results: Results, rules: Rules, baseline: str | None = None, candidate: str | None = None,
-    *, versus: Mapping[str, str] | None = None,
-) -> list[Row]:  # fmt: skip
+    results: Results,
+    rules: Rules,
+    baseline: str | None = None,
+    candidate: str | None = None,
+    *,
+    versus: Mapping[str, str] | None = None,
+) -> list[Row]:
     """Rows with the contract's keys, for every candidate arm and workload. Raises InputError.
 
     `versus`: candidate -> its baseline, by name, where that is known already.
@@ -152,8 +158,10 @@ def opponents(
     """
     variants = {name: group[0].variant for name, group in arms.items()}
     if baseline is None:
-        bases = [choose({n: arms[n] for n in arms if variants[n]["model"] == model}, None, "")
-                 for model in dict.fromkeys(v["model"] for v in variants.values())]  # fmt: skip
+        bases = [
+            choose({n: arms[n] for n in arms if variants[n]["model"] == model}, None, "")
+            for model in dict.fromkeys(v["model"] for v in variants.values())
+        ]
     else:
         bases = chosen(baseline, variants)
     if baseline is not None and (not bases or len(bases) == len(arms) > 1):
@@ -276,9 +284,7 @@ def _equal_quality(figures: Figures | None, gate: Gate) -> bool | None:
     return None if figures is None or figures.ppl_ratio is None else not check_gate(gate, figures)
 
 
-def _row(
-    metric: Metric, pairs: Sequence[Pair], head: Row, marks: set[str], rules: Rules
-) -> Row:  # fmt: skip
+def _row(metric: Metric, pairs: Sequence[Pair], head: Row, marks: set[str], rules: Rules) -> Row:
     """Everything but the verdict, which needs all rows that are judged together."""
     any_pair = bool(pairs)
     excluding = EXCLUDING | (ENERGY_ONLY if metric.name == "energy" else frozenset())

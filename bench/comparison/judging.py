@@ -12,16 +12,26 @@ from types import MappingProxyType
 from typing import Final
 
 from bench.records import Record
+from bench.records.codes import DRIFT_LIMIT
 from bench.summary import replicate_figures
-from bench.validity import DRIFT_LIMIT
 
 EXCLUDING: Final = frozenset(
     {
-        "THERMAL_THROTTLE", "POWER_BRAKE", "FOREIGN_PROCESS", "START_TEMPERATURE", "TOKEN_COUNT",
-        "NO_STEADY_STATE", "DRIFT", "NONFINITE", "ABOVE_BOUND", "REQUESTS_FAILED", "CLIENT_BOUND",
-        "PREFIX_CACHED", "OUT_OF_TURN",
+        "THERMAL_THROTTLE",
+        "POWER_BRAKE",
+        "FOREIGN_PROCESS",
+        "START_TEMPERATURE",
+        "TOKEN_COUNT",
+        "NO_STEADY_STATE",
+        "DRIFT",
+        "NONFINITE",
+        "ABOVE_BOUND",
+        "REQUESTS_FAILED",
+        "CLIENT_BOUND",
+        "PREFIX_CACHED",
+        "OUT_OF_TURN",
     }
-)  # fmt: skip
+)
 """A record or pair with one of these is no evidence of time: the pair is left out."""
 
 ENERGY_ONLY: Final = frozenset({"CLOCK_NOT_BRACKETED", "COUNTER_RESET", "SAMPLE_GAP"})

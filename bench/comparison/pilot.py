@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from bench.analysis import log_ratios, pairs_for
 from bench.comparison import opponents
 from bench.comparison.judging import pairs_of
 from bench.errors import InputError
 from bench.experiment import Experiment
-from bench.records import Record, Results
+from bench.records import Record
+from bench.records.file import Results
 from bench.summary import replicate_figures
+from bench.summary.statistics import log_ratios, pairs_for
 
 PILOT_PAIRS: Final = 4
 MOST_PAIRS: Final = 100

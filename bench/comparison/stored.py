@@ -17,7 +17,8 @@ from bench.comparison import Rules, compare
 from bench.comparison.judging import pairs_of
 from bench.errors import InputError, unknown
 from bench.experiment import Workload
-from bench.records import QualityRecord, Record, Results
+from bench.records import QualityRecord, Record
+from bench.records.file import Results
 
 REASON = "STORED_BASELINE"
 SUFFIX = "/stored"

@@ -18,10 +18,10 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from bench import cost, fields
-from bench.catalog import NAME
 from bench.cost.prices import to_usd
 from bench.data import DATA
 from bench.errors import InputError, unknown
+from bench.models import NAME
 
 Basis = Literal["rent", "own"]
 FOLDER: Final = DATA / "scenarios"
@@ -119,30 +119,41 @@ class Rule:
 _BOTH: Final[tuple[Basis, ...]] = ("rent", "own")
 RULES: Final[Mapping[str, Rule]] = MappingProxyType(
     {
-        "utilization": Rule(flag="--utilization", unit="share of powered hours", bases=_BOTH,
-                            most=1, zero=False, needed=True),
-        "rent_per_hour": Rule(flag="--rent", unit="money/h", bases=("rent",), money=True,
-                              zero=False, needed=True),
+        "utilization": Rule(
+            flag="--utilization",
+            unit="share of powered hours",
+            bases=_BOTH,
+            most=1,
+            zero=False,
+            needed=True,
+        ),
+        "rent_per_hour": Rule(
+            flag="--rent", unit="money/h", bases=("rent",), money=True, zero=False, needed=True
+        ),
         "storage_per_hour": Rule(flag="--storage", unit="money/h", bases=("rent",), money=True),
-        "egress_per_busy_hour": Rule(flag="--egress", unit="money/busy h", bases=("rent",),
-                                     money=True),
-        "price": Rule(flag="--own", unit="money", bases=("own",), money=True, zero=False,
-                      needed=True),
+        "egress_per_busy_hour": Rule(
+            flag="--egress", unit="money/busy h", bases=("rent",), money=True
+        ),
+        "price": Rule(
+            flag="--own", unit="money", bases=("own",), money=True, zero=False, needed=True
+        ),
         "years": Rule(flag="--years", unit="years", bases=("own",), zero=False, needed=True),
         "rate_of_return": Rule(flag="--rate-of-return", unit="share a year", bases=("own",)),
         "salvage_share": Rule(flag="--salvage", unit="share of price", bases=("own",), most=1),
         "host_price": Rule(flag="--host", unit="money", bases=("own",), money=True),
         "opex_per_year": Rule(flag="--opex", unit="money/year", bases=("own",), money=True),
-        "powered_share": Rule(flag="--powered", unit="share of the year", bases=("own",), most=1,
-                              zero=False),
-        "electricity_per_kwh": Rule(flag="--kwh", unit="money/kWh", bases=("own",), money=True,
-                                    needed=True),
+        "powered_share": Rule(
+            flag="--powered", unit="share of the year", bases=("own",), most=1, zero=False
+        ),
+        "electricity_per_kwh": Rule(
+            flag="--kwh", unit="money/kWh", bases=("own",), money=True, needed=True
+        ),
         "pue": Rule(flag="--pue", unit="ratio", bases=_BOTH, least=1),
         "watts_busy": Rule(flag="--watts-busy", unit="W at the wall", bases=_BOTH, zero=False),
         "watts_idle": Rule(flag="--watts-idle", unit="W at the wall", bases=_BOTH),
         "watts_host": Rule(flag="--watts-host", unit="W beside the card", bases=_BOTH),
     }
-)  # fmt: skip
+)
 """Every figure of a scenario, in the order in which it is shown."""
 
 

@@ -14,11 +14,12 @@ from typing import Any
 
 from bench.cost import above_zero
 from bench.cost.prices import card_name
-from bench.device_names import cards
-from bench.records import Environment, Record, Results
+from bench.experiment.devices import cards
+from bench.records import Environment, Record
+from bench.records.file import Results
 from bench.roofline.gpus import match
-from bench.served import overlaps
 from bench.summary import replicate_figures
+from bench.summary.served import overlaps
 
 CONFIDENCE = 0.95
 
@@ -85,9 +86,12 @@ def throughputs(results: Results) -> list[Throughput]:
         if rate is not None:
             work = record.workload
             key = (
-                record.environment, record.variant["name"],
-                work["n_prompt"], work["n_gen"], work["n_batch"],
-            )  # fmt: skip
+                record.environment,
+                record.variant["name"],
+                work["n_prompt"],
+                work["n_gen"],
+                work["n_batch"],
+            )
             groups.setdefault(key, []).append((record, rate))
     return [
         _throughput(

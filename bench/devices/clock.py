@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Protocol
 
-from bench.device_names import kind_of
+from bench.experiment.devices import kind_of
 
 
 class Clock(Protocol):

@@ -16,26 +16,47 @@ from pathlib import Path
 from typing import Any
 
 import bench
-from bench.device_names import members
-from bench.devices import card, machine
 from bench.devices.figures import Figures, Unreadable
-from bench.devices.host import host_identity
+from bench.devices.gpu import card
+from bench.devices.host import host_identity, machine
 from bench.devices.several import group_identity
+from bench.experiment.devices import members
 from bench.records import Environment, utc_now
 
 PACKAGES = (
-    "torch", "transformers", "torchao", "triton", "accelerate", "bitsandbytes",
-    "compressed-tensors", "gptqmodel", "gguf", "llama-cpp-python", "xllamacpp", "vllm",
-    "flash-attn", "optimum",
-)  # fmt: skip
+    "torch",
+    "transformers",
+    "torchao",
+    "triton",
+    "accelerate",
+    "bitsandbytes",
+    "compressed-tensors",
+    "gptqmodel",
+    "gguf",
+    "llama-cpp-python",
+    "xllamacpp",
+    "vllm",
+    "flash-attn",
+    "optimum",
+)
 """Packages whose version can change a figure; one that is not installed is left out."""
 
 SETTINGS = (
-    "OMP_NUM_THREADS", "OMP_PROC_BIND", "MKL_NUM_THREADS", "KMP_AFFINITY", "GOMP_CPU_AFFINITY",
-    "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "NVIDIA_TF32_OVERRIDE",
-    "CUDA_LAUNCH_BLOCKING", "CUDA_DEVICE_MAX_CONNECTIONS", "TORCH_COMPILE_DISABLE",
-    "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MALLOC_CONF",
-)  # fmt: skip
+    "OMP_NUM_THREADS",
+    "OMP_PROC_BIND",
+    "MKL_NUM_THREADS",
+    "KMP_AFFINITY",
+    "GOMP_CPU_AFFINITY",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "NVIDIA_TF32_OVERRIDE",
+    "CUDA_LAUNCH_BLOCKING",
+    "CUDA_DEVICE_MAX_CONNECTIONS",
+    "TORCH_COMPILE_DISABLE",
+    "ONEDNN_MAX_CPU_ISA",
+    "ATEN_CPU_CAPABILITY",
+    "MALLOC_CONF",
+)
 """Environment variables that change a figure; recorded where they are set."""
 
 
@@ -124,8 +145,11 @@ def _git(folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments],
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

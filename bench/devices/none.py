@@ -8,8 +8,8 @@ from typing import Any
 
 from bench.devices import Reading
 from bench.devices.figures import Figures
+from bench.devices.gpu.torch_memory import TorchMemory
 from bench.devices.host import HostReader
-from bench.devices.torch_memory import TorchMemory
 
 FIGURES = ("energy_j", "temperature_c", "sm_mhz", "memory_mhz", "power_limit_w", "event_reasons")
 

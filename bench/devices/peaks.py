@@ -18,9 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.device_names import index_of
-from bench.devices import load, machine
 from bench.devices.figures import Figures, Unreadable
+from bench.devices.host import load, machine
+from bench.experiment.devices import index_of
 from bench.records import utc_now
 
 SECONDS = 0.5

@@ -1,7 +1,7 @@
 """Readers for a server: on a machine somewhere else, or, where the user says so, on this one.
 
 What the client does here is told apart from the server's figures: how late it was is measured with
-the requests (`bench.serving.load`), and this machine's load is kept for a look.
+the requests (`bench.engines.endpoint.load`), and this machine's load is kept for a look.
 """
 
 from __future__ import annotations

@@ -7,11 +7,12 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from bench.device_names import kind_of, members
-from bench.devices import Reading, machine
+from bench.devices import Reading
 from bench.devices.figures import Unreadable
+from bench.devices.host import machine
 from bench.devices.host import peak_bytes as host_peak_bytes
 from bench.errors import UnsupportedError
+from bench.experiment.devices import kind_of, members
 
 
 def peak_bytes(reading: Reading, device: str) -> int:

@@ -11,12 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
-from bench.devices import Reader, Reading, reader_for
-from bench.devices.energy import CROSS_CHECK_LIMIT
+from bench.devices import Reader, Reading
+from bench.devices.gpu.energy import CROSS_CHECK_LIMIT
 from bench.devices.room import room_bytes
 
 T = TypeVar("T")
-
 ADDED = ("peak_device_bytes", "peak_device_reserved_bytes", "device_used_bytes")
 """Memory of all devices together."""
 
@@ -104,13 +103,6 @@ class WithOthers:
 
     def close(self) -> None:
         self._inner.close()
-
-
-def reader_of(device: str, others: Others | None) -> Reader:
-    """The reader of a device or several, with the memory of the engine's other processes."""
-    if others is None:
-        return reader_for(device)
-    return WithOthers(reader_for(device, own=others.own), others)
 
 
 def room_of(device: str, others: Others | None) -> int:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from bench.device_names import kind_of, members
 from bench.errors import InputError, UnsupportedError
+from bench.experiment.devices import kind_of, members
 
 State = Literal["ok", "warn", "bad"]
 
@@ -56,8 +56,8 @@ def examine(device: str | None = None, *, with_peaks: bool = False) -> list[Chec
 
 def find_device(device: str | None) -> tuple[str, Any]:
     """The device to examine, and its card where a vendor's library shows one."""
-    from bench.devices.card import open_card
     from bench.devices.figures import Unreadable
+    from bench.devices.gpu.card import open_card
 
     if device in (None, "auto"):
         try:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bench.devices.amd import AmdCard
 from bench.devices.figures import Unreadable
-from bench.devices.gpu import BRAKE, THERMAL
-from bench.devices.nvidia import NvidiaCard
+from bench.devices.gpu.amd import AmdCard
+from bench.devices.gpu.nvidia import NvidiaCard
+from bench.devices.gpu.reader import BRAKE, THERMAL
 from bench.doctor import Check
 
 
@@ -42,101 +42,151 @@ def persistence_check(facts: dict[str, Any]) -> Check:
     if on:
         return Check(check="persistence", state="ok", found="on")
     return Check(
-        check="persistence", state="warn", found="not shown" if on is None else "off",
+        check="persistence",
+        state="warn",
+        found="not shown" if on is None else "off",
         meaning="the driver unloads between processes: slow first steps, counters start anew",
         advice="sudo nvidia-smi -pm 1",
-    )  # fmt: skip
+    )
 
 
 def power_limit_check(facts: dict[str, Any]) -> Check:
     limit, usual = facts.get("gpu_power_limit_w"), facts.get("default_power_limit_w")
     if limit is None:
-        return Check(check="power limit", state="warn", found="not shown",
-                     meaning="a card with another limit has another speed")  # fmt: skip
+        return Check(
+            check="power limit",
+            state="warn",
+            found="not shown",
+            meaning="a card with another limit has another speed",
+        )
     if usual is None or limit >= usual:
         return Check(check="power limit", state="ok", found=f"{limit:.0f} W")
     return Check(
-        check="power limit", state="warn", found=f"{limit:.0f} W, by default {usual:.0f} W",
+        check="power limit",
+        state="warn",
+        found=f"{limit:.0f} W, by default {usual:.0f} W",
         meaning="slower and often cheaper per token than the same card at its default",
         advice=f"sudo nvidia-smi -pl {usual:.0f}, or say so beside the figures",
-    )  # fmt: skip
+    )
 
 
 def process_check(card: NvidiaCard | AmdCard) -> Check:
     try:
         others = card.foreign(computing=False)
     except Unreadable as reason:
-        return Check(check="other processes", state="warn", found="not shown", meaning=str(reason),
-                     advice="look with nvidia-smi outside the container")  # fmt: skip
+        return Check(
+            check="other processes",
+            state="warn",
+            found="not shown",
+            meaning=str(reason),
+            advice="look with nvidia-smi outside the container",
+        )
     if not others:
         return Check(check="other processes", state="ok", found="none")
     return Check(
-        check="other processes", state="bad", found=f"{len(others)}",
+        check="other processes",
+        state="bad",
+        found=f"{len(others)}",
         meaning="figures measured now would be marked FOREIGN_PROCESS",
         advice="stop them; nvidia-smi lists them",
-    )  # fmt: skip
+    )
 
 
 def temperature_check(
     now: float | None, slowdown: float | None, missing: Mapping[str, str]
 ) -> Check:
     if now is None:
-        return Check(check="thermal headroom", state="warn", found="not shown",
-                     meaning=missing.get("temperature_c", ""))  # fmt: skip
+        return Check(
+            check="thermal headroom",
+            state="warn",
+            found="not shown",
+            meaning=missing.get("temperature_c", ""),
+        )
     if slowdown is None:
-        return Check(check="thermal headroom", state="ok" if now < 60 else "warn",
-                     found=f"{now:.0f} C, slowdown temperature not shown")  # fmt: skip
+        return Check(
+            check="thermal headroom",
+            state="ok" if now < 60 else "warn",
+            found=f"{now:.0f} C, slowdown temperature not shown",
+        )
     room = slowdown - now
     found = f"{room:.0f} C below slowdown at {slowdown:.0f} C"
     if room >= 25:
         return Check(check="thermal headroom", state="ok", found=found)
     return Check(
-        check="thermal headroom", state="bad" if room < 10 else "warn", found=found,
-        meaning="it will slow itself down under load", advice="let it cool; mind the airflow",
-    )  # fmt: skip
+        check="thermal headroom",
+        state="bad" if room < 10 else "warn",
+        found=found,
+        meaning="it will slow itself down under load",
+        advice="let it cool; mind the airflow",
+    )
 
 
 def event_check(events: frozenset[str] | None, missing: Mapping[str, str]) -> Check:
     if events is None:
-        return Check(check="clock events", state="warn", found="not shown",
-                     meaning=missing.get("events", ""))  # fmt: skip
+        return Check(
+            check="clock events", state="warn", found="not shown", meaning=missing.get("events", "")
+        )
     found = ", ".join(sorted(events)) or "none"
     if events & (THERMAL | BRAKE):
-        return Check(check="clock events", state="bad", found=found,
-                     meaning="the clocks are held down right now",
-                     advice="cooling and power supply; look again when it is idle")  # fmt: skip
+        return Check(
+            check="clock events",
+            state="bad",
+            found=found,
+            meaning="the clocks are held down right now",
+            advice="cooling and power supply; look again when it is idle",
+        )
     return Check(check="clock events", state="ok", found=found)
 
 
 def energy_check(card: NvidiaCard | AmdCard) -> Check:
     if card.no_energy is None:
         return Check(check="energy counter", state="ok", found=card.counter)
-    return Check(check="energy counter", state="warn", found="none",
-                     meaning=f"no energy per token: {card.no_energy}")  # fmt: skip
+    return Check(
+        check="energy counter",
+        state="warn",
+        found="none",
+        meaning=f"no energy per token: {card.no_energy}",
+    )
 
 
 def memory_check(used: int | None, total: int | None) -> Check:
     if used is None or total is None:
-        return Check(check="gpu memory", state="warn", found="not shown",
-                     meaning="whether a model fits is seen only when it is loaded")  # fmt: skip
+        return Check(
+            check="gpu memory",
+            state="warn",
+            found="not shown",
+            meaning="whether a model fits is seen only when it is loaded",
+        )
     found = f"{(total - used) / (1 << 30):.1f} of {total / (1 << 30):.1f} GiB free"
     if used <= 0.1 * total:
         return Check(check="gpu memory", state="ok", found=found)
-    return Check(check="gpu memory", state="warn", found=found,
-                     meaning="something else holds memory of this card",
-                     advice="stop it; nvidia-smi lists it")  # fmt: skip
+    return Check(
+        check="gpu memory",
+        state="warn",
+        found=found,
+        meaning="something else holds memory of this card",
+        advice="stop it; nvidia-smi lists it",
+    )
 
 
 def sharing_checks(facts: dict[str, Any]) -> Iterator[Check]:
     """MIG, vGPU, ECC: only what is worth a word."""
     if facts.get("gpu_mig"):
-        yield Check(check="mig", state="warn", found="on",
-                    meaning="other instances share the card's power and memory bandwidth; "
-                    "no energy per token",
-                    advice="measure on a whole card, or say so beside the figures")  # fmt: skip
+        yield Check(
+            check="mig",
+            state="warn",
+            found="on",
+            meaning="other instances share the card's power and memory bandwidth; "
+            "no energy per token",
+            advice="measure on a whole card, or say so beside the figures",
+        )
     if facts.get("gpu_virtualization") == "vgpu":
-        yield Check(check="virtualization", state="warn", found="vGPU",
-                    meaning="others may use the same card unseen; no energy per token",
-                    advice="measure on a whole card")  # fmt: skip
+        yield Check(
+            check="virtualization",
+            state="warn",
+            found="vGPU",
+            meaning="others may use the same card unseen; no energy per token",
+            advice="measure on a whole card",
+        )
     if facts.get("gpu_ecc") is not None:
         yield Check(check="ecc", state="ok", found="on" if facts["gpu_ecc"] else "off")

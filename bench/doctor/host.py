@@ -11,8 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bench.devices import load, machine, rapl
 from bench.devices.figures import Unreadable
+from bench.devices.host import load, machine, rapl
 from bench.doctor import Check, State
 
 GIB = 1 << 30
@@ -68,10 +68,12 @@ def disk_check() -> Check:
     if free > 10 * GIB:
         return Check(check="disk", state="ok", found=found)
     return Check(
-        check="disk", state="bad" if free < GIB else "warn", found=found,
+        check="disk",
+        state="bad" if free < GIB else "warn",
+        found=found,
         meaning="larger models will not fit",
         advice="free some space, or set HF_HOME to a larger disk",
-    )  # fmt: skip
+    )
 
 
 def host_checks(*, computes: bool) -> Iterator[Check]:
@@ -92,9 +94,12 @@ def shown(name: str, read: Callable[[], Any], judge: Callable[[Any], Check]) -> 
         return judge(read())
     except Unreadable as reason:
         return Check(
-            check=name, state="warn", found="not shown", meaning=str(reason),
+            check=name,
+            state="warn",
+            found="not shown",
+            meaning=str(reason),
             advice="nothing to do inside a virtual machine; expect more spread",
-        )  # fmt: skip
+        )
 
 
 def cpu_limit_check() -> Iterator[Check]:
@@ -106,10 +111,12 @@ def cpu_limit_check() -> Iterator[Check]:
         limit = None
     if limit is not None and limit < cores:
         yield Check(
-            check="cpu", state="warn", found=f"{limit:g} of {cores} cores allowed",
+            check="cpu",
+            state="warn",
+            found=f"{limit:g} of {cores} cores allowed",
             meaning="the quota stops the process in bursts, which shows as uneven steps",
             advice="give the container whole cores (--cpuset-cpus), not a quota (--cpus)",
-        )  # fmt: skip
+        )
         return
     try:
         model = machine.cpu_model()
@@ -126,8 +133,12 @@ def memory_checks() -> Iterator[Check]:
     except Unreadable:
         limit = None
     if free is None:
-        yield Check(check="memory", state="warn", found="not shown",
-                    meaning="whether a model fits is seen only when it is loaded")  # fmt: skip
+        yield Check(
+            check="memory",
+            state="warn",
+            found="not shown",
+            meaning="whether a model fits is seen only when it is loaded",
+        )
         return
     least = min(free, limit) if limit is not None else free
     found = f"{least / GIB:.1f} GiB free" + (" (container's limit)" if least == limit else "")
@@ -152,10 +163,12 @@ def load_check(*, computes: bool, seconds: float = 1.0) -> Check:
     if used <= limit:
         return Check(check="other load", state="ok", found=found)
     return Check(
-        check="other load", state="bad" if computes and used > cores / 2 else "warn", found=found,
+        check="other load",
+        state="bad" if computes and used > cores / 2 else "warn",
+        found=found,
         meaning="figures measured now would be marked FOREIGN_PROCESS",
         advice="stop other programs (top shows them) and look again",
-    )  # fmt: skip
+    )
 
 
 def governor_check(governor: str) -> Check:
@@ -163,10 +176,12 @@ def governor_check(governor: str) -> Check:
     if governor == "performance":
         return Check(check="governor", state="ok", found=governor)
     return Check(
-        check="governor", state="warn", found=governor,
+        check="governor",
+        state="warn",
+        found=governor,
         meaning="the CPU's clock follows the load: short steps are slower and spread more",
         advice="sudo cpupower frequency-set -g performance",
-    )  # fmt: skip
+    )
 
 
 def turbo_check(on: bool) -> Check:
@@ -174,12 +189,14 @@ def turbo_check(on: bool) -> Check:
     if not on:
         return Check(check="turbo", state="ok", found="off")
     return Check(
-        check="turbo", state="warn", found="on",
+        check="turbo",
+        state="warn",
+        found="on",
         meaning="the clock falls as the CPU warms up; pairs in ABBA order cancel most of it",
         advice="for the least spread: echo 1 | sudo tee "
         "/sys/devices/system/cpu/intel_pstate/no_turbo (Intel), "
         "echo 0 | sudo tee /sys/devices/system/cpu/cpufreq/boost (AMD)",
-    )  # fmt: skip
+    )
 
 
 def temperature_check(temperature_c: float) -> Check:
@@ -188,9 +205,12 @@ def temperature_check(temperature_c: float) -> Check:
     if temperature_c < 70:
         return Check(check="cpu temperature", state="ok", found=found)
     return Check(
-        check="cpu temperature", state="bad" if temperature_c > 90 else "warn", found=found,
-        meaning="little headroom before it slows itself down", advice="let it cool, clean the fan",
-    )  # fmt: skip
+        check="cpu temperature",
+        state="bad" if temperature_c > 90 else "warn",
+        found=found,
+        meaning="little headroom before it slows itself down",
+        advice="let it cool, clean the fan",
+    )
 
 
 def rapl_check() -> Check:
@@ -200,7 +220,10 @@ def rapl_check() -> Check:
     except Unreadable as reason:
         advice = "run as root" if "root only" in str(reason) else ""
         return Check(
-            check="energy counter", state="warn", found="none",
-            meaning=f"no energy per token: {reason}", advice=advice,
-        )  # fmt: skip
+            check="energy counter",
+            state="warn",
+            found="none",
+            meaning=f"no energy per token: {reason}",
+            advice=advice,
+        )
     return Check(check="energy counter", state="ok", found=f"RAPL, {len(zones)} packages")

@@ -8,7 +8,7 @@ from bench.devices import peaks
 from bench.devices.environment import capture
 from bench.devices.figures import Unreadable
 from bench.doctor import Check
-from bench.weights import cache_folder
+from bench.models.weights import cache_folder
 
 
 def peak_checks(device: str) -> Iterator[Check]:
@@ -20,18 +20,27 @@ def peak_checks(device: str) -> Iterator[Check]:
         return
     if why := figures["disturbed"]:
         yield Check(
-            check="peaks", state="warn", found=why, meaning="rates of what was left; not kept",
+            check="peaks",
+            state="warn",
+            found=why,
+            meaning="rates of what was left; not kept",
             advice="measure them again when the machine is at rest",
-        )  # fmt: skip
+        )
     copy = figures["copy_bytes_s"]
     yield Check(
-        check="copy bandwidth", state="ok", found=f"{copy / 1e9:.1f} GB/s",
+        check="copy bandwidth",
+        state="ok",
+        found=f"{copy / 1e9:.1f} GB/s",
         meaning="decode cannot read its weights faster than about this",
-        value=copy, unit="B/s",
-    )  # fmt: skip
+        value=copy,
+        unit="B/s",
+    )
     for dtype, rate in figures["matmul_flop_s"].items():
         yield Check(
-            check=f"matmul {dtype}", state="ok", found=f"{rate / 1e12:.3g} TFLOP/s",
+            check=f"matmul {dtype}",
+            state="ok",
+            found=f"{rate / 1e12:.3g} TFLOP/s",
             meaning="prefill cannot compute faster than about this",
-            value=rate, unit="FLOP/s",
-        )  # fmt: skip
+            value=rate,
+            unit="FLOP/s",
+        )

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import fields
-from bench.engines import Job, Loaded
+from bench.engines.messages import Job, Loaded
 from bench.errors import InputError, UnsupportedError
 
 FAILURES = ("oom", "crash", "kill", "hang", "miscount", "nonfinite")
@@ -106,10 +106,15 @@ class SyntheticEngine:
         self._fails = script.fail if hit else ""
         why = "scripted timings have no model"
         return Loaded(
-            device="synthetic", dtype="none", n_params=None, weights_bytes=None,
-            quantized_fraction=None, dynamic=None, kernel=None,
+            device="synthetic",
+            dtype="none",
+            n_params=None,
+            weights_bytes=None,
+            quantized_fraction=None,
+            dynamic=None,
+            kernel=None,
             absent=dict.fromkeys(("n_params", "weights_bytes", "quantized_fraction"), why),
-        )  # fmt: skip
+        )
 
     def start(self, n_prompt: int, n_gen: int, n_batch: int) -> None:
         self._batch, self._requests = n_batch, 0

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import fields
-from bench.device_names import index_of, members
-from bench.engines import Job, Loaded
+from bench.engines.messages import Job, Loaded
 from bench.engines.prompts import random_tokens
 from bench.errors import InputError, UnsupportedError
+from bench.experiment.devices import index_of, members
 
 KERNELS = {
     "none": "float matmul",

@@ -39,9 +39,11 @@ def knows(value: object) -> bool:
 def read(path: Path, given: Given) -> list[Found]:
     """The one run of a file. InputError in one line."""
     run = expect(
-        path, TOOL, parse_json(path, read_text(path))[0],
+        path,
+        TOOL,
+        parse_json(path, read_text(path))[0],
         ("schema_version", "request_latency", "output_sequence_length", "input_config"),
-    )  # fmt: skip
+    )
     major = str(run["schema_version"]).partition(".")[0]
     if not major.isdigit() or int(major) > MAJOR:
         raise InputError(
@@ -74,16 +76,21 @@ def _found(path: Path, run: Json, given: Given) -> Found:
         absent=absent | unsaid(TOOL, given, _card(run)),
         reasons=("FAILED_REQUESTS",) if failed or run.get("was_cancelled") else (),
         identity={"gpu": given.gpu or _card(run), "cpu": None, "aiperf": run.get("aiperf_version")},
-        state={"requests": _average(run, "request_count"),
-               "duration_s": _average(run, "benchmark_duration")},
-    )  # fmt: skip
+        state={
+            "requests": _average(run, "request_count"),
+            "duration_s": _average(run, "benchmark_duration"),
+        },
+    )
 
 
 def _samples(path: Path, run: Json) -> tuple[dict[str, list[float]], dict[str, str]]:
     samples: dict[str, list[float]] = {}
     absent = {**SERVED, "samples": MEDIANS}
-    times = (("ttft_s", "time_to_first_token"), ("tpot_s", "inter_token_latency"),
-             ("e2e_s", "request_latency"))  # fmt: skip
+    times = (
+        ("ttft_s", "time_to_first_token"),
+        ("tpot_s", "inter_token_latency"),
+        ("e2e_s", "request_latency"),
+    )
     for name, key in times:
         block = run.get(key)
         if not isinstance(block, dict) or "p50" not in block:

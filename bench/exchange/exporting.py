@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.exchange import FORMATS
-from bench.records import Results
+from bench.records.file import Results
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

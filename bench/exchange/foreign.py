@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import InputError
-from bench.experiment import Variant, key
+from bench.experiment import Variant
+from bench.identity import key
 from bench.records import Environment, Record
 
 Json = dict[str, Any]
@@ -105,9 +106,14 @@ def lines(tool: str, file: Path, found: Iterable[Found]) -> list[Environment | R
 
 def _record(tool: str, one: Found, environment: str, position: int) -> Record:
     arm = Variant(
-        model=one.model, engine=one.engine, quant=one.quant, mode=one.mode, device=one.device,
-        threads=one.threads, options=one.options,
-    )  # fmt: skip
+        model=one.model,
+        engine=one.engine,
+        quant=one.quant,
+        mode=one.mode,
+        device=one.device,
+        threads=one.threads,
+        options=one.options,
+    )
     name = one.name or arm.name
     variant = asdict(arm) | {"name": name, "dtype": one.dtype, "source": tool}
     workload: Json = {"n_prompt": one.n_prompt, "n_gen": one.n_gen, "n_batch": one.n_batch}
@@ -120,9 +126,17 @@ def _record(tool: str, one: Found, environment: str, position: int) -> Record:
     if not one.dated:
         absent["started_at"] = f"{tool} does not say when: the date of the file"
     return Record(
-        key=key("import", tool=tool, variant=variant, workload=workload, samples=samples,
-                replicate=one.replicate, work=one.key, environment=environment,
-                started_at=one.started_at if one.dated else None),
+        key=key(
+            "import",
+            tool=tool,
+            variant=variant,
+            workload=workload,
+            samples=samples,
+            replicate=one.replicate,
+            work=one.key,
+            environment=environment,
+            started_at=one.started_at if one.dated else None,
+        ),
         environment=environment,
         experiment=f"import-{tool}",
         variant=variant,
@@ -138,7 +152,7 @@ def _record(tool: str, one: Found, environment: str, position: int) -> Record:
         energy=one.energy,
         absent=absent,
         origin=tool,
-    )  # fmt: skip
+    )
 
 
 def unsaid(tool: str, given: Given, card: str | None = None) -> dict[str, str]:

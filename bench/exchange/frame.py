@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from bench.quality_figures import Figures, all_figures
-from bench.records import Environment, Record, Results, read
-from bench.served import serving
+from bench.records import Environment, Record
+from bench.records.file import Results, read
 from bench.summary import energy_figures, replicate_figures, within
+from bench.summary.quality import Figures, all_figures
+from bench.summary.served import serving
 
 if TYPE_CHECKING:
     import pandas
@@ -99,8 +100,12 @@ COLUMNS: Final = (
     _part("variant", "dtype", "str", "float type of what is not quantized"),
     _part("variant", "device", "str", "device as resolved"),
     _part("variant", "threads", "Int64", "threads, where set"),
-    Column("options", "str", "engine settings beyond these, a JSON object",
-           lambda row: _json(row.record.variant.get("options") or {})),
+    Column(
+        "options",
+        "str",
+        "engine settings beyond these, a JSON object",
+        lambda row: _json(row.record.variant.get("options") or {}),
+    ),
     _part("workload", "n_prompt", "Int64", "prompt tokens of a sequence"),
     _part("workload", "n_gen", "Int64", "new tokens of a sequence"),
     _part("workload", "n_batch", "Int64", "sequences at once"),
@@ -108,13 +113,25 @@ COLUMNS: Final = (
     _record("position", "Int64", "place in the order of measuring"),
     _record("started_at", "datetime64[us, UTC]", "when"),
     _record("status", "str", "`ok` or `failed`"),
-    Column("valid", "boolean", "finished, and no reason speaks against it",
-           lambda row: row.record.status == "ok" and not row.record.reasons),
-    Column("reasons", "str", "codes that make figures doubtful, separated by spaces",
-           lambda row: " ".join(row.record.reasons)),
+    Column(
+        "valid",
+        "boolean",
+        "finished, and no reason speaks against it",
+        lambda row: row.record.status == "ok" and not row.record.reasons,
+    ),
+    Column(
+        "reasons",
+        "str",
+        "codes that make figures doubtful, separated by spaces",
+        lambda row: " ".join(row.record.reasons),
+    ),
     _record("message", "str", "why it failed"),
-    Column("n_requests", "Int64", "requests that the medians are of",
-           lambda row: _n_requests(row.record)),
+    Column(
+        "n_requests",
+        "Int64",
+        "requests that the medians are of",
+        lambda row: _n_requests(row.record),
+    ),
     _figure("ttft_s", "time to the first new token, median, s"),
     _figure("tpot_s", "time per output token after the first, median, s"),
     _figure("e2e_s", "time of a whole request, median, s"),
@@ -122,8 +139,12 @@ COLUMNS: Final = (
     _figure("decode_tok_s", "new tokens of all sequences a second, while decoding"),
     _figure("output_tok_s", "new tokens of all sequences over the whole time"),
     _figure("total_tok_s", "prompt and new tokens of all sequences over the whole time"),
-    Column("noise", "Float64", "half the range of the requests' decode times over their median",
-           lambda row: within(row.record)),
+    Column(
+        "noise",
+        "Float64",
+        "half the range of the requests' decode times over their median",
+        lambda row: within(row.record),
+    ),
     _served("requests_s", "requests answered a second, of a server"),
     _served("goodput_req_s", "requests a second within the arm's limits, of a server"),
     _served("ttft_p99_s", "99th percentile of a server's requests, s"),
@@ -142,8 +163,9 @@ COLUMNS: Final = (
     _served("energy_per_token_j", "joules a token, prompt and new alike, of a server"),
     _energy("net_energy_per_output_token_j", "joules a new token, net of idle"),
     _energy("net_energy_per_prompt_token_j", "joules a prompt token, net of idle"),
-    Column("energy_scope", "str", "what the counter covers",
-           lambda row: row.energy["energy_scope"]),
+    Column(
+        "energy_scope", "str", "what the counter covers", lambda row: row.energy["energy_scope"]
+    ),
     _quality("ppl", "perplexity of the arm"),
     _quality("ppl_ratio", "perplexity over the baseline's"),
     _quality("mean_kld", "mean KL divergence from the baseline, nats a token"),
@@ -158,9 +180,13 @@ COLUMNS: Final = (
     _machine("python", "str", "version of Python"),
     _machine("torch", "str", "version of torch"),
     _machine("bench", "str", "version of this project"),
-    Column("absent", "str", "figure -> why it is missing, a JSON object",
-           lambda row: _json(row.record.absent)),
-)  # fmt: skip
+    Column(
+        "absent",
+        "str",
+        "figure -> why it is missing, a JSON object",
+        lambda row: _json(row.record.absent),
+    ),
+)
 """Every column, in order."""
 
 LEFT_OUT: Final = (

@@ -14,13 +14,19 @@ from typing import Any, Final
 from bench.errors import InputError
 from bench.exchange.exporting import Exported, Price, by_machine, failures
 from bench.exchange.foreign import Json
-from bench.records import Record, Results
+from bench.records import Record
+from bench.records.file import Results
 from bench.summary import SPEEDS, replicate_figures, summarise
 
 ONE_VALUE: Final = (
-    "peak_memory_bytes", "weights_bytes", "energy_per_output_token_j", "energy_per_prompt_token_j",
-    "ppl", "mean_kld", "same_top1",
-)  # fmt: skip
+    "peak_memory_bytes",
+    "weights_bytes",
+    "energy_per_output_token_j",
+    "energy_per_prompt_token_j",
+    "ppl",
+    "mean_kld",
+    "same_top1",
+)
 """Figures of an arm; the speeds have a value for each replicate."""
 
 PACKAGES: Final = ("torch", "transformers", "torchao")
@@ -79,8 +85,14 @@ def _head(row: Mapping[str, Any], first: Record, identity: Mapping[str, Any]) ->
             "mode": "inference",
             "dtype": row["quant"] if row["quant"] != "none" else row["dtype"],
             "extra_info": _text(
-                {"experiment": first.experiment, "variant": row["variant"], **work, **options,
-                 "valid": row["valid"], "reasons": " ".join(row["reasons"])}
+                {
+                    "experiment": first.experiment,
+                    "variant": row["variant"],
+                    **work,
+                    **options,
+                    "valid": row["valid"],
+                    "reasons": " ".join(row["reasons"]),
+                }
             ),
         },
         "model": {"name": row["model"], "type": "LLM", "backend": row["engine"]},
@@ -88,7 +100,7 @@ def _head(row: Mapping[str, Any], first: Record, identity: Mapping[str, Any]) ->
         "dependencies": {
             name: {"version": str(identity[name])} for name in PACKAGES if identity.get(name)
         },
-    }  # fmt: skip
+    }
 
 
 def _runner(identity: Mapping[str, Any], device: str) -> Json:

@@ -9,13 +9,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from bench.catalog import model_cards
 from bench.errors import InputError, unknown
 from bench.exchange import OURS, TOOLS
 from bench.exchange.foreign import Found, Given, lines, parse_json, read_text
-from bench.records import Environment, Line, Record, Results, Writer, read, to_json
-from bench.roofline.limits import with_limits
+from bench.models import model_cards
+from bench.records import Environment, Line, Record, to_json
+from bench.records.file import Results, Writer, read
 from bench.summary import summarise
+from bench.summary.limits import with_limits
 
 SHAPE: Final = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError)
 """What reading a table of another shape raises."""

@@ -32,11 +32,31 @@ from bench.exchange.foreign import (
 
 TOOL: Final = "llama-bench"
 KEYS: Final = (
-    "build_commit", "cpu_info", "gpu_info", "backends", "model_filename", "model_type",
-    "model_size", "model_n_params", "n_prompt", "n_gen", "test_time", "avg_ns",
-)  # fmt: skip
-WHOLE: Final = ("build_number", "model_size", "model_n_params", "n_prompt", "n_gen", "n_depth",
-                "n_threads", "n_gpu_layers", "avg_ns", "stddev_ns")  # fmt: skip
+    "build_commit",
+    "cpu_info",
+    "gpu_info",
+    "backends",
+    "model_filename",
+    "model_type",
+    "model_size",
+    "model_n_params",
+    "n_prompt",
+    "n_gen",
+    "test_time",
+    "avg_ns",
+)
+WHOLE: Final = (
+    "build_number",
+    "model_size",
+    "model_n_params",
+    "n_prompt",
+    "n_gen",
+    "n_depth",
+    "n_threads",
+    "n_gpu_layers",
+    "avg_ns",
+    "stddev_ns",
+)
 """Columns that a CSV file has as text and that are read as whole numbers."""
 
 DEFAULTS: Final[Mapping[str, tuple[Any, ...]]] = {

@@ -28,9 +28,14 @@ from bench.exchange.foreign import (
 TOOL: Final = "optimum-benchmark"
 ENGINES: Final[Mapping[str, str]] = {"pytorch": "transformers"}
 SETTINGS: Final = (
-    "attn_implementation", "cache_implementation", "torch_compile", "autocast_enabled", "tp_plan",
-    "deepspeed_inference", "peft_type",
-)  # fmt: skip
+    "attn_implementation",
+    "cache_implementation",
+    "torch_compile",
+    "autocast_enabled",
+    "tp_plan",
+    "deepspeed_inference",
+    "peft_type",
+)
 """Backend settings that make another arm where they are set."""
 
 PER_TOKEN = "its per-token list holds each iteration's gaps several times (0.5.0 and newer)"
@@ -96,8 +101,10 @@ def _samples(path: Path, report: Json, n_gen: int) -> tuple[dict[str, list[float
     """Seconds of each iteration, and why some are missing."""
     absent = {"itl_s": PER_TOKEN}
     steps = n_gen - 1
-    samples = {"prefill_s": _latencies(path, report, "prefill"),
-               "e2e_s": _latencies(path, report, "generate")}  # fmt: skip
+    samples = {
+        "prefill_s": _latencies(path, report, "prefill"),
+        "e2e_s": _latencies(path, report, "generate"),
+    }
     decode = _latencies(path, report, "decode")
     if steps and decode:
         samples["tpot_s"] = [seconds / steps for seconds in decode]

@@ -26,7 +26,8 @@ from bench.exchange.foreign import (
     parse_time,
     read_text,
 )
-from bench.records import Environment, Record, Results
+from bench.records import Environment, Record
+from bench.records.file import Results
 from bench.summary import SPEEDS, replicate_figures, summarise
 
 TOOL: Final = "pytest-benchmark"
@@ -36,9 +37,16 @@ FORMAT: Final = "5.2.3"
 """pytest-benchmark whose shape of a file this is."""
 
 SHOWN: Final = (
-    *SPEEDS, "energy_per_output_token_j", "energy_scope", "peak_memory_bytes", "weights_bytes",
-    "ppl", "mean_kld", "valid", "reasons",
-)  # fmt: skip
+    *SPEEDS,
+    "energy_per_output_token_j",
+    "energy_scope",
+    "peak_memory_bytes",
+    "weights_bytes",
+    "ppl",
+    "mean_kld",
+    "valid",
+    "reasons",
+)
 LOST: Final = "single requests and gaps, warm-up, device readings and the quality of single tokens"
 ORDER: Final = ("variant", "n_prompt", "n_gen", "n_batch")
 
@@ -119,8 +127,15 @@ def extra_info(
     }
 
 
-KEPT: Final = ("ttft_s", "tpot_s", "e2e_s", "output_tok_s", "total_tok_s", "decode_tok_s",
-               "prefill_tok_s")  # fmt: skip
+KEPT: Final = (
+    "ttft_s",
+    "tpot_s",
+    "e2e_s",
+    "output_tok_s",
+    "total_tok_s",
+    "decode_tok_s",
+    "prefill_tok_s",
+)
 
 
 def _replicate(record: Record) -> Json:
@@ -235,17 +250,26 @@ def _one(path: Path, table: Json, machine: Json, replicate: Json, second: float)
     if figures.pop("prefill_tok_s", None) is not None:  # the prompt was timed alone
         figures["prefill_s"] = figures.pop("ttft_s")
     return Found(
-        model=variant["model"], engine=variant["engine"], quant=variant["quant"],
-        mode=variant.get("mode", "eager"), dtype=variant["dtype"], device=variant["device"],
-        threads=variant.get("threads"), options=variant.get("options") or {},
+        model=variant["model"],
+        engine=variant["engine"],
+        quant=variant["quant"],
+        mode=variant.get("mode", "eager"),
+        dtype=variant["dtype"],
+        device=variant["device"],
+        threads=variant.get("threads"),
+        options=variant.get("options") or {},
         name=variant["name"],
-        n_prompt=work["n_prompt"], n_gen=work["n_gen"], n_batch=work["n_batch"],
+        n_prompt=work["n_prompt"],
+        n_gen=work["n_gen"],
+        n_batch=work["n_batch"],
         replicate=replicate["replicate"],
         key=replicate["key"],
         started_at=parse_time(path, "started_at", replicate["started_at"]),
         samples={name: numbers(path, name, [value]) for name, value in figures.items()},
         absent=replicate["absent"],
         reasons=tuple(replicate["reasons"]),
-        loaded=table["model"], memory=replicate["memory"],
-        energy=replicate["energy"], identity=machine,
-    )  # fmt: skip
+        loaded=table["model"],
+        memory=replicate["memory"],
+        energy=replicate["energy"],
+        identity=machine,
+    )

@@ -10,7 +10,8 @@ from typing import TypeVar
 from bench.errors import UnsupportedError
 from bench.exchange.exporting import Exported, Price
 from bench.exchange.frame import LEFT_OUT, frame
-from bench.records import Line, QualityRecord, Record, Results, to_json
+from bench.records import Line, QualityRecord, Record, to_json
+from bench.records.file import Results
 
 Work = TypeVar("Work", Record, QualityRecord)
 
@@ -32,10 +33,10 @@ def parquet(results: Results, price: Price) -> Exported:
 
 def markdown(results: Results, price: Price) -> Exported:
     """One row a variant and workload, as `bench run` shows them."""
-    from bench.report.summary import columns
     from bench.report.tables import to_markdown
-    from bench.roofline.limits import with_limits
+    from bench.report.tables.run import columns
     from bench.summary import summarise
+    from bench.summary.limits import with_limits
 
     rows = with_limits(summarise(results), results)
     rows = [

@@ -17,7 +17,8 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.catalog import ModelCard
+from bench.models import ModelCard
+from bench.models.shapes import Shape, shape
 from bench.predict.efficiency import DecodeModel, Floats, Point, PrefillModel, Prompt, kernel
 from bench.predict.published import Row, rows
 from bench.predict.sample import (
@@ -32,7 +33,6 @@ from bench.predict.sample import (
 )
 from bench.roofline import Bound, bound, mean_context, prefill_work
 from bench.roofline.gpus import Gpu
-from bench.roofline.shapes import Shape, shape
 
 COVERAGE: Final = 0.90
 """Share of new measurements that an interval is meant to hold."""
@@ -151,9 +151,8 @@ class Predictor:
         """
         batched = target.n_batch > 1
         allowed = np.array(
-            [s.point.gpu.name != without and (s.point.n_batch > 1) == batched
-             for s in self.samples]
-        )  # fmt: skip
+            [s.point.gpu.name != without and (s.point.n_batch > 1) == batched for s in self.samples]
+        )
         known = np.array([not n for n in self.novelties])
         widths = [self._quantile(self.by_gpu, allowed & known)]
         own = allowed & np.array([p.engine == target.engine for p in self.points])
@@ -207,9 +206,16 @@ class Predictor:
         return float(self.decode.seconds([target])[0]), self.half_width(target, new), new
 
     def ratio(
-        self, model: ModelCard, quant: str, engine: str, candidate: Gpu, baseline: Gpu,
-        *, n_prompt: int = 512, n_gen: int = 128,
-    ) -> Ratio:  # fmt: skip
+        self,
+        model: ModelCard,
+        quant: str,
+        engine: str,
+        candidate: Gpu,
+        baseline: Gpu,
+        *,
+        n_prompt: int = 512,
+        n_gen: int = 128,
+    ) -> Ratio:
         """Batch-1 decode of one card over another, all else equal.
 
         Errors that both cards share cancel, so the interval is made of differences of errors
@@ -230,10 +236,13 @@ class Predictor:
             for gpu in (candidate, baseline)
         ]
         return Ratio(
-            candidate=candidate.name, baseline=baseline.name, ratio=value,
-            low=value * float(np.exp(-q)), high=value * float(np.exp(q)),
+            candidate=candidate.name,
+            baseline=baseline.name,
+            ratio=value,
+            low=value * float(np.exp(-q)),
+            high=value * float(np.exp(q)),
             bound_ratio=bounds[0] / bounds[1],
-        )  # fmt: skip
+        )
 
     @cached_property
     def _ratio_width(self) -> float:
@@ -286,9 +295,16 @@ class Predictor:
     ) -> Prediction:
         """What to expect of a model in a scheme on an engine and a card."""
         limit = bound(
-            model, gpu, quant, n_prompt, n_gen, n_batch,
-            engine=engine, dtype="float16", n_devices=n_gpus,
-        )  # fmt: skip
+            model,
+            gpu,
+            quant,
+            n_prompt,
+            n_gen,
+            n_batch,
+            engine=engine,
+            dtype="float16",
+            n_devices=n_gpus,
+        )
         absent = dict(limit.absent)
         context = mean_context(n_prompt, n_gen)
         decode, low, high = None, None, None
@@ -301,19 +317,41 @@ class Predictor:
             decode, low, high = _clamped(n_batch / step_s, q, limit.decode_tok_s)
         first = self._predict_prefill(model, gpu, quant, engine, n_prompt, n_batch, limit, absent)
         return Prediction(
-            gpu=gpu.name, model=model.name, engine=engine, quant=quant, n_batch=n_batch,
-            decode_tok_s=decode, low=low, high=high, bound_decode_tok_s=limit.decode_tok_s,
-            limited_by=limit.limited_by, fits=limit.fits, n_gpus=n_gpus, n_prompt=n_prompt,
-            n_gen=n_gen, prefill_tok_s=first[0], prefill_low=first[1], prefill_high=first[2],
-            bound_prefill_tok_s=limit.prefill_tok_s, weights_bytes=limit.weights_bytes,
-            memory_bytes=limit.memory_bytes, absent=absent,
+            gpu=gpu.name,
+            model=model.name,
+            engine=engine,
+            quant=quant,
+            n_batch=n_batch,
+            decode_tok_s=decode,
+            low=low,
+            high=high,
+            bound_decode_tok_s=limit.decode_tok_s,
+            limited_by=limit.limited_by,
+            fits=limit.fits,
+            n_gpus=n_gpus,
+            n_prompt=n_prompt,
+            n_gen=n_gen,
+            prefill_tok_s=first[0],
+            prefill_low=first[1],
+            prefill_high=first[2],
+            bound_prefill_tok_s=limit.prefill_tok_s,
+            weights_bytes=limit.weights_bytes,
+            memory_bytes=limit.memory_bytes,
+            absent=absent,
             extrapolates=_explain(new, gpu, engine, quant, shape(model)),
-        )  # fmt: skip
+        )
 
     def _predict_prefill(
-        self, model: ModelCard, gpu: Gpu, quant: str, engine: str,
-        n_prompt: int, n_batch: int, limit: Bound, absent: dict[str, str],
-    ) -> tuple[float | None, float | None, float | None]:  # fmt: skip
+        self,
+        model: ModelCard,
+        gpu: Gpu,
+        quant: str,
+        engine: str,
+        n_prompt: int,
+        n_batch: int,
+        limit: Bound,
+        absent: dict[str, str],
+    ) -> tuple[float | None, float | None, float | None]:
         seen = {row.engine for row in self.prompts}
         why = None
         if engine not in seen:
@@ -327,9 +365,12 @@ class Predictor:
             return None, None, None
         fitted, q = self.prefill
         prompt = Prompt(
-            gpu=gpu, kernel=kernel(quant), n_prompt=n_prompt, layers=shape(model).n_layers,
+            gpu=gpu,
+            kernel=kernel(quant),
+            n_prompt=n_prompt,
+            layers=shape(model).n_layers,
             flops=prefill_work(model, quant, n_prompt=n_prompt, engine=engine).flops,
-        )  # fmt: skip
+        )
         return _clamped(n_prompt / float(fitted.seconds([prompt])[0]), q, limit.prefill_tok_s)
 
 

@@ -127,9 +127,13 @@ class DecodeModel:
     def _centre(self) -> Floats:
         kernels = len(self.kernels)
         return np.concatenate(
-            [np.tile(CENTRE, len(self.engines) + 1), np.full(kernels, UNPACK[0]),
-             np.zeros(kernels), [LATENT[0]]]
-        )  # fmt: skip
+            [
+                np.tile(CENTRE, len(self.engines) + 1),
+                np.full(kernels, UNPACK[0]),
+                np.zeros(kernels),
+                [LATENT[0]],
+            ]
+        )
 
     def fitted_seconds(self) -> Floats:
         """Predicted seconds of the points that the model was made with."""
@@ -189,11 +193,14 @@ class DecodeModel:
     def _prior(self, x: Floats) -> Floats:
         local, unpack, launch, latent = self._split(x)
         return np.concatenate(
-            [((local[:-1] - local[-1]) / SPREAD_ENGINE).ravel(),
-             (local[-1] - CENTRE) / SPREAD_ALL,
-             (unpack - UNPACK[0]) / UNPACK[1], launch / LAUNCH_SPREAD,
-             [(latent - LATENT[0]) / LATENT[1]]]
-        )  # fmt: skip
+            [
+                ((local[:-1] - local[-1]) / SPREAD_ENGINE).ravel(),
+                (local[-1] - CENTRE) / SPREAD_ALL,
+                (unpack - UNPACK[0]) / UNPACK[1],
+                launch / LAUNCH_SPREAD,
+                [(latent - LATENT[0]) / LATENT[1]],
+            ]
+        )
 
     def _seconds(self, x: Floats, c: dict[str, Any]) -> Floats:
         found: Floats = sum(self._terms(x, c), start=np.zeros(len(c["n"])))

@@ -5,17 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from bench.catalog import ModelCard
 from bench.errors import InputError
+from bench.models import ModelCard
+from bench.models.shapes import shape
 from bench.predict.published import card
-from bench.roofline.layouts import held
-from bench.roofline.shapes import shape
+from bench.schemes.bytes import held
 
 ALIASES: Final = {
-    "fp16": "none", "bf16": "none", "int8": "int8-weight-only", "fp8": "fp8-dynamic",
-    "int4": "int4-weight-only", "nf4": "bnb-nf4", "gptq": "gptq-int4", "awq": "gptq-int4",
-    "1.58-bit": "ud-iq1_s", "ud-iq1_s 1.58-bit": "ud-iq1_s",
-}  # fmt: skip
+    "fp16": "none",
+    "bf16": "none",
+    "int8": "int8-weight-only",
+    "fp8": "fp8-dynamic",
+    "int4": "int4-weight-only",
+    "nf4": "bnb-nf4",
+    "gptq": "gptq-int4",
+    "awq": "gptq-int4",
+    "1.58-bit": "ud-iq1_s",
+    "ud-iq1_s 1.58-bit": "ud-iq1_s",
+}
 """Names that people use -> the scheme that is meant."""
 
 
@@ -59,12 +66,15 @@ def card_of_size(n_bytes: int, quant: str) -> ModelCard:
             name=f"{n_bytes / 1e9:.3g} GB of weights",
             architecture={
                 **a,
-                "hidden_size": heads * 128, "head_dim": 128, "num_attention_heads": heads,
-                "num_key_value_heads": max(1, heads // 4), "intermediate_size": inner,
+                "hidden_size": heads * 128,
+                "head_dim": 128,
+                "num_attention_heads": heads,
+                "num_key_value_heads": max(1, heads // 4),
+                "intermediate_size": inner,
                 "vocab_size": max(1024, round(a["vocab_size"] * min(side, 1.0))),
                 "num_hidden_layers": max(1, round(a["num_hidden_layers"] * side)),
             },
-        )  # fmt: skip
+        )
 
     # A step of 1024 keeps clear of the padding of four-bit kernels.
     least, more = size_of(sized(1024)), size_of(sized(2048))

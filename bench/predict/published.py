@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Final, Literal
 
 from bench import fields
-from bench.catalog import ModelCard, load_card, model_cards
 from bench.data import DATA
 from bench.errors import InputError
+from bench.models import ModelCard, load_card, model_cards
 from bench.roofline import above_bound, bound
 from bench.roofline.gpus import gpus
-from bench.roofline.layouts import check_quant
+from bench.schemes.bytes import check_quant
 
 FOLDER: Final = DATA / "published"
 Measure = Literal["decode", "end_to_end", "max_load"]
@@ -171,9 +171,15 @@ def _possible(row: Row) -> Iterator[str]:
         yield "n_batch, context: needed unless the row is excluded"
         return
     limit = bound(
-        card(row.model), gpus()[row.gpu], row.quant,
-        n_prompt=max(1, round(row.context) - 1), n_gen=2, n_batch=row.n_batch,
-        engine=row.engine, dtype="float16", n_devices=row.n_gpus,
-    )  # fmt: skip
+        card(row.model),
+        gpus()[row.gpu],
+        row.quant,
+        n_prompt=max(1, round(row.context) - 1),
+        n_gen=2,
+        n_batch=row.n_batch,
+        engine=row.engine,
+        dtype="float16",
+        n_devices=row.n_gpus,
+    )
     if above_bound(row.decode_tok_s, limit.decode_tok_s):
         yield f"decode_tok_s: {row.decode_tok_s} is above the bound {limit.decode_tok_s:.1f}"

@@ -188,9 +188,12 @@ class Validation:
         yield "| --- | ---: | ---: | ---: |"
         for name in BASELINES:
             at = self.predictor.ratio(
-                card("llama-3.1-8b"), "q4_k_m", "llama.cpp",
-                gpus()["rtx-4080-super"], gpus()[name],
-            )  # fmt: skip
+                card("llama-3.1-8b"),
+                "q4_k_m",
+                "llama.cpp",
+                gpus()["rtx-4080-super"],
+                gpus()[name],
+            )
             interval = f"{at.low:.2f} .. {at.high:.2f}"
             yield f"| {name} | {at.ratio:.2f} | {interval} | {at.bound_ratio:.2f} |"
 
@@ -206,9 +209,15 @@ class Validation:
 
 
 BASELINES: Final = (
-    "rtx-3070", "rtx-3080", "rtx-3080-ti", "rtx-3090", "rtx-4070-ti", "rtx-4070-ti-super",
-    "rtx-4080", "rtx-4090",
-)  # fmt: skip
+    "rtx-3070",
+    "rtx-3080",
+    "rtx-3080-ti",
+    "rtx-3090",
+    "rtx-4070-ti",
+    "rtx-4070-ti-super",
+    "rtx-4080",
+    "rtx-4090",
+)
 """Cards that the RTX 4080 SUPER is compared with in claims about it."""
 
 

@@ -8,13 +8,13 @@ from typing import Final
 
 import numpy as np
 
-from bench.catalog import ModelCard
+from bench.models import ModelCard
+from bench.models.shapes import shape
 from bench.predict.efficiency import Point, PrefillModel, Prompt, kernel
 from bench.predict.published import Row, card, rows
 from bench.roofline import decode_work, memory_bytes, prefill_work
 from bench.roofline.gpus import Gpu, gpus
-from bench.roofline.layouts import held
-from bench.roofline.shapes import shape
+from bench.schemes.bytes import held
 
 PREFILL_SHARE: Final = 0.5
 """Share of the dense peak that prefill is taken to reach where a row's latency includes it."""
@@ -58,9 +58,13 @@ def _sample(row: Row) -> Sample | None:
         assert row.n_prompt is not None
         assert row.n_gen is not None
         needed = memory_bytes(
-            model, row.quant, n_prompt=row.n_prompt, n_gen=row.n_gen, n_batch=row.n_batch,
+            model,
+            row.quant,
+            n_prompt=row.n_prompt,
+            n_gen=row.n_gen,
+            n_batch=row.n_batch,
             engine=row.engine,
-        )  # fmt: skip
+        )
         flops = prefill_work(
             model, row.quant, n_prompt=row.n_prompt, n_batch=row.n_batch, engine=row.engine
         ).flops
@@ -82,10 +86,16 @@ def point(
     step = weights.step_bytes + weights.expert_bytes * s.experts_read(n_batch)
     work = decode_work(model, quant, context=context, n_batch=n_batch, engine=engine)
     return Point(
-        engine=engine, kernel=kernel(quant), gpu=gpu, layers=s.n_layers, n_batch=n_batch,
-        step_bytes=step, kv_bytes=work.n_bytes - step, n_weights=s.n_active_params,
+        engine=engine,
+        kernel=kernel(quant),
+        gpu=gpu,
+        layers=s.n_layers,
+        n_batch=n_batch,
+        step_bytes=step,
+        kv_bytes=work.n_bytes - step,
+        n_weights=s.n_active_params,
         experts="none" if s.n_experts == 0 else "latent" if s.latent else "plain",
-    )  # fmt: skip
+    )
 
 
 def has_prefill(row: Row) -> bool:
@@ -111,9 +121,12 @@ def prompt_of(row: Row) -> Prompt:
     model = card(row.model)
     work = prefill_work(model, row.quant, n_prompt=row.n_prompt, engine=row.engine)
     return Prompt(
-        gpu=gpus()[row.gpu], kernel=kernel(row.quant), n_prompt=row.n_prompt,
-        layers=shape(model).n_layers, flops=work.flops,
-    )  # fmt: skip
+        gpu=gpus()[row.gpu],
+        kernel=kernel(row.quant),
+        n_prompt=row.n_prompt,
+        layers=shape(model).n_layers,
+        flops=work.flops,
+    )
 
 
 def prefill_model(given: Sequence[Row]) -> PrefillModel:

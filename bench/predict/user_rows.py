@@ -7,14 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.catalog import model_cards
-from bench.device_names import count
 from bench.errors import InputError
+from bench.experiment.devices import count
+from bench.models import model_cards
 from bench.predict.published import Row
-from bench.records import Record, read
+from bench.records import Record
+from bench.records.file import read
 from bench.roofline import mean_context
 from bench.roofline.gpus import match
-from bench.roofline.layouts import check_quant
+from bench.schemes.bytes import check_quant
 
 
 def rows_of(paths: Sequence[Path]) -> tuple[list[Row], list[str]]:
@@ -61,14 +62,24 @@ def _row(record: Record, identity: Mapping[str, Any]) -> Row | str:
     prefill = record.samples.get("prefill_s", [])
     n_prompt, n_gen, n_batch = work["n_prompt"], work["n_gen"], work["n_batch"]
     return Row(
-        line=0, gpu=card.name, n_gpus=1, model=name, quant=quant, engine=engine,
-        version=str(record.variant.get("mode", "")), measure="decode",
-        n_prompt=n_prompt, n_gen=n_gen, n_batch=n_batch,
+        line=0,
+        gpu=card.name,
+        n_gpus=1,
+        model=name,
+        quant=quant,
+        engine=engine,
+        version=str(record.variant.get("mode", "")),
+        measure="decode",
+        n_prompt=n_prompt,
+        n_gen=n_gen,
+        n_batch=n_batch,
         context=mean_context(n_prompt, n_gen),
         prefill_tok_s=n_batch * n_prompt / statistics.median(prefill) if prefill else None,
         decode_tok_s=n_batch / statistics.median(gaps),
-        source=f"own records {record.environment}", excluded="", note="",
-    )  # fmt: skip
+        source=f"own records {record.environment}",
+        excluded="",
+        note="",
+    )
 
 
 def _texts(table: object) -> Iterator[str]:

@@ -15,20 +15,30 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from bench import allocation
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.quantization.holding import Held, held
-from bench.quantization.scheme import Device, Scheme, refusal_of
 from bench.quantization.table import SCHEMES, mixed_scheme
+from bench.schemes import allocation
+from bench.schemes.scheme import Device, Scheme, refusal_of
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MIXED", "SCHEMES", "Applied", "Device", "Held", "Scheme", "apply", "held", "refusal",
-           "scheme"]  # fmt: skip
+__all__ = [
+    "MIXED",
+    "SCHEMES",
+    "Applied",
+    "Device",
+    "Held",
+    "Scheme",
+    "apply",
+    "held",
+    "refusal",
+    "scheme",
+]
 
 MIXED: Final = ("mixed:5.0bit", "mixed:kld<0.02")
-"""Examples of the schemes whose names state a target (`bench.mixed`)."""
+"""Examples of the schemes whose names state a target (`bench.quantization.mixed`)."""
 
 
 def scheme(name: str) -> Scheme:
@@ -69,7 +79,8 @@ def apply(
     if reason := refusal(name, device):
         raise UnsupportedError(reason)
     if name.startswith(allocation.PREFIX):
-        from bench import mixed, weights
+        from bench.models import weights
+        from bench.quantization import mixed
 
         cache = weights.cache_folder() / "mixed"
         chosen = mixed.quantize(allocation.parse(name), model, tokenize, cache)

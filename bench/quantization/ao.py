@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import UnsupportedError
 from bench.quantization.layers import dims, dtype_of
-from bench.quantization.scheme import Device
+from bench.schemes.scheme import Device
 
 if TYPE_CHECKING:
     from torch import nn

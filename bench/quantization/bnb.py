@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.quantization.layers import dims, replace
-from bench.quantization.scheme import Device
+from bench.schemes.scheme import Device
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,9 +43,13 @@ def _int8_layer(old: nn.Linear) -> nn.Module:
     from bitsandbytes.nn import Int8Params, Linear8bitLt
 
     new: Any = Linear8bitLt(
-        old.in_features, old.out_features, old.bias is not None, has_fp16_weights=False,
-        threshold=OUTLIER_THRESHOLD, device="meta",
-    )  # fmt: skip
+        old.in_features,
+        old.out_features,
+        old.bias is not None,
+        has_fp16_weights=False,
+        threshold=OUTLIER_THRESHOLD,
+        device="meta",
+    )
     rows, scales, _ = functional.int8_vectorwise_quant(old.weight.detach().to(torch.float16))
     new.weight = Int8Params(rows, requires_grad=False, has_fp16_weights=False, CB=rows, SCB=scales)
     new.bias = old.bias
@@ -56,13 +60,22 @@ def _nf4_layer(old: nn.Linear) -> nn.Module:
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     new: Any = Linear4bit(
-        old.in_features, old.out_features, old.bias is not None, compute_dtype=old.weight.dtype,
-        compress_statistics=False, quant_type="nf4", device="meta",
-    )  # fmt: skip
+        old.in_features,
+        old.out_features,
+        old.bias is not None,
+        compute_dtype=old.weight.dtype,
+        compress_statistics=False,
+        quant_type="nf4",
+        device="meta",
+    )
     weight: Any = Params4bit(
-        old.weight.detach(), requires_grad=False, compress_statistics=False, quant_type="nf4",
-        blocksize=NF4_BLOCK, module=new,
-    )  # fmt: skip
+        old.weight.detach(),
+        requires_grad=False,
+        compress_statistics=False,
+        quant_type="nf4",
+        blocksize=NF4_BLOCK,
+        module=new,
+    )
     new.weight = weight.to(old.weight.device)  # quantizes
     new.bias = old.bias
     return new  # type: ignore[no-any-return]  # bitsandbytes is followed without types

@@ -19,7 +19,7 @@ TINY = tl.constexpr(1e-12)
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton has no types
-def quantize_kernel(x_ptr, q_ptr, top_ptr, n_in, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803  # constants of a kernel
+def quantize_kernel(x_ptr, q_ptr, top_ptr, n_in, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # constants of a kernel
     """One program a row of x: its largest value, and its integers."""
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
@@ -37,8 +37,15 @@ def _tiles() -> list[Any]:
     To hide the memory's latency an SM must have some 30 KB in flight; small layers need short
     tiles so that there are programs for all SMs.
     """
-    sizes = [(16, 256, 2, 4), (16, 512, 4, 4), (32, 256, 4, 4), (32, 512, 4, 3), (64, 256, 4, 4),
-             (64, 128, 4, 5), (128, 128, 4, 4)]  # fmt: skip
+    sizes = [
+        (16, 256, 2, 4),
+        (16, 512, 4, 4),
+        (32, 256, 4, 4),
+        (32, 512, 4, 3),
+        (64, 256, 4, 4),
+        (64, 128, 4, 5),
+        (128, 128, 4, 4),
+    ]
     return [
         triton.Config({"BLOCK_N": n, "BLOCK_K": k}, num_warps=warps, num_stages=stages)
         for n, k, warps, stages in sizes
@@ -48,9 +55,20 @@ def _tiles() -> list[Any]:
 @triton.autotune(configs=_tiles(), key=["n_out", "n_in", "BLOCK_M"])  # type: ignore[untyped-decorator]  # triton has no types
 @triton.jit  # type: ignore[untyped-decorator]  # triton has no types
 def matmul_kernel(  # type: ignore[no-untyped-def]  # a kernel's arguments have no Python types
-    x_ptr, top_ptr, w_ptr, scale_ptr, bias_ptr, y_ptr, n_rows, n_out, n_in,
-    HAS_BIAS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,  # noqa: N803  # constants of a kernel
-):  # fmt: skip
+    x_ptr,
+    top_ptr,
+    w_ptr,
+    scale_ptr,
+    bias_ptr,
+    y_ptr,
+    n_rows,
+    n_out,
+    n_in,
+    HAS_BIAS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,  # constants of a kernel
+):
     """One program: BLOCK_N outputs of every row. x [n_rows, n_in], w [n_out, n_in], both int8."""
     rows = tl.arange(0, BLOCK_M)
     outs = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -103,7 +121,16 @@ def int8_matmul(
     y = torch.empty((n_rows, n_out), dtype=dtype, device=x.device)
     with torch.cuda.device(x.device):
         matmul_kernel[lambda tile: (triton.cdiv(n_out, tile["BLOCK_N"]),)](
-            x, top, weight, scale, scale if bias is None else bias, y, n_rows, n_out, n_in,
-            HAS_BIAS=bias is not None, BLOCK_M=max(16, triton.next_power_of_2(n_rows)),
-        )  # fmt: skip
+            x,
+            top,
+            weight,
+            scale,
+            scale if bias is None else bias,
+            y,
+            n_rows,
+            n_out,
+            n_in,
+            HAS_BIAS=bias is not None,
+            BLOCK_M=max(16, triton.next_power_of_2(n_rows)),
+        )
     return y

@@ -182,9 +182,14 @@ def check(layer: Int8Linear, name: str) -> None:
         one = torch.ones(1, device=weight.device)
         shifted = (q + layer.shift).to(torch.uint8 if layer.shift else torch.int8)
         found = torch.ops.gpu_cost_bench.int8_matmul(
-            shifted, one.expand(n_rows, 1).contiguous(), layer.weight,
-            one.expand(layer.out_features).contiguous(), layer.shifted, None, torch.float32,
-        )[:, some.to(weight.device)]  # fmt: skip
+            shifted,
+            one.expand(n_rows, 1).contiguous(),
+            layer.weight,
+            one.expand(layer.out_features).contiguous(),
+            layer.shifted,
+            None,
+            torch.float32,
+        )[:, some.to(weight.device)]
         if not torch.equal(found, (q.double() @ weight.t()).float()):
             raise UnsupportedError(
                 f"int8-dynamic-fused: layer {name} at {n_rows} rows is not the exact product on "

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UnsupportedError
-from bench.quantization.scheme import Scheme
+from bench.schemes.scheme import Scheme
 
 if TYPE_CHECKING:
     from torch import nn

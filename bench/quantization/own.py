@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bench.quantization.layers import dtype_of
-from bench.quantization.scheme import Device
+from bench.schemes.scheme import Device
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.quantization.layers import replace
-from bench.quantization.scheme import Device
+from bench.schemes.scheme import Device
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Final
 
 from bench.quantization import ao, bnb, own, quanto
-from bench.quantization.scheme import Package, Scheme
+from bench.schemes.scheme import Package, Scheme
 
 TORCHAO: Final = Package(name="torchao", least="0.17")
 BITSANDBYTES: Final = Package(name="bitsandbytes", least="0.50")
@@ -162,7 +162,7 @@ SCHEMES: Final[Mapping[str, Scheme]] = MappingProxyType({row.name: row for row i
 
 
 def mixed_scheme(name: str) -> Scheme:
-    """The scheme whose name states a target; `bench.mixed` carries it out."""
+    """The scheme whose name states a target; `bench.quantization.mixed` carries it out."""
     return Scheme(
         name=name,
         summary="torchao: each layer in 4 to 8 bits or unquantized, by measured sensitivity",

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from bench.catalog import ModelCard
+from bench.models import ModelCard
+from bench.models.shapes import Shape, shape
 from bench.roofline.gpus import GIB, Gpu, Precision
-from bench.roofline.layouts import Compute, Held, float_bytes, held, layout
-from bench.roofline.shapes import Shape, shape
+from bench.schemes.bytes import Compute, Held, float_bytes, held, layout
 
 Limit = Literal["memory", "compute"]
 
@@ -238,9 +238,15 @@ def bound(
     step = _decode(s, weights, mean_context(n_prompt, n_gen), n_batch, kv_dtype, static_cache)
     first = _prefill(s, weights, n_prompt, n_batch, kv_dtype)
     needed = memory_bytes(
-        card, quant, n_prompt=n_prompt, n_gen=n_gen, n_batch=n_batch,
-        dtype=dtype, kv_dtype=kv_dtype, engine=engine,
-    )  # fmt: skip
+        card,
+        quant,
+        n_prompt=n_prompt,
+        n_gen=n_gen,
+        n_batch=n_batch,
+        dtype=dtype,
+        kv_dtype=kv_dtype,
+        engine=engine,
+    )
     peak = peak_flops(gpu, layout(quant, engine).compute, dtype)
     memory_s = step.n_bytes / (gpu.bandwidth * n_devices)
     compute_s = step.flops / (peak * n_devices) if peak else 0.0

@@ -12,9 +12,14 @@ from typing import Final, Literal
 from bench.roofline import above_bound
 
 Code = Literal[
-    "above-bound", "capacity-spilled", "fallback-kernel", "compute-bound", "bandwidth-bound",
-    "launch-bound", "unexplained",
-]  # fmt: skip
+    "above-bound",
+    "capacity-spilled",
+    "fallback-kernel",
+    "compute-bound",
+    "bandwidth-bound",
+    "launch-bound",
+    "unexplained",
+]
 
 NEAR_BOUND: Final = 0.6
 """Share of the bound from which a step is called bound by it: llama.cpp reaches 0.8 to 0.9 with

@@ -15,18 +15,26 @@ from pathlib import Path
 from typing import Final, Literal
 
 from bench import fields
-from bench.catalog import NAME
 from bench.data import DATA
 from bench.errors import InputError, unknown
+from bench.models import NAME
 
 FILE: Final = DATA / "gpus.toml"
 GIB: Final = 2**30
 Precision = Literal["bf16", "fp8", "int8"]
 
 FIGURES: Final = (
-    "vram_gib", "bandwidth_gb_s", "bf16_tflops", "fp8_tflops", "int8_tops",
-    "sms", "boost_mhz", "tdp_w", "launch_usd", "released",
-)  # fmt: skip
+    "vram_gib",
+    "bandwidth_gb_s",
+    "bf16_tflops",
+    "fp8_tflops",
+    "int8_tops",
+    "sms",
+    "boost_mhz",
+    "tdp_w",
+    "launch_usd",
+    "released",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from bench.engines import attention  # noqa: E402  # imports torch
+from bench.engines.graph import attention  # noqa: E402  # imports torch
 
 pytestmark = [
     pytest.mark.gpu,
@@ -40,11 +40,15 @@ def expected(query: Any, keys: Any, values: Any, last: Any, scale: float) -> Any
 @pytest.mark.parametrize(
     ("batch", "shared", "group", "dim", "length", "filled"),
     [
-        (1, 8, 4, 128, 256, 200), (1, 8, 4, 64, 256, 1), (3, 2, 1, 80, 512, 300),
-        (1, 8, 4, 128, 32768, 30001), (64, 8, 4, 128, 512, 511), (1, 1, 16, 256, 4096, 4096),
+        (1, 8, 4, 128, 256, 200),
+        (1, 8, 4, 64, 256, 1),
+        (3, 2, 1, 80, 512, 300),
+        (1, 8, 4, 128, 32768, 30001),
+        (64, 8, 4, 128, 512, 511),
+        (1, 1, 16, 256, 4096, 4096),
         (2, 4, 7, 128, 1024, 777),
     ],
-)  # fmt: skip
+)
 def test_the_kernel_is_near_float32(
     batch: int, shared: int, group: int, dim: int, length: int, filled: int, dtype: Any
 ) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.devices import Reader, reader_for
-from bench.devices.card import open_card
+from bench.devices import Reader
 from bench.devices.figures import Unreadable
+from bench.devices.gpu.card import open_card
+from bench.devices.opening import reader_for
 
 pytestmark = pytest.mark.gpu
 

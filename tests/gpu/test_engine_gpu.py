@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bench import quantization
-from bench.engines import Job
-from bench.engines.transformers import TransformersEngine, resolve_device
+from bench.engines.messages import Job
+from bench.engines.transformers.engine import TransformersEngine, resolve_device
 from bench.errors import UnsupportedError
 
 torch = pytest.importorskip("torch")
@@ -22,15 +22,28 @@ pytestmark = [
 ]
 
 SHAPE = {
-    "model_type": "llama", "vocab_size": 8192, "hidden_size": 1024, "intermediate_size": 2816,
-    "num_hidden_layers": 4, "num_attention_heads": 16, "num_key_value_heads": 4,
-    "max_position_embeddings": 4096, "tie_word_embeddings": False,
-}  # fmt: skip
+    "model_type": "llama",
+    "vocab_size": 8192,
+    "hidden_size": 1024,
+    "intermediate_size": 2816,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": False,
+}
 WINDOW = list(range(7, 7 + 64))
 
-KLD = {"none": 2e-4, "int8-weight-only": 1e-3, "int8-dynamic": 2e-3, "int8-dynamic-fused": 2e-3,
-       "fp8-weight-only": 1e-2, "fp8-dynamic": 2e-2, "fp8-dynamic-tensor": 2e-2,
-       "int4-weight-only": 0.1}  # fmt: skip
+KLD = {
+    "none": 2e-4,
+    "int8-weight-only": 1e-3,
+    "int8-dynamic": 2e-3,
+    "int8-dynamic-fused": 2e-3,
+    "fp8-weight-only": 1e-2,
+    "fp8-dynamic": 2e-2,
+    "fp8-dynamic-tensor": 2e-2,
+    "int4-weight-only": 0.1,
+}
 """Scheme -> most that it may diverge from float32 on this model, nats a token: some five times what
 a CPU gives, 0.022 for 4 bits in groups of 64. Another model altogether diverges by 0.41."""
 
@@ -45,9 +58,19 @@ def _clean() -> Iterator[None]:
 
 def job(quant: str = "none", mode: str = "eager", dtype: str = "auto", **options: str) -> Job:
     return Job(
-        architecture=SHAPE, folder=None, random_seed=0, initializer_range=0.02, quant=quant,
-        mode=mode, dtype=dtype, device="cuda", threads=None, seed=7, replicate=0, options=options,
-    )  # fmt: skip
+        architecture=SHAPE,
+        folder=None,
+        random_seed=0,
+        initializer_range=0.02,
+        quant=quant,
+        mode=mode,
+        dtype=dtype,
+        device="cuda",
+        threads=None,
+        seed=7,
+        replicate=0,
+        options=options,
+    )
 
 
 def load(wanted: Job) -> TransformersEngine:

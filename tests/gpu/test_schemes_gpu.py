@@ -13,7 +13,7 @@ if not torch.cuda.is_available():
 from torch import nn  # noqa: E402  # only where there is a device
 
 from bench import quantization  # noqa: E402
-from bench.engines.transformers import resolve_device  # noqa: E402
+from bench.engines.transformers.engine import resolve_device  # noqa: E402
 from bench.quantization import int8_layer, seen  # noqa: E402
 
 pytestmark = [
@@ -22,19 +22,32 @@ pytestmark = [
 ]
 DEVICE = resolve_device("cuda:0")
 ERRORS = {
-    "int8-dynamic": 0.05, "int8-dynamic-fused": 0.05, "int8-weight-only": 0.05,
-    "fp8-dynamic": 0.15, "fp8-dynamic-tensor": 0.15, "fp8-weight-only": 0.1,
-    "int4-weight-only": 0.3, "bnb-int8": 0.05, "bnb-nf4": 0.3, "quanto-int8": 0.05,
-}  # fmt: skip
+    "int8-dynamic": 0.05,
+    "int8-dynamic-fused": 0.05,
+    "int8-weight-only": 0.05,
+    "fp8-dynamic": 0.15,
+    "fp8-dynamic-tensor": 0.15,
+    "fp8-weight-only": 0.1,
+    "int4-weight-only": 0.3,
+    "bnb-int8": 0.05,
+    "bnb-nf4": 0.3,
+    "quanto-int8": 0.05,
+}
 
 
 def llama() -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(
-        "llama", tie_word_embeddings=False, vocab_size=1024, hidden_size=256,
-        intermediate_size=512, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-    )  # fmt: skip
+        "llama",
+        tie_word_embeddings=False,
+        vocab_size=1024,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
     torch.manual_seed(0)
     with torch.device("cuda:0"):
         return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from bench.devices.clock import EventClock, clock_for
-from bench.engines import Job, splitting
-from bench.engines.transformers import TransformersEngine
+from bench.engines.messages import Job
+from bench.engines.transformers import splitting
+from bench.engines.transformers.engine import TransformersEngine
 from bench.worker import request
 from tests.conversing import conversation
 
@@ -25,10 +26,16 @@ pytestmark = [
 two = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 
 SHAPE = {
-    "model_type": "llama", "vocab_size": 1024, "hidden_size": 256, "intermediate_size": 512,
-    "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 4,
-    "max_position_embeddings": 512, "tie_word_embeddings": False,
-}  # fmt: skip
+    "model_type": "llama",
+    "vocab_size": 1024,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +52,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def a_job(folder: Path | None, **changed: object) -> Job:
     plain = Job(
-        architecture=SHAPE, folder=folder, random_seed=0, initializer_range=0.02, quant="none",
-        mode="eager", dtype="float32", device="cuda:0", threads=None, seed=7, replicate=0,
-    )  # fmt: skip
+        architecture=SHAPE,
+        folder=folder,
+        random_seed=0,
+        initializer_range=0.02,
+        quant="none",
+        mode="eager",
+        dtype="float32",
+        device="cuda:0",
+        threads=None,
+        seed=7,
+        replicate=0,
+    )
     return replace(plain, **changed)  # type: ignore[arg-type]  # names of its fields
 
 

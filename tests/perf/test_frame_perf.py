@@ -14,8 +14,9 @@ import pytest
 from bench import read_results
 from bench.exchange.exporting import export
 from bench.exchange.frame import frame
-from bench.records import Results, read, to_json
-from tests.test_summary import record
+from bench.records import to_json
+from bench.records.file import Results, read
+from tests.summary.test_summary import record
 
 pytest.importorskip("pytest_benchmark")
 

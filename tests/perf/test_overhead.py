@@ -18,8 +18,8 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.devices.clock import HostClock
-from bench.engines import Job
-from bench.engines.transformers import TransformersEngine
+from bench.engines.messages import Job
+from bench.engines.transformers.engine import TransformersEngine
 from bench.worker import request
 
 N_PROMPT, N_GEN = 16, 17
@@ -45,11 +45,19 @@ def test_overhead_of_the_timed_loop(benchmark: BenchmarkFixture, embedded_folder
     runs = TransformersEngine()
     runs.load(
         Job(
-            architecture={}, folder=embedded_folder, random_seed=0, initializer_range=0.02,
-            quant="none", mode="eager", dtype="auto", device="cpu", threads=None, seed=0,
+            architecture={},
+            folder=embedded_folder,
+            random_seed=0,
+            initializer_range=0.02,
+            quant="none",
+            mode="eager",
+            dtype="auto",
+            device="cpu",
+            threads=None,
+            seed=0,
             replicate=0,
         )
-    )  # fmt: skip
+    )
     runs.start(N_PROMPT, N_GEN, 1)
     clock, ratios, turn = HostClock(), [], count()
 
@@ -89,7 +97,7 @@ def test_the_parent_while_a_worker_measures(
     """Share of a core that the parent uses over a whole run of real workers."""
     from bench import runner
     from tests.fakes import Quiet
-    from tests.test_runner import tiny
+    from tests.runner.test_runner import tiny
 
     shares = []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.catalog import load_card, model_cards
+from bench.models import load_card, model_cards
 from bench.predict import Predictor
 from bench.roofline import bound
 from bench.roofline.gpus import gpus

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.records import Results, read, to_json
+from bench.records import to_json
+from bench.records.file import Results, read
 from bench.summary import summarise
-from tests.test_records import ENVIRONMENT, RECORD
+from tests.records.test_records import ENVIRONMENT, RECORD
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.report.assemble import assemble
-from bench.report.webpage import to_html
+from bench.report.page import assemble
+from bench.report.page.webpage import to_html
 from tests.report_results import environment, record, write
 
 ARMS = ("none", "int8-weight-only", "fp8-dynamic")

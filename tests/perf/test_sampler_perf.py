@@ -31,11 +31,12 @@ from typing import Any
 import pynvml
 import pytest
 
-from bench.analysis import paired_ratio
-from bench.devices import load, meter
-from bench.devices.energy import Sample
-from bench.devices.meter import SAMPLE_S, LivePace
-from bench.devices.nvidia import NvidiaCard
+from bench.devices.gpu import meter
+from bench.devices.gpu.energy import Sample
+from bench.devices.gpu.meter import SAMPLE_S, LivePace
+from bench.devices.gpu.nvidia import NvidiaCard
+from bench.devices.host import load
+from bench.summary.statistics import paired_ratio
 from tests.fake_nvml import FakeNvml, field_value
 
 BLOCK_S = 0.2
@@ -48,8 +49,11 @@ STRETCH_S = 0.004
 def card() -> NvidiaCard:
     """A card on plain functions: autospecs would cost more than what is measured."""
     power = [field_value(186, 250_000)]
-    answers = {name: (lambda *_, value=value: value) for name, value in FakeNvml().answers.items()
-               if not callable(value)}  # fmt: skip
+    answers = {
+        name: (lambda *_, value=value: value)
+        for name, value in FakeNvml().answers.items()
+        if not callable(value)
+    }
     plain = SimpleNamespace(**{**vars(pynvml), **answers})
     plain.nvmlDeviceGetHandleByIndex = lambda _index: "card-0"
     plain.nvmlDeviceGetTotalEnergyConsumption = lambda _handle: 1_000_000

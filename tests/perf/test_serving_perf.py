@@ -15,16 +15,19 @@ from typing import Any
 
 import pytest
 
-from bench.serving.http import Connection
-from bench.serving.streams import Stream
+from bench.engines.endpoint.http import Connection
+from bench.engines.endpoint.streams import Stream
 
 pytest.importorskip("pytest_benchmark")
 
 CHUNKS = 1000
 EVENT = {
-    "id": "cmpl-0123456789abcdef", "object": "text_completion", "created": 1795431736,
-    "model": "model", "choices": [{"index": 0, "text": " word", "finish_reason": None}],
-}  # fmt: skip
+    "id": "cmpl-0123456789abcdef",
+    "object": "text_completion",
+    "created": 1795431736,
+    "model": "model",
+    "choices": [{"index": 0, "text": " word", "finish_reason": None}],
+}
 BODY = f"data: {json.dumps(EVENT)}\n\n".encode()
 PIECE = f"{len(BODY):x}\r\n".encode() + BODY + b"\r\n"
 

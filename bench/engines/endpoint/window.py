@@ -1,0 +1,170 @@
+"""What a window of requests amounts to: figures, or what went wrong and how often."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+from bench.engines.endpoint.client import Answer
+from bench.engines.endpoint.load import Window
+from bench.engines.endpoint.settings import Settings
+from bench.engines.messages import Answered, Served
+from bench.errors import UnsupportedError
+
+LATE_S = 0.005
+"""Delays and lags below this are of no account: an idle event loop wakes about 1 ms late."""
+LATE_SHARE = 0.05
+"""Of the median request, by which requests may be late at the 95th percentile."""
+LAG_SHARE = 0.1
+"""Of the median time per token, by which the event loop may be late at the 95th percentile."""
+
+
+HELD = 4
+HELD_SHARE = 0.25
+"""Chunks that come with the first one, at least so many and such a share of all: the time to the
+first is then that of a buffer which filled."""
+
+
+def served(window: Window, settings: Settings, planned: int, shared: int = 0) -> Served:
+    """Figures of the requests that were answered. Raises UnsupportedError where too many failed.
+
+    `planned`: how many requests the window was to hold at least. `shared`: tokens that all prompts
+    have in common (a chat template), which a cache may rightly hold.
+    """
+    refuse_buffers(window)
+    counted = counts(window)
+    if window.fails(planned, settings.allow_failed):
+        raise failed(window.answers, counted)
+    good = [answer for answer in window.answers if answer.failure is None]
+    if not good:
+        raise failed(window.answers, counted)
+    late = lateness(window, good)
+    reasons = set()
+    if late["client_bound"]:
+        reasons.add("CLIENT_BOUND")
+    if window.n_failed:
+        reasons.add("REQUESTS_FAILED")
+    if not settings.prefix_cache and any((a.cached_tokens or 0) > shared for a in good):
+        reasons.add("PREFIX_CACHED")
+    return Served(
+        requests=[answered(answer) for answer in good],
+        wall_s=window.wall_s,
+        device={"requests": counted, "client": late} | _own_timings(good),
+        reasons=tuple(sorted(reasons)),
+        absent=_absent(good),
+    )
+
+
+def refuse_buffers(window: Window) -> None:
+    """Fail the answers that a buffer held back, where they are most: in one, the client stopped."""
+    good = [answer for answer in window.answers if answer.failure is None]
+    held = {id(a) for a in good if a.n_first >= max(HELD, HELD_SHARE * (len(a.itl_s) + 1))}
+    if len(held) * 2 <= len(good):
+        return
+    window.answers = [
+        replace(
+            answer,
+            failure="buffered",
+            ttft_s=None,
+            itl_s=(),
+            e2e_s=None,
+            detail=f"the first {answer.n_first} of {len(answer.itl_s) + 1} chunks came at once",
+        )
+        if id(answer) in held
+        else answer
+        for answer in window.answers
+    ]
+
+
+def answered(answer: Answer) -> Answered:
+    """Of an answer without fault."""
+    assert answer.ttft_s is not None
+    assert answer.e2e_s is not None
+    return Answered(prefill_s=answer.ttft_s, itl_s=answer.itl_s, e2e_s=answer.e2e_s)
+
+
+def counts(window: Window) -> dict[str, Any]:
+    """How many requests ended how."""
+    answers = window.answers
+    return {
+        "n_answered": len(answers) - window.n_failed,
+        "n_failed": window.n_failed,
+        "failed": dict(Counter(a.failure for a in answers if a.failure is not None)),
+        "retried": dict(Counter(kind for a in answers for kind in a.retried)),
+        "n_ramp": window.n_ramp,
+        "n_empty_chunks": sum(a.n_empty for a in answers),
+        "cached_tokens": _total([a.cached_tokens for a in answers if a.failure is None]),
+    }
+
+
+def _total(values: Sequence[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def failed(answers: Sequence[Answer], counted: Mapping[str, Any]) -> UnsupportedError:
+    """The error for requests that failed: how many of how many, by kind, and one in its words."""
+    kinds: dict[str, int] = counted["failed"]
+    most = max(kinds, key=lambda kind: kinds[kind])
+    detail = next(a.detail for a in answers if a.failure == most)
+    said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    total = counted["n_answered"] + counted["n_failed"]
+    code = "TOKEN_COUNT" if set(kinds) <= {"token_count", "no_usage"} else "REQUESTS_FAILED"
+    return UnsupportedError(
+        f"{counted['n_failed']} of {total} requests failed ({said}): {detail or most}",
+        code,
+        about={"requests": counted},
+    )
+
+
+def lateness(window: Window, good: Sequence[Answer]) -> dict[str, Any]:
+    """How late the client was, and whether that is too late for its figures to be the server's."""
+    e2e = median(answer.e2e_s or 0.0 for answer in good)
+    steps = [
+        (a.e2e_s - a.ttft_s) / (a.output_tokens - 1)
+        for a in good
+        if a.e2e_s and a.ttft_s and a.output_tokens and a.output_tokens > 1
+    ]
+    delay, lag = p95(window.delays_s), p95(window.lags_s)
+    bound = delay is not None and delay > max(LATE_S, LATE_SHARE * e2e)
+    if lag is not None and steps:
+        bound = bound or lag > max(LATE_S, LAG_SHARE * median(steps))
+    return {
+        "delay_p95_s": delay,
+        "delay_max_s": max(window.delays_s, default=None),
+        "lag_p95_s": lag,
+        "lag_max_s": max(window.lags_s, default=None),
+        "connect_s": max((a.connect_s for a in good), default=None),
+        "client_bound": bound,
+    }
+
+
+def p95(values: Sequence[float]) -> float | None:
+    """The 95th percentile (nearest rank); None of nothing."""
+    ranked = sorted(values)
+    return ranked[-(-len(ranked) * 19 // 20) - 1] if ranked else None
+
+
+def _absent(good: Sequence[Answer]) -> dict[str, str]:
+    absent = {}
+    chunks = sum(len(a.itl_s) + 1 for a in good)
+    tokens = sum(a.output_tokens or 0 for a in good)
+    if chunks != tokens:
+        absent["itl_s"] = f"{chunks} chunks for {tokens} tokens: gaps are between chunks"
+    if any(a.cached_tokens is None for a in good):
+        absent["cached_tokens"] = "the server does not say what it took from a cache"
+    return absent
+
+
+def _own_timings(good: Sequence[Answer]) -> dict[str, Any]:
+    """Medians of the server's own figures, where it sends some: a cross-check of ours."""
+    own = [answer.timings for answer in good if answer.timings]
+    figures = {
+        name: median(values)
+        for name in ("prompt_ms", "predicted_ms", "predicted_per_token_ms")
+        if (values := [t[name] for t in own if isinstance(t.get(name), int | float)])
+    }
+    return {"server_timings": figures} if figures else {}

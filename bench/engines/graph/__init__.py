@@ -1,0 +1,1 @@
+"""This project's own inference code: static cache, compiled steps, graphs."""

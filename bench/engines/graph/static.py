@@ -1,0 +1,381 @@
+"""Decoding in memory that never moves: layers compiled, and on a GPU each step one CUDA graph.
+
+In eager mode a fast GPU waits for Python: a step of an 8B model is some thousand launches, more
+time than reading the weights takes. Here the key-value cache is made once a workload at its full
+length, the decoder layer is compiled once (all layers share its code), and with `cuda-graph` the
+whole step, argmax included, is captured once and replayed, so that Python launches one thing.
+
+On a GPU the cache is read as far as it is filled, by a kernel of this project; elsewhere in full,
+under a mask (`bench.engines.graph.attention`; `attention` and `cache_length` of the notes).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from bench.engines.graph.compiling import NOTHING, compiling, leave_out_slow_products
+from bench.engines.graph.written import largest_matrix, listening, of_step
+from bench.engines.transformers.eager import Eager
+from bench.errors import UnsupportedError
+
+CACHE_STEP: Final = 256
+"""Cache lengths are multiples of this, so that nearby prompts share one compiled step."""
+
+CHECKED: Final = 16
+"""Tokens whose agreement with eager mode is looked at when a workload starts."""
+
+WARM: Final = 3
+"""Calls before capture: they compile, and let libraries make their workspaces."""
+
+
+def cache_length(n_prompt: int, n_gen: int) -> int:
+    """Positions of the static cache for such a request."""
+    return -(-(n_prompt + n_gen) // CACHE_STEP) * CACHE_STEP
+
+
+class Slots:
+    """Keys and values of one layer, [batch, heads, length, dimension]."""
+
+    def __init__(self, length: int, position: Any) -> None:
+        self._length = length
+        self._position = position
+        self.keys: Any = None
+        self.values: Any = None
+
+    def make(self, key: Any, value: Any) -> None:
+        """Memory for tensors of these shapes."""
+        self.keys = key.new_zeros((*key.shape[:2], self._length, *key.shape[3:]))
+        self.values = value.new_zeros((*value.shape[:2], self._length, *value.shape[3:]))
+
+    def update(self, key: Any, value: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
+        """Keep new keys and values; what attention shall look at.
+
+        Several tokens are a prompt, which starts at 0 and looks at itself; one token goes to
+        `position` and looks at everything, under a mask.
+        """
+        if self.keys is None:
+            self.make(key, value)
+        n = key.shape[2]
+        if n > 1:
+            self.keys[:, :, :n].copy_(key)
+            self.values[:, :, :n].copy_(value)
+            return key, value
+        self.keys.index_copy_(2, self._position, key)
+        self.values.index_copy_(2, self._position, value)
+        return self.keys, self.values
+
+
+class Memory:
+    """The static cache of a model: one `Slots` a layer."""
+
+    def __init__(self, n_layers: int, length: int, position: Any) -> None:
+        self.layers = [Slots(length, position) for _ in range(n_layers)]
+        self.made = False
+        """Whether the tensors are there: what is compiled must not make them."""
+
+    def update(self, key: Any, value: Any, layer: int, *_: Any, **__: Any) -> tuple[Any, Any]:
+        """As a transformers cache."""
+        return self.layers[layer].update(key, value)
+
+    @property
+    def n_bytes(self) -> int:
+        tensors = [t for s in self.layers for t in (s.keys, s.values) if t is not None]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def run_layer(layer: Any, slots: Slots, *args: Any, **options: Any) -> Any:
+    """One decoder layer with its own part of the cache; this is what is compiled."""
+    return type(layer).forward(layer, *args, past_key_values=slots, **options)
+
+
+def hidden_of(_layer: Any, _slots: Any, *args: Any, **options: Any) -> Any:
+    """Of the arguments of `run_layer`: what the layer before made [batch, length, width]."""
+    return args[0] if args else options["hidden_states"]
+
+
+def choose(norm: Any, head: Any, hidden: Any, position: Any, token: Any, out: Any) -> None:
+    """Keep the likeliest token after `hidden` [batch, 1, width] as the one at `position`.
+
+    What some models do to their logits after this (scaling, capping) leaves the likeliest as it is.
+    """
+    token.copy_(head(norm(hidden))[:, -1].argmax(-1, keepdim=True))
+    out.index_copy_(1, position, token)
+
+
+def share_compiled_layer(model: Any, compiled: Callable[..., Any]) -> None:
+    """Let every decoder layer run `compiled` when it is called with a `Memory`.
+
+    The number of the layer is a constant to the compiler, which would compile each layer anew; so
+    a layer is handed its own slots, which need no number, and the number is out of sight meanwhile.
+    """
+
+    def patched(layer: Any, index: int) -> Callable[..., Any]:
+        plain, attends = layer.forward, layer.self_attn
+
+        def forward(*args: Any, past_key_values: Any = None, **options: Any) -> Any:
+            if not isinstance(past_key_values, Memory) or not past_key_values.made:
+                return plain(*args, past_key_values=past_key_values, **options)
+            attends.layer_idx = 0
+            try:
+                return compiled(layer, past_key_values.layers[index], *args, **options)
+            finally:
+                attends.layer_idx = index
+
+        return forward
+
+    for index, layer in enumerate(layers_of(model)):
+        layer.forward = patched(layer, index)
+
+
+def layers_of(model: Any) -> Any:
+    """The decoder layers. Raises UnsupportedError where they are not built as expected."""
+    layers = getattr(model.get_decoder(), "layers", None)
+    if layers is None or any(getattr(x, "self_attn", None) is None for x in layers):
+        kind = type(model).__name__
+        raise UnsupportedError(f"{kind} has no decoder layers of the known form: use mode eager")
+    return layers
+
+
+def check_window(config: Any, length: int) -> None:
+    """A sliding window shorter than the sequence needs a cache that forgets: not built here."""
+    window = getattr(config, "sliding_window", None)
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    if slides and window is not None and length > window:
+        raise UnsupportedError(
+            f"{length} tokens are more than this model's sliding window of {window}, "
+            "which the static cache does not have: use mode eager"
+        )
+
+
+def refuse_sinks(model: Any) -> None:
+    if any(hasattr(layer.self_attn, "sinks") for layer in layers_of(model)):
+        raise UnsupportedError(
+            f"{type(model).__name__} has attention sinks, which the static cache's attention "
+            "does not have: use mode eager"
+        )
+
+
+class Static:
+    """A `Decoder` with a static cache and compiled layers; with `graph`, captured steps."""
+
+    def __init__(
+        self,
+        model: Any,
+        options: Mapping[str, Any],
+        *,
+        graph: bool,
+        needs: Mapping[str, Any] = NOTHING,
+    ) -> None:
+        """`needs`: options of the compiler that the model's scheme needs on CUDA."""
+        import torch
+
+        from bench.engines.graph import attention
+
+        self._model = model
+        self._graph = graph
+        self._eager = Eager(model)
+        self.notes: Mapping[str, Any] = {}
+        self._memory: Memory | None = None
+        self._graphs: list[Any] = []
+        self._written: dict[tuple[int, int], dict[str, Any] | None] = {}
+        """What a step's layer was compiled to, by batch and length of the cache."""
+        refuse_sinks(model)
+        self._decoder, self._head = model.get_decoder(), model.get_output_embeddings()
+        if getattr(self._decoder, "norm", None) is None or self._head is None:
+            raise UnsupportedError(f"{type(model).__name__} ends in an unknown way: use mode eager")
+        self._nothing = torch.nn.Identity()
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
+        kind = model.device.type
+        self._attention = attention.way_of(options.get("attention"), kind)
+        # One graph for each prompt length, batch and layer form, and one for the step.
+        torch._dynamo.config.recompile_limit = 256
+        if kind == "cuda":
+            leave_out_slow_products()
+        how = compiling(options, graph=graph, kind=kind, needs=needs)
+        self._how = how
+        self._body, self._choose = self._hidden, choose
+        if how.region == "layer":
+            share_compiled_layer(model, how.by_length(run_layer, hidden_of))
+            self._choose = how(choose)
+        elif how.region == "model":
+            self._body = how.by_length(self._hidden, lambda tokens, *_: tokens)
+            self._choose = how(choose)
+
+    def start(self, prompt: Any, n_gen: int) -> None:
+        import torch
+
+        self._graphs.clear()  # before new memory is asked for
+        self._memory = None
+        check_window(self._model.config.get_text_config(), prompt.shape[1] + n_gen)
+        expected = self._expected(prompt, min(n_gen, CHECKED))
+        n_batch, self._n_prompt = prompt.shape
+        length = cache_length(self._n_prompt, n_gen)
+        device = prompt.device
+        self._prompt = prompt
+        self._start = torch.full((1,), self._n_prompt, device=device)
+        self._position = self._start.clone()
+        self._places = torch.arange(length, device=device)
+        self._token = torch.zeros(n_batch, 1, dtype=torch.long, device=device)
+        self._out = torch.zeros(n_batch, length + 1, dtype=torch.long, device=device)
+        self._memory = Memory(len(layers_of(self._model)), length, self._position)
+        self.notes = {
+            "cache_length": length,
+            "compiled": self._how.region,
+            "attention": self._attention,
+            "inductor": dict(self._how.inductor),
+            "inductor_prompts": dict(self._how.for_prompts),
+            **self._build(self._memory),
+        }
+        self.notes = {**self.notes, **self._agreement(expected)}
+        self.reset()
+
+    def _expected(self, prompt: Any, n_gen: int) -> Any:
+        """Tokens that eager mode makes of the prompt."""
+        self._eager.start(prompt, n_gen)
+        self._eager.prefill()
+        for _ in range(n_gen - 1):
+            self._eager.step()
+        tokens = self._eager.tokens()
+        self._eager.reset()
+        return tokens
+
+    def _agreement(self, expected: Any) -> dict[str, Any]:
+        """How many tokens of each sequence come before the first that eager mode chose otherwise.
+
+        A sequence that has once gone another way stays different, so only the first counts.
+        """
+        self.reset()
+        self.prefill()
+        for _ in range(expected.shape[1] - 1):
+            self.step()
+        same = (self.tokens() == expected).long().cumprod(dim=1).sum(dim=1)
+        return {"tokens_checked": expected.shape[1], "tokens_as_eager": int(same.min())}
+
+    def _build(self, memory: Memory) -> dict[str, Any]:
+        """Compile, and capture, with the seconds that each took."""
+        self._hidden(self._token, self._seen(self._places[:1]), self._places[None, :1], memory)
+        memory.made = True
+        notes: dict[str, Any] = {"cache_bytes": memory.n_bytes}
+        self._run_prefill, self._run_step = self._prefill, self._step
+        before = time.perf_counter()
+        with listening() as codes:
+            self._prefill()
+            if self._n_prompt > 1:  # else the prompt is a step
+                codes.clear()
+            self._step()
+        for _ in range(WARM - 1):
+            self._prefill()
+            self._step()
+        self._wait()
+        notes["compile_s"] = time.perf_counter() - before
+        notes["step"] = self._step_of(codes)
+        if self._graph:
+            before = time.perf_counter()
+            self._graphs = [capture(self._prefill), capture(self._step)]
+            self._run_prefill, self._run_step = (graph.replay for graph in self._graphs)
+            self._wait()
+            notes["capture_s"] = time.perf_counter() - before
+        return notes
+
+    def _step_of(self, codes: Sequence[str]) -> dict[str, Any] | None:
+        """What a step calls in its largest compiled piece: a layer, or the whole model.
+
+        None if nothing was compiled. A step that was compiled for an earlier workload is the same.
+        """
+        key = (self._prompt.shape[0], self._places.shape[0])
+        if codes:
+            self._written[key] = of_step(codes, largest_matrix(layers_of(self._model)))
+        return self._written.get(key)
+
+    def _wait(self) -> None:
+        import torch
+
+        if self._prompt.device.type != "cpu":
+            torch.accelerator.synchronize()
+
+    def _hidden(self, tokens: Any, mask: Any, positions: Any, memory: Any) -> Any:
+        """What the last layer says of the last of `tokens`, before the final norm."""
+        hidden = self._decoder(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=memory,
+            use_cache=True,
+        ).last_hidden_state
+        shape = (hidden.shape[0], 1, hidden.shape[2])
+        # A copy has the same strides after any length, so that what comes next is compiled once.
+        return hidden.new_empty(shape).copy_(hidden[:, -1:]) if hidden.shape[1] > 1 else hidden
+
+    def _run(self, tokens: Any, mask: Any, positions: Any, after: int) -> None:
+        """Process tokens, move `position` by `after`, and choose the token that stands there."""
+        norm, self._decoder.norm = self._decoder.norm, self._nothing
+        try:
+            hidden = self._body(tokens, mask, positions, self._memory)
+        finally:
+            self._decoder.norm = norm
+        if after:
+            self._position.add_(after)
+        self._choose(norm, self._head, hidden, self._position, self._token, self._out)
+
+    def _prefill(self) -> None:
+        self._position.copy_(self._start)
+        if self._n_prompt == 1:  # one token is a step, at position 0
+            self._position.zero_()
+            self._advance(self._prompt)
+            return
+        self._run(self._prompt, None, self._places[None, : self._n_prompt], after=0)
+
+    def _step(self) -> None:
+        self._advance(self._token)
+
+    def _advance(self, token: Any) -> None:
+        """Process `token` at `position`, and choose the one after it."""
+        self._run(token, self._seen(self._position), self._position[None], after=1)
+
+    def _seen(self, last: Any) -> Any:
+        """What tells a step's attention to look at the places up to `last` [1]."""
+        seen = last if self._attention == "split" else self._places <= last
+        return seen[None, None, None]
+
+    def reset(self) -> None:
+        self._made = 0
+
+    def prefill(self) -> None:
+        self._run_prefill()
+        self._made = 1
+
+    def step(self) -> None:
+        self._run_step()
+        self._made += 1
+
+    def rewind(self) -> None:
+        self._position.copy_(self._start)
+        self._token.copy_(self._out[:, self._n_prompt : self._n_prompt + 1])
+        self._made = 1
+
+    def tokens(self) -> Any:
+        return self._out[:, self._n_prompt : self._n_prompt + self._made].clone()
+
+
+def capture(function: Callable[[], None]) -> Any:
+    """What `function` launches, as a CUDA graph. It was called before, on every path it takes."""
+    import torch
+
+    torch.accelerator.synchronize()
+    side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # it has no types
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        function()  # workspaces of libraries belong to a stream
+    torch.cuda.current_stream().wait_stream(side)
+    torch.accelerator.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, stream=side):
+            function()
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[0]
+        raise UnsupportedError(f"the step cannot be captured as a CUDA graph: {first}") from error
+    return graph

@@ -1,0 +1,141 @@
+"""The engines: what is known of each before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
+
+from bench import quantization
+from bench.engines import Engine
+from bench.engines.transformers import splitting
+from bench.errors import InputError, unknown
+from bench.experiment.devices import members
+from bench.models.gguf import FILE_TYPES, FLOATS
+
+if TYPE_CHECKING:
+    from bench.experiment import Variant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What is known of an engine before anything is loaded."""
+
+    module: str
+    """`package.module:Class` of its Engine; imported in the worker."""
+    modes: tuple[str, ...] = ("eager",)
+    """Execution modes, the default first."""
+    schemes: tuple[str, ...] | None = None
+    """Schemes it does by itself; None: those of `bench.quantization`, applied to torch modules."""
+    environment: str | None = None
+    """Virtual environment of its own that its worker runs in (`bench.runner.venvs`); None: the
+    one the harness is in."""
+    packages: tuple[str, ...] = ()
+    """Distributions that are the engine, the first installed counts; none: it needs none."""
+    devices: tuple[str, ...] = ("cpu", "cuda", "mps", "xpu")
+    """Device kinds it runs on."""
+    refuses: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Scheme and device kind that do not go together -> why."""
+    prepare: str | None = None
+    """`package.module:function` from an Order to the model in the engine's own format, called in
+    the parent before the first worker; None: it loads the prepared safetensors themselves."""
+    check: str | None = None
+    """`package.module:function` from an arm's options, which raises InputError for what is wrong
+    with them; called in the parent before anything slow. None: the worker alone can tell."""
+    weights: Literal["folder", "gguf", "none"] = "folder"
+    """What of a model it loads: a folder of safetensors, one GGUF file as it is, or nothing."""
+    spreads: bool = False
+    """Whether it can hold one model on several devices."""
+    remote: bool = False
+    """It asks a server that holds the model: a model and a scheme are names that tell arms apart,
+    and no device of this machine computes."""
+
+
+ENGINES: Mapping[str, Spec] = {
+    "transformers": Spec(
+        module="bench.engines.transformers.engine:TransformersEngine",
+        modes=("eager", "compiled", "cuda-graph"),
+        packages=("transformers",),
+        spreads=True,
+    ),
+    "onnxruntime": Spec(
+        module="bench.engines.onnxruntime:OnnxRuntimeEngine",
+        schemes=("none", "int8-dynamic"),
+        environment="onnxruntime",
+        packages=("onnxruntime", "onnxruntime-gpu"),
+        devices=("cpu", "cuda"),
+        refuses={
+            ("int8-dynamic", "cuda"): "ONNX Runtime has no CUDA kernels for dynamically quantized "
+            "layers: they would run on the CPU, with copies to and fro"
+        },
+        prepare="bench.engines.onnxruntime.files:prepare",
+        check="bench.engines.onnxruntime.files:options",
+    ),
+    "llama.cpp": Spec(
+        module="bench.engines.llama_cpp:make",
+        packages=("llama-cpp-python", "xllamacpp"),
+        schemes=("none", *sorted(set(FILE_TYPES.values()) - set(FLOATS))),
+        check="bench.engines.llama_cpp.common:settings_of",
+        weights="gguf",
+        spreads=True,
+    ),
+    "vllm": Spec(
+        module="bench.engines.vllm:VllmEngine",
+        modes=("eager", "cuda-graph"),
+        schemes=("none", "fp8_per_tensor", "fp8_per_block", "mxfp8"),
+        environment="vllm",
+        packages=("vllm",),
+        check="bench.engines.vllm:settings_of",
+        devices=("cuda",),
+        spreads=True,
+    ),
+    "endpoint": Spec(
+        module="bench.engines.endpoint:EndpointEngine",
+        check="bench.engines.endpoint.settings:settings",
+        weights="none",
+        remote=True,
+        devices=("remote",),
+    ),
+    "synthetic": Spec(
+        module="bench.engines.synthetic:SyntheticEngine", weights="none", devices=("synthetic",)
+    ),
+}
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+"""Of weights that are not quantized; `auto` is float32 on a CPU and bfloat16 elsewhere."""
+
+
+def spec(name: str) -> Spec:
+    """The engine of that name; InputError for an unknown one."""
+    if name not in ENGINES:
+        raise InputError(unknown("engine", name, ENGINES))
+    return ENGINES[name]
+
+
+def engine(name: str) -> Engine:
+    """A new engine of that name; its packages are imported on `load`."""
+    make: Callable[[], Engine] = attribute(spec(name).module)
+    return make()
+
+
+def attribute(where: str) -> Any:
+    """What `package.module:name` names."""
+    module, _, name = where.partition(":")
+    return getattr(import_module(module), name)
+
+
+def refusal(variant: Variant, device: quantization.Device) -> str | None:
+    """Why its engine cannot run this arm on this device, or None. Loads nothing."""
+    name, of = variant.engine, spec(variant.engine)
+    if device.kind not in of.devices:
+        return f"engine '{name}' runs on {' or '.join(of.devices)}, not on {device.name}"
+    if len(members(device.name)) > 1 and not of.spreads:
+        return f"engine '{name}' runs on one device, not on {device.name}"
+    if of.schemes is None:
+        return quantization.refusal(
+            variant.quant, device, variant.mode, variant.dtype
+        ) or splitting.refusal(variant, device.name)
+    if why := of.refuses.get((variant.quant, device.kind)):
+        return f"engine '{name}': scheme '{variant.quant}' is not measured on {device.name}: {why}"
+    return None

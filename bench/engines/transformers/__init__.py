@@ -1,0 +1,1 @@
+"""Stock transformers: models as it makes them, stepped in eager mode."""

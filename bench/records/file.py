@@ -1,0 +1,185 @@
+"""Records on disk: read, and appended with fsync."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from bench.errors import InputError, UnsupportedError
+from bench.records import (
+    FILE,
+    Environment,
+    Line,
+    QualityRecord,
+    Record,
+    Run,
+    _Kept,
+    from_json,
+    to_json,
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Results:
+    """Everything read from some results folders or files."""
+
+    environments: dict[str, Environment] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
+    """The last line of each key of a file, in order of first appearance; an `ok` one wins over a
+    failure."""
+    qualities: list[QualityRecord] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    """Lines that could not be read, with file and line."""
+
+
+def results_file(path: Path) -> Path:
+    """The records file that a user means by a folder or a file."""
+    file = path / FILE if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"{file}: no such results; `bench run` makes them")
+    return file
+
+
+def lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Number (from 1) and text of each line that is not blank."""
+    with file.open(encoding="utf-8", errors="replace") as stream:
+        for number, text in enumerate(stream, start=1):
+            if text.strip():
+                yield number, text
+
+
+def read(*paths: Path) -> Results:
+    """Read results folders or files. Lines that cannot be read are listed, the rest is kept.
+
+    Within a file a later line replaces an earlier one of its key. Files do not replace each
+    other's: the same work done on two days, or on two machines, was done twice.
+    """
+    with _no_cycles():
+        return _read(paths)
+
+
+@contextmanager
+def _no_cycles() -> Iterator[None]:
+    """Without looking for cycles, which records do not have: a third of the time for 100,000."""
+    looked = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if looked:
+            gc.enable()
+
+
+def _read(paths: Sequence[Path]) -> Results:
+    results = Results()
+    all_records: dict[Run, Record] = {}
+    all_qualities: dict[Run, QualityRecord] = {}
+    for path in paths:
+        records: dict[str, Record] = {}
+        qualities: dict[str, QualityRecord] = {}
+        file = results_file(path)
+        for number, text in lines(file):
+            try:
+                line = from_json(text)
+            except InputError as error:
+                results.problems.append(f"{file}:{number}: {error}")
+                continue
+            if isinstance(line, Environment):
+                held = results.environments.get(line.id)
+                # Equal identities; the first state, unless only a later one has the peaks.
+                if held is None or ("peaks" in line.state and "peaks" not in held.state):
+                    results.environments[line.id] = line
+            elif isinstance(line, Record):
+                _keep(records, line)
+            else:
+                _keep(qualities, line)
+        all_records |= {_run(record): record for record in records.values()}
+        all_qualities |= {_run(record): record for record in qualities.values()}
+    results.records = list(all_records.values())
+    results.qualities = list(all_qualities.values())
+    return results
+
+
+def _run(line: Record | QualityRecord) -> Run:
+    """What tells work done twice from one line read twice."""
+    return line.key, line.environment, line.started_at
+
+
+def _keep(kept: dict[str, _Kept], line: _Kept) -> None:
+    old = kept.get(line.key)
+    if old is None or old.status != "ok" or line.status == "ok":
+        kept[line.key] = line
+
+
+class Writer:
+    """Appends lines to a results folder; holds its lock, so that two runs cannot mix.
+
+    Raises InputError if another run holds the folder, UnsupportedError if the disk is full.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._stream: IO[bytes] | None = None
+
+    def __enter__(self) -> Writer:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: a line that could not be written must not be written later either.
+            self._stream = (self.folder / FILE).open("ab+", buffering=0)
+        except OSError as error:
+            raise InputError(f"{self.folder}: {error.strerror}; choose with --into") from error
+        self._lock()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._stream is not None
+        self._stream.close()
+        self._stream = None
+
+    def append(self, line: Line) -> None:
+        """Write one line and wait until it is on the disk."""
+        assert self._stream is not None, "use inside `with`"
+        data = (to_json(line) + "\n").encode()
+        try:
+            self._end_broken_line()
+            written = 0
+            while written < len(data):
+                written += self._stream.write(data[written:])
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            raise UnsupportedError(
+                f"{self.folder / FILE}: {error.strerror}; what was measured before is kept"
+            ) from error
+
+    def _end_broken_line(self) -> None:
+        """Give a line that an interrupted write left without its newline one of its own."""
+        assert self._stream is not None
+        if self._stream.seek(0, os.SEEK_END) > 0:
+            self._stream.seek(-1, os.SEEK_END)
+            if self._stream.read(1) != b"\n":
+                self._stream.write(b"\n")
+
+    def _lock(self) -> None:
+        assert self._stream is not None
+        try:
+            import fcntl
+        except ImportError:  # not POSIX: two runs into one folder are the user's care
+            return
+        try:
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._stream.close()
+            raise InputError(
+                f"{self.folder}: another run is writing there; wait for it or use --into DIR"
+            ) from None

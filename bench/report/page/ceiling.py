@@ -1,0 +1,174 @@
+"""The section on the physical limit: measured rows under the card's roof."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from bench.errors import BenchError
+from bench.models import resolve_model
+from bench.report.page import pictures
+from bench.report.page.blocks import Cell, Head, Line, Picture, Section, Table
+from bench.report.page.machines import Machine, Row, work_of
+from bench.report.page.words import cell, number, rate
+from bench.roofline import Bound, bound, peak_flops, prefill_work
+from bench.roofline.gpus import Gpu, match
+from bench.schemes.bytes import layout
+
+
+def ceiling(machine: Machine) -> Section:
+    """How near each row is to what the card allows."""
+    head = Section(id=f"{machine.id}-limit", title="How far from the physical limit?")
+    bounded = [row for row in machine.rows if row["bound_decode_tok_s"] is not None]
+    if not bounded:
+        told = {row["absent"].get("mbu", "") for row in machine.rows}
+        why = "; ".join(sorted(text for text in told if text)) or "no bound is known"
+        return replace(head, missing=f"No limit to hold it against: {why}.")
+    lead = (
+        "A decode step must read every weight it uses once; nothing can decode faster than that "
+        "many bytes over the memory's bandwidth. A point above the roof would be a measuring error."
+    )
+    return replace(head, lead=lead, blocks=(_picture(machine, bounded),))
+
+
+def _picture(machine: Machine, rows: list[Row]) -> Picture:
+    gpu = _gpu(machine)
+    points = list(_points(machine, rows, gpu)) if gpu else []
+    return Picture(
+        id=f"{machine.id}-roofline",
+        title="Roofline",
+        caption="Circles: decoding, one for each batch; triangles: prefill. The slope is the "
+        "memory's bandwidth, the flat parts the dense peaks of the data sheet.",
+        alt="; ".join(
+            f"{row['variant']} at {work_of(row)}: {row['mbu']:.0%} of the bandwidth"
+            for row in rows[:16]
+            if row["mbu"] is not None
+        ),
+        spec=pictures.roofline(points, machine.arms, _roofs(rows, gpu, points))
+        if gpu and points
+        else None,
+        missing="" if points else _no_points(machine),
+        table=_table(machine, rows),
+    )
+
+
+def _gpu(machine: Machine) -> Gpu | None:
+    name = machine.environment.identity.get("gpu") if machine.environment else None
+    return match(str(name)) if name and _cards(machine) == 1 else None
+
+
+def _cards(machine: Machine) -> int:
+    return int(machine.environment.identity.get("gpus", 1)) if machine.environment else 1
+
+
+def _no_points(machine: Machine) -> str:
+    if _cards(machine) > 1:
+        return "the roof is of one card, and several worked; the table has their bound"
+    return "the model's shape is not known"
+
+
+def _bound(row: Row, gpu: Gpu) -> Bound | None:
+    try:
+        card = resolve_model(row["model"]).card
+        return bound(
+            card,
+            gpu,
+            row["quant"],
+            row["n_prompt"],
+            row["n_gen"],
+            row["n_batch"],
+            dtype=row["dtype"],
+            engine=row["engine"],
+        )
+    except BenchError:
+        return None
+
+
+def _points(machine: Machine, rows: list[Row], gpu: Gpu) -> Iterator[Row]:
+    for row in rows:
+        most = _bound(row, gpu)
+        if most is None:
+            continue
+        name = machine.names[row["variant"]]
+        if row["tpot_s"]:
+            yield {
+                "variant": name,
+                "phase": "decode",
+                "x": most.decode_flops / most.decode_bytes,
+                "y": most.decode_flops / row["tpot_s"],
+            }
+        if row["ttft_s"]:
+            n_bytes = _prefill_bytes(row)
+            yield {
+                "variant": name,
+                "phase": "prefill",
+                "x": most.prefill_flops / n_bytes,
+                "y": most.prefill_flops / row["ttft_s"],
+            }
+
+
+def _prefill_bytes(row: Row) -> float:
+    card = resolve_model(row["model"]).card
+    return prefill_work(
+        card,
+        row["quant"],
+        n_prompt=row["n_prompt"],
+        n_batch=row["n_batch"],
+        dtype=row["dtype"],
+        engine=row["engine"],
+    ).n_bytes
+
+
+def _roofs(rows: list[Row], gpu: Gpu, points: list[Row]) -> list[Row]:
+    """The roof of each kind of arithmetic that the arms use, as wide as the points and ridges."""
+    peaks: dict[float, str] = {}
+    for row in rows:
+        compute = layout(row["quant"], row["engine"]).compute
+        peak = peak_flops(gpu, compute, row["dtype"])
+        if peak:
+            peaks.setdefault(peak, "16-bit" if compute in ("float", "fp16") else compute)
+    ridges = {peak: peak / gpu.bandwidth for peak in peaks}
+    each = [point["x"] for point in points] + list(ridges.values())
+    left, right = min(each) / 2, max(each) * 4
+    roofs: list[Row] = []
+    for peak, name in peaks.items():
+        corners = ((left, left * gpu.bandwidth), (ridges[peak], peak), (right, peak))
+        roofs += [{"name": name, "x": x, "y": y} for x, y in corners]
+        roofs[-1]["label"] = f"{name}: {number(peak / 1e12)} T/s"
+    middle = math.sqrt(left * min(ridges.values(), default=right))
+    slope = f"memory: {number(gpu.bandwidth / 1e12)} TB/s"
+    return [*roofs, {"name": "slope", "x": middle, "y": middle * gpu.bandwidth, "label": slope}]
+
+
+def _table(machine: Machine, rows: list[Row]) -> Table:
+    heads = (
+        Head(text="variant"),
+        Head(text="workload", note="prompt+new ×batch"),
+        Head(text="decode", numeric=True, note="tok/s"),
+        Head(text="bound", numeric=True, note="tok/s"),
+        Head(text="of bandwidth", numeric=True, note="MBU"),
+        Head(text="of peak, prefill", numeric=True, note="MFU"),
+        Head(text="what holds it back"),
+    )
+    lines = tuple(
+        Line(
+            cells=(
+                Cell(text=machine.names[row["variant"]]),
+                Cell(text=work_of(row), value=row["n_batch"]),
+                cell(row["decode_tok_s"], rate),
+                cell(row["bound_decode_tok_s"], rate),
+                cell(row["mbu"], "{:.0%}".format),
+                cell(row["mfu"], "{:.0%}".format),
+                Cell(text=row["diagnosis"] or f"bound by {row['limited_by']}"),
+            )
+        )
+        for row in rows
+    )
+    return Table(
+        id=f"{machine.id}-limit-table",
+        caption="Measured and bound",
+        heads=heads,
+        lines=lines,
+        filtered=len(lines) > 8,
+    )

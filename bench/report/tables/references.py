@@ -1,0 +1,52 @@
+"""The table of the reference results that ship, for results/README.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from bench.experiment import load_experiment
+from bench.records import FILE
+from bench.records.file import read
+from bench.report.page.blocks import Verdict
+from bench.report.page.headline import verdicts
+from bench.report.page.machines import machines
+from bench.report.tables import column, to_markdown
+
+
+def table(folder: Path) -> str:
+    """One row for each folder of results and machine, with what came out; by name."""
+    rows = [
+        row
+        for found in sorted(folder.iterdir())
+        if (found / FILE).is_file() and (found / "experiment.toml").is_file()
+        for row in _rows(found)
+    ]
+    heads = ("results", "machine", "measured", "question", "replicates", "what came out")
+    return to_markdown(rows, [column(head) for head in heads])
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    experiment = load_experiment(str(folder / "experiment.toml"))
+    return [
+        {
+            "results": f"[{folder.name}]({folder.name})",
+            "machine": machine.label,
+            "measured": min(record.started_at for record in machine.results.records)[:10],
+            "question": experiment.question,
+            "replicates": str(max(len(group) for group in machine.groups.values())),
+            "what came out": _said(verdicts(machine)) or f"no comparison: {machine.not_compared}",
+        }
+        for machine in machines(read(folder), {experiment.name: experiment})
+    ]
+
+
+def _said(found: Iterable[Verdict]) -> str:
+    """Decoding of each arm over its baseline's; arms of which the same may be said, together."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for one in found:
+        alike.setdefault((one.baseline, one.words), []).append(f"{one.candidate} {one.figure}")
+    return "; ".join(
+        f"decoding over that of {baseline}: {', '.join(arms)} ({words})"
+        for (baseline, words), arms in alike.items()
+    )

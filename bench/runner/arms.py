@@ -1,0 +1,242 @@
+"""From an experiment to arms that can run here: names checked, device found, weights prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench import quantization
+from bench.engines.endpoint.settings import Key, settings
+from bench.engines.messages import Order
+from bench.engines.registry import DTYPES, ENGINES, attribute, refusal, spec
+from bench.errors import InputError, UnsupportedError, unknown
+from bench.experiment import Experiment, Variant, Workload
+from bench.experiment.selectors import chosen
+from bench.identity import key
+from bench.models import Model, gguf, model_cards, named_model, resolve_model, weights
+from bench.runner import venvs
+from bench.runner.process import WORKER, converse, last
+from bench.runner.venvs import Home
+
+METHOD = 1
+"""Raised when the worker measures in another way, so that old records are not taken for new."""
+
+SYNTHETIC = "synthetic"
+"""The engine of scripted timings: no torch, no device, never mixed with measured results."""
+
+
+REMOTE = "remote"
+"""Device of an engine that asks a server: none of this machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """A variant with its device resolved, and the model that it loads."""
+
+    variant: Variant
+    model: Model
+    identity: str
+    """Of the weights: `bench.models.weights.identity`."""
+    refusal: str | None = None
+    """Why it cannot run on this device."""
+    home: Home | None = None
+    """The environment of its engine; None: the harness's own."""
+    made: Path | None = None
+    """The model in the engine's own format, where it has one."""
+
+    @property
+    def command(self) -> Sequence[str]:
+        """What starts a worker for it."""
+        return WORKER if self.home is None else self.home.program("bench.worker")
+
+    @property
+    def origin(self) -> str:
+        return SYNTHETIC if self.variant.engine == SYNTHETIC else "measured"
+
+    def key(self, experiment: Experiment, workload: Workload, replicate: int) -> str:
+        """Identity of one measurement; what does not change the figure is left out."""
+        rules = asdict(experiment.measuring)
+        for name in ("pairs", "time_limit_s", "idle_s"):
+            del rules[name]
+        return key(
+            "measurement",
+            method=METHOD,
+            weights=self.identity,
+            workload=asdict(workload),
+            rules=rules,
+            seed=experiment.seed,
+            replicate=replicate,
+            **self._what(),
+        )
+
+    def quality_key(self, text: Mapping[str, Any], baseline: Arm | None) -> str:
+        """Identity of this arm's quality: once a variant, not a replicate."""
+        return key(
+            "quality",
+            method=METHOD,
+            weights=self.identity,
+            text=dict(text),
+            baseline=baseline.variant.name if baseline else None,
+            **self._what(),
+        )
+
+    def _what(self) -> dict[str, Any]:
+        """What runs: the variant, and the packages of its engine where those are not ours."""
+        packages = {"packages": self.home.fingerprint} if self.home else {}
+        return {"variant": asdict(self.variant), **packages}
+
+    def job(self, seed: int, replicate: int) -> dict[str, Any]:
+        """What a worker must know to load this arm."""
+        random = self.model.card.weights.random
+        kind = spec(self.variant.engine).weights
+        folder = weights.folder(self.model) if kind == "folder" else None
+        gguf = weights.gguf(self.model) if kind == "gguf" else None
+        variant = asdict(self.variant)
+        return {
+            "engine": variant.pop("engine"),
+            "load": {
+                "architecture": dict(self.model.card.architecture),
+                "folder": str(folder) if folder else None,
+                "gguf": str(gguf) if gguf else None,
+                "random_seed": random.seed if random else 0,
+                "initializer_range": random.initializer_range if random else 0.02,
+                "seed": seed,
+                "replicate": replicate,
+                "made": str(self.made) if self.made else None,
+            }
+            | {name: value for name, value in variant.items() if name != "model"},
+        }
+
+
+def check_names(experiment: Experiment) -> None:
+    """Refuse an unknown engine, mode, dtype, scheme, model or baseline before anything slow."""
+    variants = experiment.variants
+    if not experiment.baselines:
+        names = {name for v in variants for name in (v.name, v.model, v.engine, v.quant, v.mode)}
+        raise InputError(unknown("baseline", experiment.baseline, names))
+    for variant in variants:
+        engine = spec(variant.engine)
+        if variant.mode not in engine.modes:
+            raise InputError(unknown("mode", variant.mode, engine.modes))
+        if variant.dtype not in DTYPES:
+            raise InputError(unknown("dtype", variant.dtype, DTYPES))
+        check_weights(variant, model_of(variant))
+        if engine.schemes is not None and variant.quant not in engine.schemes:
+            raise InputError(unknown(f"scheme of {variant.engine}", variant.quant, engine.schemes))
+        if engine.schemes is None and engine.weights == "folder":
+            quantization.scheme(variant.quant)
+        if engine.check is not None:
+            attribute(engine.check)(variant.options)
+
+
+def check_weights(variant: Variant, model: Model) -> None:
+    """Refuse an engine that cannot load this model's kind of weights."""
+    kind, file = spec(variant.engine).weights, weights.gguf(model)
+    if kind == "gguf" and file is None:
+        raise InputError(f"engine {variant.engine}: {weights.no_gguf(model)}")
+    if kind == "gguf" and file is not None and file.is_file():
+        check_file(variant, file)
+    if kind == "folder" and model.source == "gguf":
+        engines = [name for name in ENGINES if spec(name).weights == "gguf"]
+        raise InputError(
+            f"engine {variant.engine} does not load the GGUF file {model.ref}; "
+            f"run it with -e {' or '.join(engines)}"
+        )
+
+
+def model_of(variant: Variant) -> Model:
+    """The model that an arm names. A server's need not have a card: then it is a name alone."""
+    path = "/" in variant.model and Path(variant.model).expanduser().exists()
+    if not spec(variant.engine).remote or path or variant.model.partition("@")[0] in model_cards():
+        found = resolve_model(variant.model)
+        return replace(found, source="server") if spec(variant.engine).remote else found
+    return named_model(variant.model)
+
+
+def resolve(experiment: Experiment, say: Callable[[str], None]) -> list[Arm]:
+    """The experiment's arms on this machine; weights are fetched and converted where needed."""
+    check_names(experiment)
+    device = find_device(experiment)
+    return [_resolved(variant, device, say) for variant in experiment.variants]
+
+
+def _resolved(variant: Variant, device: quantization.Device, say: Callable[[str], None]) -> Arm:
+    model, engine = model_of(variant), spec(variant.engine)
+    if engine.remote:
+        asked = settings(variant.options)
+        Key(asked.key_env)  # one that is not set is said before any worker starts
+        where = replace(variant, device=asked.device)
+        return Arm(variant=where, model=model, identity=key("served", model=model.ref))
+    arm = Arm(
+        variant=replace(variant, device=device.name), model=model, identity=weights.identity(model)
+    )
+    if variant.engine == SYNTHETIC:
+        return arm
+    if reason := refusal(variant, device):
+        return replace(arm, refusal=reason)
+    if engine.weights == "gguf":
+        check_file(variant, weights.prepare_gguf(model, say))
+    elif engine.weights == "folder":
+        weights.prepare(model, say)
+    try:
+        return _with_engine(arm, device, say)
+    except UnsupportedError as error:  # the other arms can run all the same
+        return replace(arm, refusal=str(error))
+
+
+def _with_engine(arm: Arm, device: quantization.Device, say: Callable[[str], None]) -> Arm:
+    """The arm with its engine's environment installed and the model in the engine's format."""
+    engine = spec(arm.variant.engine)
+    if engine.environment is not None:
+        place = venvs.home(engine.environment, device.kind)
+        arm = replace(arm, home=venvs.ensure(place, say))
+    if engine.prepare is None:
+        return arm
+    order = Order(
+        folder=weights.folder(arm.model),
+        name=arm.model.card.name,
+        identity=arm.identity,
+        quant=arm.variant.quant,
+        dtype=arm.variant.dtype,
+        device=device,
+        options=arm.variant.options,
+        home=arm.home,
+        say=say,
+    )
+    return replace(arm, made=attribute(engine.prepare)(order))
+
+
+def check_file(variant: Variant, file: Path) -> None:
+    """Refuse a scheme that is not the one which the GGUF file was stored in."""
+    held = gguf.read(file).scheme
+    if held != variant.quant:
+        raise InputError(
+            f"{variant.engine} runs a GGUF file as it is, and {file.name} is '{held}', "
+            f"not '{variant.quant}'; name its arm by that: -q {held}"
+        )
+
+
+def find_device(experiment: Experiment) -> quantization.Device:
+    """The device that the experiment means on this machine, asked of a process that has torch."""
+    if {variant.engine for variant in experiment.variants} <= {SYNTHETIC}:
+        return quantization.Device(name=SYNTHETIC, kind=SYNTHETIC)
+    if all(spec(variant.engine).remote for variant in experiment.variants):
+        return quantization.Device(name=REMOTE, kind=REMOTE)
+    event = last(converse({"task": "probe", "device": experiment.grid.device}, limit_s=300.0))
+    if event["event"] == "failed":
+        raise (InputError if event["code"] == "INPUT" else UnsupportedError)(event["message"])
+    capability = event["capability"]
+    return quantization.Device(
+        name=event["device"],
+        kind=event["kind"],
+        capability=(capability[0], capability[1]) if capability else None,
+    )
+
+
+def baseline_of(arm: Arm, arms: Sequence[Arm], selector: str) -> Arm | None:
+    """The arm of the same weights that `selector` names; None if there is none that can run."""
+    able = [one for one in arms if one.identity == arm.identity and one.refusal is None]
+    names = chosen(selector, {one.variant.name: one.variant.table() for one in able})
+    return next((one for one in able if one.variant.name in names), None)

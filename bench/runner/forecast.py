@@ -1,0 +1,128 @@
+"""What a plan will take: memory, time, and what the roofline allows. Touches no device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from bench.engines.registry import refusal, spec
+from bench.experiment import Experiment, Variant, Workload
+from bench.experiment.devices import count
+from bench.experiment.plan import plan
+from bench.experiment.selectors import short_names
+from bench.models import resolve_model
+from bench.records import OWN
+from bench.records.file import Results
+from bench.roofline import RESERVE_BYTES, bound, memory_bytes
+from bench.runner.here import Here
+from bench.schemes.bytes import has_layout
+from bench.summary.limits import at_once
+
+START_S = 12.0
+"""Seconds for a worker to start and load a small model: 2-core machine, results/quickstart-cpu."""
+
+
+def forecast(experiment: Experiment, place: Here, before: Results) -> list[dict[str, Any]]:
+    """One row a variant and workload: refusal, replicates, memory, fit, bound, seconds.
+
+    Seconds come from records of the same arm where there are some, else from the bound, else from
+    the experiment's own rules; `estimate_basis` says which.
+    """
+    rows = []
+    for variant in experiment.variants:
+        for workload in experiment.workloads:
+            rows.append(
+                _about(variant, place)
+                | {
+                    "n_prompt": workload.n_prompt,
+                    "n_gen": workload.n_gen,
+                    "n_batch": workload.n_batch,
+                    "replicates": experiment.measuring.pairs,
+                }
+                | _limits(variant, workload, place)
+            )
+            rows[-1] |= _time(experiment, rows[-1], before)
+    return rows
+
+
+def order(experiment: Experiment) -> list[str]:
+    """Names of the replicates in the order in which they will be measured."""
+    steps = plan(experiment.variants, experiment.measuring.pairs, experiment.seed)
+    names = short_names([variant.name for variant in experiment.variants])
+    return [f"{names[step.variant.name]} #{step.index + 1}" for step in steps]
+
+
+def _about(variant: Variant, place: Here) -> dict[str, Any]:
+    return {
+        "variant": variant.name,
+        "model": variant.model,
+        "engine": variant.engine,
+        "quant": variant.quant,
+        "device": "remote" if spec(variant.engine).remote else place.name,
+        "refusal": None if spec(variant.engine).remote else refusal(variant, place.device),
+    }
+
+
+def _limits(variant: Variant, workload: Workload, place: Here) -> dict[str, Any]:
+    figures: dict[str, Any] = {"memory_bytes": None, "fits": None, "bound_decode_tok_s": None}
+    if spec(variant.engine).remote:
+        why = "the server's machine and what it has loaded are not known here"
+        return figures | {"absent": dict.fromkeys(figures, why)}
+    card = resolve_model(variant.model).card
+    absent: dict[str, str] = {}
+    if not has_layout(variant.quant):
+        absent["memory_bytes"] = f"the bytes of scheme '{variant.quant}' are not known beforehand"
+    else:
+        dtype = place.dtype if variant.dtype == "auto" else variant.dtype
+        work: dict[str, Any] = asdict(workload) | {"engine": variant.engine}
+        needed = memory_bytes(card, variant.quant, dtype=dtype, **work)
+        figures["memory_bytes"] = needed
+        if place.memory_bytes is not None:
+            more = (count(place.devices) - 1) * RESERVE_BYTES  # what each card keeps for itself
+            figures["fits"] = needed + more <= place.memory_bytes
+        if place.gpu is not None:
+            together = at_once(asdict(variant) | {"device": place.devices})
+            limit = bound(card, place.gpu, variant.quant, dtype=dtype, n_devices=together, **work)
+            figures["bound_decode_tok_s"] = limit.decode_tok_s
+            figures["bound_prefill_tok_s"] = limit.prefill_tok_s
+    if place.gpu is None:
+        absent["bound_decode_tok_s"] = f"no data sheet of {place.name} in the catalog; try --gpu"
+    return figures | {"absent": absent}
+
+
+def _time(experiment: Experiment, row: Mapping[str, Any], before: Results) -> dict[str, Any]:
+    if row["refusal"]:
+        return {"estimate_s": 0.0, "estimate_basis": "refused: nothing will run"}
+    rules = experiment.measuring
+    request = _measured_request_s(row, before)
+    basis = "records"
+    if request is None and row["bound_decode_tok_s"]:
+        request = row["n_gen"] * row["n_batch"] / row["bound_decode_tok_s"]
+        basis = "bound: at least this long"
+    if request is None:
+        one = START_S + rules.warmup_max_s / 2 + rules.window_s
+        basis = "rules: half the longest warm-up, and the window"
+    else:
+        warmup = rules.warmup_window * request
+        one = START_S + warmup + max(rules.window_s, rules.iterations * request)
+    return {"estimate_s": one * row["replicates"], "estimate_basis": basis}
+
+
+def _measured_request_s(row: Mapping[str, Any], before: Results) -> float | None:
+    from statistics import median
+
+    times = [
+        record.samples["e2e_s"]
+        for record in before.records
+        if record.status == "ok"
+        and record.origin in OWN
+        and record.variant["name"] == row["variant"]
+        and all(record.workload[name] == row[name] for name in ("n_prompt", "n_gen", "n_batch"))
+    ]
+    return median(second for one in times for second in one) if times else None
+
+
+def total_s(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds for the whole plan."""
+    return float(sum(row["estimate_s"] for row in rows))

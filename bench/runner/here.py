@@ -1,0 +1,101 @@
+"""The device that this machine would measure on, as far as it is known without touching it.
+
+The driver and the operating system are asked for names and sizes; nothing is loaded or allocated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.devices.figures import Unreadable
+from bench.devices.gpu import nvml
+from bench.devices.host import machine
+from bench.errors import UnsupportedError
+from bench.experiment.devices import count, members, spelled_out
+from bench.quantization import Device
+from bench.roofline.gpus import Gpu, match, resolve_gpu
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Here:
+    """A device and what fits on it."""
+
+    name: str
+    kind: str
+    """`cpu` or `cuda`."""
+    memory_bytes: int | None
+    gpu: Gpu | None = None
+    """Its entry in the catalog; None for a CPU or a card that is not listed."""
+    devices: str = ""
+    """Several that hold one model, as torch names them; `memory_bytes` is of all."""
+    elsewhere: bool = False
+    """Whether it was named, and need not be in this machine."""
+
+    @property
+    def dtype(self) -> str:
+        """What `--dtype auto` means there."""
+        return "float32" if self.kind == "cpu" else "bfloat16"
+
+    @property
+    def device(self) -> Device:
+        """As schemes see it."""
+        known = self.gpu.compute_capability if self.gpu else None
+        major, _, minor = (known or "").partition(".")
+        return Device(
+            name=self.devices or self.name,
+            kind=self.kind,
+            capability=(int(major), int(minor)) if minor.isdigit() else None,
+            elsewhere=self.elsewhere,
+        )
+
+
+def here(device: str = "auto", gpu: str | None = None) -> Here:
+    """The device that `device` means, or the catalogued card `gpu` that this machine need not have;
+    as many of it as `device` names.
+
+    Raises UnsupportedError for a GPU that the driver does not show.
+    """
+    if gpu is not None:
+        card, devices = resolve_gpu(gpu), spelled_out(device)
+        cards = count(devices)
+        return Here(
+            name=card.title if cards == 1 else f"{cards} x {card.title}",
+            kind="cuda",
+            memory_bytes=card.vram_bytes * cards,
+            gpu=card,
+            devices=devices if cards > 1 else "",
+            elsewhere=True,
+        )
+    if device != "cpu":
+        try:
+            return _cards(spelled_out(device))
+        except Unreadable as reason:
+            if device != "auto":
+                raise UnsupportedError(
+                    f"no device '{device}' on this machine: {reason}; --gpu NAME plans for a card "
+                    "that is not here"
+                ) from reason
+    try:
+        name = machine.cpu_model()
+    except Unreadable:
+        name = "CPU"
+    try:
+        memory = machine.memory_bytes()
+    except Unreadable:
+        memory = None
+    return Here(name=name, kind="cpu", memory_bytes=memory)
+
+
+def _cards(device: str) -> Here:
+    """The card of that name, or several that hold one model. Raises Unreadable."""
+    each = [nvml.describe(None if one == "auto" else one) for one in members(device)]
+    names = list(dict.fromkeys(str(facts["gpu"]) for facts in each))
+    alike = len(names) == 1
+    sizes = [facts["gpu_memory_bytes"] for facts in each]
+    return Here(
+        name=f"{len(each)} x {names[0]}" if alike and len(each) > 1 else " + ".join(names),
+        kind="cuda",
+        memory_bytes=None if None in sizes else sum(sizes),
+        gpu=match(names[0]) if alike else None,
+        devices=device if len(each) > 1 else "",
+    )

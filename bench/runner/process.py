@@ -1,0 +1,123 @@
+"""Talk to one worker process: a job in, events out, a time limit, no spinning.
+
+Standard library only; the parent sleeps in `select` until the worker says something.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
+
+from bench.models.weights import import_root, last_line
+
+Event = dict[str, Any]
+WORKER = (sys.executable, "-m", "bench.worker")
+END = frozenset({"done", "failed", "fit", "probed"})
+
+
+def converse(job: Event, *, limit_s: float, command: Sequence[str] = WORKER) -> Iterator[Event]:
+    """Start a worker on `job` and yield its events.
+
+    However the worker ends, the last event says so: `done`, or `failed` with a code when it was
+    killed (CRASH), ran out of memory (OOM) or out of time (TIMEOUT). The worker and whatever it
+    started are gone when this generator ends, also when it is closed early.
+    """
+    with tempfile.TemporaryFile() as errors:
+        worker = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            cwd=import_root(),
+            start_new_session=True,  # Ctrl-C is for the parent, which ends the worker itself
+        )
+        try:
+            assert worker.stdin is not None
+            assert worker.stdout is not None
+            with contextlib.suppress(BrokenPipeError):  # it died: its end is told below
+                worker.stdin.write(json.dumps(job).encode() + b"\n")
+                worker.stdin.close()
+            said_end = False
+            try:
+                for line in _lines(worker.stdout, time.monotonic() + limit_s):
+                    event = _event(line)
+                    said_end = said_end or event["event"] == "done"
+                    yield event
+            except TimeoutError:
+                yield _failed("TIMEOUT", f"no end after its limit of {limit_s:.0f} s")
+                return
+            if worker.wait() != 0 or not said_end:
+                yield from _death(worker.returncode, errors)
+        finally:
+            _end(worker)
+
+
+def last(events: Iterator[Event]) -> Event:
+    """The event that answers a job of one answer: the first that is an end of its own."""
+    for event in events:
+        if event["event"] in END:
+            return event
+    raise AssertionError("a conversation without an end")
+
+
+def _lines(stream: IO[bytes], deadline: float) -> Iterator[bytes]:
+    """Lines as they come, until the stream ends. Raises TimeoutError at the deadline."""
+    buffer = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while True:
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                raise TimeoutError
+            data = os.read(stream.fileno(), 1 << 20)
+            if not data:
+                return
+            *whole, buffer = (buffer + data).split(b"\n")
+            yield from whole
+
+
+def _event(line: bytes) -> Event:
+    try:
+        event: Event = json.loads(line)
+        event["event"]
+    except (ValueError, TypeError, KeyError):
+        return _failed("CRASH", f"the worker said something that is no event: {line[:80]!r}")
+    return event
+
+
+def _death(code: int, errors: IO[bytes]) -> Iterator[Event]:
+    """The event for a worker that ended without saying why; none if it had said so."""
+    if code == 1:  # it sent `failed` itself
+        return
+    if code < 0:
+        name = signal.Signals(-code).name
+        cause = "; often the system's out-of-memory killer" if name == "SIGKILL" else ""
+        yield _failed("CRASH", f"the worker was killed by {name}{cause}")
+        return
+    errors.seek(0)
+    said = last_line(errors.read().decode(errors="replace"))
+    if said.startswith("out of memory: "):  # of a process that the worker had started
+        yield _failed("OOM", said)
+        return
+    yield _failed("CRASH", f"the worker ended with exit code {code}: {said}")
+
+
+def _failed(code: str, message: str) -> Event:
+    return {"event": "failed", "code": code, "message": message}
+
+
+def _end(worker: subprocess.Popen[bytes]) -> None:
+    """End the worker and whatever it started, and wait for it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait()
+    if worker.stdout is not None:
+        worker.stdout.close()

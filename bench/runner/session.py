@@ -1,0 +1,72 @@
+"""One run into one folder: what those who carry out its parts share.
+
+The parent imports neither torch nor pandas, and sleeps while a worker measures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from bench.experiment import Experiment, Workload
+from bench.records.file import Results, Writer
+from bench.runner.arms import Arm
+from bench.runner.process import Event
+
+
+class Progress(Protocol):
+    """Told what is going on; `bench.cli.run` shows it."""
+
+    def say(self, text: str) -> None:
+        """Something worth a line: a slow step, a failure."""
+
+    def step(self, done: int, total: int, title: str) -> None:
+        """A worker starts; `done` of `total` have ended."""
+
+    def phase(self, text: str) -> None:
+        """What the worker is doing."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run did."""
+
+    results: Results = field(default_factory=Results)
+    """What the experiment asks for, measured now or before."""
+    keys: set[str] = field(default_factory=set)
+    measured: int = 0
+    failed: int = 0
+    refused: int = 0
+    """Of those that failed: for what was asked, which no machine could do."""
+
+
+@dataclass(slots=True)
+class Session:
+    """One run into one folder."""
+
+    experiment: Experiment
+    writer: Writer
+    environment: str
+    progress: Progress
+    outcome: Outcome
+    hopeless: set[tuple[str, Workload]] = field(default_factory=set)
+    """Variant and workload that failed in a way that a fresh process would only repeat."""
+
+    def unloadable(self, arm: Arm) -> bool:
+        """Whether none of the workloads could be measured on this arm."""
+        return all((arm.variant.name, w) in self.hopeless for w in self.experiment.workloads)
+
+    def common(self, arm: Arm, loaded: Event) -> dict[str, Any]:
+        """What every line about an arm holds."""
+        variant = asdict(arm.variant) | {"name": arm.variant.name, "weights": arm.identity}
+        variant["source"] = arm.model.source
+        if arm.home:
+            variant["packages"] = arm.home.fingerprint
+        for name in ("device", "dtype"):
+            variant[name] = loaded.get(name, variant[name])
+        return {
+            "environment": self.environment,
+            "experiment": self.experiment.name,
+            "variant": variant,
+            "origin": arm.origin,
+        }

@@ -1,0 +1,1 @@
+"""Schemes of quantization: names, needs, bytes; no torch."""

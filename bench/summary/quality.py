@@ -1,0 +1,259 @@
+"""Quality records -> figures with their intervals, the gate, and the Pareto front. No torch.
+
+Errors are paired: both arms scored the same tokens, so what makes a token hard is common to both
+and cancels in the difference, as in llama.cpp's perplexity tool. Intervals are 95% and normal
+(Wilson's for shares); they take tokens as independent, and speak of this text, not of others.
+docs/quality.md has the definitions and their limits. Standard library only.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from bench.experiment import Gate
+from bench.records import QualityRecord
+
+Z: Final = 1.959964
+"""Half width of a normal 95% interval in standard errors."""
+
+
+EXP_LIMIT: Final = 700.0
+"""exp of more than this is near the end of what a number can hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """Quality of one arm. None where it is not known; `absent` says why."""
+
+    n_tokens: int = 0
+    """Scored tokens."""
+    ppl: Estimate | None = None
+    """Perplexity: exp of the mean negative log likelihood."""
+    ppl_ratio: Estimate | None = None
+    """Perplexity over the baseline's, on the same tokens."""
+    mean_kld: Estimate | None = None
+    """Mean KL divergence from the baseline, nats a token."""
+    median_kld: float | None = None
+    p99_kld: float | None = None
+    max_kld: float | None = None
+    same_top1: Estimate | None = None
+    """Share of tokens at which the most likely token is the baseline's."""
+    continuation_agreement: float | None = None
+    """Mean share of a greedy continuation that is the baseline's before the first difference."""
+    is_baseline: bool = False
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+
+def summarise(record: QualityRecord, baseline: QualityRecord | None) -> Figures:
+    """Figures of one record; `baseline` is the record of the arm it names as its baseline."""
+    if record.status != "ok" or len(record.nll) < 2:
+        why = record.message or "fewer than 2 scored tokens"
+        return Figures(absent=dict.fromkeys(("ppl", "ppl_ratio", "mean_kld", "same_top1"), why))
+    absent = dict(record.absent)
+    if record.baseline == record.variant["name"]:
+        return _of_baseline(record, absent)
+    if differs := mismatch(record, baseline):
+        absent["ppl_ratio"] = differs
+    ppl = perplexity(record.nll)
+    ratio = None if differs else paired_ratio(record.nll, _nll(baseline))
+    for name, figure in (("ppl", ppl), ("ppl_ratio", ratio)):
+        if figure is None:
+            absent.setdefault(name, "too large to state")
+    kld, same = record.kld, record.same_top1
+    if not kld:
+        absent["mean_kld"] = absent["same_top1"] = absent.pop("kld", "not compared")
+    return Figures(
+        n_tokens=len(record.nll),
+        ppl=ppl,
+        ppl_ratio=ratio,
+        mean_kld=mean(kld) if kld else None,
+        median_kld=statistics.median(kld) if kld else None,
+        p99_kld=quantile(kld, 0.99) if kld else None,
+        max_kld=max(kld) if kld else None,
+        same_top1=wilson(sum(same), len(same)) if same else None,
+        continuation_agreement=continuation_agreement(record.figures.get("continuations", ())),
+        absent=absent,
+    )
+
+
+def _of_baseline(record: QualityRecord, absent: dict[str, str]) -> Figures:
+    """The baseline agrees with itself by definition; nothing was measured for that."""
+    absent.pop("kld", None)
+    nothing, everything = Estimate(0.0, 0.0, 0.0), Estimate(1.0, 1.0, 1.0)
+    return Figures(
+        n_tokens=len(record.nll),
+        ppl=perplexity(record.nll),
+        ppl_ratio=everything,
+        mean_kld=nothing,
+        median_kld=0.0,
+        p99_kld=0.0,
+        max_kld=0.0,
+        same_top1=everything,
+        continuation_agreement=1.0,
+        is_baseline=True,
+        absent=absent,
+    )
+
+
+def _nll(baseline: QualityRecord | None) -> tuple[float, ...]:
+    assert baseline is not None, "a mismatch was not looked for"
+    return baseline.nll
+
+
+def mismatch(record: QualityRecord, baseline: QualityRecord | None) -> str | None:
+    """Why the two cannot be compared token by token, or None."""
+    if record.baseline is None:
+        return "there is no baseline arm"
+    if baseline is None or baseline.status != "ok":
+        return f"the baseline arm '{record.baseline}' has no quality record"
+    for name in ("sha256", "max_tokens", "window"):
+        if record.text.get(name) != baseline.text.get(name):
+            return f"the baseline arm was measured on another text or windows ({name} differs)"
+    if len(record.nll) != len(baseline.nll):
+        return "the baseline arm scored another number of tokens"
+    return None
+
+
+def all_figures(records: Sequence[QualityRecord]) -> dict[str, Figures]:
+    """Figures of each record by its key; each is compared with the baseline it names."""
+    by_arm = {_arm(record, record.variant["name"]): record for record in records}
+    return {
+        record.key: summarise(
+            record, by_arm.get(_arm(record, record.baseline)) if record.baseline else None
+        )
+        for record in records
+    }
+
+
+def _arm(record: QualityRecord, name: str) -> tuple[Any, ...]:
+    """What an arm and its baseline have in common, and the arm's name."""
+    rules = tuple(record.text.get(part) for part in ("sha256", "max_tokens", "window"))
+    return (record.environment, record.variant.get("weights"), rules, name)
+
+
+def perplexity(nll: Sequence[float]) -> Estimate | None:
+    """exp(mean NLL); the interval is symmetric in the logarithm. None if it overflows."""
+    return _exp(mean(nll))
+
+
+def paired_ratio(nll: Sequence[float], baseline: Sequence[float]) -> Estimate | None:
+    """Ratio of perplexities over the same tokens. None if it overflows.
+
+    ln ratio = mean(a - b), and its variance (var a + var b - 2 cov(a, b)) / n is that of the
+    differences, so the covariance term of llama.cpp's formula is in it.
+    """
+    return _exp(mean([a - b for a, b in zip(nll, baseline, strict=True)]))
+
+
+def mean(values: Sequence[float]) -> Estimate:
+    """Arithmetic mean of at least 2 values, with its normal interval."""
+    centre = math.fsum(values) / len(values)
+    spread = math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
+    half = Z * spread / math.sqrt(len(values))
+    return Estimate(centre, centre - half, centre + half)
+
+
+def _exp(of: Estimate) -> Estimate | None:
+    if of.high > EXP_LIMIT:
+        return None
+    return Estimate(math.exp(of.value), math.exp(of.low), math.exp(of.high))
+
+
+def wilson(successes: int, count: int) -> Estimate:
+    """A share with Wilson's interval (JASA 22, 1927), which stays within 0 and 1."""
+    share = successes / count
+    scale = 1 + Z**2 / count
+    centre = (share + Z**2 / (2 * count)) / scale
+    half = Z * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2)) / scale
+    # At the ends the formula gives 0 or 1 but for rounding.
+    low = 0.0 if successes == 0 else centre - half
+    return Estimate(share, low, 1.0 if successes == count else centre + half)
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` of the values do not exceed (nearest rank)."""
+    return sorted(values)[max(math.ceil(share * len(values)) - 1, 0)]
+
+
+def continuation_agreement(continuations: Sequence[Mapping[str, Any]]) -> float | None:
+    """Mean over continuations of (tokens before the first difference) / tokens made."""
+    shares = [c["agreed_tokens"] / c["new_tokens"] for c in continuations if c.get("new_tokens")]
+    return statistics.fmean(shares) if shares else None
+
+
+def check_gate(gate: Gate, figures: Figures) -> list[str]:
+    """Why an arm may not be called equal in quality; empty if it may.
+
+    A bound holds if the whole 95% interval keeps it: 'equal quality' is a claim, and what is not
+    known for certain does not support one.
+    """
+    upper = (("ppl_ratio", gate.max_ppl_ratio), ("mean_kld", gate.max_mean_kld))
+    problems = []
+    for name, bound in (*upper, ("same_top1", gate.min_same_top1)):
+        if bound is None:
+            continue
+        found: Estimate | None = getattr(figures, name)
+        most = name != "same_top1"
+        rule = f"{'max' if most else 'min'}_{name} = {bound:g}"
+        if found is None:
+            problems.append(f"{name} is not known ({figures.absent.get(name)}); gate: {rule}")
+        elif (found.value > bound) if most else (found.value < bound):
+            problems.append(f"{name} {found} is outside the gate {rule}")
+        elif (found.high > bound) if most else (found.low < bound):
+            problems.append(f"{name} {found} is not certain to be inside the gate {rule}")
+    return problems
+
+
+PARETO_MEASURES: Final[Mapping[str, bool]] = {
+    "packed_bytes": False,
+    "decode_tok_s": True,
+    "usd_per_mtok": False,
+}
+"""Measure -> whether more of it is better."""
+
+
+def pareto(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with `front`: the measures in which no other row is better at equal or lower KLD.
+
+    Each row has `mean_kld` and may have the measures of `PARETO_MEASURES`. A row without a figure
+    is on no front that needs it. Sorted by `mean_kld`, unknown last.
+    """
+    marked = [
+        dict(row) | {"front": [name for name in PARETO_MEASURES if _on_front(row, rows, name)]}
+        for row in rows
+    ]
+    return sorted(marked, key=lambda row: (row.get("mean_kld") is None, row.get("mean_kld") or 0.0))
+
+
+def _on_front(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], name: str) -> bool:
+    place = _place(row, name)
+    if place is None:
+        return False
+    others = [found for other in rows if (found := _place(other, name)) is not None]
+    return not any(
+        other != place and other[0] <= place[0] and other[1] <= place[1] for other in others
+    )
+
+
+def _place(row: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    """Divergence and the measure, both so that less is better."""
+    kld, value = row.get("mean_kld"), row.get(name)
+    if kld is None or value is None:
+        return None
+    return kld, -value if PARETO_MEASURES[name] else value

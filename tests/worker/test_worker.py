@@ -1,0 +1,261 @@
+"""The timing loop, with time scripted."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.devices import Reading
+from bench.engines.messages import Answered, Job, Served, Timed
+from bench.errors import InputError, UnsupportedError
+from bench.experiment import LEVELS, Measure, Workload
+from bench.worker import failure, measure, request, warm_up
+from bench.worker.steady import has_trend
+from tests.fakes import FakeClock, FakeEngine, FakeReader
+
+WORKLOAD = Workload(n_prompt=8, n_gen=64)
+RULES = Measure(pairs=1, iterations=5, window_s=0.0, warmup_max_s=99.0)
+
+
+def quiet(event: dict[str, object]) -> None:
+    pass
+
+
+def test_five_iterations_of_63_gaps_give_exactly_315_samples() -> None:
+    figures = measure(FakeEngine(), FakeClock([0.01]), FakeReader(), WORKLOAD, RULES, quiet)
+    gaps = figures["samples"]["itl_s"]
+    assert [len(iteration) for iteration in gaps] == [63] * 5
+    assert sum(len(iteration) for iteration in gaps) == 315
+    assert len(figures["samples"]["prefill_s"]) == 5
+
+
+def test_a_request_is_one_reset_one_prefill_and_n_gen_minus_1_steps() -> None:
+    runs = FakeEngine()
+    one = request(runs, FakeClock([0.5, 0.1, 0.2]), n_gen=3)
+    assert runs.calls == ["reset", "synchronize", "prefill", "step", "step"]
+    assert one.prefill_s == 0.5
+    assert one.itl_s == [0.1, 0.2]
+
+
+def test_first_token_is_no_gap_and_e2e_is_their_sum() -> None:
+    rules = Measure(pairs=1, iterations=1, window_s=0.0, warmup_max_s=0.0)
+    workload = Workload(n_prompt=8, n_gen=3)
+    figures = measure(
+        FakeEngine(), FakeClock([0.5, 0.1, 0.2]), FakeReader(), workload, rules, quiet
+    )
+    assert figures["samples"]["prefill_s"] == [0.5]
+    assert figures["samples"]["e2e_s"] == pytest.approx([0.8])
+
+
+def test_one_new_token_has_no_gaps() -> None:
+    rules = Measure(pairs=1, iterations=2, window_s=0.0, warmup_max_s=9.0)
+    workload = Workload(n_prompt=8, n_gen=1)
+    figures = measure(FakeEngine(), FakeClock([0.5]), FakeReader(), workload, rules, quiet)
+    assert figures["samples"]["itl_s"] == [[], []]
+    assert "NO_STEADY_STATE" not in figures["reasons"]
+
+
+def test_the_window_is_filled_by_the_clock_of_the_samples() -> None:
+    rules = Measure(pairs=1, iterations=1, window_s=2.0, warmup_max_s=0.0)
+    workload = Workload(n_prompt=8, n_gen=2)
+    figures = measure(FakeEngine(), FakeClock([0.25]), FakeReader(), workload, rules, quiet)
+    assert len(figures["samples"]["e2e_s"]) == 4
+
+
+def test_warm_up_goes_on_until_steady() -> None:
+    # Four requests of two steps that get faster, then steady ones.
+    times = [9.0, 3.0, 5.0, 2.0, 3.0, 1.5, 1.0, 1.0] + [1.0] * 8
+    found = warm_up(
+        FakeEngine(),
+        FakeClock(times),
+        Workload(n_prompt=8, n_gen=2),
+        Measure(pairs=1, iterations=1, window_s=0, warmup_max_s=99),
+    )
+    assert found["steady"]
+    assert found["prefill_s"] == [9.0, 5.0, 3.0, 1.0, 1.0, 1.0, 1.0]
+
+
+def test_warm_up_that_reaches_its_limit_says_so() -> None:
+    rules = Measure(pairs=1, iterations=1, window_s=0.0, warmup_max_s=3.0)
+    workload = Workload(n_prompt=8, n_gen=2)
+    clock = FakeClock([1.0, 1.0, 2.0, 2.0])
+    figures = measure(FakeEngine(), clock, FakeReader(), workload, rules, quiet)
+    assert figures["reasons"] == ["NO_STEADY_STATE"]
+    assert figures["warmup"]["steady"] is False
+
+
+def test_warm_up_that_only_scatters_is_steady_at_its_limit_and_says_so() -> None:
+    workload = Workload(n_prompt=8, n_gen=2)
+    rules = Measure(pairs=1, iterations=1, window_s=0.0, warmup_max_s=12.0)
+    scatter = [1.0, 1.0, 1.3, 1.3]  # every other request is slower
+    found = warm_up(FakeEngine(), FakeClock(scatter), workload, rules)
+    assert (found["steady"], found["agreed"]) == (True, False)
+    slower = [0.5 * 1.12**n for n in range(20)]
+    found = warm_up(FakeEngine(), FakeClock(slower), workload, rules)
+    assert (found["steady"], found["agreed"]) == (False, False)
+
+
+@given(st.permutations([1.0 + 0.1 * n for n in range(8)]))
+def test_a_trend_is_one_half_wholly_above_the_other(durations: list[float]) -> None:
+    later = durations[-4:]
+    expected = {frozenset(later[:2]), frozenset(later[2:])} == {
+        frozenset(sorted(later)[:2]),
+        frozenset(sorted(later)[2:]),
+    }
+    assert has_trend(durations) <= expected
+    assert not has_trend([1.0] * 8)
+    assert has_trend([1.0] * 3)
+
+
+def test_reasons_of_the_reader_are_kept() -> None:
+    reader = FakeReader(Reading(reasons=("FOREIGN_PROCESS",), absent={"energy": "no counter"}))
+    figures = measure(FakeEngine(), FakeClock([0.1]), reader, WORKLOAD, RULES, quiet)
+    assert figures["reasons"] == ["FOREIGN_PROCESS"]
+    assert figures["absent"] == {"energy": "no counter"}
+
+
+def test_energy_has_windows_of_its_own_for_prefill_and_decode() -> None:
+    reader = FakeReader(Reading(energy={"energy_j": 4.0}), has_energy=True)
+    runs = FakeEngine()
+    figures = measure(runs, FakeClock([0.1]), reader, WORKLOAD, RULES, quiet)
+    assert reader.windows == 3
+    assert figures["energy"]["prefill"]["tokens"] == 8
+    assert figures["energy"]["decode"]["tokens"] == 63
+    assert "rewind" in runs.calls
+
+
+def test_an_engine_that_cannot_go_back_has_no_energy_of_decode_and_says_why() -> None:
+    class Forgetful(FakeEngine):
+        def rewind(self) -> None:
+            raise UnsupportedError("cannot go back")
+
+    reader = FakeReader(Reading(energy={"energy_j": 4.0}), has_energy=True)
+    figures = measure(Forgetful(), FakeClock([0.1]), reader, WORKLOAD, RULES, quiet)
+    assert figures["energy"]["prefill"]["energy_j"] == 4.0
+    assert figures["energy"]["decode"] == {"absent": {"energy_j": "cannot go back"}}
+
+
+def test_a_wrong_number_of_tokens_is_an_error() -> None:
+    with pytest.raises(UnsupportedError, match="made \\[63\\] tokens") as error:
+        measure(FakeEngine(lost_tokens=1), FakeClock([0.1]), FakeReader(), WORKLOAD, RULES, quiet)
+    assert error.value.code == "TOKEN_COUNT"
+
+
+class Whole(FakeEngine):
+    """Does whole requests, and says how long they took."""
+
+    def __init__(self, timed: Timed) -> None:
+        super().__init__()
+        self._timed = timed
+
+    def request(self, n_gen: int) -> Timed:
+        self.calls.append("request")
+        self._made = n_gen
+        return self._timed
+
+
+def test_an_engine_of_whole_requests_times_itself_within_the_hosts_time() -> None:
+    runs = Whole(Timed(prefill_s=2e-9, itl_s=[1e-9, 1e-9]))
+    rules = Measure(pairs=1, iterations=2, window_s=0.0, warmup_max_s=0.0)
+    workload = Workload(n_prompt=8, n_gen=3)
+    figures = measure(runs, FakeClock([99.0]), FakeReader(), workload, rules, quiet)
+    assert set(runs.calls) == {"reset", "synchronize", "request"}
+    assert figures["samples"]["prefill_s"] == [2e-9] * 2
+    assert figures["samples"]["itl_s"] == [[1e-9, 1e-9]] * 2
+    assert all(host > 4e-9 for host in figures["samples"]["host_s"])
+
+
+def test_a_request_cannot_take_longer_than_the_host_waited_for_it() -> None:
+    with pytest.raises(UnsupportedError, match=r"took 2\.000000 s, which took 0\.0"):
+        request(Whole(Timed(prefill_s=2.0, itl_s=[])), FakeClock([0.0]), 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError("no room"), "OOM"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "OOM"),
+        (UnsupportedError("not here"), "UNSUPPORTED"),
+        (UnsupportedError("nan", "NONFINITE"), "NONFINITE"),
+        (InputError("no such mode"), "INPUT"),
+        (ValueError("\n  odd\nmore"), "CRASH"),
+    ],
+)
+def test_failures_have_a_code_and_one_line(error: Exception, code: str) -> None:
+    event = failure(error)
+    assert event["code"] == code
+    assert "\n" not in event["message"]
+
+
+def test_every_level_is_longer_than_the_one_before() -> None:
+    quick, standard, strict = LEVELS.values()
+    assert quick.pairs < 6 <= standard.pairs < strict.pairs
+    assert quick.window_s < standard.window_s < strict.window_s == 30.0
+
+
+def test_a_job_holds_what_a_worker_is_sent() -> None:
+    from dataclasses import fields
+
+    from bench.experiment import Variant
+    from bench.models import resolve_model
+    from bench.runner.arms import Arm
+
+    arm = Arm(
+        variant=Variant(model="llama-3.2-1b", device="cpu"),
+        model=resolve_model("llama-3.2-1b@random"),
+        identity="x",
+    )
+    sent = arm.job(seed=0, replicate=0)["load"]
+    assert sent.keys() == {field.name for field in fields(Job)}
+
+
+class FakeServer(FakeEngine):
+    """Whole requests for the warm-up, a window of many for the measurement."""
+
+    def __init__(self, rounds: list[Timed], served: Served) -> None:
+        super().__init__()
+        self._rounds = iter(rounds)
+        self._served = served
+        self.asked: list[tuple[int, float]] = []
+
+    def request(self, n_gen: int) -> Timed:
+        return next(self._rounds)
+
+    def serve(self, rounds: int, seconds: float) -> Served:
+        self.asked.append((rounds, seconds))
+        return self._served
+
+
+def test_a_server_fills_its_window_by_itself() -> None:
+    # The time to the first token jumps about, the whole request does not: that is steady enough.
+    warm = [Timed(prefill_s=p, itl_s=[1e-9 - p]) for p in (1e-10, 3e-10, 2e-10, 5e-10)]
+    served = Served(
+        requests=[Answered(prefill_s=0.5, itl_s=(0.1, 0.2), e2e_s=1.0)] * 3,
+        wall_s=1.5,
+        device={"requests": {"n_failed": 0}},
+        reasons=("CLIENT_BOUND",),
+        absent={"itl_s": "chunks"},
+    )
+    runs = FakeServer(warm, served)
+    reader = FakeReader(Reading(absent={"energy_j": "far away"}), has_energy=True)
+    rules = Measure(pairs=1, iterations=5, window_s=2.0, warmup_max_s=9.0)
+    figures = measure(runs, FakeClock([]), reader, WORKLOAD, rules, quiet)
+    assert runs.asked == [(5, 2.0)]
+    assert figures["samples"] == {
+        "prefill_s": [0.5] * 3,
+        "itl_s": [[0.1, 0.2]] * 3,
+        "e2e_s": [1.0] * 3,
+        "wall_s": 1.5,
+    }
+    assert figures["reasons"] == ["CLIENT_BOUND"]
+    assert figures["absent"] == {"energy_j": "far away", "itl_s": "chunks"}
+    assert figures["device"] == {"requests": {"n_failed": 0}, "clock": "fake"}
+    assert reader.windows == 1  # prefill and decode cannot be repeated apart
+    assert runs.calls == ["reset", "synchronize"] * 4  # nothing is asked step by step
+
+
+def test_what_was_counted_before_a_failure_goes_along_with_it() -> None:
+    event = failure(UnsupportedError("no", "REQUESTS_FAILED", about={"requests": {"n_failed": 2}}))
+    assert event["device"] == {"requests": {"n_failed": 2}}
+    assert failure(ValueError("no"))["device"] == {}
