@@ -105,7 +105,7 @@ def nodes() -> list[Node]:
             gpus=row["Resources"].get("GPU", 0.0),
             labels=dict(row.get("Labels") or {}),
         )
-        for row in ray.nodes()  # type: ignore[no-untyped-call]
+        for row in ray.nodes()
         if row["Alive"]
     ]
     return sorted((node for node in found if node.cpus or node.gpus), key=lambda node: node.id)
