@@ -149,7 +149,7 @@ class Pricer:
     def _row(
         self,
         one: Throughput,
-        made: cost.Machine,
+        made: cost.HourlyCost,
         power: Power | None,
         time: cost.TokenTime | None,
     ) -> CostRow:
@@ -234,7 +234,7 @@ class Pricer:
         return c_in, c_out, per_mtok if mix is None else cost.at_mix(c_in, c_out, mix)
 
     def _held_against(
-        self, api: Against, row: CostRow, made: cost.Machine, power: Power | None
+        self, api: Against, row: CostRow, made: cost.HourlyCost, power: Power | None
     ) -> CostRow:
         """The row with what it takes to break even with an API at the row's mix of tokens."""
         price = api.usd_per_mtok(*(self.terms.mix or (row.n_prompt, row.n_gen)))
@@ -267,14 +267,14 @@ def _watts(power: Power | None) -> tuple[Any, Any]:
     return power.busy_w, 0.0 if power.idle_w is None else power.idle_w
 
 
-def _wh_per_mtok(made: cost.Machine, power: Power | None, tok_s: float) -> float | None:
+def _wh_per_mtok(made: cost.HourlyCost, power: Power | None, tok_s: float) -> float | None:
     """Watt-hours of a million tokens; None if the power is not known, or the idle one is needed."""
     if power is None or (power.idle_w is None and made.utilization < 1):
         return None
     return made.wh_per_busy_hour() / (tok_s * cost.SECONDS_PER_HOUR) * cost.TOKENS_PER_MTOK
 
 
-def _never(made: cost.Machine, usd_per_mtok: float, tok_s: float) -> str:
+def _never(made: cost.HourlyCost, usd_per_mtok: float, tok_s: float) -> str:
     """Why no utilization breaks even."""
     busy = dataclasses.replace(made, utilization=1.0)
     dearer = cost.usd_per_mtok(tok_s, busy.usd_per_busy_hour())
