@@ -211,6 +211,11 @@ class ApiRates:
     output: float
     cached_input: float | None = None
 
+    def times(self, factor: float) -> ApiRates:
+        """The same prices in another currency, or at a discount."""
+        cached = None if self.cached_input is None else self.cached_input * factor
+        return ApiRates(input=self.input * factor, output=self.output * factor, cached_input=cached)
+
     def usd_per_request(
         self,
         n_input: float,
