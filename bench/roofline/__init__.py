@@ -15,15 +15,14 @@ from typing import Literal, Protocol
 from bench.models import ModelCard
 from bench.models.shapes import Shape, shape
 from bench.roofline.gpus import GIB, Gpu, Precision
+from bench.roofline.memory import RESERVE_BYTES as RESERVE_BYTES
+from bench.roofline.memory import running
 from bench.schemes.bytes import Compute, Held, float_bytes, held, layout
 
 Limit = Literal["memory", "compute"]
 
 TOLERANCE = 0.02
 """Share by which a figure may pass the bound before it is flagged: memory clocks vary a little."""
-
-RESERVE_BYTES = 768 * 2**20
-"""What the driver's context and the framework's libraries hold, seen with PyTorch on CUDA."""
 
 
 class Machine(Protocol):
@@ -198,19 +197,17 @@ def memory_bytes(
     kv_dtype: str = "auto",
     engine: str = "transformers",
 ) -> int:
-    """Memory that a workload needs: weights, full cache, logits, activations and a reserve.
-
-    An estimate from below for the activations: the widest matrix' output and four hidden states
-    for each prompt token, and one set of 32-bit logits for each sequence.
-    """
-    s = shape(card)
-    weights = held(s, quant, dtype, engine).weights_bytes
-    width = float_bytes(dtype)
-    inner = max(m.n_out for m in s.matrices if m.part in ("mlp", "expert", "attention"))
-    vocab = next(m.n_out for m in s.matrices if m.part == "head")
-    cache = n_batch * (n_prompt + n_gen) * kv_bytes_per_token(card, kv_dtype)
-    activations = n_batch * n_prompt * width * (2 * inner + 4 * s.hidden_size)
-    return weights + cache + activations + n_batch * vocab * 4 + RESERVE_BYTES
+    """Memory that a workload needs while it runs, reserve included; `bench.roofline.memory`."""
+    return running(
+        card,
+        quant,
+        n_prompt=n_prompt,
+        n_gen=n_gen,
+        n_batch=n_batch,
+        dtype=dtype,
+        kv_dtype=kv_dtype,
+        engine=engine,
+    ).running_bytes
 
 
 def fits(needed_bytes: int, machine: Machine) -> bool:
