@@ -16,7 +16,7 @@ from bench.models import ModelCard
 from bench.models.shapes import Shape, shape
 from bench.roofline.gpus import GIB, Gpu, Precision
 from bench.roofline.memory import RESERVE_BYTES as RESERVE_BYTES
-from bench.roofline.memory import running
+from bench.roofline.memory import STATE_BYTES, running
 from bench.schemes.bytes import Compute, Held, float_bytes, held, layout
 
 Limit = Literal["memory", "compute"]
@@ -101,9 +101,10 @@ def weights_bytes(
 def kv_bytes_per_token(card: ModelCard, kv_dtype: str = "auto") -> int:
     """Cached bytes for each token that no window has dropped: 2 l n_kv d_h, MLA l (r_kv + d_rope).
 
-    transformers' own DeepSeek code caches full keys and values instead of MLA's latent.
+    Layers that read another layer's keys and values add nothing, nor do layers with a constant
+    state. transformers' own DeepSeek code caches full keys and values instead of MLA's latent.
     """
-    return float_bytes(kv_dtype) * sum(a.cache_width * a.layers for a in shape(card).attention)
+    return float_bytes(kv_dtype) * sum(a.cache_width * a.keeps for a in shape(card).attention)
 
 
 def decode_work(
@@ -129,17 +130,18 @@ def decode_work(
 def _decode(
     s: Shape, weights: Held, context: float, n_batch: int, kv_dtype: str, static: int | None
 ) -> Work:
-    cached = macs = 0.0
+    cached = macs = state = 0.0
     for a in s.attention:
-        seen = context if a.window is None else min(context, a.window)
-        stored = context if static is None else static
-        stored = stored if a.window is None else min(stored, a.window)
-        cached += a.layers * a.cache_width * max(stored, seen)
-        macs += a.layers * a.decode_macs * seen
+        stored = a.read(context if static is None else static)
+        cached += a.layers * a.cache_width * max(stored, a.read(context))
+        macs += a.layers * (a.decode_macs * a.read(context) + a.state_macs)
+        state += a.layers * a.state_width
+    # Constant state is read and written.
+    per_sequence = float_bytes(kv_dtype) * cached + 2 * STATE_BYTES * state
     return Work(
         n_bytes=weights.step_bytes
         + weights.expert_bytes * s.experts_read(n_batch)
-        + n_batch * float_bytes(kv_dtype) * cached,
+        + n_batch * per_sequence,
         flops=n_batch * 2 * (s.n_active_params + macs),
     )
 
@@ -167,11 +169,11 @@ def _prefill(s: Shape, weights: Held, n_prompt: int, n_batch: int, kv_dtype: str
     head = sum(m.n_params for m in s.matrices if m.part == "head")
     cached = macs = 0.0
     for a in s.attention:
-        window = n_prompt if a.window is None else min(a.window, n_prompt)
+        seen = a.read(n_prompt)
         # Positions attended to, summed over the prompt: a triangle, then a band.
-        pairs = window * (window + 1) / 2 + (n_prompt - window) * window
-        macs += a.layers * a.prefill_macs * pairs
-        cached += a.layers * a.cache_width * window
+        pairs = seen * (seen + 1) / 2 + (n_prompt - seen) * seen
+        macs += a.layers * (a.prefill_macs * pairs + a.state_macs * n_prompt)
+        cached += a.keeps * a.cache_width * a.kept(n_prompt)
     matmul = (s.n_active_params - head) * n_prompt + head
     return Work(
         n_bytes=weights.step_bytes

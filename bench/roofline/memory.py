@@ -18,6 +18,10 @@ Fit = Literal["yes", "tight", "offload", "no"]
 RESERVE_BYTES: Final = 768 * 2**20
 """What the driver's context and the framework's libraries hold, seen with PyTorch on CUDA."""
 
+STATE_BYTES: Final = 4
+"""Bytes of one number of constant state: configs say float32 (`mamba_ssm_dtype`), llama.cpp keeps
+32 bits."""
+
 TIGHT: Final = 0.07
 """Share of the memory below which room is called tight: displays, other programs and rounding
 decide then. Posts of one 14B Q4_K_M on a 10 GB card range from 10 to 77 tok/s."""
@@ -98,12 +102,11 @@ def running(
 def cache_bytes(s: Shape, positions: int, width: float = 2) -> float:
     """Cached bytes of one sequence of `positions` tokens, `width` bytes a number.
 
-    A layer with a window keeps no more than the window.
+    A layer with a window keeps no more than the window, one that reads another layer's keys keeps
+    none, and constant state is there from the first token.
     """
-    return width * sum(
-        a.layers * a.cache_width * (positions if a.window is None else min(positions, a.window))
-        for a in s.attention
-    )
+    growing = sum(a.keeps * a.cache_width * a.kept(positions) for a in s.attention)
+    return width * growing + STATE_BYTES * sum(a.layers * a.state_width for a in s.attention)
 
 
 def with_loading(memory: Memory, loading_bytes: int) -> Memory:
