@@ -99,7 +99,7 @@ def _planned(
 
 def _deciding(claim: str) -> list[Experiment]:
     """The experiments that would decide a source's claims; the runner leaves out what is done."""
-    from bench.claims import load_claims
+    from bench.claims.files import load_claims
     from bench.claims.measured import missing
     from bench.errors import UnsupportedError
     from bench.experiment import load_experiment

@@ -24,9 +24,9 @@ from typing import Any
 
 from bench import fields
 from bench.engines.messages import Job, Loaded
-from bench.engines.prompts import random_tokens
 from bench.errors import InputError, UnsupportedError
 from bench.experiment.devices import index_of, members
+from bench.models.prompts import random_tokens
 
 KERNELS = {
     "none": "float matmul",

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from bench.engines.messages import Job
-from bench.engines.prompts import random_tokens
 from bench.engines.registry import spec
 from bench.engines.vllm import KERNELS, VllmEngine
 from bench.errors import InputError, UnsupportedError
 from bench.experiment import Workload
+from bench.models.prompts import random_tokens
 from bench.worker import check_tokens, request
 from tests import fake_vllm
 from tests.fakes import FakeClock

@@ -27,9 +27,9 @@ from bench.engines.llama_cpp.common import (
     threads_of,
 )
 from bench.engines.messages import Job, Loaded
-from bench.engines.prompts import random_tokens
 from bench.errors import UnsupportedError
 from bench.models.gguf import TENSOR_TYPES, GgufFile
+from bench.models.prompts import random_tokens
 
 FLASH_ATTENTION: Final = {"auto": -1, "off": 0, "on": 1}
 """`enum llama_flash_attn_type` of llama.h."""
