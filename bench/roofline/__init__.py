@@ -214,7 +214,12 @@ def memory_bytes(
 
 def fits(needed_bytes: int, machine: Machine) -> bool:
     """Whether that much memory is there."""
-    return needed_bytes <= machine.vram_bytes
+    return needed_bytes <= capacity(machine)
+
+
+def capacity(machine: Machine) -> int:
+    """Bytes that a model may take on a device."""
+    return machine.usable_bytes if isinstance(machine, Gpu) else machine.vram_bytes
 
 
 def bound(
@@ -261,7 +266,7 @@ def bound(
         prefill_flops=first.flops,
         weights_bytes=weights.weights_bytes,
         memory_bytes=needed,
-        fits=needed + (n_devices - 1) * RESERVE_BYTES <= gpu.vram_bytes * n_devices,
+        fits=needed + (n_devices - 1) * RESERVE_BYTES <= capacity(gpu) * n_devices,
         absent=absent,
     )
 
@@ -290,7 +295,7 @@ def peak_flops(gpu: Machine, compute: Compute, dtype: str = "auto") -> float | N
     sixteen = gpu.peak("bf16")
     if compute in ("fp16", "float") and isinstance(gpu, Gpu) and sixteen is not None:
         narrow = compute == "fp16" or dtype in ("fp16", "float16")
-        return sixteen * 2 if narrow and gpu.kind == "consumer" else sixteen
+        return sixteen * 2 if narrow and gpu.geforce else sixteen
     if compute in ("fp8", "int8"):
         eight = gpu.peak("fp8" if compute == "fp8" else "int8")
         return eight if eight is not None else sixteen
