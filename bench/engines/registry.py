@@ -35,6 +35,10 @@ class Spec:
     """Distributions that are the engine, the first installed counts; none: it needs none."""
     devices: tuple[str, ...] = ("cpu", "cuda", "mps", "xpu")
     """Device kinds it runs on."""
+    versions: tuple[str, ...] = ()
+    """Further distributions whose version can change its figures."""
+    imports: tuple[str, ...] = ()
+    """Modules that its file imports, inside functions only."""
     refuses: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """Scheme and device kind that do not go together -> why."""
     prepare: str | None = None
@@ -47,6 +51,11 @@ class Spec:
     """What of a model it loads: a folder of safetensors, one GGUF file as it is, or nothing."""
     spreads: bool = False
     """Whether it can hold one model on several devices."""
+    parallel: bool = False
+    """Whether several devices work on each layer at once where the options do not say how they
+    share the model; else one waits for the other."""
+    scripted: bool = False
+    """Its timings are made up: no model, no device, and never mixed with measured results."""
     remote: bool = False
     """It asks a server that holds the model: a model and a scheme are names that tell arms apart,
     and no device of this machine computes."""
@@ -55,8 +64,15 @@ class Spec:
 ENGINES: Mapping[str, Spec] = {
     "transformers": Spec(
         module="bench.engines.transformers.engine:TransformersEngine",
-        modes=("eager", "compiled", "cuda-graph"),
         packages=("transformers",),
+        imports=("transformers",),
+        spreads=True,
+    ),
+    "graph": Spec(
+        module="bench.engines.graph.engine:GraphEngine",
+        modes=("compiled", "cuda-graph"),
+        packages=("transformers",),
+        imports=("transformers", "triton"),
         spreads=True,
     ),
     "onnxruntime": Spec(
@@ -64,6 +80,8 @@ ENGINES: Mapping[str, Spec] = {
         schemes=("none", "int8-dynamic"),
         environment="onnxruntime",
         packages=("onnxruntime", "onnxruntime-gpu"),
+        versions=("optimum",),
+        imports=("onnxruntime", "optimum"),
         devices=("cpu", "cuda"),
         refuses={
             ("int8-dynamic", "cuda"): "ONNX Runtime has no CUDA kernels for dynamically quantized "
@@ -75,6 +93,8 @@ ENGINES: Mapping[str, Spec] = {
     "llama.cpp": Spec(
         module="bench.engines.llama_cpp:make",
         packages=("llama-cpp-python", "xllamacpp"),
+        versions=("gguf",),
+        imports=("llama_cpp", "xllamacpp"),
         schemes=("none", *sorted(set(FILE_TYPES.values()) - set(FLOATS))),
         check="bench.engines.llama_cpp.common:settings_of",
         weights="gguf",
@@ -86,6 +106,9 @@ ENGINES: Mapping[str, Spec] = {
         schemes=("none", "fp8_per_tensor", "fp8_per_block", "mxfp8"),
         environment="vllm",
         packages=("vllm",),
+        versions=("flash-attn",),
+        imports=("vllm",),
+        parallel=True,
         check="bench.engines.vllm:settings_of",
         devices=("cuda",),
         spreads=True,
@@ -98,7 +121,10 @@ ENGINES: Mapping[str, Spec] = {
         devices=("remote",),
     ),
     "synthetic": Spec(
-        module="bench.engines.synthetic:SyntheticEngine", weights="none", devices=("synthetic",)
+        module="bench.engines.synthetic:SyntheticEngine",
+        weights="none",
+        devices=("synthetic",),
+        scripted=True,
     ),
 }
 
@@ -111,6 +137,17 @@ def spec(name: str) -> Spec:
     if name not in ENGINES:
         raise InputError(unknown("engine", name, ENGINES))
     return ENGINES[name]
+
+
+def packages() -> tuple[str, ...]:
+    """Every distribution that is an engine, or whose version can change an engine's figures."""
+    found = (name for each in ENGINES.values() for name in (*each.packages, *each.versions))
+    return tuple(dict.fromkeys(found))
+
+
+def parallel(name: str) -> bool:
+    """Whether several devices work on each layer at once; False for an engine of another tool."""
+    return name in ENGINES and ENGINES[name].parallel
 
 
 def engine(name: str) -> Engine:

@@ -8,7 +8,7 @@ from typing import Final
 from bench.errors import InputError
 from bench.models import ModelCard
 from bench.models.shapes import shape
-from bench.predict.published import card
+from bench.predict.published import card, rows
 from bench.schemes.bytes import held
 
 ALIASES: Final = {
@@ -32,16 +32,13 @@ def scheme_for(quant: str, engine: str) -> str:
     return "f16" if name == "none" and engine == "llama.cpp" else name
 
 
-ENGINES: Final = ("llama.cpp", "vllm", "tensorrt-llm", "gpt-fast", "exllamav2", "transformers")
-"""Engines with published rows, as they are spelled there."""
-
-
 def engine_for(name: str) -> str:
     """The engine's name in lower case."""
     plain = {"llamacpp": "llama.cpp", "trt-llm": "tensorrt-llm", "hf": "transformers"}
     lowered = name.strip().lower()
     if not lowered:
-        raise InputError(f"engine: empty; known: {', '.join(ENGINES)}")
+        known = sorted({row.engine for row in rows()})
+        raise InputError(f"engine: empty; known: {', '.join(known)}")
     return plain.get(lowered, lowered)
 
 

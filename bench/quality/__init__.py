@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from bench.engines import Engine
+from bench.engines import Continues, Engine
 from bench.errors import InputError, UnsupportedError
 from bench.quality import store as store
 
@@ -172,14 +172,13 @@ def write_on(
     runs: Engine, parts: Sequence[Sequence[int]], absent: dict[str, str]
 ) -> list[Continuation]:
     """Greedy continuations of the beginning of the first windows."""
-    set_prompt = getattr(runs, "set_prompt", None)
-    if set_prompt is None:
+    if not isinstance(runs, Continues):
         absent["continuations"] = "this engine cannot continue a given prompt"
         return []
     made = []
     for part in parts[:CONTINUATIONS]:
         prompt = list(part[:PROMPT_TOKENS])
-        set_prompt(prompt)
+        runs.set_prompt(prompt)
         runs.reset()
         runs.prefill()
         for _ in range(NEW_TOKENS - 1):

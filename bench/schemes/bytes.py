@@ -48,6 +48,9 @@ class Layout:
     compute: Compute = "float"
 
 
+ON_MODULES: Final = ("transformers", "graph")
+"""Engines whose schemes are applied to torch modules (`Spec.schemes` is None)."""
+
 HEAD: Final[frozenset[Part]] = frozenset({"head"})
 
 LAYOUTS: Final[Mapping[str, Layout]] = {
@@ -154,7 +157,7 @@ def has_layout(quant: str) -> bool:
 
 
 def layout(quant: str, engine: str = "transformers") -> Layout:
-    """Layout of a scheme. Engines other than transformers do quantize experts."""
+    """Layout of a scheme. Engines that do not quantize torch's modules do quantize experts."""
     check_quant(quant)
     if quant.startswith(allocation.PREFIX):
         # Numbers of fewer bits are held in 8 too; layers left as they are come on top of this.
@@ -162,7 +165,7 @@ def layout(quant: str, engine: str = "transformers") -> Layout:
     if quant not in LAYOUTS:
         return Layout(bits=None, compute="fp16" if quant.lower() == "f16" else "int8")
     found = LAYOUTS[quant]
-    return found if engine == "transformers" else replace(found, leaves=found.leaves - FUSED)
+    return found if engine in ON_MODULES else replace(found, leaves=found.leaves - FUSED)
 
 
 def float_bytes(dtype: str) -> int:

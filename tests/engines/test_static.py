@@ -11,11 +11,12 @@ import torch
 
 from bench.engines.graph.attention import attend, attention, way_of
 from bench.engines.graph.compiling import ON_CUDA, Compiling, compiling
+from bench.engines.graph.engine import GraphEngine
 from bench.engines.graph.static import Slots, cache_length
 from bench.engines.messages import Job
 from bench.engines.transformers.engine import TransformersEngine
 from bench.errors import InputError, UnsupportedError
-from bench.schemes import scheme
+from bench.quantization import scheme
 from tests.conftest import TINY
 
 # What the compiler warns of is its own.
@@ -59,7 +60,7 @@ def _trace_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def load(job: Job) -> TransformersEngine:
-    runs = TransformersEngine()
+    runs = TransformersEngine() if job.mode == "eager" else GraphEngine()
     runs.load(job)
     return runs
 
