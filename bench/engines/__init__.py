@@ -9,7 +9,8 @@ One file an engine; a file imports its packages only inside functions. What an e
     └── WholeRequests           a request at a time, by a clock of its own
         └── Server              many requests in flight
     OwnClock, WaitsOn           what its steps are timed by
-    Limited, Spread, Continues  sequences at most, further processes, a given prompt
+    Limited, Spread             sequences at most, further processes
+    bench.quality.Continues     a given prompt, for a look at the text
 """
 
 from __future__ import annotations
@@ -119,14 +120,6 @@ class Spread(Protocol):
     """May have other processes compute a part of the model."""
 
     others: Others | None
-
-
-@runtime_checkable
-class Continues(Steps, Protocol):
-    """Can continue a given prompt, for a look at the text."""
-
-    def set_prompt(self, tokens: Sequence[int]) -> None:
-        """Use these tokens as the prompt of one sequence."""
 
 
 def others_of(runs: Engine) -> Others | None:

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench import quantization
 from bench.engines import Engine
 from bench.engines.transformers import splitting
 from bench.errors import InputError, unknown
 from bench.experiment.devices import members
-from bench.models.gguf import FILE_TYPES, FLOATS
+from bench.schemes import Device, scheme
 
 if TYPE_CHECKING:
     from bench.experiment import Variant
@@ -26,8 +25,8 @@ class Spec:
     """`package.module:Class` of its Engine; imported in the worker."""
     modes: tuple[str, ...] = ("eager",)
     """Execution modes, the default first."""
-    schemes: tuple[str, ...] | None = None
-    """Schemes it does by itself; None: those of `bench.quantization`, applied to torch modules."""
+    applies: bool = False
+    """Whether `bench.quantization` applies schemes to its modules; else it does so by itself."""
     environment: str | None = None
     """Virtual environment of its own that its worker runs in (`bench.runner.venvs`); None: the
     one the harness is in."""
@@ -51,9 +50,6 @@ class Spec:
     """What of a model it loads: a folder of safetensors, one GGUF file as it is, or nothing."""
     spreads: bool = False
     """Whether it can hold one model on several devices."""
-    parallel: bool = False
-    """Whether several devices work on each layer at once where the options do not say how they
-    share the model; else one waits for the other."""
     scripted: bool = False
     """Its timings are made up: no model, no device, and never mixed with measured results."""
     remote: bool = False
@@ -64,6 +60,7 @@ class Spec:
 ENGINES: Mapping[str, Spec] = {
     "transformers": Spec(
         module="bench.engines.transformers.engine:TransformersEngine",
+        applies=True,
         packages=("transformers",),
         imports=("transformers",),
         spreads=True,
@@ -71,13 +68,13 @@ ENGINES: Mapping[str, Spec] = {
     "graph": Spec(
         module="bench.engines.graph.engine:GraphEngine",
         modes=("compiled", "cuda-graph"),
+        applies=True,
         packages=("transformers",),
         imports=("transformers", "triton"),
         spreads=True,
     ),
     "onnxruntime": Spec(
         module="bench.engines.onnxruntime:OnnxRuntimeEngine",
-        schemes=("none", "int8-dynamic"),
         environment="onnxruntime",
         packages=("onnxruntime", "onnxruntime-gpu"),
         versions=("optimum",),
@@ -95,7 +92,6 @@ ENGINES: Mapping[str, Spec] = {
         packages=("llama-cpp-python", "xllamacpp"),
         versions=("gguf",),
         imports=("llama_cpp", "xllamacpp"),
-        schemes=("none", *sorted(set(FILE_TYPES.values()) - set(FLOATS))),
         check="bench.engines.llama_cpp.common:settings_of",
         weights="gguf",
         spreads=True,
@@ -103,12 +99,10 @@ ENGINES: Mapping[str, Spec] = {
     "vllm": Spec(
         module="bench.engines.vllm:VllmEngine",
         modes=("eager", "cuda-graph"),
-        schemes=("none", "fp8_per_tensor", "fp8_per_block", "mxfp8"),
         environment="vllm",
         packages=("vllm",),
         versions=("flash-attn",),
         imports=("vllm",),
-        parallel=True,
         check="bench.engines.vllm:settings_of",
         devices=("cuda",),
         spreads=True,
@@ -145,11 +139,6 @@ def packages() -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def parallel(name: str) -> bool:
-    """Whether several devices work on each layer at once; False for an engine of another tool."""
-    return name in ENGINES and ENGINES[name].parallel
-
-
 def engine(name: str) -> Engine:
     """A new engine of that name; its packages are imported on `load`."""
     make: Callable[[], Engine] = attribute(spec(name).module)
@@ -162,16 +151,16 @@ def attribute(where: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def refusal(variant: Variant, device: quantization.Device) -> str | None:
+def refusal(variant: Variant, device: Device) -> str | None:
     """Why its engine cannot run this arm on this device, or None. Loads nothing."""
     name, of = variant.engine, spec(variant.engine)
     if device.kind not in of.devices:
         return f"engine '{name}' runs on {' or '.join(of.devices)}, not on {device.name}"
     if len(members(device.name)) > 1 and not of.spreads:
         return f"engine '{name}' runs on one device, not on {device.name}"
-    if of.schemes is None:
-        return quantization.refusal(
-            variant.quant, device, variant.mode, variant.dtype
+    if of.applies:
+        return scheme(variant.quant).refusal(
+            device, variant.mode, variant.dtype
         ) or splitting.refusal(variant, device.name)
     if why := of.refuses.get((variant.quant, device.kind)):
         return f"engine '{name}': scheme '{variant.quant}' is not measured on {device.name}: {why}"

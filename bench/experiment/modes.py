@@ -1,6 +1,6 @@
-"""Which mode an engine runs in where none is asked for, and modes that moved to another engine.
+"""What must be known of engines where none is at hand: modes, and how several devices share work.
 
-Standard library only: an experiment is read without any engine.
+Standard library only: experiments and records are read without any engine.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ MOVED: Final[Mapping[tuple[str, str], str]] = {
     ("transformers", "cuda-graph"): "graph",
 }
 """Engine and mode, as they were once named -> the engine that has the mode now."""
+
+PARALLEL: Final = frozenset({"vllm"})
+"""Engines of which several devices work on each layer at once, where options do not say how they
+share the model; of others one waits for the other."""
 
 
 def engine_and_mode(engine: str, mode: str | None) -> tuple[str, str]:

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.engines.registry import parallel
 from bench.errors import BenchError
 from bench.experiment.devices import count, is_remote, members, on_cpu
+from bench.experiment.modes import PARALLEL
 from bench.models import ModelCard, resolve_model
 from bench.models.shapes import shape
 from bench.records import OWN, Record
@@ -66,7 +66,7 @@ def at_once(variant: Mapping[str, Any]) -> int:
     With layers on several, one waits for the other: so much memory, and no more bandwidth.
     """
     split = (variant.get("options") or {}).get("split")
-    together = split in ("tensor", "row") or parallel(variant["engine"])
+    together = split in ("tensor", "row") or variant["engine"] in PARALLEL
     return count(variant["device"]) if together else 1
 
 

@@ -16,7 +16,7 @@ from bench.engines.graph.static import Slots, cache_length
 from bench.engines.messages import Job
 from bench.engines.transformers.engine import TransformersEngine
 from bench.errors import InputError, UnsupportedError
-from bench.quantization import scheme
+from bench.schemes import scheme
 from tests.conftest import TINY
 
 # What the compiler warns of is its own.

@@ -56,10 +56,10 @@ def test_it_is_run_compared_exported_and_shown(
 
 
 @pytest.mark.usefixtures("toy")
-def test_it_is_listed_and_its_schemes_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_is_listed_and_its_modes_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["engines", "-o", "json"]) == 0
     listed = {row["engine"]: row for row in json.loads(capsys.readouterr().out)}
-    assert "half" in str(listed["toy"])
-    code = main(["run", "-m", "llama-3.2-1b@random", "-e", "toy", "-q", "third"])
+    assert listed["toy"]["modes"] == ["eager"]
+    code = main(["run", "-m", "llama-3.2-1b@random", "-e", "toy", "--mode", "fast"])
     assert code == 2
-    assert "unknown scheme of toy 'third'" in capsys.readouterr().err
+    assert "unknown mode 'fast'" in capsys.readouterr().err

@@ -15,7 +15,6 @@ from bench.errors import UnsupportedError
 
 ROW = Spec(
     module="tests.engines.toy_engine:ToyEngine",
-    schemes=("none", "half"),
     packages=("pytest",),
     weights="none",
     devices=("cpu",),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bench import quantization
+from bench import schemes
 from bench.engines.graph.static import Static
 from bench.engines.messages import Job
 from bench.engines.transformers.eager import Decoder
@@ -25,5 +25,5 @@ class GraphEngine(TransformersEngine):
         """Left to `compiling`, which knows the device."""
 
     def _decoder_for(self, job: Job, options: Mapping[str, Any]) -> Decoder:
-        needs = quantization.scheme(job.quant).inductor
+        needs = schemes.scheme(job.quant).inductor
         return Static(self._model, options, graph=job.mode == "cuda-graph", needs=needs)
