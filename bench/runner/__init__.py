@@ -13,6 +13,7 @@ from pathlib import Path
 from bench.devices import peaks
 from bench.devices.environment import capture
 from bench.devices.figures import Unreadable
+from bench.engines.registry import packages
 from bench.errors import InputError, UnsupportedError
 from bench.experiment import Experiment
 from bench.experiment.devices import kind_of, members
@@ -50,7 +51,7 @@ def run(
         before = read(folder)
         for problem in before.problems:
             progress.say(f"skipped a broken line: {problem}")
-        environment = capture(arms[0].variant.device)
+        environment = capture(arms[0].variant.device, packages())
         check_environment(before, environment, folder)
         check_packages(before, arms, folder)
         keep_experiment(experiment, folder)

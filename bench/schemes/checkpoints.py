@@ -15,7 +15,7 @@ COMPRESSED: Final = Package(name="compressed-tensors", least="0.15")
 GPTQMODEL: Final = Package(name="gptqmodel", least="5.0")
 KERNELS: Final = Package(name="kernels", least="0.12", kinds=("cuda",))
 
-LOADED: Final = {"transformers": "", "vllm": ""}
+LOADED: Final = {"transformers": "", "graph": "", "vllm": ""}
 EXPERTS_ONLY: Final[frozenset[Part]] = frozenset({"attention", "head", "router", "mlp"})
 ROUTED: Final[frozenset[Part]] = frozenset({"head", "router"})
 """What makers of checkpoints leave in floats: the head, and the routers of experts."""
