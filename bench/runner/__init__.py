@@ -23,6 +23,7 @@ from bench.models.weights import cache_folder
 from bench.records import Environment, QualityRecord, Record
 from bench.records.file import Results, Writer, read
 from bench.runner.arms import Arm, resolve
+from bench.runner.pinning import pinned
 from bench.runner.qualities import measure_qualities
 from bench.runner.replicates import measure_replicates
 from bench.runner.session import Outcome, Part, Progress, Session
@@ -42,6 +43,7 @@ def run(
 
     Raises UnsupportedError if no variant at all can run here.
     """
+    experiment = pinned(experiment, progress.say)
     text = read_text(experiment.quality.text) if experiment.quality.text else None
     arms = resolve(experiment, progress.say) if arms is None else arms
     if all(arm.refusal for arm in arms):
