@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from bench import fields
-from bench.cost.prices import book, parse_date
+from bench.cost.books import book
+from bench.cost.prices import parse_date
 from bench.data import shipped
 from bench.errors import BenchError, InputError, unknown
 from bench.experiment import Gate, experiments, load_experiment
