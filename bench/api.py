@@ -148,7 +148,7 @@ def judge(claim: Path | str, results: AnyResults | None = None) -> list[Row]:
 
     `results`: own measurements, which count most. Raises InputError.
     """
-    from bench.claims import load_claims
+    from bench.claims.files import load_claims
     from bench.claims.findings import as_row, findings
 
     own = Results() if results is None else _results(results)

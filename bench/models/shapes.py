@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.models import ModelCard, load_card, model_cards
-
-Part = Literal["embedding", "head", "attention", "mlp", "expert", "router", "small"]
-"""`mlp` holds dense layers and shared experts; `small` holds norms, biases and attention sinks."""
+from bench.schemes.row import Part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

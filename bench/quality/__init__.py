@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from bench.engines import Engine
 from bench.errors import InputError, UnsupportedError
 from bench.quality import store as store
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from bench.engines import Engine
 
 DIGITS: Final = 8
 """Significant digits kept of each token's figures; logits have about 7."""

@@ -15,7 +15,8 @@ from typing import Literal, Protocol
 from bench.models import ModelCard
 from bench.models.shapes import Shape, shape
 from bench.roofline.gpus import GIB, Gpu, Precision
-from bench.schemes.bytes import Compute, Held, float_bytes, held, layout
+from bench.schemes.bytes import Held, float_bytes, held, layout
+from bench.schemes.row import Compute
 
 Limit = Literal["memory", "compute"]
 

@@ -13,8 +13,8 @@ import pytest
 
 import bench.claims.evidence
 import bench.cost.prices
-from bench.claims import claim_files, load_claims, validate_claims
 from bench.claims.evidence import _limit
+from bench.claims.files import claim_files, load_claims, validate_claims
 from bench.claims.findings import Finding, as_row, findings, sentences
 from bench.claims.measured import missing
 from bench.cli import main

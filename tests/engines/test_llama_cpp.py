@@ -33,10 +33,10 @@ from bench.engines.llama_cpp.server import (
 )
 from bench.engines.llama_cpp.steps import LlamaPythonEngine
 from bench.engines.messages import Job
-from bench.engines.prompts import random_tokens
 from bench.engines.registry import engine
 from bench.errors import InputError, UnsupportedError
 from bench.experiment import Workload
+from bench.models.prompts import random_tokens
 from bench.worker import check_tokens, request
 from tests import fake_llama
 from tests.fakes import FakeClock

@@ -34,9 +34,9 @@ from bench.engines.llama_cpp.common import (
     threads_of,
 )
 from bench.engines.messages import Job, Loaded, Timed
-from bench.engines.prompts import random_tokens
 from bench.errors import UnsupportedError
 from bench.models.gguf import GgufFile
+from bench.models.prompts import random_tokens
 
 GREEDY: Final = {"samplers": ["top_k"], "top_k": 1, "temperature": 0.0}
 UNTOLD: Final = -1
