@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 import tomllib
 from dataclasses import replace
 from typing import Any
@@ -126,6 +127,8 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
     problems = [*_problems(changed.grid, "grid"), *changed.problems()]
     if problems:
         raise InputError(*(f"{name}: {problem}" for problem in problems))
+    for line in changed.moved:
+        sys.stderr.write(f"{line}\n")
     if args.baseline is None and _tells_arms_apart(experiment) and not _tells_arms_apart(changed):
         # The file's baseline is not among what was asked for: the first arm takes its place.
         changed = replace(changed, baseline=changed.variants[0].name)

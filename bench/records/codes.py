@@ -30,6 +30,7 @@ REASONS: Final[Mapping[str, str]] = MappingProxyType(
         "REQUESTS_FAILED": "requests to the server failed, so that the others had less company",
         "CLIENT_BOUND": "the client was late: figures are its own, not the server's",
         "PREFIX_CACHED": "the server took part of a prompt from a cache",
+        "SPILLED": "the model did not fit on the card, and the driver used the host's memory",
         "OOM": "out of memory",
         "CRASH": "the worker process died",
         "TIMEOUT": "the worker process passed its time limit",

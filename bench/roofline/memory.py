@@ -12,7 +12,7 @@ from typing import Final, Literal
 from bench.models import ModelCard
 from bench.models.shapes import Shape, shape
 from bench.schemes import allocation
-from bench.schemes.bytes import float_bytes, held, layout
+from bench.schemes.bytes import ON_MODULES, float_bytes, held, layout
 
 Fit = Literal["yes", "tight", "offload", "no"]
 
@@ -29,10 +29,6 @@ decide then. Posts of one 14B Q4_K_M on a 10 GB card range from 10 to 77 tok/s."
 
 OFFLOADING: Final = frozenset({"llama.cpp", "ollama", "ik_llama.cpp", "lm-studio", "koboldcpp"})
 """Engines that leave layers, or experts, in the host's memory and compute them there."""
-
-
-LOADED_HERE: Final = frozenset({"transformers", "graph"})
-"""Engines whose models this project's code puts on the device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +125,7 @@ def loading_bytes(
     quantized model, one layer in floats, and the head in floats beside its quantized form. On
     several devices, and for schemes that measure the model first, it is there in floats before.
     """
-    if engine not in LOADED_HERE:
+    if engine not in ON_MODULES:
         return None
     s, width = shape(card), float_bytes(dtype)
     weights = held(s, quant, dtype, engine).weights_bytes

@@ -59,7 +59,8 @@ class Reserve:
 def reserve_of(gpu: Gpu | None, *, wddm: bool = False, used_bytes: int | None = None) -> Reserve:
     """The reserve of a card; `gpu` None: of one that is not catalogued, or of a CPU.
 
-    `wddm`: whether Windows shares the card out, as it does to WSL2. `used_bytes`: what other programs hold on the card, where it is here and was asked.
+    `wddm`: whether Windows shares the card out, as it does to WSL2. `used_bytes`: what other
+    programs hold on the card, where it is here and was asked.
     """
     if gpu is None:
         return Reserve(display_bytes=used_bytes or 0)

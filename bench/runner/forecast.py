@@ -9,6 +9,7 @@ from typing import Any
 from bench.engines.registry import refusal, spec
 from bench.errors import UnsupportedError
 from bench.experiment import Experiment, Variant, Workload
+from bench.experiment.devices import REMOTE
 from bench.experiment.plan import plan
 from bench.experiment.selectors import short_names
 from bench.models import ModelCard, resolve_model
@@ -59,7 +60,7 @@ def _about(variant: Variant, place: Here) -> dict[str, Any]:
         "model": variant.model,
         "engine": variant.engine,
         "quant": variant.quant,
-        "device": "remote" if spec(variant.engine).remote else place.name,
+        "device": REMOTE if spec(variant.engine).remote else place.name,
         "refusal": None if spec(variant.engine).remote else refusal(variant, place.device),
     }
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from bench.engines.registry import spec
 from bench.errors import InputError, UnsupportedError
@@ -16,8 +15,9 @@ from bench.runner.arms import Arm, resolve
 from bench.runner.fits import most_that_fit
 from bench.runner.here import place_of
 from bench.runner.pinning import pinned
-from bench.runner.process import Event, converse, last
+from bench.runner.process import events, last
 from bench.worker.fitting import MOST
+from bench.worker.messages import Event, Failed, Fit, FitTask, Phase, Told
 
 KEPT = "largest_batch.json"
 
@@ -51,10 +51,8 @@ def with_largest_batch(
     path = folder / KEPT
     kept: dict[str, int] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if name not in kept:
-        shape = {"n_prompt": n_prompt, "n_gen": n_gen}
         kept[name] = min(
-            _ask(arm, experiment, shape | {"most": min(most, _at_most(arm, shape))}, say)
-            for arm in arms
+            _ask(arm, experiment, _task(arm, n_prompt, n_gen, most), say) for arm in arms
         )
         folder.mkdir(parents=True, exist_ok=True)
         half = path.with_suffix(".part")
@@ -64,32 +62,30 @@ def with_largest_batch(
     return replace(experiment, grid=replace(experiment.grid, n_batch=(kept[name],)))
 
 
-def _at_most(arm: Arm, shape: Mapping[str, int]) -> int:
-    """The batch above which the arm surely does not fit, so that it is not tried."""
+def _task(arm: Arm, n_prompt: int, n_gen: int, most: int) -> FitTask:
+    """What an arm is asked; a batch that surely does not fit is not tried."""
     place = place_of(arm.variant.device)
-    if place is None or place.kind == "cpu":  # there, other programs' memory changes all the time
-        return MOST
-    work = Workload(n_prompt=shape["n_prompt"], n_gen=shape["n_gen"])
-    return most_that_fit(arm.variant, work, arm.model.card, place) or MOST
+    if place is not None and place.kind != "cpu":  # there, what others hold changes all the time
+        work = Workload(n_prompt=n_prompt, n_gen=n_gen)
+        most = min(most, most_that_fit(arm.variant, work, arm.model.card, place) or most)
+    return FitTask(n_prompt=n_prompt, n_gen=n_gen, most=most)
 
 
-def _ask(
-    arm: Arm, experiment: Experiment, shape: Mapping[str, int], say: Callable[[str], None]
-) -> int:
-    job: dict[str, Any] = arm.job(experiment.seed, 0) | {"task": "fit", "fit": dict(shape)}
-
+def _ask(arm: Arm, experiment: Experiment, shape: FitTask, say: Callable[[str], None]) -> int:
+    job = Told(task="fit", engine=arm.variant.engine, load=arm.job(experiment.seed, 0), fit=shape)
     limit_s = experiment.measuring.time_limit_s
 
     def heard() -> Iterator[Event]:
-        for event in converse(job, limit_s=limit_s, command=arm.command):
-            if event["event"] == "phase" and "n_batch" in event:
-                say(f"{arm.variant.name}: trying {event['n_batch']} sequences")
+        for event in events(job, limit_s=limit_s, command=arm.command):
+            if isinstance(event, Phase) and event.n_batch is not None:
+                say(f"{arm.variant.name}: trying {event.n_batch} sequences")
             yield event
 
-    event = last(heard())
-    if event["event"] == "failed":
-        raise UnsupportedError(f"{arm.variant.name}: {event['message']}")
-    if event["n_batch"] == 0:
+    found = last(heard())
+    if isinstance(found, Failed):
+        raise UnsupportedError(f"{arm.variant.name}: {found.message}")
+    assert isinstance(found, Fit)
+    if found.n_batch == 0:
         raise UnsupportedError(f"{arm.variant.name}: not even one sequence fits in memory")
-    say(f"{arm.variant.name}: {event['n_batch']} sequences fit, limited by {event['limited_by']}")
-    return int(event["n_batch"])
+    say(f"{arm.variant.name}: {found.n_batch} sequences fit, limited by {found.limited_by}")
+    return found.n_batch

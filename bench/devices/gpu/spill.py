@@ -35,7 +35,9 @@ class Watch:
     free_bytes: int | None = None
     shared_bytes: int | None = None
 
-    def spilled(self, memory: Mapping[str, Any], shared: Callable[[], int | None]) -> str | None:
+    def spilled(
+        self, memory: Mapping[str, Any], shared: Callable[[], int | None] | None = None
+    ) -> str | None:
         """Why it must have spilled, or None. `memory`: the figures of a measured window."""
         held = memory.get("peak_device_reserved_bytes")
         if held is not None and self.free_bytes is not None and held > self.free_bytes:
@@ -43,7 +45,7 @@ class Watch:
                 f"{held / 1e9:.1f} GB are held of a card that had {self.free_bytes / 1e9:.1f} GB "
                 "left: the rest is in the host's memory"
             )
-        now = shared() if self.shared_bytes is not None else None
+        now = (shared or shared_bytes)() if self.shared_bytes is not None else None
         if now is not None and self.shared_bytes is not None and now > self.shared_bytes + GROWN:
             grown = (now - self.shared_bytes) / 1e9
             return f"the card's shared memory on the host has grown by {grown:.1f} GB"
@@ -64,6 +66,17 @@ def watch(device: str, *, spills: bool | None = None) -> Watch | None:
     except Unreadable:
         free = None
     return Watch(device=device, free_bytes=free, shared_bytes=shared_bytes())
+
+
+def marked(watched: Watch | None, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """A measured window's reasons with SPILLED where it did, and what was seen."""
+    why = None if watched is None else watched.spilled(figures["memory"])
+    if why is None:
+        return {}
+    return {
+        "reasons": sorted({*figures["reasons"], "SPILLED"}),
+        "device": {**figures["device"], "spilled": why},
+    }
 
 
 def shared_bytes(run: Callable[..., Any] = subprocess.run) -> int | None:
