@@ -12,6 +12,7 @@ from bench.errors import InputError, UnsupportedError
 from bench.experiment import Experiment
 from bench.identity import key
 from bench.runner.arms import Arm, resolve
+from bench.runner.pinning import pinned
 from bench.runner.process import events, last
 from bench.worker.fitting import MOST
 from bench.worker.messages import Event, Failed, Fit, FitTask, Phase, Told
@@ -33,6 +34,7 @@ def with_largest_batch(
             "-b max: a server's memory is not seen from here, and it queues what does not fit; "
             "give numbers, such as -b 1,2,4,8"
         )
+    experiment = pinned(experiment, say)
     arms = [arm for arm in resolve(experiment, say) if arm.refusal is None]
     n_prompt, n_gen = max(experiment.grid.n_prompt), max(experiment.grid.n_gen)
     name = key(

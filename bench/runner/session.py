@@ -74,6 +74,12 @@ class Session:
         """What every line about an arm holds."""
         variant = asdict(arm.variant) | {"name": arm.variant.name, "weights": arm.identity}
         variant["source"] = arm.model.source
+        if (commit := arm.model.snapshot) is not None:
+            variant |= {
+                "repo": commit.repo,
+                "revision": commit.revision,
+                "license": commit.license,
+            }
         if arm.home:
             variant["packages"] = arm.home.fingerprint
         for name in ("device", "dtype"):
