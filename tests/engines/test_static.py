@@ -12,7 +12,7 @@ import torch
 from bench.engines.graph.attention import attend, attention, way_of
 from bench.engines.graph.compiling import ON_CUDA, Compiling, compiling
 from bench.engines.graph.engine import GraphEngine
-from bench.engines.graph.static import Slots, cache_length
+from bench.engines.graph.slots import Slots, cache_length
 from bench.engines.messages import Job
 from bench.engines.transformers.engine import TransformersEngine
 from bench.errors import InputError, UnsupportedError
