@@ -3,6 +3,7 @@
 layers   which layers, and why not the others     ao, bnb, quanto,     what a scheme's row names
 seen     what really computes a layer             own, int8_layer      as `convert` and `fits`
 holding  what is held in memory                   mixed                bits by measured layers
+streaming   a layer at a time from files to the device
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from bench.schemes.row import Device, Scheme
 
 if TYPE_CHECKING:
     import torch
+
+    from bench.quantization.layers import Choice
 
 __all__ = ["Applied", "Device", "Scheme", "WeightCount", "apply", "held", "refusal"]
 
@@ -72,12 +75,12 @@ def apply(
         return Applied(model, {"allocation": chosen}, wanted.kernel)
     if name == "none":
         return Applied(model, {}, wanted.kernel)
-    return _watched(wanted, model)
+    return _quantized(wanted, model)
 
 
-def _watched(wanted: Scheme, model: torch.nn.Module) -> Applied:
-    """Quantize, then run the largest quantized layer but the head once to see what computes it."""
-    from bench.quantization import layers, seen
+def _quantized(wanted: Scheme, model: torch.nn.Module) -> Applied:
+    """Quantize every layer that fits."""
+    from bench.quantization import layers
 
     choice = layers.choose(wanted, model)
     shapes = {
@@ -85,7 +88,16 @@ def _watched(wanted: Scheme, model: torch.nn.Module) -> Applied:
         for name, layer in layers.linear_layers(model).items()
         if name in choice.names
     }
-    model = layers.convert(wanted, model, choice.names)
+    return watched(layers.convert(wanted, model, choice.names), choice, shapes)
+
+
+def watched(
+    model: torch.nn.Module, choice: Choice, shapes: Mapping[str, tuple[int, int]]
+) -> Applied:
+    """A quantized model, whose largest quantized layer but the head is run once to see what
+    computes it. `shapes`: quantized layer -> (n_in, n_out)."""
+    from bench.quantization import seen
+
     head = getattr(model, "get_output_embeddings", lambda: None)()
     within = [name for name in shapes if model.get_submodule(name) is not head] or list(shapes)
     largest = max(within, key=lambda name: shapes[name][0] * shapes[name][1])

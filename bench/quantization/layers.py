@@ -75,6 +75,11 @@ def choose(scheme: Scheme, model: nn.Module) -> Choice:
             names.append(name)
         else:
             skipped.setdefault(reason, []).append(name)
+    return chosen(scheme, names, skipped)
+
+
+def chosen(scheme: Scheme, names: Sequence[str], skipped: Mapping[str, Sequence[str]]) -> Choice:
+    """A choice that was made. UnsupportedError if it leaves every layer."""
     if not names:
         why = "; ".join(skipped) or "the model has no linear layers"
         raise UnsupportedError(f"scheme '{scheme.name}' would quantize no layer: {why}")

@@ -26,6 +26,7 @@ from bench.engines.transformers.ranks import Ranks, Seat, on_all_ranks
 from bench.engines.transformers.splitting import Split
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.experiment.devices import index_of, kind_of, members, number_of, spelled_out
+from bench.quantization import streaming
 
 
 class TransformersEngine:
@@ -81,8 +82,11 @@ class TransformersEngine:
         model = found.model.eval()
         if places is not None:
             placement.place(model, places, split.devices)
-        self._check_float(model, job, dtype)
-        applied = quantization.apply(job.quant, model, device, self.tokenize)
+        self._check_float(model, job, dtype, whole=found.made is None)
+        if (made := found.made) is not None:
+            applied = quantization.watched(model, made.choice, made.shapes)
+        else:
+            applied = quantization.apply(job.quant, model, device, self.tokenize)
         self._model = applied.model
         if places is not None:  # a scheme may have put other modules in
             placement.place(self._model, places, split.devices)
@@ -123,6 +127,8 @@ class TransformersEngine:
         logging.disable_progress_bar()
         kind = getattr(torch, dtype)
         settings: dict[str, Any] = {"dtype": kind}
+        if split.how == "one" and streaming.streams(schemes.scheme(job.quant)):
+            return loading.streamed(job, auto, config, kind, self._device), None
         if job.folder is not None and split.how == "one":
             device_map = {"": self._device}
             return loading.load(job.folder, auto, config, device_map=device_map, **settings), None
@@ -229,8 +235,11 @@ class TransformersEngine:
         with self._decoder.plain():
             return self._model(input_ids=tokens, use_cache=False, **keep).logits[:, -n:]
 
-    def _check_float(self, model: Any, job: Job, dtype: str) -> None:
-        """Whether the model, before a scheme changes it, decodes what it computes."""
+    def _check_float(self, model: Any, job: Job, dtype: str, *, whole: bool = True) -> None:
+        """Whether the model, before a scheme changes it, decodes what it computes.
+
+        `whole`: whether it is there in floats; one that was quantized as it was loaded is not.
+        """
         import torch
 
         self._model, self._decoder = model, Eager(model)
@@ -241,7 +250,7 @@ class TransformersEngine:
         self._vocabulary = min(getattr(config, "vocab_size", None) or rows, rows)
         self._dtype, row = dtype, schemes.scheme(job.quant)
         self._scaled = row.dynamic == "activations"
-        if self._scaled and self._seat is None:
+        if self._scaled and self._seat is None and whole:
             prompt = torch.arange(8)[None] % self._vocabulary
             with self._inference():
                 self._decoder.start(prompt.to(self._device), 1)

@@ -13,8 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from bench import schemes
+from bench.engines.messages import Job
 from bench.errors import InputError, UnsupportedError
 from bench.models import folders
+from bench.quantization import streaming
 
 FILES: Final[Mapping[str, Any]] = {
     "local_files_only": True,
@@ -41,6 +44,37 @@ class Found:
 
     model: Any
     details: Mapping[str, Any] = field(default_factory=dict)
+    made: streaming.Made | None = None
+    """What was quantized while it was loaded; None: nothing yet."""
+
+
+def streamed(job: Job, auto: Any, config: Any, dtype: Any, device: str) -> Found:
+    """The model quantized as it is loaded, a layer at a time, so that its floats are never all
+    there. Tensors that transformers renames or fuses go through the host's memory.
+
+    A folder that was quantized before, or that only transformers can read onto a CPU, is loaded
+    whole, for the scheme to be applied afterwards.
+    """
+    import torch
+
+    if getattr(config, "quantization_config", None) is not None and job.folder is not None:
+        return load(job.folder, auto, config, device_map={"": device}, dtype=dtype)
+    pieces = None
+    if job.folder is None:
+        config.initializer_range = job.initializer_range
+    with torch.device("meta"):
+        model = auto.from_config(config, dtype=dtype)
+    details: Mapping[str, Any] = {}
+    if job.folder is not None:
+        pieces = streaming.pieces(job.folder)
+        if not streaming.matches(model, pieces):
+            found = load(job.folder, auto, config, device_map={"": "cpu"}, dtype=dtype)
+            if device == "cpu":
+                return found
+            model, details, pieces = found.model, found.details, None
+    torch.manual_seed(job.random_seed)
+    made = streaming.load(model.eval(), device, schemes.scheme(job.quant), pieces)
+    return Found(model=made.model, details={**details, "loaded": "layer by layer"}, made=made)
 
 
 def config_of(folder: Path | None, architecture: Mapping[str, Any]) -> Any:
@@ -115,11 +149,17 @@ def on_meta(config: Any, auto: Any) -> Any:
 
 
 def random(config: Any, auto: Any, dtype: Any, device: str) -> Any:
-    """A model of random weights, made where they will be used, in their own dtype."""
+    """A model of random weights, made where they will be used, in their own dtype.
+
+    Drawn in the order of `streaming`, so that a model quantized as it is made is the same.
+    """
     import torch
 
-    with torch.device(device):
-        return auto.from_config(config, dtype=dtype)
+    with torch.device("meta"):
+        model = auto.from_config(config, dtype=dtype)
+    for _ in streaming.placed(model, device, None):
+        pass
+    return model
 
 
 def load(folder: Path, auto: Any, config: Any, **settings: Any) -> Found:
