@@ -32,16 +32,13 @@ def parquet(results: Results, price: Price) -> Exported:
 
 
 def markdown(results: Results, price: Price) -> Exported:
-    """One row a variant and workload, as `bench run` shows them."""
+    """One row a variant, workload and machine, as `bench run` shows them."""
     from bench.report.tables import to_markdown
+    from bench.report.tables.row import shown
     from bench.report.tables.run import columns
     from bench.summary import summarise
-    from bench.summary.limits import with_limits
 
-    rows = with_limits(summarise(results), results)
-    rows = [
-        row | {"usd_per_mtok": price.usd_per_mtok(row["total_tok_s"], row["cards"])} for row in rows
-    ]
+    rows = shown(summarise(results), price.usd_per_mtok)
     text = to_markdown(rows, columns(rows))
     return Exported(
         data=text.encode(), dropped=("everything but a summary: --to jsonl keeps the records",)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.records import FILE, OWN, Record
-from bench.records.codes import REASONS
+from bench.records.codes import known
 from bench.records.file import read
 
 
@@ -47,7 +47,7 @@ def _record(record: Record) -> Iterable[str]:
             yield f"workload.{name}: expected a whole number of at least 1"
             return
     for reason in record.reasons:
-        if reason not in REASONS:
+        if not known(reason):
             yield f"reasons: unknown code {reason}"
     if record.status == "failed":
         if not record.message:
@@ -69,7 +69,7 @@ def _record(record: Record) -> Iterable[str]:
 def _imported(record: Record) -> Iterable[str]:
     """Another tool's record: what it holds are durations and rates, what it lacks says why."""
     for reason in record.reasons:
-        if reason not in REASONS:
+        if not known(reason):
             yield f"reasons: unknown code {reason}"
     if not record.samples:
         yield "samples: there are none"

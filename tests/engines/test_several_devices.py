@@ -22,6 +22,7 @@ import pytest
 import torch
 
 from bench import worker
+from bench.api import summarise
 from bench.cli import main
 from bench.cost import usd_per_mtok
 from bench.cost.pricing import Pricer, Terms
@@ -50,8 +51,7 @@ from bench.report.page import Options, assemble
 from bench.report.page.webpage import to_html
 from bench.report.tables.run import priced
 from bench.runner.process import converse
-from bench.summary import summarise
-from bench.summary.limits import at_once, with_limits
+from bench.summary.limits import at_once
 from bench.worker import rank
 from tests.conftest import TINY
 from tests.conversing import WORKLOADS, conversation
@@ -776,7 +776,7 @@ def test_cards_of_a_server_are_those_that_it_is_said_to_have() -> None:
 def test_only_cards_that_work_at_once_raise_the_bound(tmp_path: Path) -> None:
     layers = on_two_cards(tmp_path / "a")
     tensor = on_two_cards(tmp_path / "b", split="tensor")
-    (one,), (two,) = (with_limits(summarise(r), r) for r in (layers, tensor))
+    (one,), (two,) = (summarise(r) for r in (layers, tensor))
     assert two["bound_decode_tok_s"] == pytest.approx(2 * one["bound_decode_tok_s"])
     for name in ("mbu", "mfu", "mbu_measured", "mfu_measured"):
         assert two[name] == pytest.approx(one[name] / 2), name
