@@ -12,6 +12,7 @@ from typing import Final
 
 from bench.cost import above_zero
 from bench.cost.prices import card_name
+from bench.experiment.devices import has_card
 from bench.records.file import Results
 from bench.roofline.gpus import match
 from bench.statistics import log_interval
@@ -148,7 +149,7 @@ def _idle_w(group: Iterable[Replicate]) -> float | None:
 
 def _device(row: Row) -> tuple[str | None, float | None]:
     """Catalog name and power limit of the card that a row was measured on."""
-    if row.arm.on_cpu or row.arm.device in ("remote", "remote:cpu") or row.host.gpu is None:
+    if not has_card(row.arm.device) or row.host.gpu is None:
         return None, None
     card, limit = match(row.host.gpu), row.host.gpu_power_limit_w
     return card_name(row.host.gpu), limit if limit or card is None else card.tdp_w

@@ -12,8 +12,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from bench.errors import InputError
-from bench.exchange.exporting import Exported, Price, failures
+from bench.exchange.exporting import Exported, failures
 from bench.exchange.foreign import Json
+from bench.experiment import CostAssumption
+from bench.experiment.devices import on_cpu
 from bench.records.file import Results
 from bench.report.tables.row import Shown, shown, table
 from bench.summary import SPEEDS, Host, summarise
@@ -34,9 +36,9 @@ PACKAGES: Final = ("torch", "transformers", "torchao")
 LOST: Final = "single requests and gaps, intervals, warm-up and device readings"
 
 
-def write(results: Results, price: Price) -> Exported:
+def write(results: Results, price: CostAssumption | None) -> Exported:
     """One entry a metric, variant, workload and machine."""
-    rows = shown(summarise(results), price.usd_per_mtok)
+    rows = shown(summarise(results), price)
     entries = [entry for one in rows if one.row.good for entry in _entries(one)]
     if not entries:
         raise InputError("there are no finished records to export")
@@ -90,7 +92,7 @@ def _head(one: Shown) -> Json:
 
 def _runner(host: Host, device: str) -> Json:
     identity = host.identity
-    on_card = host.gpu is not None and not device.startswith("cpu")
+    on_card = host.gpu is not None and not on_cpu(device)
     found = {
         "name": identity.get("host"),
         "type": device,

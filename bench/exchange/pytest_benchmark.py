@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from bench.cost.hour import per_mtok
 from bench.errors import InputError
-from bench.exchange.exporting import Exported, Price, failures
+from bench.exchange.exporting import Exported, failures
 from bench.exchange.foreign import (
     Found,
     Given,
@@ -25,6 +26,7 @@ from bench.exchange.foreign import (
     parse_time,
     read_text,
 )
+from bench.experiment import CostAssumption
 from bench.records.file import Results
 from bench.report.tables.row import shown, table
 from bench.statistics import log_interval
@@ -50,7 +52,7 @@ SHOWN: Final = (
 LOST: Final = "single requests and gaps, warm-up, device readings and the quality of single tokens"
 
 
-def write(results: Results, price: Price) -> Exported:
+def write(results: Results, price: CostAssumption | None) -> Exported:
     """One file is of one machine: that of the newest record, the others are dropped."""
     rows = list(summarise(results))
     if not rows:
@@ -73,7 +75,7 @@ def write(results: Results, price: Price) -> Exported:
     return Exported(data=text.encode(), dropped=(LOST, *dropped))
 
 
-def _entry(row: Row, price: Price) -> Json:
+def _entry(row: Row, price: CostAssumption | None) -> Json:
     sizes, name = row.sizes, row.arm.name
     timed = [one for one in row.good if one.figures["e2e_s"] is not None]
     at = f"{sizes.n_prompt}+{sizes.n_gen}x{sizes.n_batch}"
@@ -89,7 +91,7 @@ def _entry(row: Row, price: Price) -> Json:
     }
 
 
-def extra_info(row: Row, price: Price, group: Sequence[Replicate]) -> Json:
+def extra_info(row: Row, price: CostAssumption | None, group: Sequence[Replicate]) -> Json:
     """Everything that pytest-benchmark has no field for, of the replicates of one variant."""
     rates, cards, first = row.each("total_tok_s"), row.arm.cards, group[0].record
     rate = log_interval(rates) if rates else None
@@ -100,9 +102,9 @@ def extra_info(row: Row, price: Price, group: Sequence[Replicate]) -> Json:
         "origin": row.origin,
         "total_tok_s_low": low,
         "total_tok_s_high": high,
-        "usd_per_mtok": price.usd_per_mtok(rate.value if rate else None, cards),
-        "usd_per_mtok_low": price.usd_per_mtok(high, cards),
-        "usd_per_mtok_high": price.usd_per_mtok(low, cards),
+        "usd_per_mtok": per_mtok(price, rate.value if rate else None, cards),
+        "usd_per_mtok_low": per_mtok(price, high, cards),
+        "usd_per_mtok_high": per_mtok(price, low, cards),
         NAME: {
             "schema": SCHEMA,
             "variant": first.variant,

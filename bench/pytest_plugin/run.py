@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bench import fields
 from bench.errors import BenchError, InputError, UnsupportedError, unknown
 from bench.experiment import ArmEntry, CostAssumption, Experiment, Grid, Level, Quality
+from bench.experiment.devices import on_cpu
 from bench.records.file import Results
 from bench.statistics.paired import MIN_PAIRS
 
@@ -44,7 +45,8 @@ class Wanted:
     model: str = "smollm2-135m-instruct"
     engine: str = "transformers"
     quant: str = "none"
-    mode: str = "eager"
+    mode: str | None = None
+    """None: the engine's default."""
     dtype: str = "auto"
     device: str = "auto"
     threads: int | None = None
@@ -79,6 +81,12 @@ class Wanted:
                 yield f"baseline.{name}: a baseline differs in one of {', '.join(ARM)}"
         if self.usd_per_hour is not None and not self.usd_per_hour > 0:
             yield "usd_per_hour: must be above 0"
+
+    def cost(self) -> CostAssumption | None:
+        """The price of an hour that the test states."""
+        if self.usd_per_hour is None:
+            return None
+        return CostAssumption(usd_per_hour=self.usd_per_hour, source="usd_per_hour of the test")
 
     @property
     def gated(self) -> bool:
@@ -164,7 +172,7 @@ def measure(want: Wanted, test: str, folder: Path, *, once: bool) -> Measured:
     Raises InputError, and UnsupportedError where this machine cannot run the arm.
     """
     from bench.api import run
-    from bench.report.tables.row import assumed, shown, table
+    from bench.report.tables.row import shown, table
     from bench.summary import summarise
     from bench.summary.metrics import compared
 
@@ -181,7 +189,7 @@ def measure(want: Wanted, test: str, folder: Path, *, once: bool) -> Measured:
     (mine,) = (row for row in summary if row.arm.name == experiment.variants[-1].name)
     if not mine.good:
         raise _failure(mine)
-    figures = table(shown([mine], assumed(experiment.cost))[0])
+    figures = table(shown([mine], experiment.cost)[0])
     ratio, failures = (None, []) if once else _against(want, summary, experiment)
     return Measured(
         row=figures,
@@ -196,9 +204,6 @@ def measure(want: Wanted, test: str, folder: Path, *, once: bool) -> Measured:
 
 def _experiment(want: Wanted, test: str, *, once: bool) -> Experiment:
     level: Level = want.level or ("quick" if want.baseline is None else "standard")
-    cost = None
-    if want.usd_per_hour is not None:
-        cost = CostAssumption(usd_per_hour=want.usd_per_hour, source="usd_per_hour of the test")
     arms = want.arms()
     grid = Grid(
         model=(want.model,),
@@ -215,7 +220,7 @@ def _experiment(want: Wanted, test: str, *, once: bool) -> Experiment:
         level=level,
         grid=grid,
         arm=arms,
-        cost=cost,
+        cost=want.cost(),
         measure=SHORT if once else want.measure,
         quality=Quality(text=want.text),
     )
@@ -291,10 +296,9 @@ def _extra_info(
     want: Wanted, mine: SummaryRow, row: Row, ratio: Row | None, folder: Path
 ) -> dict[str, Any]:
     """What `bench export --to pytest-benchmark` writes, and what only a test has."""
-    from bench.exchange.exporting import Price
     from bench.exchange.pytest_benchmark import NAME, extra_info
 
-    info = extra_info(mine, Price(usd_per_hour=want.usd_per_hour), mine.good)
+    info = extra_info(mine, want.cost(), mine.good)
     if want.seconds != "e2e":  # what is timed is no request, so records cannot be made of it again
         del info[NAME]
     missing = {name: why for name, why in row["absent"].items() if info.get(name, 0) is None}
@@ -337,10 +341,11 @@ def machine(done: Sequence[Measured]) -> dict[str, Any]:
 def machine_now(saved: Mapping[str, Any]) -> dict[str, Any]:
     """The same of this machine now, for the devices of a saved run."""
     from bench.devices.environment import capture
+    from bench.engines.registry import packages
 
     devices = list(saved.get("devices", ()))
     on_card = [name for name in devices if not _on_host(name)]
-    return _described(devices, capture(on_card[0] if on_card else "cpu").identity)
+    return _described(devices, capture(on_card[0] if on_card else "cpu", packages()).identity)
 
 
 def _described(devices: list[str], identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -360,4 +365,4 @@ SCRIPTED = "synthetic"
 
 
 def _on_host(device: str) -> bool:
-    return device == SCRIPTED or device.startswith("cpu")
+    return device == SCRIPTED or on_cpu(device)

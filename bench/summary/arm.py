@@ -6,11 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from bench.experiment.devices import cards, count, kind_of
+from bench.experiment.devices import cards, count, is_remote, on_cpu
 from bench.records import Environment, QualityRecord, Record
-
-SERVERS: Final = "remote"
-"""Beginning of the names of devices that are behind a server: `remote`, `remote:cpu`."""
 
 
 class Sizes(NamedTuple):
@@ -48,18 +45,13 @@ class Arm:
         return count(self.device)
 
     @property
-    def kind(self) -> str:
-        """`cpu`, `cuda`, ..."""
-        return kind_of(self.device)
-
-    @property
     def on_cpu(self) -> bool:
-        return self.device.startswith("cpu")
+        return on_cpu(self.device)
 
     @property
     def remote(self) -> bool:
         """Whether a server was asked, whose device is not known here."""
-        return self.device.startswith(SERVERS)
+        return is_remote(self.device)
 
 
 def arm_of(record: Record | QualityRecord) -> Arm:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bench.errors import BenchError
 from bench.experiment.devices import count, members
+from bench.experiment.modes import PARALLEL
 from bench.models import ModelCard, resolve_model
 from bench.models.shapes import shape
 from bench.records import OWN
 from bench.roofline import Bound, Measured, above_bound, bound, mbu, mfu, peak_flops
 from bench.roofline.diagnosis import Evidence, diagnose
 from bench.roofline.gpus import Gpu, match
-from bench.schemes.bytes import layout
+from bench.schemes.bytes import ON_MODULES, layout
 from bench.summary.arm import Arm, Host, Sizes
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Ceilings:
             return REMOTE
         if arm.options.get("n_depth"):
             return DEEP
-        if host.gpu is None and origin not in OWN and arm.device != "cpu":
+        if host.gpu is None and origin not in OWN and not arm.on_cpu:
             return f"{origin} does not say on which card"
         if host.gpu is None:
             return "a CPU has no data sheet here; `mbu_measured` is against its measured rates"
@@ -163,8 +164,8 @@ def at_once(variant: Mapping[str, Any]) -> int:
     With layers on several, one waits for the other: so much memory, and no more bandwidth.
     """
     split = (variant.get("options") or {}).get("split")
-    parallel = split in ("tensor", "row") or variant["engine"] == "vllm"
-    return count(variant["device"]) if parallel else 1
+    together = split in ("tensor", "row") or variant["engine"] in PARALLEL
+    return count(variant["device"]) if together else 1
 
 
 def _rates(host: Host, arm: Arm) -> Measured | str:
@@ -179,7 +180,7 @@ def _rates(host: Host, arm: Arm) -> Measured | str:
     if peaks is None or peaks["device"] != members(arm.device)[0]:
         why = host.state.get("absent", {}).get("peaks", "`bench doctor --peaks` does, for new runs")
         return f"the rates of {arm.device} were not measured: {why}"
-    if arm.device == "cpu" and arm.threads not in (None, peaks["threads"]):
+    if arm.on_cpu and arm.threads not in (None, peaks["threads"]):
         return f"rates were measured with {peaks['threads']} threads, this arm has {arm.threads}"
     return Measured(
         name=arm.device,
@@ -282,14 +283,18 @@ def _evidence(
     assert row.sizes.n_batch is not None, "a bound needs the batch"
 
     def other(**changed: str) -> float | None:
-        """The rate of the same row but for what is changed."""
-        names = ("model", "engine", "quant", "mode", "dtype")
+        """The rate of the same row but for what is changed; a mode may be another engine's."""
+        names = ("model", "quant", "mode", "dtype")
+        engines = {arm.engine}
+        if "mode" in changed and arm.engine in ON_MODULES:
+            engines |= set(ON_MODULES)  # the same modules, stepped in another way
         wanted = {name: getattr(arm, name) for name in names} | changed
         rates = (
             one.value("decode_tok_s")
             for one in beside
             if one.sizes == row.sizes
             and one.host.hardware == row.host.hardware
+            and one.arm.engine in engines
             and all(getattr(one.arm, name) == value for name, value in wanted.items())
         )
         return next((rate for rate in rates if rate is not None), None)

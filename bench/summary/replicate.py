@@ -12,6 +12,7 @@ from datetime import datetime
 from statistics import median
 from typing import Any, Final
 
+from bench.experiment.devices import kind_of
 from bench.records import OWN, Record
 from bench.records.codes import CODES, TIME, Part, current, touches
 from bench.statistics import middle, rank_sum_z
@@ -425,7 +426,7 @@ def peak_memory(record: Record) -> int | None:
     """
     if on_device := record.memory.get("peak_device_bytes"):
         return int(on_device)
-    kind = str(record.variant.get("device", "")).partition(":")[0]
+    kind = kind_of(str(record.variant.get("device", "")))
     return None if kind in ACCELERATORS else record.memory.get("peak_host_bytes")
 
 

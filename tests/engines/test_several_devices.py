@@ -22,7 +22,6 @@ import pytest
 import torch
 
 from bench import worker
-from bench.api import summarise
 from bench.cli import main
 from bench.cost import usd_per_mtok
 from bench.cost.pricing import Pricer, Terms
@@ -40,17 +39,17 @@ from bench.engines.transformers.engine import TransformersEngine, make_current, 
 from bench.engines.transformers.ranks import Ranks, Seat
 from bench.engines.transformers.splitting import split_of
 from bench.errors import InputError, UnsupportedError
-from bench.exchange.exporting import Price
 from bench.exchange.tabular import markdown
 from bench.experiment import CostAssumption, Variant
 from bench.experiment.devices import cards, count, kind_of, members, spelled_out
-from bench.quantization import Device
 from bench.records import Environment
 from bench.records.file import Results, Writer, read
 from bench.report.page import Options, assemble
 from bench.report.page.webpage import to_html
-from bench.report.tables.run import priced
+from bench.report.tables.row import shown, table
 from bench.runner.process import converse
+from bench.schemes import Device
+from bench.summary import summarise
 from bench.summary.limits import at_once
 from bench.worker import rank
 from tests.conftest import TINY
@@ -752,14 +751,11 @@ def test_two_cards_are_priced_as_two(tmp_path: Path) -> None:
 
 def test_every_table_prices_two_cards_as_two(tmp_path: Path) -> None:
     results = on_two_cards(tmp_path)
-    (row,) = summarise(results)
     cost = CostAssumption(usd_per_hour=1.8, source="this test", utilization=0.5)
-    experiment: Any = SimpleNamespace(cost=cost)
-    expected = 2 * usd_per_mtok(row["total_tok_s"], 1.8, 0.5)
-    (run,) = priced(experiment, [row])
-    assert run["usd_per_mtok"] == pytest.approx(expected)
-    price = Price(usd_per_hour=1.8, utilization=0.5)
-    assert f"{expected:.3f}" in markdown(results, price).data.decode()
+    (run,) = shown(summarise(results), cost)
+    expected = 2 * usd_per_mtok(run.value("total_tok_s"), 1.8, 0.5)
+    assert run.usd_per_mtok == pytest.approx(expected)
+    assert f"{expected:.3f}" in markdown(results, cost).data.decode()
     folder = stored(results, tmp_path / "two")
     page = to_html(assemble([folder], Options(cost=cost, claims=())))
     assert "at $1.8 an hour of each card" in page
@@ -776,7 +772,7 @@ def test_cards_of_a_server_are_those_that_it_is_said_to_have() -> None:
 def test_only_cards_that_work_at_once_raise_the_bound(tmp_path: Path) -> None:
     layers = on_two_cards(tmp_path / "a")
     tensor = on_two_cards(tmp_path / "b", split="tensor")
-    (one,), (two,) = (summarise(r) for r in (layers, tensor))
+    (one,), (two,) = (map(table, shown(summarise(r))) for r in (layers, tensor))
     assert two["bound_decode_tok_s"] == pytest.approx(2 * one["bound_decode_tok_s"])
     for name in ("mbu", "mfu", "mbu_measured", "mfu_measured"):
         assert two[name] == pytest.approx(one[name] / 2), name

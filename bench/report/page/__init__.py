@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import __version__
-from bench.claims import claim_files, load_claims
+from bench.claims.files import claim_files, load_claims
 from bench.claims.findings import findings
 from bench.errors import InputError
 from bench.experiment import CostAssumption, Experiment, load_experiment

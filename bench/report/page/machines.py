@@ -13,9 +13,9 @@ from typing import Final
 
 from bench.comparison import Rules, compare
 from bench.comparison.row import Compared
+from bench.cost.hour import as_scenario
 from bench.cost.pricing import Terms, price
 from bench.cost.row import CostRow
-from bench.cost.scenario import Figure, Scenario, adapt
 from bench.cost.throughput import Throughput, throughputs
 from bench.errors import InputError
 from bench.experiment import CostAssumption, Experiment
@@ -189,7 +189,7 @@ def _costs(
     items = throughputs(summary)
     for name, cost in _assumed(summary, experiments, assumed).items():
         mine = [one for one in items if experiment_of[work_of_throughput(one)] == name]
-        for row in price(mine, scenario_of(cost), Terms()):
+        for row in price(mine, as_scenario(cost), Terms()):
             yield (row.variant, Sizes(row.n_prompt, row.n_gen, row.n_batch)), row
 
 
@@ -205,17 +205,3 @@ def _assumed(
 
 def work_of_throughput(one: Throughput) -> Work:
     return one.variant, Sizes(one.n_prompt, one.n_gen, one.n_batch)
-
-
-def scenario_of(cost: CostAssumption) -> Scenario:
-    """An experiment's assumption as a scenario of `bench cost`."""
-    import datetime
-
-    def figure(value: float) -> Figure:
-        return Figure(value=value, source=cost.source, date=datetime.date.today())
-
-    given = {
-        "rent_per_hour": figure(cost.usd_per_hour),
-        "utilization": figure(cost.utilization),
-    }
-    return adapt(None, "rent", given)

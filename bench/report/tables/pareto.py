@@ -12,7 +12,7 @@ from bench.experiment import CostAssumption
 from bench.experiment.selectors import short_names
 from bench.records.file import Results
 from bench.report.tables import Column, figure, sweeps
-from bench.report.tables.row import Shown, assumed, several_machines, shown, valid_words
+from bench.report.tables.row import Shown, several_machines, shown, valid_words
 from bench.report.tables.row import table as table_of
 from bench.summary import Row, summarise
 from bench.summary.quality import MEASURES, Trade, fronts
@@ -33,15 +33,12 @@ class Placed:
         return self.shown.row
 
 
-def rows(results: Results, usd_per_hour: float | None) -> list[Placed]:
+def rows(results: Results, price: CostAssumption | None) -> list[Placed]:
     """One row an arm, workload and machine, by divergence.
 
     An arm is on the front of a measure if no other of the same model, workload and machine has as
-    much of it at no more divergence. Cost is that of an hour at this price, always busy, or absent.
+    much of it at no more divergence. Cost is that of an hour at this price, or absent.
     """
-    price = None
-    if usd_per_hour:
-        price = assumed(CostAssumption(usd_per_hour=usd_per_hour, source="--rent"))
     found = shown(summarise(results), price)
     if all(kld_of(one.row) is None for one in found):
         raise InputError(

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bench.cost import usd_per_mtok
+from bench.cost.hour import per_mtok
 from bench.experiment import CostAssumption
 from bench.records.codes import Part
-from bench.summary import METRICS, Arm, Row, Sizes, Summary
+from bench.summary import METRICS, Arm, Row, Sizes
 from bench.summary.limits import FIGURES, MEASURED, Limits, limits
 from bench.summary.quality import Figures
-
-Price = Callable[[float, int], float | None]
-"""Tokens a second of so many cards together -> dollars for a million tokens."""
 
 NO_PRICE: Final = "the experiment states no price; `bench cost --rent` takes one"
 
@@ -52,27 +49,16 @@ class Shown:
         return {**self.row.absent, **self.limits.absent, **price}
 
 
-def shown(rows: Summary | Iterable[Row], price: Price | None = None) -> list[Shown]:
+def shown(rows: Iterable[Row], price: CostAssumption | None = None) -> list[Shown]:
     """The rows with limits and, where there is a price of an hour, cost."""
     each = list(rows)
     found = []
     for row in each:
-        speed = row.value("total_tok_s")
-        usd, why = None, NO_PRICE
-        if price is not None and speed is None:
-            why = "no throughput"
-        elif price is not None and speed is not None:
-            usd = price(speed, row.arm.cards)
+        usd = per_mtok(price, row.value("total_tok_s"), row.arm.cards)
+        why = "no throughput" if price else NO_PRICE
         no_price = why if usd is None else None
         found.append(Shown(row=row, limits=limits(row, each), usd_per_mtok=usd, no_price=no_price))
     return found
-
-
-def assumed(cost: CostAssumption | None) -> Price | None:
-    """The price of an hour that an experiment assumes."""
-    if cost is None:
-        return None
-    return lambda speed, cards: usd_per_mtok(speed / cards, cost.usd_per_hour, cost.utilization)
 
 
 def table(one: Shown) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from bench.records.file import Results
 from bench.report.tables import Column, figure, render, sweeps
 from bench.report.tables.row import (
     Shown,
-    assumed,
     several_machines,
     shown,
     table,
@@ -30,7 +29,7 @@ def show(experiment: Experiment, results: Results, folder: Path, output: str) ->
     """The results of an experiment in one of the formats of `-o`."""
     place = arm_order([experiment])
     ordered = sorted(summarise(results), key=lambda row: place.get(row.arm.name, len(place)))
-    rows = shown(ordered, assumed(experiment.cost))
+    rows = shown(ordered, experiment.cost)
     made = render(rows, columns(rows), output, table)
     if output != "md":
         return made
