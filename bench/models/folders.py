@@ -18,7 +18,13 @@ HEADER_LIMIT: Final = 100_000_000
 
 
 def check(folder: Path) -> None:
-    """Raises InputError that names the first fault of a model's folder."""
+    """Raises InputError that names the first fault of a model's folder, its files' headers read."""
+    for fault in (*faults(folder), *weight_faults(folder)):
+        raise InputError(fault)
+
+
+def check_form(folder: Path) -> None:
+    """As `check`, without looking into the files of weights."""
     for fault in faults(folder):
         raise InputError(fault)
 
@@ -43,7 +49,8 @@ def faults(folder: Path) -> Iterator[str]:
             f"{folder}: holds an adapter beside the model (adapter_config.json), which would not "
             "be applied: merge it into the weights, or move it away"
         )
-    yield from _weights(folder, names)
+    if not any(name.endswith(".safetensors") for name in names):
+        yield f"{folder}: no *.safetensors there; other weight formats are not loaded"
 
 
 def _without_config(folder: Path, names: set[str]) -> str:
@@ -54,7 +61,7 @@ def _without_config(folder: Path, names: set[str]) -> str:
             f"{folder}: the hub's cache of a model; give the folder of one revision in it: "
             f"{folder}/snapshots/..."
         )
-    return f"{folder}: no config.json; a model's folder has one beside its safetensors"
+    return f"{folder}: no config.json there; a model folder needs one"
 
 
 def config(folder: Path) -> Mapping[str, Any]:
@@ -75,7 +82,9 @@ def config(folder: Path) -> Mapping[str, Any]:
     return table
 
 
-def _weights(folder: Path, names: set[str]) -> Iterator[str]:
+def weight_faults(folder: Path) -> Iterator[str]:
+    """What is wrong with its files of weights, one line each."""
+    names = {path.name for path in folder.iterdir()}
     files = sorted(name for name in names if name.endswith(".safetensors"))
     index = "model.safetensors.index.json"
     if index in names:

@@ -100,8 +100,8 @@ MORE: Final[Mapping[str, Mapping[str, Any]]] = {
 LATENT: Final = "qk_rope_head_dim"
 """Has its own sizes of heads: `head_dim` follows from them."""
 
-LARGE: Final = 2_000_000
-"""Elements of one embedding, beyond which the tiny form is not tiny."""
+LARGE: Final = 30_000_000
+"""Parameters beyond which a form is not tiny."""
 
 
 def names() -> list[str]:

@@ -76,7 +76,7 @@ class TransformersEngine:
             make_current(self._device)
         config = loading.config_of(job.folder, job.architecture)
         auto = loading.auto_class(config, job.folder)
-        self._refuse(job, config, auto)
+        self._refuse(loading.on_meta(config, auto))
         found, places = self._weights(job, split, dtype, config, auto)
         model = found.model.eval()
         if places is not None:
@@ -109,8 +109,8 @@ class TransformersEngine:
         """What executes the steps, in inference mode."""
         return Eager(self._model)
 
-    def _refuse(self, job: Job, config: Any, auto: Any) -> None:
-        """Refuse a model that this engine cannot step, by its form, before it is loaded."""
+    def _refuse(self, shape: Any) -> None:
+        """Refuse a model that this engine cannot step, by its form (on the meta device)."""
 
     def _weights(
         self, job: Job, split: Split, dtype: str, config: Any, auto: Any
@@ -217,7 +217,7 @@ class TransformersEngine:
         draw = torch.Generator().manual_seed(self._seed)
         prompt = torch.randint(0, self._vocabulary, (n_batch, n_prompt), generator=draw)
         self._prompt = prompt.to(self._device)
-        with self._inference():
+        with self._inference(), loading.refusing(type(self._model).__name__):
             self._decoder.start(self._prompt, n_gen)
             few = self_check.rows_of(self._prompt)
             tolerance = self_check.tolerance_for(self._dtype, self._full, few, scaled=self._scaled)
@@ -243,7 +243,7 @@ class TransformersEngine:
         self._scaled = row.dynamic == "activations"
         if self._scaled and self._seat is None:
             prompt = torch.arange(8)[None] % self._vocabulary
-            with self._inference():
+            with self._inference(), loading.refusing(type(model).__name__):
                 self._decoder.start(prompt.to(self._device), 1)
                 self._decoder.checked(self._full, self_check.TOLERANCE[dtype])
 

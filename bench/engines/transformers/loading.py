@@ -7,13 +7,16 @@ causal language model, or has an adapter beside it, is refused by name.
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from bench.errors import InputError, UnsupportedError
+from bench.errors import BenchError, InputError, UnsupportedError
 from bench.models import folders
 
 FILES: Final[Mapping[str, Any]] = {
@@ -100,18 +103,45 @@ def auto_class(config: Any, folder: Path | None) -> Any:
     return auto
 
 
+@contextlib.contextmanager
+def refusing(kind: str) -> Iterator[None]:
+    """What a model cannot do in a step is refused in a line: it would fail each time."""
+    try:
+        yield
+    except (BenchError, MemoryError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        traceback.print_exception(error)
+        raise UnsupportedError(
+            f"{kind} cannot be stepped here: {type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
+def needs_more(model: Any) -> str | None:
+    """What a model's pass needs beside tokens, so that it is no language model by itself."""
+    found = inspect.signature(model.forward).parameters.values()
+    plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    needed = [one.name for one in found if one.kind in plain and one.default is one.empty]
+    return next((name for name in needed if name != "input_ids"), None)
+
+
 def on_meta(config: Any, auto: Any) -> Any:
     """The model without memory: its modules and their shapes."""
     import torch
 
     try:
         with torch.device("meta"):
-            return auto.from_config(config)
+            model = auto.from_config(config)
+        if (more := needs_more(model)) is None:
+            return model
     except Exception as error:
         raise UnsupportedError(
             f"transformers cannot make a model of type '{config.model_type}' from this "
             f"configuration: {first_line(error)}"
         ) from error
+    raise UnsupportedError(f"{type(model).__name__} needs {more}: it is no language model alone")
 
 
 def random(config: Any, auto: Any, dtype: Any, device: str) -> Any:
@@ -193,9 +223,10 @@ def named(names: Sequence[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error that says something."""
+    """The first line of an error that says something; one that ends in a colon with its next."""
     lines: Iterable[str] = (line.strip() for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__)[:300]
+    said = [line for line in lines if line][:2] or [type(error).__name__]
+    return (" ".join(said) if said[0].endswith(":") else said[0])[:300]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
