@@ -241,10 +241,12 @@ class TransformersEngine:
         self._vocabulary = min(getattr(config, "vocab_size", None) or rows, rows)
         self._dtype, row = dtype, schemes.scheme(job.quant)
         self._scaled = row.dynamic == "activations"
-        if self._scaled and self._seat is None:
-            prompt = torch.arange(8)[None] % self._vocabulary
-            with self._inference(), loading.refusing(type(model).__name__):
-                self._decoder.start(prompt.to(self._device), 1)
+        prompt = (torch.arange(8)[None] % self._vocabulary).to(self._device)
+        with self._inference(), loading.refusing(type(model).__name__):
+            if getattr(model, "hf_quantizer", None) is not None:
+                self._full(prompt, 1)  # some formats unpack when they first compute
+            elif self._scaled and self._seat is None:
+                self._decoder.start(prompt, 1)
                 self._decoder.checked(self._full, self_check.TOLERANCE[dtype])
 
     @on_all_ranks

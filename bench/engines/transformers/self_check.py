@@ -26,6 +26,9 @@ TOLERANCE: Final[Mapping[str, float]] = {"float32": 2e-3, "float16": 0.05, "bflo
 another order: with 8 bits of mantissa over some dozens of layers that is a few hundredths, and a
 router near a tie may choose another expert."""
 
+ROUNDED: Final = 0.15
+"""Activations in 8 bits: a number near the middle of two steps may be rounded to either."""
+
 NOISE: Final = 4.0
 """A scheme that scales activations at run time computes one token otherwise than many. How much so
 is measured, on prompts of two lengths; this many times as much is allowed."""
@@ -85,6 +88,7 @@ def tolerance_for(dtype: str, full: Full, prompt: Any, *, scaled: bool) -> float
     least = TOLERANCE.get(dtype, TOLERANCE["bfloat16"])
     if not scaled or prompt.shape[1] < 2:
         return least
+    least = max(least, ROUNDED)
     alone = full(prompt[:, :-1], 1)
     noise = float(difference(alone, full(prompt, 2)[:, :1]).max())
     return min(max(least, NOISE * noise), MOST)
