@@ -87,7 +87,14 @@ CODES: Final[dict[str, Code]] = {
         _excluding("CLIENT_BOUND", "the load generator was the bottleneck, not the server"),
         _excluding("PREFIX_CACHED", "the server took part of a prompt from a cache"),
         _failure("OOM", "out of memory"),
-        _failure("CRASH", "the worker process died"),
+        _failure("CRASH", "the worker process died, or its engine raised an error while measuring"),
+        _failure(
+            "NOT_LOADED", "the engine could not load the model; the record's message says why"
+        ),
+        _failure(
+            "WRONG_MODEL",
+            "with its cache the model computes another thing than without: not measured",
+        ),
         _failure("TIMEOUT", "the worker process passed its time limit"),
         _failure(
             "INPUT",

@@ -196,7 +196,14 @@ def load(job: Told, emit: Emit) -> tuple[Engine, Loaded]:
     assert job.load is not None
     runs = engine(job.engine)
     before = time.perf_counter()
-    loaded = runs.load(job.load)
+    try:
+        loaded = runs.load(job.load)
+    except Exception as error:
+        if failure(error).code != "CRASH":
+            raise
+        # It would fail again in every replicate: said once, and no process died of it.
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise UnsupportedError(why, "NOT_LOADED") from error
     emit(Ready(load_s=time.perf_counter() - before, **asdict(loaded)))
     return runs, loaded
 
