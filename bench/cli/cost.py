@@ -27,6 +27,7 @@ examples:
       --kwh 0.17 --watts-busy 420 --watts-idle 80 --utilization 0.3 --against openai/gpt-4o
   bench cost RESULTS --scenario home-rtx4080-japan --rate JPY=0.0067 --against 2.50:10 --mix 3:1
   bench cost RESULTS --rent book --gpu 'H200 SXM' --on 2026-06-01
+  bench cost RESULTS --scenario home-rtx4080-us --against openai/gpt-5 --tokens-per-day 1M,10M
   bench cost RESULTS --rent 0.42 --against openai/gpt-5 --cached 0.5 --against hosted
 
 A figure is a number or a range LOW:MODE:HIGH; ranges give the band. `book` takes the dated price
@@ -103,6 +104,12 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--tornado", action="store_true", help="show what drives the cost instead of the cost"
     )
+    parser.add_argument(
+        "--tokens-per-day",
+        metavar="N,N...",
+        help="show a month at so many tokens a day (1M, 200k, 1e7): machines, reserved hours "
+        "against hours of use, months until a bought one has paid --against",
+    )
     add_output(parser)
     return parser
 
@@ -125,6 +132,8 @@ def run(args: argparse.Namespace) -> int:
         bars = [bar for one in scenarios for bar in pricing.tornado_rows(items, one, terms)]
         print(render(bars, TORNADO_COLUMNS, args.output), end="")
         return 0
+    if args.tokens_per_day:
+        return _volume(args, scenarios, groups)
     priced: list[CostRow] = []
     listed: list[CostRow] = []
     for model, part in groups:
@@ -139,6 +148,41 @@ def run(args: argparse.Namespace) -> int:
     for line in old_prices(rows):
         print(f"bench: {line}", file=sys.stderr)
     return 0
+
+
+def _volume(
+    args: argparse.Namespace,
+    scenarios: Sequence[Scenario],
+    groups: Sequence[tuple[str, list[Throughput]]],
+) -> int:
+    """Print what so many tokens a day cost."""
+    from bench.cost.volume import volume_rows
+    from bench.report.tables import render
+    from bench.report.tables.cost import volume_columns, volume_notes
+
+    if not scenarios:
+        raise InputError("--tokens-per-day: needs --scenario, --rent or --own")
+    days = [_tokens(text) for text in args.tokens_per_day.split(",")]
+    rows = [
+        row
+        for model, part in groups
+        for one in scenarios
+        for row in volume_rows(part, one, _terms(args, part, model), days)
+    ]
+    print(render(rows, volume_columns(rows), args.output), end="")
+    if args.output == "md":
+        print("\n" + "\n".join(f"- {note}" for note in volume_notes(rows)))
+    return 0
+
+
+def _tokens(text: str) -> float:
+    """A number of tokens: 200k, 1M, 2G, 1e7."""
+    factor = {"k": 1e3, "M": 1e6, "G": 1e9}.get(text.strip()[-1:], 1.0)
+    number = text.strip() if factor == 1.0 else text.strip()[:-1]
+    value = _number("--tokens-per-day", number) * factor
+    if not value > 0:
+        raise InputError(f"--tokens-per-day: {text!r} must be above 0")
+    return value
 
 
 def _measured(paths: Sequence[Path]) -> tuple[list[Throughput], dict[str, str]]:
