@@ -173,3 +173,53 @@ def test_one_power_limit_has_no_column() -> None:
 
     assert "limit W" not in [column.heading for column in cost_columns(rows)]
     assert not any(line.startswith("power limit") for line in cost_notes(rows))
+
+
+# ---- rents and countries from the price books, on a fixed day ----------------------------------
+
+
+def priced(tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: str) -> dict[str, Any]:
+    """The first row of `bench cost` on records of 400 tokens a second."""
+    write_results(tmp_path)
+    parser = verb.add(argparse.ArgumentParser().add_subparsers())
+    assert verb.run(parser.parse_args([str(tmp_path), *flags.split(), "-o", "json"])) == 0
+    row: dict[str, Any] = json.loads(capsys.readouterr().out)[0]
+    return row
+
+
+@pytest.mark.parametrize(
+    ("card", "usd"),
+    [
+        # median of four secondary rows: (0.45 + 0.682) / 2
+        ("RTX-4090", 0.566),
+        # Crusoe's own figure is the one primary row; the others are its range
+        ("H200-SXM", 4.29),
+        ("H100-SXM", 3.9),
+    ],
+)
+def test_three_rents_by_hand(
+    card: str, usd: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = f"--rent book --gpu {card} --utilization 0.5 --on 2026-11-29"
+
+    row = priced(tmp_path, capsys, flags)
+
+    assert row["usd_per_busy_hour"] == pytest.approx(2 * usd)
+    tokens_an_hour = 3600 * row["total_tok_s"]
+    assert row["usd_per_mtok"] == pytest.approx(2 * usd / tokens_an_hour * 1e6)
+    assert row["price_age_days"] > 90
+
+
+@pytest.mark.parametrize(
+    ("country", "usd_per_kwh"),
+    [("us", 0.1648), ("jp", 31 * 0.0067)],  # 31 yen at 0.0067 dollars
+)
+def test_two_countries_by_hand(
+    country: str, usd_per_kwh: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = f"--own 1314 --years 3 --kwh {country} --watts-busy 400 --on 2025-05-01"
+
+    row = priced(tmp_path, capsys, flags + " --rate JPY=0.0067@2025-05-01")
+
+    # 1314 dollars over 3 x 8760 hours are 5 cents; 0.4 kW at the country's price.
+    assert row["usd_per_busy_hour"] == pytest.approx(0.05 + 0.4 * usd_per_kwh)
