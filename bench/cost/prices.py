@@ -34,7 +34,7 @@ _NAMES: Final[Mapping[str, str]] = MappingProxyType(
 
 
 OLD: Final = datetime.timedelta(days=90)
-"""A price that is older is warned about: rents moved by 80% within five months of 2026."""
+"""A price that is older is warned about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
