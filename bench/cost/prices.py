@@ -62,6 +62,16 @@ def gpu_rent(
     return _market("rent", gpu, on, (offer,), shipped=shipped)
 
 
+def market_rent(gpu: str, on: datetime.date, offer: str = "on-demand") -> Market | None:
+    """The offers of `bench prices --update` that are in force; None if there is none."""
+    rows = [
+        row
+        for row in _named(own_book("rent"), gpu)
+        if isinstance(row, Price) and row.region and row.offer == offer and row.in_force(on)
+    ]
+    return _of_offers(rows) if rows else None
+
+
 def gpu_purchase(gpu: str, on: datetime.date) -> Market:
     """Price of a card. InputError if none is in force."""
     return _market("purchase", gpu, on, OFFERS["purchase"])
