@@ -65,6 +65,9 @@ def _by_date(part: SubClaim, baseline: str) -> Evidence:
     assert part.decided_by.date is not None
     on = part.decided_by.date.on
     ours, other = gpus()[part.treatment], gpus()[baseline]
+    if ours.released is None or other.released is None:
+        why = f"the release date of {ours.title} or {other.title} is not in the catalog"
+        return Evidence(level="published", value=None, invalid=why)
     if on < ours.released:
         return Evidence(level="published", value=None, invalid=f"{ours.title} was not out on {on}")
     newer = ours.released < other.released <= on

@@ -193,6 +193,8 @@ def _add_energy(row: dict[str, Any], found: Prediction, gpu: Gpu) -> None:
     from bench.predict.board_power import expected_share
 
     share = expected_share(gpu, found.n_batch)
+    if gpu.tdp_w is None:
+        return
     limit_w = gpu.tdp_w * found.n_gpus
     if found.decode_tok_s is None or found.low is None or found.high is None:
         return

@@ -283,7 +283,7 @@ class PrefillModel:
                     1.0,
                     p.kernel == "float",
                     # GeForce cards may sum in 16 bits at twice the catalogued rate.
-                    np.log((p.gpu.bf16_tflops or 1) * (2 if p.gpu.kind == "consumer" else 1)),
+                    np.log((p.gpu.bf16_tflops or 1) * (2 if p.gpu.geforce else 1)),
                     np.log((p.gpu.sms or 64) * (p.gpu.boost_mhz or 2000)),
                     np.log(p.gpu.bandwidth_gb_s / 1000),
                     np.log(p.n_prompt / 1024),
