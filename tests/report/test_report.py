@@ -112,6 +112,7 @@ def test_every_part_of_the_answer_is_there(report: Report) -> None:
         "m1-trade-cost",
         "m1-roofline",
         "m1-joules",
+        "m1-pay-back",
     }
     assert [section.id for section in report.sections] == [
         "m1-ratios",
@@ -119,6 +120,7 @@ def test_every_part_of_the_answer_is_there(report: Report) -> None:
         "m1-quality",
         "m1-limit",
         "m1-energy",
+        "m1-apis",
         "claims",
         "m1-machine",
         "m1-behind",

@@ -11,12 +11,14 @@ from typing import Any
 from bench import __version__
 from bench.claims.files import claim_files, load_claims
 from bench.claims.findings import findings
+from bench.cost.prices import today
+from bench.cost.throughput import throughputs
 from bench.errors import InputError
 from bench.experiment import CostAssumption, Experiment, load_experiment
 from bench.experiment.selectors import arm_order
 from bench.records import Line, to_json, utc_now
 from bench.records.file import Results, read
-from bench.report.page import ceiling, context, evidence, explorer, headline
+from bench.report.page import ceiling, context, evidence, explorer, headline, rivals
 from bench.report.page.blocks import Block, Picture, Report, Section, Table
 from bench.report.page.machines import Machine, machines
 from bench.report.tables import to_csv
@@ -123,6 +125,9 @@ def _sections(each: Sequence[Machine], summary: Summary, asked: Options) -> Iter
             evidence.energy,
         ):
             yield _named(make(machine), machine, each)
+        items = throughputs(machine.results)
+        beside_apis = rivals.section(machine.id, machine.costs.values(), items, today())
+        yield _named(beside_apis, machine, each)
     names = claim_files() if asked.claims is None else asked.claims
     files = [load_claims(name) for name in names]
     measured = replace(summary, rows=tuple(row for machine in each for row in machine.summary))

@@ -7,12 +7,11 @@ tests/report/test_report_browser.py holds the two together.
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.cost.prices import gpu_rent
+from bench.cost.prices import gpu_rent, today
 from bench.cost.pricing import token_times
 from bench.cost.scenario import FOLDER, Figure, load_scenario
 from bench.cost.throughput import Throughput, throughputs
@@ -134,12 +133,14 @@ def _rent(machines: Sequence[Machine], assumed: CostAssumption | None) -> Slider
     source = ""
     if len(cards) == 1 and (card := cards.pop()) is not None:
         try:
-            market = gpu_rent(card, datetime.datetime.now(datetime.UTC).date())
+            market = gpu_rent(card, today())
         except InputError:
             market = None
         if market is not None and market.currency == "USD":
             low, high, start = market.low, market.high, start or market.mode
+            newest = max(price.source_date for price in market.prices if price.source_date)
             source = "; ".join(dict.fromkeys(price.source for price in market.prices))
+            source += f" (newest of {newest}, {(today() - newest).days} days old)"
     if start is None:
         start, source = 0.5, "no price is known for this machine: an example"
     elif low is None and assumed is not None:
