@@ -59,6 +59,9 @@ CODES: Final[dict[str, Code]] = {
             sentence="driver, power limit, versions or clock policy differ between the arms",
             still="only where pooling was asked for; else it is refused",
         ),
+        _excluding(
+            "SPILLED", "the model did not fit on the card, and the driver used the host's memory"
+        ),
         _excluding("START_TEMPERATURE", "the arms started more than 5 C apart"),
         _excluding("TOKEN_COUNT", "the number of tokens made is not the number asked for", ALL),
         _excluding(
