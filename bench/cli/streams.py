@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from bench.errors import UnsupportedError
+from bench.hiding import hide
 from bench.text import plain
 
 
@@ -23,7 +24,7 @@ class Guard:
 
     def write(self, text: str) -> int:
         """Raises BrokenPipeError where the reader has gone, UnsupportedError where it is full."""
-        self._try(self._stream.write, text if self._as_it_is else plain(text))
+        self._try(self._stream.write, hide(text if self._as_it_is else plain(text)))
         return len(text)
 
     def flush(self) -> None:

@@ -20,8 +20,12 @@ from typing import Any
 
 from bench.devices.figures import Figures, Unreadable
 from bench.devices.host import load, machine
-from bench.experiment.devices import index_of
+from bench.errors import InputError
+from bench.experiment.devices import index_of, on_cpu
+from bench.fields import convert, parse_json, read_json
+from bench.programs import own
 from bench.records import utc_now
+from bench.records.shape import Peaks
 
 SECONDS = 0.5
 """Time that each figure is measured for."""
@@ -32,7 +36,7 @@ LOOK_S = 0.5
 
 def measure(device: str, timeout_s: float = 300.0) -> dict[str, Any]:
     """The peaks of a device, measured in a process of its own. Raises Unreadable."""
-    command = [sys.executable, "-m", "bench.devices.peaks", device]
+    command = own("bench.devices.peaks", device)
     before = Figures()
     before.read("times", load.times)
     try:
@@ -44,7 +48,10 @@ def measure(device: str, timeout_s: float = 300.0) -> dict[str, Any]:
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["it died without a word"]
         raise Unreadable(lines[-1])
-    figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    try:
+        figures = checked(parse_json(done.stdout.strip().rpartition("\n")[2]), device)
+    except InputError as error:
+        raise Unreadable(f"what was measured cannot be used: {error}") from None
     return figures | {"time": utc_now(), "disturbed": _disturbed(device, before)}
 
 
@@ -57,7 +64,7 @@ def _disturbed(device: str, before: Figures) -> str | None:
     except Unreadable:
         return None
     cores, others = machine.cores(), seen.foreign_cores + seen.steal_cores
-    limit = load.foreign_limit(cores) if device == "cpu" else max(cores - 1, 1)
+    limit = load.foreign_limit(cores) if on_cpu(device) else max(cores - 1, 1)
     return f"others used {others:.1f} cores meanwhile" if others > limit else None
 
 
@@ -86,10 +93,21 @@ def undisturbed(
 def kept(folder: Path, device: str, environment: str) -> dict[str, Any] | None:
     """The peaks of a device that were measured in this environment before; None if none were."""
     try:
-        figures: dict[str, Any] = json.loads(_file(folder, device, environment).read_text("utf-8"))
-    except (OSError, ValueError):
+        return checked(read_json(_file(folder, device, environment)), device)
+    except InputError:
         return None
-    return figures
+
+
+def checked(figures: Any, device: str) -> dict[str, Any]:
+    """Figures of such a file or process as records hold them. Raises InputError."""
+    problems: list[str] = []
+    convert(Peaks, figures, "", problems)
+    if not problems and figures["device"] != device:
+        problems.append(f"device: {figures['device']}, not {device}")
+    if problems:
+        raise InputError(*problems)
+    found: dict[str, Any] = figures
+    return found
 
 
 def measure_and_keep(folder: Path, device: str, environment: str) -> dict[str, Any]:
@@ -122,7 +140,7 @@ def main(device: str) -> int:
     figures: dict[str, Any] = {"device": device, "torch": torch.__version__}
     figures["threads"] = torch.get_num_threads()
     figures |= copy_rate(torch, device)
-    dtypes = ("float32", "bfloat16") if device == "cpu" else ("bfloat16", "float16")
+    dtypes = ("float32", "bfloat16") if on_cpu(device) else ("bfloat16", "float16")
     figures["matmul_flop_s"] = {name: matmul_rate(torch, device, name) for name in dtypes}
     sys.stdout.write(json.dumps(figures, allow_nan=False) + "\n")
     return 0
@@ -130,7 +148,7 @@ def main(device: str) -> int:
 
 def copy_rate(torch: Any, device: str) -> dict[str, Any]:
     """Bytes read and written a second by a copy within the device, larger than its caches."""
-    size = (256 << 20) if device == "cpu" else (1 << 30)
+    size = (256 << 20) if on_cpu(device) else (1 << 30)
     source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     seconds = per_call(torch, device, lambda: target.copy_(source))
@@ -139,7 +157,7 @@ def copy_rate(torch: Any, device: str) -> dict[str, Any]:
 
 def matmul_rate(torch: Any, device: str, dtype: str) -> float:
     """FLOP a second of a square matrix product, 2 n^3 FLOP each."""
-    n = 1024 if device == "cpu" else 8192
+    n = 1024 if on_cpu(device) else 8192
     kind = getattr(torch, dtype)
     # Random values: power, and with it the clock, depends on how many bits change.
     a = torch.randn(n, n, dtype=torch.float32, device=device).to(kind)
