@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from bench.records.file import Results, read
 from bench.summary import METRICS, Host, Replicate, summarise
 from bench.summary.quality import Figures
-from bench.summary.replicate import against
+from bench.summary.replicate import Loaded, against
 from bench.summary.rows import Tails, tails
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Line:
     quality: Figures | None
     tails: Tails
     """What only a server's records have."""
+    loaded: Loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def _size(name: str, meaning: str) -> Column:
 
 
 def _loaded(name: str, kind: Type, meaning: str) -> Column:
-    return Column(name, kind, meaning, lambda line: getattr(line.one.loaded, name))
+    return Column(name, kind, meaning, lambda line: getattr(line.loaded, name))
 
 
 def _figure(name: str) -> Column:
@@ -256,5 +257,5 @@ def _lines(results: Results) -> list[Line]:
     for row in summarise(results):
         for one in row.replicates:
             served = tails([one.record]) if one.ok and one.served else tails([])
-            found[id(one.record)] = Line(one, row.host, row.quality, served)
+            found[id(one.record)] = Line(one, row.host, row.quality, served, one.loaded)
     return [found[id(record)] for record in results.records]

@@ -77,12 +77,12 @@ def read(*paths: Path) -> Results:
     Within a file a later line replaces an earlier one of its key. Files do not replace each
     other's: the same work done on two days, or on two machines, was done twice.
     """
-    with _no_cycles():
+    with without_cycles():
         return _read(paths)
 
 
 @contextmanager
-def _no_cycles() -> Iterator[None]:
+def without_cycles() -> Iterator[None]:
     """Without looking for cycles, which records do not have: a third of the time for 100,000."""
     looked = gc.isenabled()
     gc.disable()

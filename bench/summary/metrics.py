@@ -126,8 +126,9 @@ def goodput_req_s(record: Record, limits: Mapping[str, float]) -> float | None:
 
 
 def _goodput(raw: Raw) -> float | None:
-    limits = limits_of(raw.record)
-    return goodput_req_s(raw.record, limits) if limits else None
+    if "wall_s" not in raw.record.samples:
+        return None
+    return goodput_req_s(raw.record, limits_of(raw.record))
 
 
 def _energy_per_token_j(raw: Raw) -> float | None:

@@ -95,6 +95,8 @@ class Energy:
 
 
 NO_ENERGY: Final = Energy()
+WHOLE: Final = frozenset({"energy_j", "idle_power_w", "scope"})
+"""Keys that stand beside the phases' windows where there is one over all of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,7 +333,7 @@ def energy_of(record: Record) -> Energy:
     if not table:
         return NO_ENERGY
     return Energy(
-        whole=_window(table),
+        whole=_window(table) if WHOLE.intersection(table) else NO_WINDOW,
         prefill=_window(table["prefill"]) if table.get("prefill") else NO_WINDOW,
         decode=_window(table["decode"]) if table.get("decode") else NO_WINDOW,
     )

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from bench.records import Record
 from bench.records.codes import Part, touches
-from bench.records.file import Results
+from bench.records.file import Results, without_cycles
 from bench.statistics import centre, half_range, middle, percentile
 from bench.summary.arm import Arm, Host, Place, Sizes, arm_of, host_of, labels, sizes_of
 from bench.summary.limits import Ceiling, Ceilings
@@ -349,6 +349,11 @@ def summarise(results: Results | Summary) -> Summary:
     """Read records into rows; a summary is one already."""
     if isinstance(results, Summary):
         return results
+    with without_cycles():
+        return _summarise(results)
+
+
+def _summarise(results: Results) -> Summary:
     groups: dict[Key, list[Record]] = {}
     for record in results.records:
         key = Key(record.environment, record.origin, record.variant["name"], sizes_of(record))
