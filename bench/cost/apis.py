@@ -83,6 +83,7 @@ def api_on(model: str, on: datetime.date, *, batch: bool = False) -> ApiPrice:
     InputError if no price is in force: unknown model, a day that nothing reaches, no batch price.
     """
     rows = (*own_book("api"), *book("api"))
+    mine = {row.place for row in own_book("api")}
     own = [row for row in rows if row.item == model and isinstance(row, ApiPrice)]
     kept = next((row for row in own if row.offer == "list" and row.in_force(on)), None)
     found = _found(model)
@@ -94,11 +95,24 @@ def api_on(model: str, on: datetime.date, *, batch: bool = False) -> ApiPrice:
     ]
     if packaged is not None and _ended(packaged, alike, on):
         packaged, own = None, own or alike
-    if kept is not None and not batch and (packaged is None or on < as_of()):
+    first = packaged is None or on < as_of() or (kept is not None and kept.place in mine)
+    if kept is not None and not batch and first:
         return kept
     if packaged is None:
         raise InputError(_why_none(model, on, own, batch=batch and bool(found or kept)))
     return packaged
+
+
+def search(text: str, on: datetime.date) -> list[ApiPrice]:
+    """The package's prices of that day whose provider/model contains `text`."""
+    wanted = text.casefold()
+    named = (
+        (f"{provider.id}/{model.id}", provider, model)
+        for provider in _providers()
+        for model in provider.models
+    )
+    found = (_packaged(*one, on) for one in named if wanted in one[0].casefold())
+    return [price for price in found if price is not None]
 
 
 def hosters(model: str, on: datetime.date) -> list[ApiPrice]:
@@ -107,6 +121,10 @@ def hosters(model: str, on: datetime.date) -> list[ApiPrice]:
     `model`: a card's name or a repository of the hub. Names are compared without organisation,
     and without what says how it is tuned or served (`SERVED_AS`).
     """
+    if not model:
+        raise InputError(
+            "--against hosted: the results name no model; give --against PROVIDER/MODEL"
+        )
     wanted = same_model(model)
     found: dict[str, ApiPrice] = {}
     for provider in _providers():
