@@ -11,6 +11,7 @@ from genai_prices import Usage, calc_price
 from genai_prices.data_snapshot import get_snapshot
 
 from bench.cli import main
+from bench.cost import apis
 from bench.cost.apis import api_on, as_of, hosted, hosters, same_model, search
 from bench.cost.books import book
 from bench.cost.prices import api_price
@@ -150,8 +151,17 @@ def test_without_a_price_it_says_so(model: str, batch: bool, says: str) -> None:
         api_on(model, day, batch=batch)
 
 
-def test_the_package_says_how_new_its_data_is() -> None:
-    assert datetime.date(2026, 11, 1) <= as_of() <= datetime.datetime.now(datetime.UTC).date()
+def test_prices_are_as_of_the_release_whatever_day_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package announces prices of 2026-12-01 and 2027: those make it no newer."""
+    assert as_of() == datetime.date(2026, 11, 10)
+    assert api_on("openai/gpt-5", datetime.date(2027, 6, 1)).source_date == as_of()
+    monkeypatch.setattr(apis, "RELEASED", {})  # as of a version that came out later
+    as_of.cache_clear()
+    try:
+        assert as_of() <= datetime.datetime.now(datetime.UTC).date()
+        assert as_of() >= datetime.date(2026, 11, 9)  # the newest first day of a price in it
+    finally:
+        as_of.cache_clear()
 
 
 # ---- who hosts the model that was measured -----------------------------------------------------
@@ -240,4 +250,4 @@ def test_the_package_is_searched_by_name(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["prices", "--kind", "api", "qwen3-8b", "--on", "2026-11-29"]) == 0
     out = capsys.readouterr().out
     assert "0.035 in, 0.138 out USD/Mtok" in out
-    assert "api: newest price of 2026-11-09, 20 days old" in out
+    assert "api: newest price of 2026-11-10, 19 days old" in out
