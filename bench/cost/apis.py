@@ -1,6 +1,6 @@
 """What an API asks on a day: the package genai-prices, and our own book where it has no history.
 
-The package (pydantic; some 1,700 models of 50 providers) is imported only when a price is asked
+The package (pydantic; some 2,300 models of 47 providers) is imported only when a price is asked
 for. A price of it that has no first day counts from the day of its release on: what it was before
 is not known, and then our own dated row counts, or none. Standard hours are taken where the
 hour decides. Nothing here touches the network.
