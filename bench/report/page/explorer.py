@@ -17,7 +17,8 @@ from bench.cost.scenario import FOLDER, Figure, load_scenario
 from bench.cost.throughput import Throughput, throughputs
 from bench.errors import InputError
 from bench.experiment import CostAssumption
-from bench.report.page.machines import Machine, key_of_throughput, work_of
+from bench.report.page.machines import Machine, work_of
+from bench.summary import Sizes
 
 Json = dict[str, Any]
 HOME = "home-rtx4080-us"
@@ -55,17 +56,15 @@ def data(machines: Sequence[Machine], assumed: CostAssumption | None) -> Json:
 
 
 def _rows(machine: Machine) -> Iterator[Json]:
-    items = throughputs(machine.results)
-    several = len({(one.n_prompt, one.n_gen, one.n_batch) for one in items}) > 1
+    items = throughputs(machine.summary)
+    several = len({_sizes(one) for one in items}) > 1
     for one, time in zip(items, token_times(items), strict=True):
-        place = list(machine.groups).index(key_of_throughput(one))
         name = machine.names[one.variant]
-        work = {"n_prompt": one.n_prompt, "n_gen": one.n_gen, "n_batch": one.n_batch}
         yield {
-            "name": f"{name} {_work(work, items)}" if several else name,
+            "name": f"{name} {_work(_sizes(one), items)}" if several else name,
             "machine": machine.label,
-            "records": f"{machine.id}-g{place}",
-            **work,
+            "records": machine.anchor(one.variant, _sizes(one)),
+            **_sizes(one)._asdict(),
             "total_tok_s": one.total_tok_s,
             "low": one.low,
             "high": one.high,
@@ -79,11 +78,15 @@ def _rows(machine: Machine) -> Iterator[Json]:
         }
 
 
-def _work(work: Mapping[str, int | None], items: Sequence[Throughput]) -> str:
+def _sizes(one: Throughput) -> Sizes:
+    return Sizes(one.n_prompt, one.n_gen, one.n_batch)
+
+
+def _work(sizes: Sizes, items: Sequence[Throughput]) -> str:
     """`×4`, with the numbers of tokens where they differ."""
     if len({(one.n_prompt, one.n_gen) for one in items}) > 1:
-        return work_of(work)
-    return f"×{work['n_batch'] or '?'}"
+        return work_of(sizes)
+    return f"×{sizes.n_batch or '?'}"
 
 
 def _sliders(machines: Sequence[Machine], assumed: CostAssumption | None) -> Iterator[Slider]:
@@ -123,7 +126,7 @@ def _sliders(machines: Sequence[Machine], assumed: CostAssumption | None) -> Ite
 
 def _rent(machines: Sequence[Machine], assumed: CostAssumption | None) -> Slider:
     """The price book's range for the one card that was measured, else half to twice the start."""
-    items: list[Throughput] = [one for m in machines for one in throughputs(m.results)]
+    items: list[Throughput] = [one for m in machines for one in throughputs(m.summary)]
     cards = {one.device for one in items}
     start = assumed.usd_per_hour if assumed else None
     low = high = None
