@@ -125,7 +125,7 @@ def _sections(each: Sequence[Machine], summary: Summary, asked: Options) -> Iter
             evidence.energy,
         ):
             yield _named(make(machine), machine, each)
-        items = throughputs(machine.results)
+        items = throughputs(machine.summary)
         beside_apis = rivals.section(machine.id, machine.costs.values(), items, today())
         yield _named(beside_apis, machine, each)
     names = claim_files() if asked.claims is None else asked.claims
