@@ -51,6 +51,8 @@ class Throughput:
     """Power limit of the card as read, else as its data sheet has it."""
     device: str | None = None
     """Card, by its catalog name."""
+    backend: str | None = None
+    """CUDA, ROCm, Vulkan, ..., where an imported tool says so."""
     gpus: int = 1
     """Cards that held the model together; power is of all of them, the limit of each."""
     environment: str = ""
@@ -130,6 +132,7 @@ def _throughput(
         power_scope=scope,
         limit_w=limit,
         device=device,
+        backend=_backend(environments.get(first.environment)),
         gpus=cards(first.variant),
         environment=first.environment,
         origin=first.origin,
@@ -198,6 +201,12 @@ def _record_idle_w(energy: Mapping[str, Any]) -> float | None:
 def _watts(window: Mapping[str, Any] | None) -> float | None:
     joules, seconds = ((window or {}).get(key) for key in ("energy_j", "window_s"))
     return joules / seconds if joules and seconds else None
+
+
+def _backend(environment: Environment | None) -> str | None:
+    """What an imported tool ran the model with."""
+    found = environment.identity.get("backend") if environment else None
+    return str(found) if found else None
 
 
 def _device(environment: Environment | None, record: Record) -> tuple[str | None, float | None]:

@@ -1,25 +1,25 @@
-"""A file that another tool wrote, and the records that its figures become.
+"""What a foreign file says, filled in by what the user says, and the records that become of it.
 
-An importer turns a file into `Found`, one a measurement; `lines` makes records of them. Nothing is
-guessed: what a file does not say is asked of the user (`Given`) or is null with the reason.
+An importer turns a file into `Found`, one a measurement: what the file says, None where it says
+nothing. `filled` adds the user's flags and refuses those that the file contradicts; `lines` makes
+records. Nothing is guessed: what nobody says is null with the reason.
 """
 
 from __future__ import annotations
 
-import datetime
-import json
-import math
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from bench.errors import InputError
+from bench.exchange import naming
+from bench.exchange.reading import Source
+from bench.exchange.values import Json
 from bench.experiment import Variant
 from bench.identity import key
 from bench.records import Environment, Record
 
-Json = dict[str, Any]
 UNKNOWN = "unknown"
 """Scheme, engine or device that neither the file nor the user names."""
 
@@ -33,6 +33,9 @@ SERVED: Mapping[str, str] = {
 }
 """The rate that a client of a server cannot know."""
 
+USUAL_BACKENDS = frozenset({"cuda", "cpu", ""})
+"""Backends that do not stand in an arm's name."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
@@ -43,29 +46,64 @@ class Given:
     quant: str | None = None
     engine: str | None = None
     gpu: str | None = None
+    n_gpus: int | None = None
     n_prompt: int | None = None
     n_gen: int | None = None
     n_batch: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """One measurement of a foreign file, in our words and units."""
+class Twice:
+    """A figure that a file gives in two ways, which must agree."""
 
-    model: str
-    engine: str
-    quant: str = UNKNOWN
+    what: str
+    stated: float
+    made: float
+    """From the file's other figures."""
+    of: str
+    """What it is made from."""
+    within: float = 0.02
+    """Share by which rounding may part them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """One measurement of a foreign file, in our words and units; None is not said."""
+
+    model: str | None = None
+    card: str | None = None
+    """Of the catalog, whose shape the model has where its name is another."""
+    engine: str | None = None
+    forks: bool = False
+    """Whether forks of the engine write the same file, so that --engine may name one."""
+    quant: str | None = None
+    usual_quant: str | None = None
+    """Scheme where neither the file, a name nor the user has one."""
     mode: str = "eager"
     dtype: str = "auto"
-    device: str
+    device: str | None = None
+    backend: str | None = None
+    """CUDA, ROCm, Vulkan, Metal, RPC: what ran the model on the device."""
+    gpu: str | None = None
+    n_gpus: int | None = None
+    """Cards that held the model, where the file says so."""
+    layered: bool = False
+    """Whether several cards hold layers, each after the other, and add no bandwidth."""
     threads: int | None = None
     options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     """Settings that make it another arm."""
+    whole: bool = False
+    """Whether the file says all of it, so that no flag goes with it."""
     name: str | None = None
     """Of the arm, where the file has it."""
-    n_prompt: int
-    n_gen: int
-    n_batch: int | None
+    n_prompt: int | None = None
+    n_gen: int | None = None
+    n_batch: int | None = None
+    tokens_each: float | None = None
+    """Prompt and new tokens of a request together, where the file knows no more; of its total rate
+    the new tokens' share is then `output_tok_s`."""
+    needs_batch: bool = False
+    """Whether the file means nothing without --n-batch."""
     mean_lengths: bool = False
     """Whether requests differ in length, and `n_prompt` and `n_gen` are rounded means."""
     replicate: int = 0
@@ -78,23 +116,24 @@ class Found:
     """Seconds and rates, by the names of docs/records.md."""
     absent: Mapping[str, str]
     reasons: tuple[str, ...] = ()
+    twice: tuple[Twice, ...] = ()
     loaded: Json = field(default_factory=dict)
     """`Record.model`."""
     memory: Json = field(default_factory=dict)
     energy: Json = field(default_factory=dict)
-    identity: Json
+    identity: Json = field(default_factory=dict)
     """`Environment.identity` as far as the file knows it."""
     state: Json = field(default_factory=dict)
 
 
-def lines(tool: str, file: Path, found: Iterable[Found]) -> list[Environment | Record]:
+def lines(tool: str, source: Source, found: Iterable[Found]) -> list[Environment | Record]:
     """The lines of a results file: keys are made of the content, so that a second import is the
     same lines."""
     made: list[Environment | Record] = []
     environments: dict[str, Environment] = {}
     for position, one in enumerate(found):
         identity = {"imported_from": tool, "host": None, **one.identity}
-        state = {"file": file.name, "absent": {"host": f"{tool} does not say on which host"}}
+        state = {"file": source.base, "absent": {"host": f"{tool} does not say on which host"}}
         environment = Environment(
             id=key("environment", **identity), identity=identity, state=state | one.state
         )
@@ -106,16 +145,18 @@ def lines(tool: str, file: Path, found: Iterable[Found]) -> list[Environment | R
 
 def _record(tool: str, one: Found, environment: str, position: int) -> Record:
     arm = Variant(
-        model=one.model,
-        engine=one.engine,
-        quant=one.quant,
+        model=str(one.model),
+        engine=str(one.engine),
+        quant=str(one.quant),
         mode=one.mode,
-        device=one.device,
+        device=str(one.device),
         threads=one.threads,
         options=one.options,
     )
     name = one.name or arm.name
     variant = asdict(arm) | {"name": name, "dtype": one.dtype, "source": tool}
+    if one.card:
+        variant["card"] = one.card
     workload: Json = {"n_prompt": one.n_prompt, "n_gen": one.n_gen, "n_batch": one.n_batch}
     samples = {name: list(values) for name, values in one.samples.items()}
     absent = dict(one.absent)
@@ -155,100 +196,173 @@ def _record(tool: str, one: Found, environment: str, position: int) -> Record:
     )
 
 
-def unsaid(tool: str, given: Given, card: str | None = None) -> dict[str, str]:
-    """Why scheme and card are missing, where neither the file nor the user names them, and what a
-    client never reads."""
-    absent = dict(NOT_READ)
-    if not given.quant:
-        absent["quant"] = f"{tool} does not say in which scheme; --quant does"
-    if not (card or given.gpu):
-        absent["device"] = f"{tool} names no card, or several; --gpu does"
-    return absent
+def filled(tool: str, source: Source, one: Found, given: Given) -> Found:
+    """What the file says with what the user says; InputError for a flag that the file contradicts,
+    and for what nobody says and no record can lack."""
+    if one.whole:
+        if given != Given():
+            raise InputError(f"{source}: says all of it; no flag goes with {tool}")
+        return one
+    n_prompt, n_gen = _lengths(tool, source, one, given)
+    n_batch = _batch(tool, source, one, given)
+    model = _model(tool, source, one, given)
+    quant, no_quant = _quant(tool, source, one, given, model)
+    engine = _engine(source, one, given)
+    cards = _cards(tool, source, one, given)
+    absent = no_quant | cards["absent"] | dict(one.absent)
+    for name, known in (("n_batch", n_batch), ("device", cards["gpu"]), ("n_devices", cards["n"])):
+        if known is not None:
+            absent.pop(name, None)
+    if quant != UNKNOWN:
+        absent.pop("quant", None)
+    card = None
+    if one.model and given.model is None:
+        card = naming.card_of(one.model, one.loaded.get("n_params"))
+    samples = dict(one.samples)
+    share = n_gen / (n_prompt + n_gen)
+    if one.tokens_each and "output_tok_s" not in samples:
+        samples["output_tok_s"] = [rate * share for rate in samples["total_tok_s"]]
+    if "output_tok_s" in samples and "total_tok_s" not in samples:
+        samples["total_tok_s"] = [rate / share for rate in samples["output_tok_s"]]
+    return dataclasses.replace(
+        one,
+        samples=samples,
+        model=model,
+        quant=quant,
+        engine=engine,
+        device=cards["device"],
+        gpu=cards["gpu"],
+        n_gpus=cards["n"],
+        options=dict(one.options) | cards["options"],
+        n_prompt=n_prompt,
+        n_gen=n_gen,
+        n_batch=n_batch,
+        absent=absent,
+        card=card,
+        identity={"cpu": None} | one.identity | cards["identity"],
+    )
 
 
-def read_text(path: Path) -> str:
-    """The file's text. InputError if it is not there, is empty or is no text."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not text") from None
-    if not text.strip():
-        raise InputError(f"{path}: is empty")
-    return text
+def _model(tool: str, source: Source, one: Found, given: Given) -> str:
+    if given.model is None:
+        if not one.model:
+            raise InputError(f"{source}: the file of {tool} names no model; give --model NAME")
+        return one.model
+    if why := naming.against_card(given.model, one.model, one.loaded.get("n_params")):
+        raise InputError(f"{source}: --model {given.model}: {why}")
+    return given.model
 
 
-def parse_json(path: Path, text: str) -> list[Any]:
-    """The JSON values of a text: one, or one after another. NaN and infinity become None."""
-    decoder = json.JSONDecoder(parse_constant=lambda _: None)
-    values, at, end = [], 0, len(text.rstrip())
-    while at < end:
-        if text[at].isspace():
-            at += 1
-            continue
-        try:
-            value, at = decoder.raw_decode(text, at)
-        except ValueError as error:
-            place = getattr(error, "pos", at)
-            line = text.count("\n", 0, place) + 1
-            cut = place >= end - 5 or "Unterminated" in str(error)
-            why = "ends in the middle: cut off?" if cut else "is not JSON"
-            raise InputError(f"{path}: {why} (line {line})") from None
-        values.append(value)
-    return values
+def _quant(
+    tool: str, source: Source, one: Found, given: Given, model: str
+) -> tuple[str, dict[str, str]]:
+    """The scheme, and why there is none."""
+    said = one.quant or naming.scheme_in_hub_name(one.model or model)
+    if given.quant is None:
+        found = said or one.usual_quant
+        why = {} if found else {"quant": f"{tool} does not say in which scheme; --quant does"}
+        return found or UNKNOWN, why
+    if said and not _alike(said, given.quant):
+        raise InputError(f"{source}: --quant {given.quant}: the file says {said}")
+    return given.quant, {}
 
 
-def expect(path: Path, tool: str, table: object, keys: Iterable[str]) -> Json:
-    """The table, if it is one with these keys. InputError that names what is missing."""
-    if not isinstance(table, dict):
-        raise InputError(f"{path}: is not a result of {tool}: expected a JSON object")
-    missing = [name for name in keys if name not in table]
-    if missing:
-        raise InputError(f"{path}: is not a result of {tool} as known here: no {missing[0]!r}")
-    return table
+def _alike(said: str, given: str) -> bool:
+    """Whether a scheme may be the one that a file says: not another width, not another type."""
+    widths = naming.bits(said), naming.bits(given)
+    if None not in widths and widths[0] != widths[1]:
+        return False
+    types = naming.family(said), naming.family(given)
+    files = [one.removeprefix("i").startswith(("q", "tq")) for one in types]
+    return types[0] == types[1] or not all(files)
 
 
-def number(path: Path, name: str, value: object) -> float:
-    """A finite number above 0, such as a duration. InputError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{path}: {name}: {value!r} is not a number")
-    if not (math.isfinite(value) and value > 0):
-        raise InputError(f"{path}: {name}: {value!r} is not above 0")
-    return float(value)
+def _engine(source: Source, one: Found, given: Given) -> str:
+    if given.engine and one.engine and given.engine != one.engine and not one.forks:
+        raise InputError(f"{source}: --engine {given.engine}: the file says {one.engine}")
+    return given.engine or one.engine or UNKNOWN
 
 
-def numbers(path: Path, name: str, values: object, scale: float = 1.0) -> list[float]:
-    """A list of finite numbers above 0, each times `scale`."""
-    if not isinstance(values, list):
-        raise InputError(f"{path}: {name}: expected a list")
-    return [number(path, f"{name}[{i}]", value) * scale for i, value in enumerate(values)]
+def _batch(tool: str, source: Source, one: Found, given: Given) -> int | None:
+    """Sequences at once."""
+    if given.n_batch is None:
+        if one.needs_batch:
+            raise InputError(f"{source}: the file of {tool} names no batch; give --n-batch N")
+        return one.n_batch
+    if one.n_batch is not None and one.n_batch != given.n_batch:
+        raise InputError(f"{source}: --n-batch {given.n_batch}: the file says {one.n_batch}")
+    return given.n_batch
 
 
-def count(path: Path, name: str, value: object) -> int:
-    """A whole number of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InputError(f"{path}: {name}: {value!r} is not a whole number of at least 0")
-    return value
+def _lengths(tool: str, source: Source, one: Found, given: Given) -> tuple[int, int]:
+    """Prompt and new tokens of a request. InputError if they are not what the file adds up to."""
+    prompt, new = one.n_prompt, one.n_gen
+    each = one.tokens_each
+    if each is None:
+        return (
+            _length(tool, source, "n_prompt", prompt, given.n_prompt),
+            _length(tool, source, "n_gen", new, given.n_gen),
+        )
+    prompt, new = given.n_prompt, given.n_gen
+    if prompt is None and new is not None and new < each:
+        prompt = round(each) - new
+    if new is None and prompt is not None and prompt < each:
+        new = round(each) - prompt
+    if prompt is None or new is None:
+        raise InputError(
+            f"{source}: the file of {tool} does not say how long prompts and answers are, only "
+            f"{each:g} tokens a request together; give --n-prompt N --n-gen N"
+        )
+    if abs(prompt + new - each) > 0.02 * each:
+        raise InputError(
+            f"{source}: --n-prompt, --n-gen: the file's total is {each:g} tokens a request, not "
+            f"{prompt} + {new} = {prompt + new}"
+        )
+    return prompt, new
 
 
-def utc(moment: datetime.datetime) -> str:
-    """A time as records have it; one without a zone is taken as UTC."""
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.UTC)
-    return moment.astimezone(datetime.UTC).isoformat()
+def _length(tool: str, source: Source, name: str, said: int | None, given: int | None) -> int:
+    """Tokens of the prompt or the answer."""
+    flag = f"--{name.replace('_', '-')}"
+    if said is None and given is None:
+        what = "prompts" if name == "n_prompt" else "answers"
+        raise InputError(f"{source}: the file of {tool} does not say how long {what} are: {flag} N")
+    if said is not None and given is not None and said not in (given, 0):
+        raise InputError(f"{source}: {flag} {given}: the file says {said}")
+    return given if said is None and given is not None else int(said or 0)
 
 
-def file_date(path: Path) -> str:
-    """When the file was last written, for tools that do not say when they ran."""
-    return utc(datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC))
-
-
-def parse_time(path: Path, name: str, value: object, form: str | None = None) -> str:
-    """A time in ISO 8601, or in `form` of strptime, as records have it."""
-    try:
-        assert isinstance(value, str)
-        parse = datetime.datetime
-        return utc(parse.strptime(value, form) if form else parse.fromisoformat(value))
-    except (AssertionError, ValueError):
-        raise InputError(f"{path}: {name}: {value!r} is not a time") from None
+def _cards(tool: str, source: Source, one: Found, given: Given) -> Json:
+    """Device, card, how many of it, and what that adds to the arm and its machine."""
+    if one.device == "cpu" and (given.gpu or given.n_gpus):
+        raise InputError(f"{source}: --gpu: the file says that it ran on the CPU")
+    if given.gpu and one.gpu and not naming.same_card(given.gpu, one.gpu):
+        raise InputError(f"{source}: --gpu {given.gpu}: the file itself names {one.gpu}")
+    if given.n_gpus and one.n_gpus and given.n_gpus != one.n_gpus:
+        raise InputError(f"{source}: --n-gpus {given.n_gpus}: the file says {one.n_gpus}")
+    gpu, n = one.gpu or given.gpu, one.n_gpus or given.n_gpus
+    absent: dict[str, str] = {}
+    kind = one.device or ("gpu" if gpu or (n or 1) > 1 else UNKNOWN)
+    if not gpu and kind != "cpu":
+        absent["device"] = one.absent.get("device", f"{tool} names no card, or several; --gpu does")
+    if n is None and kind != "cpu":
+        absent["n_devices"] = (
+            f"{tool} does not say on how many cards: one is taken; --n-gpus N says otherwise"
+        )
+    several = (n or 1) > 1
+    options: dict[str, Any] = {"n_devices": n} if several else {}
+    if several and not one.layered:
+        options["split"] = "tensor"
+    if (one.backend or "").partition(" ")[0].lower() not in USUAL_BACKENDS:
+        options["backend"] = str(one.backend)
+    identity: Json = {"gpu": gpu} | ({"gpus": n} if several else {})
+    if one.backend:
+        identity["backend"] = one.backend
+    return {
+        "device": "+".join(f"{kind}:{i}" for i in range(n or 1)) if several else kind,
+        "gpu": gpu,
+        "n": n,
+        "options": options,
+        "identity": identity,
+        "absent": absent,
+    }

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from bench.experiment.devices import cards
 from bench.records import Environment, Record
 from bench.records.file import Results, read
 from bench.summary import energy_figures, replicate_figures, within
 from bench.summary.quality import Figures, all_figures
-from bench.summary.served import serving
+from bench.summary.served import counted_energy, serving
 
 if TYPE_CHECKING:
     import pandas
@@ -174,6 +175,15 @@ COLUMNS: Final = (
     _machine("host", "str", "hash of the host"),
     _machine("cpu", "str", "processor"),
     _machine("gpu", "str", "card, as its driver names it"),
+    _machine(
+        "backend", "str", "what ran on it, of an imported tool: CUDA, ROCm, Vulkan, Metal, RPC"
+    ),
+    Column(
+        "n_devices",
+        "Int64",
+        "cards that worked as one; each has its price",
+        lambda row: cards(row.record.variant),
+    ),
     _machine("gpu_driver", "str", "driver of the card"),
     _machine("gpu_power_limit_w", "Float64", "power limit of the card, W"),
     _machine("os", "str", "operating system"),
@@ -244,5 +254,7 @@ def _rows(results: Results) -> Iterable[Row]:
             figures=replicate_figures(record),
             energy=energy_figures([record], {}) if record.energy else empty,
             quality=quality.get((record.environment, record.variant.get("name", ""))),
-            served=serving([record], {}) if "wall_s" in record.samples else nothing,
+            served=serving([record], {})
+            if "wall_s" in record.samples
+            else nothing | counted_energy(record),
         )

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from bench.errors import InputError
 from bench.exchange.exporting import Exported, Price, by_machine, failures
-from bench.exchange.foreign import Json
+from bench.exchange.values import Json
 from bench.records import Record
 from bench.records.file import Results
 from bench.summary import SPEEDS, replicate_figures, summarise

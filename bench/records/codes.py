@@ -44,6 +44,8 @@ REASONS: Final[Mapping[str, str]] = MappingProxyType(
         "POWER_CAP_DIFFERS": "the power limit held one arm back more often than the other",
         "SYSTEMATIC_ERROR": "the difference is smaller than the energy counter may be off",
         "ABOVE_BOUND": "faster than the physical limit: a measuring error",
+        "CONTRADICTION": "figures of the file exclude one another; `self_check` says which",
+        "INVALID_RUN": "the tool that measured calls the run invalid itself",
     }
 )
 

@@ -43,6 +43,8 @@ class Device:
     """What was measured on it, or why not."""
     cards: int = 1
     """That hold the model together."""
+    model: str | None = None
+    """The card whose shape an imported model has, where its own name is none."""
     at_once: int = 1
     """Of them work at the same time: all, or one after the other."""
 
@@ -56,7 +58,8 @@ def with_limits(rows: Sequence[Row], results: Results) -> list[Row]:
 
 def _device(results: Results, record: Record) -> Device:
     cards = count(record.variant["device"])
-    return Device(_gpu(results, record), _rates(results, record), cards, at_once(record.variant))
+    shape, together = record.variant.get("card"), at_once(record.variant)
+    return Device(_gpu(results, record), _rates(results, record), cards, shape, together)
 
 
 def at_once(variant: Mapping[str, Any]) -> int:
@@ -119,7 +122,7 @@ def _limited(row: Row, rows: Sequence[Row], device: Device) -> Row:
         why = row["absent"].get("n_batch", "the batch is not known")
         return _without(row, (*FIGURES, *MEASURED), why)
     try:
-        card = resolve_model(row["model"]).card
+        card = resolve_model(device.model or row["model"]).card
         most = None if isinstance(gpu, str) else _bound(row, card, gpu, device.at_once)
         reached = None if isinstance(rates, str) else _bound(row, card, rates, device.at_once)
     except BenchError as error:

@@ -88,6 +88,9 @@ def _energy_per_token_j(records: Sequence[Record]) -> float | None:
     """Mean power of the window over its tokens a second, prompt and new tokens alike."""
     each = []
     for record in records:
+        if record.energy.get("tokens"):  # an imported tool counts them itself
+            each.append(record.energy["energy_j"] / record.energy["tokens"])
+            continue
         joules, seconds = (record.energy.get(name) for name in ("energy_j", "window_s"))
         if not joules or not seconds:
             return None
@@ -100,6 +103,12 @@ def _energy_per_token_j(records: Sequence[Record]) -> float | None:
             / (work["n_prompt"] + work["n_gen"])
         )
     return geometric_mean(each)
+
+
+def counted_energy(record: Record) -> dict[str, float | None]:
+    """Joules a token of an imported run whose tool counted joules and tokens of all of it."""
+    counted = record.energy.get("tokens") and record.energy.get("energy_j")
+    return {"energy_per_token_j": _energy_per_token_j([record]) if counted else None}
 
 
 def serving(good: Sequence[Record], absent: dict[str, str]) -> dict[str, Any]:
