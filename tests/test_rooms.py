@@ -1,167 +1,132 @@
-"""The house: what each tower may import. docs/architecture.md draws it."""
+"""The house: docs/architecture.md draws it, and the imports keep to the drawing."""
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
+from functools import cache
 from pathlib import Path
 
-import pytest
+from bench.engines.registry import ENGINES
 
-BENCH = Path(__file__).parent.parent / "bench"
+ROOT = Path(__file__).parents[1]
+BENCH = ROOT / "bench"
 FILES = sorted(BENCH.rglob("*.py"))
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in FILES
+}
 
-GROUND = {
-    "errors",
-    "validity",
-    "fields",
-    "catalog",
-    "experiment",
-    "records",
-    "gguf_file",
-    "device_names",
-}
-"""Standard library only; import nothing but one another."""
+MEASURING = {"engines", "devices", "worker", "quantization", "quality"}
+"""Rooms that may import torch, inside functions; they run in the worker's process."""
 
-MEASURING = {
-    "engines",
-    "devices",
-    "worker",
-    "quantization",
-    "quality",
-    "quality_store",
-    "mixed",
-    "fitting",
-    "serving",
-    "rank",
-}
-"""May import torch; the only rooms that run in the worker."""
-
-READING = {
-    "analysis",
-    "comparison",
-    "summary",
-    "quality_figures",
-    "served",
-    "cost",
-    "roofline",
-    "predict",
-    "claims",
-    "report",
-    "exchange",
-}
-"""Never import torch, nor a measuring room."""
-
-ENGINE_PACKAGES = {
-    "torch",
-    "transformers",
-    "torchao",
-    "onnxruntime",
-    "vllm",
-    "optimum",
-    "bitsandbytes",
-    "triton",
-}
-LAZY = ENGINE_PACKAGES | {
-    "pandas",
-    "numpy",
-    "scipy",
-    "rich",
-    "pynvml",
-    "psutil",
-    "h11",
-    "altair",
-    "jinja2",
-    "vl_convert",
-}
+TORCH_FILES = {"models/convert.py"}
+"""Run as a program of their own by the parent, which has no torch."""
 
 KERNELS = {
-    "engines/attention.py",
-    "engines/attention_kernels.py",
+    "engines/graph/attention.py",
+    "engines/graph/attention_kernels.py",
     "quantization/int8_layer.py",
     "quantization/int8_kernels.py",
 }
-"""Define modules of torch and kernels of triton, which need both while they are read; hence they
-are imported only inside functions."""
+"""Define torch modules and Triton kernels, which need both while they are read; hence they are
+imported only inside functions."""
+
+READING = {"summary", "comparison", "cost", "roofline", "predict", "claims", "report", "exchange"}
+"""Never import torch, nor a measuring room."""
+
+BARE = {"errors", "data", "identity", "fields", "records", "models", "schemes", "experiment"}
+"""Need the standard library only, whenever they are called."""
+
+LIGHT = MEASURING | BARE | {"__init__", "__main__", "_version", "cli", "runner", "api"}
+"""Need the standard library only to be imported: a bare GPU machine has torch and no pandas."""
+
+ENGINE_PACKAGES = {
+    "torch",
+    "torchao",
+    "bitsandbytes",
+    *(name for engine in ENGINES.values() for name in engine.imports),
+}
+BORROWED = {"safetensors", "filelock", "huggingface_hub"}
+"""Packages that come with torch or transformers, imported inside functions."""
 
 
 def room(path: Path) -> str:
     return path.relative_to(BENCH).with_suffix("").parts[0]
 
 
-def imports(path: Path, *, top_only: bool = False) -> set[str]:
-    """Dotted names of the modules that a file imports; type-only imports do not count."""
-    tree = ast.parse(path.read_text())
-    body: list[ast.AST] = list(tree.body) if top_only else list(ast.walk(tree))
+@cache
+def imports(path: Path, *, top_only: bool = False) -> frozenset[str]:
+    """Dotted names of what a file imports, in functions too; type-only imports do not count."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     typing_only = {
         id(node)
         for block in ast.walk(tree)
-        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        if isinstance(block, ast.If) and getattr(block.test, "id", "") == "TYPE_CHECKING"
         for node in ast.walk(block)
     }
-    found = set()
-    for node in body:
+    found: set[str] = set()
+    for node in tree.body if top_only else ast.walk(tree):
         if id(node) in typing_only:
             continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in whole}
+    return frozenset(found)
 
 
-def rooms_of(names: set[str]) -> set[str]:
-    return {name.split(".")[1] for name in names if name.startswith("bench.")}
+def packages(path: Path, *, top_only: bool = False) -> set[str]:
+    return {name.split(".")[0] for name in imports(path, top_only=top_only)} - {"bench"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(BENCH)))
-def test_a_room_imports_only_what_it_may(path: Path) -> None:
-    here, names = room(path), imports(path)
-    outside = {name.split(".")[0] for name in names} - {"bench", "__future__"}
-    if here in GROUND:
-        assert rooms_of(names) <= GROUND
-        assert outside <= sys.stdlib_module_names
-    if here in READING:
-        assert outside & ENGINE_PACKAGES == set()
-        assert rooms_of(names) & MEASURING == set()
-    if here == "engines":
-        assert "devices" not in rooms_of(names)
-    if here == "devices":
-        assert "engines" not in rooms_of(names)
-    if here not in MEASURING:
-        assert outside & ENGINE_PACKAGES == set(), "torch outside the measuring tower"
+def rooms_of(path: Path) -> set[str]:
+    return {
+        name.split(".")[1] if "." in name else "__init__"
+        for name in imports(path)
+        if name.split(".")[0] == "bench"
+    }
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(BENCH)))
-def test_the_measuring_tower_needs_only_the_standard_library_to_import(path: Path) -> None:
-    if room(path) not in MEASURING | {
-        "cli",
-        "__init__",
-        "__main__",
-        "runner",
-        "session",
-        "measure_run",
-        "quality_run",
-        "fit_run",
-        "arms",
-        "process",
-        "environments",
-        "boot",
-        "api",
-        "pytest_plugin",
-        "pytest_run",
-    }:
-        return
-    if str(path.relative_to(BENCH)) in KERNELS:
-        return
-    top = {name.split(".")[0] for name in imports(path, top_only=True)}
-    assert top & LAZY == set()
+def floors() -> dict[str, int]:
+    """Room -> floor, as the page draws them: lines like `3   models` from the top floor down."""
+    drawn = re.findall(r"^    (\d+) +(\S.*)$", PAGE, re.MULTILINE)
+    return {name: int(number) for number, names in drawn for name in names.split()}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(BENCH)))
-def test_kernels_are_imported_only_inside_functions(path: Path) -> None:
-    modules = {"bench." + name.removesuffix(".py").replace("/", ".") for name in KERNELS}
-    assert imports(path, top_only=True) & modules == set()
+def test_imports_run_down_the_floors_that_the_page_draws() -> None:
+    drawn = floors()
+    assert set(drawn) == {room(path) for path in FILES}
+    up = [
+        f"{path.relative_to(BENCH)} imports {other}"
+        for path in FILES
+        for other in rooms_of(path) - {room(path)}
+        if drawn[other] >= drawn[room(path)]
+    ]
+    assert up == []
+
+
+def test_the_towers_meet_in_the_record_format_alone() -> None:
+    wrong = []
+    for path in FILES:
+        here, name = room(path), str(path.relative_to(BENCH))
+        outside = packages(path)
+        if here in READING and (there := rooms_of(path) & MEASURING):
+            wrong.append(f"{name} imports {there}")
+        if here not in MEASURING and name not in TORCH_FILES and outside & ENGINE_PACKAGES:
+            wrong.append(f"{name} imports {outside & ENGINE_PACKAGES}")
+        needed = outside if here in BARE and name not in TORCH_FILES else set()
+        if here in LIGHT and name not in KERNELS:
+            needed = needed | packages(path, top_only=True)
+        if extra := needed - sys.stdlib_module_names - BORROWED:
+            wrong.append(f"{name} needs {extra}")
+        kernels = {f"bench.{file[:-3].replace('/', '.')}" for file in KERNELS}
+        if kernels & imports(path, top_only=True):
+            wrong.append(f"{name} imports kernels while it is read")
+    assert wrong == []
 
 
 def test_no_file_is_too_long_to_read_in_one_sitting() -> None:

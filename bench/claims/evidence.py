@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 from bench.claims import ByBound, ByPrediction, ByPublished, ByRent, Reported, SubClaim
 from bench.claims.verdicts import Evidence
-from bench.cost.prices import ApiPrice, api_price, gpu_rent
+from bench.cost import usd_per_mtok
+from bench.cost.books import ApiPrice
+from bench.cost.prices import api_price, gpu_rent
 from bench.errors import InputError
 from bench.predict import published
 from bench.roofline import TOLERANCE, Bound, bound, gib
@@ -63,6 +65,9 @@ def _by_date(part: SubClaim, baseline: str) -> Evidence:
     assert part.decided_by.date is not None
     on = part.decided_by.date.on
     ours, other = gpus()[part.treatment], gpus()[baseline]
+    if ours.released is None or other.released is None:
+        why = f"the release date of {ours.title} or {other.title} is not in the catalog"
+        return Evidence(level="published", value=None, invalid=why)
     if on < ours.released:
         return Evidence(level="published", value=None, invalid=f"{ours.title} was not out on {on}")
     newer = ours.released < other.released <= on
@@ -390,11 +395,11 @@ def _by_rent(part: SubClaim, way: ByRent, baseline: str) -> Evidence:
     row = rows[0]
     assert row.decode_tok_s is not None
     try:
-        rent = gpu_rent(way.gpu, way.rent_on)
+        rent = gpu_rent(way.gpu, way.rent_on, shipped=True)
         api = api_price(baseline, way.api_on).output
     except InputError as error:
         return Evidence(level=way.level, value=None, invalid=str(error))
-    scale = row.n_gpus / 3600 * 1e6 / api
+    scale = usd_per_mtok(1 / row.n_gpus, 1.0) / api  # at one token a second and one dollar
     unit = scale / row.decode_tok_s
     wide = (1 - PUBLISHED_MARGIN, 1 + PUBLISHED_MARGIN)
     low, high = rent.low * unit / wide[1], rent.high * unit / wide[0]

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the verdicts; with --strict, fail on a refuted one."""
     import sys
 
-    from bench.claims import claim_files, load_claims
+    from bench.claims.files import claim_files, load_claims
     from bench.claims.findings import as_row, findings, sentences
     from bench.claims.measured import missing
     from bench.errors import EXIT_GATE, EXIT_OK

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from bench.roofline.gpus import gpus, resolve_gpu
 
     cards = [resolve_gpu(name) for name in args.names] or list(gpus().values())
-    cards.sort(key=lambda card: (card.kind, card.released, card.name))
+    cards.sort(key=lambda card: (card.kind, str(card.released or "9999"), card.name))
     columns: list[Column] = [
         column("gpu"),
         column("arch"),
@@ -67,7 +67,10 @@ def _row(card: Gpu) -> dict[str, Any]:
         "compute_capability": card.compute_capability,
         "kind": card.kind,
         **figures,
-        "released": card.released.isoformat(),
+        "released": card.released and card.released.isoformat(),
+        "power_range_w": list(card.power_range_w) or None,
+        "memory": card.memory,
+        "memory_choices_gib": list(card.memory_choices_gib) or None,
         "source": card.source,
         "sources": [f"{figure}: {text}" for figure, text in card.sources.items()],
         "absent": [f"{figure}: {text}" for figure, text in card.absent.items()],

@@ -99,9 +99,10 @@ def run(args: argparse.Namespace) -> int:
 
     from bench.errors import InputError
     from bench.predict import Predictor
-    from bench.predict.names import engine_for, scheme_for
+    from bench.predict.names import engine_for
     from bench.predict.user_rows import rows_of
     from bench.report.tables import render
+    from bench.schemes import meant
     from bench.schemes.bytes import check_quant
 
     for name in ("measured", "rent"):
@@ -109,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"--{name}: must be above 0")
     engines = [engine_for(name) for name in args.engine.split(",")]
-    quants = [scheme_for(quant, e) for e in engines for quant in args.quant.split(",")]
+    quants = [meant(quant, e) for e in engines for quant in args.quant.split(",")]
     for quant in quants:
         check_quant(quant)
     cards = _cards(args.gpu)
@@ -120,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     rows = [
         _row(found, gpu, args)
         for engine in engines
-        for quant in dict.fromkeys(scheme_for(q, engine) for q in args.quant.split(","))
+        for quant in dict.fromkeys(meant(q, engine) for q in args.quant.split(","))
         for model in _models(args, quant)
         for gpu in cards
         for n_batch in args.n_batch
@@ -164,6 +165,7 @@ def _models(args: argparse.Namespace, quant: str) -> list[ModelCard]:
 def _row(found: Prediction, gpu: Gpu, args: argparse.Namespace) -> dict[str, Any]:
     import dataclasses
 
+    from bench.cost import usd_per_mtok
     from bench.roofline import above_bound
 
     row: dict[str, Any] = dataclasses.asdict(found)
@@ -176,7 +178,7 @@ def _row(found: Prediction, gpu: Gpu, args: argparse.Namespace) -> dict[str, Any
             ("usd_per_mtok_low", found.high),
             ("usd_per_mtok_high", found.low),
         ):
-            row[key] = None if rate is None else args.rent / 3600 / rate * 1e6
+            row[key] = None if rate is None else usd_per_mtok(rate, args.rent)
     if args.measured is not None:
         row["measured_tok_s"] = args.measured
         row["share_of_bound"] = args.measured / found.bound_decode_tok_s
@@ -191,6 +193,8 @@ def _add_energy(row: dict[str, Any], found: Prediction, gpu: Gpu) -> None:
     from bench.predict.board_power import expected_share
 
     share = expected_share(gpu, found.n_batch)
+    if gpu.tdp_w is None:
+        return
     limit_w = gpu.tdp_w * found.n_gpus
     if found.decode_tok_s is None or found.low is None or found.high is None:
         return

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import quantization
+from bench import fields
+from bench.errors import InputError
+from bench.schemes import Device
 
 if TYPE_CHECKING:
     from bench.runner.venvs import Home
@@ -37,11 +39,15 @@ class Job:
     made: Path | None = None
     """What the engine's `Spec.prepare` made; None for an engine without one."""
 
-    @classmethod
-    def of(cls, table: Mapping[str, Any]) -> Job:
-        """From the JSON that one process sends to another."""
-        paths = {n: Path(table[n]) if table[n] else None for n in ("folder", "gguf", "made")}
-        return cls(**(dict(table) | paths))
+
+def job_of(table: Mapping[str, Any]) -> Job:
+    """From the JSON that one process sends to another. Raises InputError."""
+    paths = {n: Path(table[n]) if table.get(n) else None for n in ("folder", "gguf", "made")}
+    problems: list[str] = []
+    job = fields.build(Job, dict(table) | paths, "load", problems)
+    if job is None or problems:
+        raise InputError(*problems)
+    return job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +62,7 @@ class Order:
     """Of the weights: `bench.models.weights.identity`."""
     quant: str
     dtype: str
-    device: quantization.Device
+    device: Device
     options: Mapping[str, Any]
     home: Home | None
     """The engine's own environment, where it has one."""

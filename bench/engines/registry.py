@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench import quantization
 from bench.engines import Engine
 from bench.engines.transformers import splitting
 from bench.errors import InputError, unknown
 from bench.experiment.devices import members
-from bench.models.gguf import FILE_TYPES, FLOATS
+from bench.schemes import Device, scheme
 
 if TYPE_CHECKING:
     from bench.experiment import Variant
@@ -26,8 +25,8 @@ class Spec:
     """`package.module:Class` of its Engine; imported in the worker."""
     modes: tuple[str, ...] = ("eager",)
     """Execution modes, the default first."""
-    schemes: tuple[str, ...] | None = None
-    """Schemes it does by itself; None: those of `bench.quantization`, applied to torch modules."""
+    applies: bool = False
+    """Whether `bench.quantization` applies schemes to its modules; else it does so by itself."""
     environment: str | None = None
     """Virtual environment of its own that its worker runs in (`bench.runner.venvs`); None: the
     one the harness is in."""
@@ -35,6 +34,10 @@ class Spec:
     """Distributions that are the engine, the first installed counts; none: it needs none."""
     devices: tuple[str, ...] = ("cpu", "cuda", "mps", "xpu")
     """Device kinds it runs on."""
+    versions: tuple[str, ...] = ()
+    """Further distributions whose version can change its figures."""
+    imports: tuple[str, ...] = ()
+    """Modules that its file imports, inside functions only."""
     refuses: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """Scheme and device kind that do not go together -> why."""
     prepare: str | None = None
@@ -47,6 +50,8 @@ class Spec:
     """What of a model it loads: a folder of safetensors, one GGUF file as it is, or nothing."""
     spreads: bool = False
     """Whether it can hold one model on several devices."""
+    scripted: bool = False
+    """Its timings are made up: no model, no device, and never mixed with measured results."""
     remote: bool = False
     """It asks a server that holds the model: a model and a scheme are names that tell arms apart,
     and no device of this machine computes."""
@@ -55,15 +60,25 @@ class Spec:
 ENGINES: Mapping[str, Spec] = {
     "transformers": Spec(
         module="bench.engines.transformers.engine:TransformersEngine",
-        modes=("eager", "compiled", "cuda-graph"),
+        applies=True,
         packages=("transformers",),
+        imports=("transformers",),
+        spreads=True,
+    ),
+    "graph": Spec(
+        module="bench.engines.graph.engine:GraphEngine",
+        modes=("compiled", "cuda-graph"),
+        applies=True,
+        packages=("transformers",),
+        imports=("transformers", "triton"),
         spreads=True,
     ),
     "onnxruntime": Spec(
         module="bench.engines.onnxruntime:OnnxRuntimeEngine",
-        schemes=("none", "int8-dynamic"),
         environment="onnxruntime",
         packages=("onnxruntime", "onnxruntime-gpu"),
+        versions=("optimum",),
+        imports=("onnxruntime", "optimum"),
         devices=("cpu", "cuda"),
         refuses={
             ("int8-dynamic", "cuda"): "ONNX Runtime has no CUDA kernels for dynamically quantized "
@@ -75,7 +90,8 @@ ENGINES: Mapping[str, Spec] = {
     "llama.cpp": Spec(
         module="bench.engines.llama_cpp:make",
         packages=("llama-cpp-python", "xllamacpp"),
-        schemes=("none", *sorted(set(FILE_TYPES.values()) - set(FLOATS))),
+        versions=("gguf",),
+        imports=("llama_cpp", "xllamacpp"),
         check="bench.engines.llama_cpp.common:settings_of",
         weights="gguf",
         spreads=True,
@@ -83,9 +99,10 @@ ENGINES: Mapping[str, Spec] = {
     "vllm": Spec(
         module="bench.engines.vllm:VllmEngine",
         modes=("eager", "cuda-graph"),
-        schemes=("none", "fp8_per_tensor", "fp8_per_block", "mxfp8"),
         environment="vllm",
         packages=("vllm",),
+        versions=("flash-attn",),
+        imports=("vllm",),
         check="bench.engines.vllm:settings_of",
         devices=("cuda",),
         spreads=True,
@@ -98,7 +115,10 @@ ENGINES: Mapping[str, Spec] = {
         devices=("remote",),
     ),
     "synthetic": Spec(
-        module="bench.engines.synthetic:SyntheticEngine", weights="none", devices=("synthetic",)
+        module="bench.engines.synthetic:SyntheticEngine",
+        weights="none",
+        devices=("synthetic",),
+        scripted=True,
     ),
 }
 
@@ -113,6 +133,12 @@ def spec(name: str) -> Spec:
     return ENGINES[name]
 
 
+def packages() -> tuple[str, ...]:
+    """Every distribution that is an engine, or whose version can change an engine's figures."""
+    found = (name for each in ENGINES.values() for name in (*each.packages, *each.versions))
+    return tuple(dict.fromkeys(found))
+
+
 def engine(name: str) -> Engine:
     """A new engine of that name; its packages are imported on `load`."""
     make: Callable[[], Engine] = attribute(spec(name).module)
@@ -125,16 +151,16 @@ def attribute(where: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def refusal(variant: Variant, device: quantization.Device) -> str | None:
+def refusal(variant: Variant, device: Device) -> str | None:
     """Why its engine cannot run this arm on this device, or None. Loads nothing."""
     name, of = variant.engine, spec(variant.engine)
     if device.kind not in of.devices:
         return f"engine '{name}' runs on {' or '.join(of.devices)}, not on {device.name}"
     if len(members(device.name)) > 1 and not of.spreads:
         return f"engine '{name}' runs on one device, not on {device.name}"
-    if of.schemes is None:
-        return quantization.refusal(
-            variant.quant, device, variant.mode, variant.dtype
+    if of.applies:
+        return scheme(variant.quant).refusal(
+            device, variant.mode, variant.dtype
         ) or splitting.refusal(variant, device.name)
     if why := of.refuses.get((variant.quant, device.kind)):
         return f"engine '{name}': scheme '{variant.quant}' is not measured on {device.name}: {why}"

@@ -53,6 +53,6 @@ FORMATS: Final[Mapping[str, str]] = {
     "inferencex": "inferencex_export:write",
     "pytorch-hud": "hud:write",
 }
-"""Format -> the function of this room that makes it, of the results and a `Price`."""
+"""Format -> the function of this room that makes it, of the results and a price of an hour."""
 
 BINARY: Final = frozenset({"parquet"})

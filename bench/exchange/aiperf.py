@@ -88,7 +88,7 @@ def _found(source: Source, run: Json) -> Found:
         dated=bool(started),
         samples=samples,
         absent=absent | _unused(cards),
-        reasons=(*(("FAILED_REQUESTS",) if failed or run.get("was_cancelled") else ()), *reasons),
+        reasons=(*(("REQUESTS_FAILED",) if failed or run.get("was_cancelled") else ()), *reasons),
         twice=tuple(_twice(source, run, samples, n_batch)),
         energy=energy,
         identity={"aiperf": run.get("aiperf_version")},

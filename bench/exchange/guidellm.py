@@ -118,7 +118,7 @@ def _found(source: Source, one: object, about: Json) -> Found:
         started_at=parse_time(source, "start_time", start),
         samples=figures.samples,
         absent=absent,
-        reasons=("FAILED_REQUESTS",) if failed else (),
+        reasons=("REQUESTS_FAILED",) if failed else (),
         twice=tuple(_twice(source, run, figures)),
         identity={"guidellm": about.get("guidellm_version")},
         state={"requests": answered, "failed": failed, "duration_s": end - start},

@@ -15,7 +15,7 @@ from bench.exchange.checks import CODE, marked, one_model_an_arm
 from bench.exchange.foreign import Found, Given, filled, lines
 from bench.exchange.reading import Source, files, load
 from bench.models import model_cards
-from bench.records import FILE, Environment, Line, Record, to_json
+from bench.records import FILE, Environment, Line, Record, from_json, to_json
 from bench.records.file import Results, Writer, read
 from bench.summary import summarise
 from bench.summary.limits import with_limits
@@ -118,13 +118,23 @@ def _readable(made: Sequence[Line], where: str, tool: str) -> None:
     """InputError unless each line can be written, read and summarised, before any is written."""
     try:
         for line in made:
-            to_json(line).encode()
+            _check(where, line)
         records = [line for line in made if isinstance(line, Record)]
         with_limits(summarise(Results(records=records)), Results(records=records))
     except SHAPE as error:
         raise InputError(
             f"{where}: is not a result of {tool} as known here ({type(error).__name__}: {error})"
         ) from error
+
+
+def _check(where: str, line: Line) -> None:
+    """Refuse a line that could not be written, or be written and not be read again."""
+    text = to_json(line)
+    text.encode()
+    try:
+        from_json(text)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def _said(source: Source, record: Record, given: Given) -> list[str]:

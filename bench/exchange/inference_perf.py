@@ -74,7 +74,7 @@ def _found(source: Source, run: Json) -> Found:
         dated=False,
         samples=samples,
         absent=absent,
-        reasons=("FAILED_REQUESTS",) if failed else (),
+        reasons=("REQUESTS_FAILED",) if failed else (),
         twice=tuple(_twice(source, run, n, failed, n_in, n_out)),
         state={"requests": n, "failed": failed},
     )

@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.errors import InputError
-from bench.exchange.exporting import Exported, Price, by_machine, failures
+from bench.exchange.exporting import Exported, by_machine, failures
 from bench.exchange.foreign import UNKNOWN
 from bench.exchange.inferencex import TIMES
 from bench.exchange.values import Json
+from bench.experiment import CostAssumption
 from bench.records.file import Results
 from bench.summary import summarise
 
 
-def write(results: Results, _: Price) -> Exported:
+def write(results: Results, _: CostAssumption | None) -> Exported:
     """One aggregate a variant and workload; what has no batch, or neither rate, is left out."""
     made, left = [], 0
     for one in by_machine(results):

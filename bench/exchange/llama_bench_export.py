@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from bench.errors import InputError
-from bench.exchange.exporting import Exported, Price, by_machine, failures
+from bench.exchange.exporting import Exported, by_machine, failures
+from bench.experiment import CostAssumption
 from bench.records import Record
 from bench.records.file import Results
 from bench.summary import replicate_figures, summarise
@@ -21,7 +22,7 @@ FLOATS: Final = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "auto":
 LOST: Final = "engine settings, latencies, energy, memory, quality, reasons and prices"
 
 
-def write(results: Results, _: Price) -> Exported:
+def write(results: Results, _: CostAssumption | None) -> Exported:
     """A table for each machine. What has more than one sequence is no row of llama-bench."""
     parts, left = [], 0
     for one in by_machine(results):

@@ -65,7 +65,7 @@ def _found(source: Source, run: Json) -> Found:
         dated=bool(moment),
         samples=samples,
         absent=absent,
-        reasons=("FAILED_REQUESTS",) if failed else (),
+        reasons=("REQUESTS_FAILED",) if failed else (),
         twice=tuple(_twice(source, run, n_out, n_batch, rate, done, failed)),
         state={"requests": done, "failed": failed},
     )

@@ -88,12 +88,14 @@ def plain_scheme(name: str) -> str:
     """A scheme's name as ours are written: lower case, GGUF types with low lines."""
     text = name.strip().lower()
     text = {"fp16": "f16", "fp32": "f32"}.get(text, text)
-    return text.replace("-", "_") if re.match(r"(ud[-_])?i?q\d", text) else text
+    if found := re.fullmatch(r"(?:(ud)[-_])?(i?q\d.*)", text):
+        text = (f"{found[1]}-" if found[1] else "") + found[2].replace("-", "_")
+    return text
 
 
 def family(scheme: str) -> str:
     """The type that llama.cpp gives to a mix: `q4_k` of q4_k_m, q4_k_l and ud_q4_k_xl."""
-    found = re.fullmatch(r"(?:ud_)?(i?t?q\d(?:_k)?)(_\w+)?", plain_scheme(scheme))
+    found = re.fullmatch(r"(?:ud-)?(i?t?q\d(?:_k)?)(_\w+)?", plain_scheme(scheme))
     return found[1] if found and found[1].endswith("_k") else plain_scheme(scheme)
 
 

@@ -143,7 +143,7 @@ def served(source: Source, run: Json, engine: str | None) -> Found:
         dated=dated,
         samples=samples,
         absent=absent,
-        reasons=("FAILED_REQUESTS",) if failed or empty else (),
+        reasons=("REQUESTS_FAILED",) if failed or empty else (),
         twice=tuple(_twice(source, run, completed, duration, n_batch)),
         identity={
             "protocol": str(run.get("backend") or run.get("endpoint_type") or ""),

@@ -1,76 +1,38 @@
 """What a model is made of: its matrices, counted from the keys of its card's `[architecture]`.
 
 Everything that is arithmetic about a model starts here: parameters, bytes in a scheme, bytes and
-FLOPs of a step (`bench.roofline`). Standard library only.
+FLOPs of a step (`bench.roofline`). `families` has what model types build, `layers` and `mlp` the
+formulas of each kind of layer. Standard library only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.models import ModelCard, load_card, model_cards
-
-Part = Literal["embedding", "head", "attention", "mlp", "expert", "router", "small"]
-"""`mlp` holds dense layers and shared experts; `small` holds norms, biases and attention sinks."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
-    """What the code of a model type builds and its config does not say."""
-
-    qkv_bias: bool = False
-    qk_norm: bool = False
-    norms_per_layer: int = 2
-    sinks: bool = False
-    """One learned attention sink a head."""
-    expert_bias: bool = False
-
-
-FAMILIES: Final[Mapping[str, Family]] = {
-    "llama": Family(),
-    "mistral": Family(),
-    "qwen2": Family(qkv_bias=True),
-    "qwen3": Family(qk_norm=True),
-    "qwen3_moe": Family(qk_norm=True),
-    "gemma3_text": Family(qk_norm=True, norms_per_layer=4),
-    "gpt_oss": Family(sinks=True, expert_bias=True),
-    "deepseek_v3": Family(),
-}
-"""Model type -> what is special about it, read in transformers 5.23's modelling files."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Matrix:
-    """`count` weights of shape [n_out, n_in]; a vector has n_in 1."""
-
-    part: Part
-    n_out: int
-    n_in: int = 1
-    count: int = 1
-
-    @property
-    def n_params(self) -> int:
-        return self.n_out * self.n_in * self.count
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attention:
-    """What one attention layer caches and computes for each position."""
-
-    cache_width: int
-    """Numbers cached for each token: keys and values, or MLA's latent."""
-    decode_macs: int
-    """Multiply-adds for each new token and each position it attends to."""
-    prefill_macs: int
-    """The same in prefill, where MLA works on full heads instead of the latent."""
-    window: int | None
-    """Positions a token sees at most; None sees all."""
-    layers: int
-    """Number of such layers."""
+from bench.models.families import FAMILIES, kind_of, layer_kinds, settings, sparse_layers
+from bench.models.layers import Attention as Attention
+from bench.models.layers import Matrix as Matrix
+from bench.models.layers import (
+    attention_matrices,
+    conv_matrices,
+    delta_net,
+    delta_net_matrices,
+    first,
+    full_attention,
+    heads_of,
+    is_latent,
+    latent_attention,
+    mamba,
+    mamba_matrices,
+    short_conv,
+)
+from bench.models.mlp import dense_matrices, expert_matrices, feed_forward, n_active, n_experts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,12 +51,19 @@ class Shape:
     n_layers: int
     latent: bool = False
     """Multi-head latent attention."""
+    mtp: tuple[Matrix, ...] = ()
+    """Heads for multi-token prediction, which only speculation loads; not among `matrices`."""
     name: str = field(default="model")
 
     @property
     def n_params(self) -> int:
         """All parameters; a tied head counts once."""
         return sum(m.n_params for m in self.matrices if not (self.tied and m.part == "head"))
+
+    @property
+    def hybrid(self) -> bool:
+        """Whether some layers keep a constant state instead of keys and values."""
+        return any(a.state_width for a in self.attention)
 
     @property
     def n_active_params(self) -> int:
@@ -141,141 +110,203 @@ class _Frozen:
 
 @cache
 def _shape(card: _Frozen) -> Shape:
-    a = card.architecture
-    kind = str(a.get("model_type"))
+    kind = kind_of(card.architecture)
     if kind not in FAMILIES:
         raise UnsupportedError(
             f"model '{card.name}': no arithmetic for {unknown('model type', kind, FAMILIES)}"
         )
-    family = FAMILIES[kind]
-    vocab, hidden = int(a["vocab_size"]), int(a["hidden_size"])
-    n_experts = int(_first(a, "num_experts", "num_local_experts", "n_routed_experts") or 0)
+    a = settings(card.architecture)
+    try:
+        return _count(a, card.name)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise InputError(f"model '{card.name}': config: {_what(error)}") from error
+
+
+def _what(error: Exception) -> str:
+    return f"{error.args[0]}: missing" if isinstance(error, KeyError) else str(error)
+
+
+def _count(a: Mapping[str, Any], name: str) -> Shape:
+    hidden, vocab = int(a["hidden_size"]), int(a["vocab_size"])
+    plan = _plan(a)
+    many = n_experts(a)
+    family = FAMILIES[a["model_type"]]
+    last = hidden * (2 if family.norm_bias else 1)
+    matrices = (
+        Matrix(part="embedding", n_out=vocab, n_in=hidden),
+        Matrix(part="head", n_out=vocab, n_in=hidden),
+        *_mixer_matrices(a, plan),
+        *_mlp_matrices(a, plan),
+        *_norms(a, plan),
+        *_extras(a, len(plan)),
+        Matrix(part="small", n_out=last),
+    )
     return Shape(
-        matrices=(
-            Matrix(part="embedding", n_out=vocab, n_in=hidden),
-            Matrix(part="head", n_out=vocab, n_in=hidden),
-            *_attention_matrices(a, family),
-            *_mlp_matrices(a, family, n_experts),
-            Matrix(part="small", n_out=hidden),
-        ),
-        attention=tuple(_attention(a)),
-        tied=bool(a.get("tie_word_embeddings", False)),
+        matrices=matrices,
+        attention=tuple(_attention(a, plan)),
+        tied=bool(first(a, "tie_embedding", "tie_word_embeddings")),
         hidden_size=hidden,
-        n_experts=n_experts,
-        n_active_experts=int(a.get("num_experts_per_tok", 0)) if n_experts else 0,
-        n_layers=int(a["num_hidden_layers"]),
-        latent="kv_lora_rank" in a,
-        name=card.name,
+        n_experts=many if any(layer.sparse for layer in plan) else 0,
+        n_active_experts=n_active(a) if many else 0,
+        n_layers=len(plan),
+        latent=is_latent(a),
+        mtp=tuple(_mtp(a, many)),
+        name=name,
     )
 
 
-def _first(a: Mapping[str, Any], *keys: str) -> Any:
-    return next((a[key] for key in keys if a.get(key) is not None), None)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One layer: what mixes tokens, and whether its feed-forward part has routed experts."""
+
+    kind: str
+    sparse: bool
+    shared: bool = False
+    """Reads the keys and values of an earlier layer."""
+    heads: int | None = None
+    """Attention heads, where a config gives each layer its own number."""
+
+    @property
+    def mixer(self) -> str:
+        """full, sliding, delta, mamba, conv, or none."""
+        return MIXERS.get(self.kind, "none")
 
 
-def _head_dim(a: Mapping[str, Any]) -> int:
-    return int(a.get("head_dim") or a["hidden_size"] // a["num_attention_heads"])
+MIXERS: Final = {
+    "full_attention": "full",
+    "attention": "full",
+    "hybrid": "full",
+    "sliding_attention": "sliding",
+    "linear_attention": "delta",
+    "mamba": "mamba",
+    "conv": "conv",
+}
+"""Kind of layer in a config -> what mixes its tokens; `moe` and `mlp` of Nemotron-H mix none."""
 
 
-def _kv_heads(a: Mapping[str, Any]) -> int:
-    return int(a.get("num_key_value_heads") or a["num_attention_heads"])
+def _plan(a: Mapping[str, Any]) -> list[Layer]:
+    n = int(first(a, "num_hidden_layers") or 0)
+    kinds = layer_kinds(a, n)
+    family = FAMILIES[a["model_type"]]
+    n = len(kinds)
+    if n == 0:
+        raise KeyError("num_hidden_layers")
+    sparse = sparse_layers(a, n) if n_experts(a) else [False] * n
+    shared_from = n - int(a.get("num_kv_shared_layers") or 0)
+    heads = a.get("num_attention_heads_per_layer") or [None] * n
+    layers = []
+    for i, given in enumerate(kinds):
+        kind = "mamba" if family.other == "mamba" and given == "linear_attention" else given
+        if kind not in MIXERS and kind not in ("moe", "mlp"):
+            raise ValueError(f"layer_types: no arithmetic for a layer of kind '{kind}'")
+        routed = kind == "moe" if a["model_type"] == "nemotron_h" else sparse[i]
+        layers.append(Layer(kind=kind, sparse=routed, shared=i >= shared_from, heads=heads[i]))
+    return layers
 
 
-def _attention_matrices(a: Mapping[str, Any], family: Family) -> Iterator[Matrix]:
-    n, hidden = int(a["num_hidden_layers"]), int(a["hidden_size"])
-    yield Matrix(part="small", n_out=hidden, count=n * family.norms_per_layer)
-    if "kv_lora_rank" in a:
-        yield from _latent_matrices(a)
+def _mixer_matrices(a: Mapping[str, Any], plan: Sequence[Layer]) -> Iterator[Matrix]:
+    groups = Counter((layer.mixer, layer.shared, layer.heads) for layer in plan)
+    family = FAMILIES[a["model_type"]]
+    for (mixer, shared, n_heads), n in groups.items():
+        if mixer in ("full", "sliding"):
+            heads = heads_of(a, mixer == "sliding", n_heads)
+            yield from attention_matrices(a, heads, n, shared=shared)
+        if mixer == "delta":
+            yield from delta_net_matrices(a, n)
+        if mixer == "mamba" or (mixer == "full" and family.parallel == "mamba"):
+            yield from mamba_matrices(a, n)
+        if mixer == "conv":
+            yield from conv_matrices(a, n)
+
+
+def _mlp_matrices(a: Mapping[str, Any], plan: Sequence[Layer]) -> Iterator[Matrix]:
+    routed = sum(layer.sparse for layer in plan)
+    alone = a["model_type"] == "nemotron_h"
+    both = a["model_type"].startswith("gemma4") and routed
+    dense = [
+        layer for layer in plan if both or (layer.kind == "mlp" if alone else not layer.sparse)
+    ]
+    if a["model_type"] == "granitemoehybrid" and not n_experts(a):
+        yield from feed_forward(
+            int(a["hidden_size"]), int(a["shared_intermediate_size"]), "mlp", len(plan), True
+        )
         return
-    width = int(a["num_attention_heads"]) * _head_dim(a)
-    kv_width = _kv_heads(a) * _head_dim(a)
-    yield Matrix(part="attention", n_out=width, n_in=hidden, count=n)
-    yield Matrix(part="attention", n_out=kv_width, n_in=hidden, count=2 * n)
-    yield Matrix(part="attention", n_out=hidden, n_in=width, count=n)
-    if family.qkv_bias or a.get("attention_bias"):
-        yield Matrix(part="small", n_out=width + 2 * kv_width, count=n)
-    if a.get("attention_bias"):
-        yield Matrix(part="small", n_out=hidden, count=n)
-    if family.qk_norm:
-        yield Matrix(part="small", n_out=_head_dim(a), count=2 * n)
-    if family.sinks:
-        yield Matrix(part="small", n_out=int(a["num_attention_heads"]), count=n)
-
-
-def _latent_matrices(a: Mapping[str, Any]) -> Iterator[Matrix]:
-    """Multi-head latent attention: DeepSeek-V2, arXiv 2405.04434, section 2.1."""
-    n, hidden, heads = int(a["num_hidden_layers"]), int(a["hidden_size"]), a["num_attention_heads"]
-    rank, rope, nope = a["kv_lora_rank"], a["qk_rope_head_dim"], a["qk_nope_head_dim"]
-    q_rank = int(a["q_lora_rank"])
-    yield Matrix(part="attention", n_out=q_rank, n_in=hidden, count=n)
-    yield Matrix(part="attention", n_out=heads * (nope + rope), n_in=q_rank, count=n)
-    yield Matrix(part="attention", n_out=rank + rope, n_in=hidden, count=n)
-    yield Matrix(part="attention", n_out=heads * (nope + a["v_head_dim"]), n_in=rank, count=n)
-    yield Matrix(part="attention", n_out=hidden, n_in=heads * a["v_head_dim"], count=n)
-    yield Matrix(part="small", n_out=q_rank + rank, count=n)
-
-
-def _mlp_matrices(a: Mapping[str, Any], family: Family, n_experts: int) -> Iterator[Matrix]:
-    n, hidden = int(a["num_hidden_layers"]), int(a["hidden_size"])
-    dense = int(a.get("first_k_dense_replace", 0)) if n_experts else n
+    double = sum(layer.shared for layer in dense) if a.get("use_double_wide_mlp") else 0
     if dense:
-        yield from _gated(hidden, int(a["intermediate_size"]), "mlp", dense)
-        if a.get("mlp_bias"):
-            yield Matrix(part="small", n_out=2 * int(a["intermediate_size"]) + hidden, count=dense)
-    if not n_experts:
+        yield from dense_matrices(a, len(dense), double=double)
+    if routed:
+        yield from expert_matrices(a, routed)
+
+
+def _norms(a: Mapping[str, Any], plan: Sequence[Layer]) -> Iterator[Matrix]:
+    family = FAMILIES[a["model_type"]]
+    width = int(a["hidden_size"]) * (2 if family.norm_bias else 1)
+    yield Matrix(part="small", n_out=width, count=len(plan) * family.norms_per_layer)
+
+
+def _extras(a: Mapping[str, Any], n: int) -> Iterator[Matrix]:
+    """Per-layer embeddings of Gemma 3n and 4, their projections, and Gemma 3n's own."""
+    hidden, kind = int(a["hidden_size"]), a["model_type"]
+    width = int(a.get("hidden_size_per_layer_input") or 0)
+    if width:
+        vocab = int(a["vocab_size_per_layer_input"])
+        yield Matrix(part="embedding", n_out=vocab, n_in=n * width)
+        yield Matrix(part="mlp", n_out=n * width, n_in=hidden)
+        yield Matrix(part="mlp", n_out=width, n_in=hidden, count=n)
+        yield Matrix(part="mlp", n_out=hidden, n_in=width, count=n)
+        yield Matrix(part="small", n_out=hidden, count=n)
+        yield Matrix(part="small", n_out=width)
+    if kind == "gemma3n_text":
+        yield from _altup(a, n)
+    if kind == "phi" or a.get("lm_head_bias"):
+        yield Matrix(part="small", n_out=int(a["vocab_size"]))
+
+
+def _altup(a: Mapping[str, Any], n: int) -> Iterator[Matrix]:
+    """Alternating updates and learned augmented residuals of Gemma 3n."""
+    hidden, k, rank = int(a["hidden_size"]), int(a["altup_num_inputs"]), int(a["laurel_rank"])
+    yield Matrix(part="mlp", n_out=hidden, n_in=hidden, count=2 * (k - 1))
+    yield Matrix(part="mlp", n_out=k, n_in=hidden, count=n)
+    yield Matrix(part="small", n_out=2 * hidden + k * k + k**3, count=n)
+    yield Matrix(part="mlp", n_out=rank, n_in=hidden, count=n)
+    yield Matrix(part="mlp", n_out=hidden, n_in=rank, count=n)
+    yield Matrix(part="small", n_out=hidden, count=n)
+
+
+def _attention(a: Mapping[str, Any], plan: Sequence[Layer]) -> Iterator[Attention]:
+    family = FAMILIES[a["model_type"]]
+    groups = Counter((layer.mixer, layer.heads) for layer in plan)
+    for (mixer, n_heads), n in groups.items():
+        if mixer in ("full", "sliding"):
+            if is_latent(a):
+                yield from latent_attention(a, n)
+            else:
+                stored = sum(not p.shared for p in plan if (p.mixer, p.heads) == (mixer, n_heads))
+                window = int(a["sliding_window"]) if mixer == "sliding" else None
+                heads = heads_of(a, mixer == "sliding", n_heads)
+                yield full_attention(heads, window, n, stored)
+        if mixer == "delta":
+            yield delta_net(a, n)
+        if mixer == "mamba" or (mixer == "full" and family.parallel == "mamba"):
+            yield mamba(a, n)
+        if mixer == "conv":
+            yield short_conv(a, n)
+
+
+def _mtp(a: Mapping[str, Any], many: int) -> Iterator[Matrix]:
+    """Heads that predict further tokens: a projection of [2 hidden] and one more layer each.
+
+    DeepSeek-V3, arXiv 2412.19437, section 2.2. Loaded for speculation only; embedding and head are
+    the model's own.
+    """
+    n = int(first(a, "mtp_num_hidden_layers", "num_nextn_predict_layers") or 0)
+    if n == 0 or a["model_type"] == "nemotron_h":
         return
-    moe = n - dense
-    inner = int(_first(a, "moe_intermediate_size", "intermediate_size"))
-    yield Matrix(part="router", n_out=n_experts, n_in=hidden, count=moe)
-    yield from _gated(hidden, inner, "expert", moe * n_experts)
-    if shared := int(a.get("n_shared_experts", 0)):
-        yield from _gated(hidden, inner * shared, "mlp", moe)
-    if family.expert_bias:
-        yield Matrix(part="small", n_out=n_experts, count=moe)
-        yield Matrix(part="expert", n_out=2 * inner + hidden, count=moe * n_experts)
-
-
-def _gated(hidden: int, inner: int, part: Part, count: int) -> Iterator[Matrix]:
-    yield Matrix(part=part, n_out=inner, n_in=hidden, count=2 * count)
-    yield Matrix(part=part, n_out=hidden, n_in=inner, count=count)
-
-
-def _attention(a: Mapping[str, Any]) -> Iterator[Attention]:
-    n, heads = int(a["num_hidden_layers"]), int(a["num_attention_heads"])
-    if "kv_lora_rank" in a:
-        rank, rope = int(a["kv_lora_rank"]), int(a["qk_rope_head_dim"])
-        full = int(a["qk_nope_head_dim"]) + rope + int(a["v_head_dim"])
-        yield Attention(
-            cache_width=rank + rope,
-            decode_macs=heads * (2 * rank + rope),
-            prefill_macs=heads * full,
-            window=None,
-            layers=n,
-        )
-        return
-    macs = 2 * heads * _head_dim(a)
-    for window, layers in _windows(a, n):
-        yield Attention(
-            cache_width=2 * _kv_heads(a) * _head_dim(a),
-            decode_macs=macs,
-            prefill_macs=macs,
-            window=window,
-            layers=layers,
-        )
-
-
-def _windows(a: Mapping[str, Any], n: int) -> Iterator[tuple[int | None, int]]:
-    """(window, number of layers) of each kind of layer."""
-    window = a.get("sliding_window") if a.get("use_sliding_window", True) else None
-    if window is None:
-        yield None, n
-        return
-    types = a.get("layer_types") or ["sliding_attention"] * n
-    sliding = sum(kind == "sliding_attention" for kind in types)
-    if sliding:
-        yield int(window), sliding
-    if n - sliding:
-        yield None, n - sliding
+    hidden, family = int(a["hidden_size"]), FAMILIES[a["model_type"]]
+    yield Matrix(part="mlp", n_out=hidden, n_in=2 * hidden, count=n)
+    yield Matrix(part="small", n_out=hidden * (family.norms_per_layer + 3), count=n)
+    yield from attention_matrices(a, heads_of(a, sliding=False), n)
+    yield from expert_matrices(a, n) if many else dense_matrices(a, n)
 
 
 def validate_models() -> list[str]:

@@ -32,7 +32,9 @@ class PowerRow:
     @property
     def share(self) -> float:
         """Of the card's power limit."""
-        return self.power_w / gpus()[self.gpu].tdp_w
+        limit = gpus()[self.gpu].tdp_w
+        assert limit is not None
+        return self.power_w / limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

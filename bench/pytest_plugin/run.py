@@ -16,6 +16,7 @@ from typing import Any, Literal
 from bench import fields
 from bench.errors import BenchError, InputError, UnsupportedError, unknown
 from bench.experiment import ArmEntry, CostAssumption, Experiment, Grid, Level, Quality
+from bench.experiment.devices import on_cpu
 from bench.records import Record
 from bench.records.file import Results
 from bench.summary.statistics import MIN_PAIRS
@@ -42,7 +43,8 @@ class Wanted:
     model: str = "smollm2-135m-instruct"
     engine: str = "transformers"
     quant: str = "none"
-    mode: str = "eager"
+    mode: str | None = None
+    """None: the engine's default."""
     dtype: str = "auto"
     device: str = "auto"
     threads: int | None = None
@@ -77,6 +79,12 @@ class Wanted:
                 yield f"baseline.{name}: a baseline differs in one of {', '.join(ARM)}"
         if self.usd_per_hour is not None and not self.usd_per_hour > 0:
             yield "usd_per_hour: must be above 0"
+
+    def cost(self) -> CostAssumption | None:
+        """The price of an hour that the test states."""
+        if self.usd_per_hour is None:
+            return None
+        return CostAssumption(usd_per_hour=self.usd_per_hour, source="usd_per_hour of the test")
 
     @property
     def gated(self) -> bool:
@@ -193,9 +201,6 @@ def measure(want: Wanted, test: str, folder: Path, *, once: bool) -> Measured:
 
 def _experiment(want: Wanted, test: str, *, once: bool) -> Experiment:
     level: Level = want.level or ("quick" if want.baseline is None else "standard")
-    cost = None
-    if want.usd_per_hour is not None:
-        cost = CostAssumption(usd_per_hour=want.usd_per_hour, source="usd_per_hour of the test")
     arms = want.arms()
     grid = Grid(
         model=(want.model,),
@@ -212,7 +217,7 @@ def _experiment(want: Wanted, test: str, *, once: bool) -> Experiment:
         level=level,
         grid=grid,
         arm=arms,
-        cost=cost,
+        cost=want.cost(),
         measure=SHORT if once else want.measure,
         quality=Quality(text=want.text),
     )
@@ -288,12 +293,11 @@ def _extra_info(
 ) -> dict[str, Any]:
     """What `bench export --to pytest-benchmark` writes, and what only a test has."""
     from bench.cost.throughput import throughputs
-    from bench.exchange.exporting import Price
     from bench.exchange.pytest_benchmark import NAME, extra_info
 
     mine = replace(found, records=list(good))
     rate = next(iter(throughputs(mine)), None)
-    info = extra_info(good, row, rate, Price(usd_per_hour=want.usd_per_hour))
+    info = extra_info(good, row, rate, want.cost())
     if want.seconds != "e2e":  # what is timed is no request, so records cannot be made of it again
         del info[NAME]
     missing = {name: why for name, why in row["absent"].items() if info.get(name, 0) is None}
@@ -336,10 +340,11 @@ def machine(done: Sequence[Measured]) -> dict[str, Any]:
 def machine_now(saved: Mapping[str, Any]) -> dict[str, Any]:
     """The same of this machine now, for the devices of a saved run."""
     from bench.devices.environment import capture
+    from bench.engines.registry import packages
 
     devices = list(saved.get("devices", ()))
     on_card = [name for name in devices if not _on_host(name)]
-    return _described(devices, capture(on_card[0] if on_card else "cpu").identity)
+    return _described(devices, capture(on_card[0] if on_card else "cpu", packages()).identity)
 
 
 def _described(devices: list[str], identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -359,4 +364,4 @@ SCRIPTED = "synthetic"
 
 
 def _on_host(device: str) -> bool:
-    return device == SCRIPTED or device.startswith("cpu")
+    return device == SCRIPTED or on_cpu(device)

@@ -15,15 +15,15 @@ from typing import Literal, Protocol
 from bench.models import ModelCard
 from bench.models.shapes import Shape, shape
 from bench.roofline.gpus import GIB, Gpu, Precision
-from bench.schemes.bytes import Compute, Held, float_bytes, held, layout
+from bench.roofline.memory import RESERVE_BYTES as RESERVE_BYTES
+from bench.roofline.memory import STATE_BYTES, running
+from bench.schemes.bytes import Held, float_bytes, held, layout
+from bench.schemes.row import Compute
 
 Limit = Literal["memory", "compute"]
 
 TOLERANCE = 0.02
 """Share by which a figure may pass the bound before it is flagged: memory clocks vary a little."""
-
-RESERVE_BYTES = 768 * 2**20
-"""What the driver's context and the framework's libraries hold, seen with PyTorch on CUDA."""
 
 
 class Machine(Protocol):
@@ -102,9 +102,10 @@ def weights_bytes(
 def kv_bytes_per_token(card: ModelCard, kv_dtype: str = "auto") -> int:
     """Cached bytes for each token that no window has dropped: 2 l n_kv d_h, MLA l (r_kv + d_rope).
 
-    transformers' own DeepSeek code caches full keys and values instead of MLA's latent.
+    Layers that read another layer's keys and values add nothing, nor do layers with a constant
+    state. transformers' own DeepSeek code caches full keys and values instead of MLA's latent.
     """
-    return float_bytes(kv_dtype) * sum(a.cache_width * a.layers for a in shape(card).attention)
+    return float_bytes(kv_dtype) * sum(a.cache_width * a.keeps for a in shape(card).attention)
 
 
 def decode_work(
@@ -130,17 +131,18 @@ def decode_work(
 def _decode(
     s: Shape, weights: Held, context: float, n_batch: int, kv_dtype: str, static: int | None
 ) -> Work:
-    cached = macs = 0.0
+    cached = macs = state = 0.0
     for a in s.attention:
-        seen = context if a.window is None else min(context, a.window)
-        stored = context if static is None else static
-        stored = stored if a.window is None else min(stored, a.window)
-        cached += a.layers * a.cache_width * max(stored, seen)
-        macs += a.layers * a.decode_macs * seen
+        stored = a.read(context if static is None else static)
+        cached += a.layers * a.cache_width * max(stored, a.read(context))
+        macs += a.layers * (a.decode_macs * a.read(context) + a.state_macs)
+        state += a.layers * a.state_width
+    # Constant state is read and written.
+    per_sequence = float_bytes(kv_dtype) * cached + 2 * STATE_BYTES * state
     return Work(
         n_bytes=weights.step_bytes
         + weights.expert_bytes * s.experts_read(n_batch)
-        + n_batch * float_bytes(kv_dtype) * cached,
+        + n_batch * per_sequence,
         flops=n_batch * 2 * (s.n_active_params + macs),
     )
 
@@ -168,11 +170,11 @@ def _prefill(s: Shape, weights: Held, n_prompt: int, n_batch: int, kv_dtype: str
     head = sum(m.n_params for m in s.matrices if m.part == "head")
     cached = macs = 0.0
     for a in s.attention:
-        window = n_prompt if a.window is None else min(a.window, n_prompt)
+        seen = a.read(n_prompt)
         # Positions attended to, summed over the prompt: a triangle, then a band.
-        pairs = window * (window + 1) / 2 + (n_prompt - window) * window
-        macs += a.layers * a.prefill_macs * pairs
-        cached += a.layers * a.cache_width * window
+        pairs = seen * (seen + 1) / 2 + (n_prompt - seen) * seen
+        macs += a.layers * (a.prefill_macs * pairs + a.state_macs * n_prompt)
+        cached += a.keeps * a.cache_width * a.kept(n_prompt)
     matmul = (s.n_active_params - head) * n_prompt + head
     return Work(
         n_bytes=weights.step_bytes
@@ -198,24 +200,27 @@ def memory_bytes(
     kv_dtype: str = "auto",
     engine: str = "transformers",
 ) -> int:
-    """Memory that a workload needs: weights, full cache, logits, activations and a reserve.
-
-    An estimate from below for the activations: the widest matrix' output and four hidden states
-    for each prompt token, and one set of 32-bit logits for each sequence.
-    """
-    s = shape(card)
-    weights = held(s, quant, dtype, engine).weights_bytes
-    width = float_bytes(dtype)
-    inner = max(m.n_out for m in s.matrices if m.part in ("mlp", "expert", "attention"))
-    vocab = next(m.n_out for m in s.matrices if m.part == "head")
-    cache = n_batch * (n_prompt + n_gen) * kv_bytes_per_token(card, kv_dtype)
-    activations = n_batch * n_prompt * width * (2 * inner + 4 * s.hidden_size)
-    return weights + cache + activations + n_batch * vocab * 4 + RESERVE_BYTES
+    """Memory that a workload needs while it runs, reserve included; `bench.roofline.memory`."""
+    return running(
+        card,
+        quant,
+        n_prompt=n_prompt,
+        n_gen=n_gen,
+        n_batch=n_batch,
+        dtype=dtype,
+        kv_dtype=kv_dtype,
+        engine=engine,
+    ).running_bytes
 
 
 def fits(needed_bytes: int, machine: Machine) -> bool:
     """Whether that much memory is there."""
-    return needed_bytes <= machine.vram_bytes
+    return needed_bytes <= capacity(machine)
+
+
+def capacity(machine: Machine) -> int:
+    """Bytes that a model may take on a device."""
+    return machine.usable_bytes if isinstance(machine, Gpu) else machine.vram_bytes
 
 
 def bound(
@@ -262,7 +267,7 @@ def bound(
         prefill_flops=first.flops,
         weights_bytes=weights.weights_bytes,
         memory_bytes=needed,
-        fits=needed + (n_devices - 1) * RESERVE_BYTES <= gpu.vram_bytes * n_devices,
+        fits=needed + (n_devices - 1) * RESERVE_BYTES <= capacity(gpu) * n_devices,
         absent=absent,
     )
 
@@ -291,7 +296,7 @@ def peak_flops(gpu: Machine, compute: Compute, dtype: str = "auto") -> float | N
     sixteen = gpu.peak("bf16")
     if compute in ("fp16", "float") and isinstance(gpu, Gpu) and sixteen is not None:
         narrow = compute == "fp16" or dtype in ("fp16", "float16")
-        return sixteen * 2 if narrow and gpu.kind == "consumer" else sixteen
+        return sixteen * 2 if narrow and gpu.geforce else sixteen
     if compute in ("fp8", "int8"):
         eight = gpu.peak("fp8" if compute == "fp8" else "int8")
         return eight if eight is not None else sixteen

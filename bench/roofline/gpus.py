@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Final, Literal
@@ -21,6 +21,10 @@ from bench.models import NAME
 
 FILE: Final = DATA / "gpus.toml"
 GIB: Final = 2**30
+GEFORCE: Final = frozenset({"Turing", "Ampere", "Ada", "Blackwell"})
+APPLE_SHARE: Final = 0.75
+"""Metal's `recommendedMaxWorkingSetSize` is about three quarters of the memory; llama.cpp warns
+above it."""
 Precision = Literal["bf16", "fp8", "int8"]
 
 FIGURES: Final = (
@@ -45,7 +49,7 @@ class Gpu:
     """The table's key: lower-case, as people type it."""
     title: str
     arch: str
-    """Architecture: Ampere, Ada, Hopper, Blackwell, CDNA3."""
+    """Architecture: Ampere, Ada, Hopper, Blackwell, RDNA3, CDNA3, Xe2, Apple, CPU."""
     compute_capability: str | None = None
     vram_gib: float
     """Memory as sold; drivers show a little less."""
@@ -57,10 +61,19 @@ class Gpu:
     sms: int | None = None
     """Streaming multiprocessors, or compute units."""
     boost_mhz: float | None = None
-    tdp_w: float
+    tdp_w: float | None = None
+    """Power limit as sold; of a laptop, what the data base lists."""
+    power_range_w: tuple[float, ...] = ()
+    """Least and most power limit that makers of laptops may set."""
     launch_usd: float | None = None
-    released: datetime.date
-    kind: Literal["consumer", "datacenter", "workstation"]
+    released: datetime.date | None = None
+    kind: Literal["consumer", "laptop", "workstation", "datacenter", "integrated", "apple", "cpu"]
+    memory: str | None = None
+    """Kind of memory: GDDR6, HBM3, LPDDR5X, DDR5."""
+    unified: bool = False
+    """The memory is the computer's own, so there is no other to offload to."""
+    memory_choices_gib: tuple[float, ...] = ()
+    """Sizes it is sold with, where `vram_gib` is the largest."""
     aliases: tuple[str, ...] = ()
     """Device names as drivers report them, beyond the title itself."""
     source: str
@@ -85,7 +98,23 @@ class Gpu:
     @property
     def hbm(self) -> bool:
         """Whether the memory is stacked: data centre cards above 1200 GB/s are."""
+        if self.memory is not None:
+            return self.memory.startswith("HBM")
         return self.kind == "datacenter" and self.bandwidth_gb_s > 1200
+
+    @property
+    def geforce(self) -> bool:
+        """Whether 16-bit products summed in 16 bits run at twice the catalogued rate."""
+        return self.kind in ("consumer", "laptop") and self.arch in GEFORCE
+
+    @property
+    def usable_bytes(self) -> int:
+        """What a model may take: macOS leaves three quarters of unified memory to the GPU."""
+        return int(self.vram_bytes * (APPLE_SHARE if self.kind == "apple" else 1))
+
+    def with_memory(self, gib: float) -> Gpu:
+        """The same with another amount of memory."""
+        return replace(self, vram_gib=gib)
 
     def peak(self, precision: Precision) -> float | None:
         """Dense operations per second at that precision; None if no sourced figure exists."""
@@ -105,8 +134,11 @@ class Gpu:
                 yield f"{name}: must be above 0"
             if value is None and name not in self.absent:
                 yield f"absent.{name}: say why the figure is missing"
+        low_high = self.power_range_w
+        if low_high and not (len(low_high) == 2 and 0 < low_high[0] < low_high[1]):
+            yield "power_range_w: expected [least, most]"
         for name in (*self.sources, *self.absent):
-            if name not in FIGURES:
+            if name not in (*FIGURES, "power_range_w"):
                 yield f"sources, absent: no such figure: {name}"
         yield from self._implausible()
 
@@ -116,7 +148,7 @@ class Gpu:
             value = getattr(self, name)
             if value is None or self.bf16_tflops is None:
                 continue
-            most = 4.2 if self.kind == "consumer" else 2.1
+            most = 4.2 if self.geforce else 2.1
             if value / self.bf16_tflops > most:
                 yield f"{name}: {value / self.bf16_tflops:.1f}x bf16; is it a sparse figure?"
 
@@ -178,5 +210,9 @@ def _names(card: Gpu) -> set[str]:
 
 def _plain(name: str) -> str:
     """Lower case without the words that vendors add or leave out."""
-    text = re.sub(r"\b(nvidia|geforce|amd|instinct|graphics|tesla)\b", " ", name.lower())
+    text = re.sub(
+        r"\b(nvidia|geforce|amd|instinct|graphics|tesla|intel|radeon|apple|generation|\(r\)|\(tm\))\b",
+        " ",
+        re.sub(r"\((r|tm)\)", " ", name.lower()),
+    )
     return re.sub(r"[^a-z0-9]+", "", text)

@@ -7,28 +7,26 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import quantization
+from bench import schemes
 from bench.engines.endpoint.settings import Key, settings
-from bench.engines.messages import Order
+from bench.engines.messages import Job, Order
 from bench.engines.registry import DTYPES, ENGINES, attribute, refusal, spec
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.experiment import Experiment, Variant, Workload
+from bench.experiment.devices import REMOTE
 from bench.experiment.selectors import chosen
 from bench.identity import key
 from bench.models import Model, gguf, model_cards, named_model, resolve_model, weights
 from bench.runner import venvs
-from bench.runner.process import WORKER, converse, last
+from bench.runner.process import WORKER, events, last
 from bench.runner.venvs import Home
+from bench.worker.messages import Failed, Probed, Told
 
 METHOD = 1
 """Raised when the worker measures in another way, so that old records are not taken for new."""
 
 SYNTHETIC = "synthetic"
-"""The engine of scripted timings: no torch, no device, never mixed with measured results."""
-
-
-REMOTE = "remote"
-"""Device of an engine that asks a server: none of this machine."""
+"""Origin and device of scripted timings: no torch, never mixed with measured results."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +51,7 @@ class Arm:
 
     @property
     def origin(self) -> str:
-        return SYNTHETIC if self.variant.engine == SYNTHETIC else "measured"
+        return SYNTHETIC if spec(self.variant.engine).scripted else "measured"
 
     def key(self, experiment: Experiment, workload: Workload, replicate: int) -> str:
         """Identity of one measurement; what does not change the figure is left out."""
@@ -87,27 +85,29 @@ class Arm:
         packages = {"packages": self.home.fingerprint} if self.home else {}
         return {"variant": asdict(self.variant), **packages}
 
-    def job(self, seed: int, replicate: int) -> dict[str, Any]:
+    def job(self, seed: int, replicate: int) -> Job:
         """What a worker must know to load this arm."""
         random = self.model.card.weights.random
         kind = spec(self.variant.engine).weights
         folder = weights.folder(self.model) if kind == "folder" else None
         gguf = weights.gguf(self.model) if kind == "gguf" else None
-        variant = asdict(self.variant)
-        return {
-            "engine": variant.pop("engine"),
-            "load": {
-                "architecture": dict(self.model.card.architecture),
-                "folder": str(folder) if folder else None,
-                "gguf": str(gguf) if gguf else None,
-                "random_seed": random.seed if random else 0,
-                "initializer_range": random.initializer_range if random else 0.02,
-                "seed": seed,
-                "replicate": replicate,
-                "made": str(self.made) if self.made else None,
-            }
-            | {name: value for name, value in variant.items() if name != "model"},
-        }
+        variant = self.variant
+        return Job(
+            architecture=dict(self.model.card.architecture),
+            folder=folder,
+            gguf=gguf,
+            random_seed=random.seed if random else 0,
+            initializer_range=random.initializer_range if random else 0.02,
+            quant=variant.quant,
+            mode=variant.mode,
+            dtype=variant.dtype,
+            device=variant.device,
+            threads=variant.threads,
+            seed=seed,
+            replicate=replicate,
+            options=variant.options,
+            made=self.made,
+        )
 
 
 def check_names(experiment: Experiment) -> None:
@@ -123,12 +123,18 @@ def check_names(experiment: Experiment) -> None:
         if variant.dtype not in DTYPES:
             raise InputError(unknown("dtype", variant.dtype, DTYPES))
         check_weights(variant, model_of(variant))
-        if engine.schemes is not None and variant.quant not in engine.schemes:
-            raise InputError(unknown(f"scheme of {variant.engine}", variant.quant, engine.schemes))
-        if engine.schemes is None and engine.weights == "folder":
-            quantization.scheme(variant.quant)
+        check_scheme(variant)
         if engine.check is not None:
             attribute(engine.check)(variant.options)
+
+
+def check_scheme(variant: Variant) -> None:
+    """Refuse a scheme that does not exist, or that this engine does not run."""
+    if spec(variant.engine).weights == "none":
+        return  # a name that tells arms apart
+    row, known = schemes.find(variant.quant), schemes.of_engine(variant.engine)
+    if row is None or variant.engine not in row.engines:
+        raise InputError(unknown(f"scheme of {variant.engine}", variant.quant, known))
 
 
 def check_weights(variant: Variant, model: Model) -> None:
@@ -162,7 +168,7 @@ def resolve(experiment: Experiment, say: Callable[[str], None]) -> list[Arm]:
     return [_resolved(variant, device, say) for variant in experiment.variants]
 
 
-def _resolved(variant: Variant, device: quantization.Device, say: Callable[[str], None]) -> Arm:
+def _resolved(variant: Variant, device: schemes.Device, say: Callable[[str], None]) -> Arm:
     model, engine = model_of(variant), spec(variant.engine)
     if engine.remote:
         asked = settings(variant.options)
@@ -172,7 +178,7 @@ def _resolved(variant: Variant, device: quantization.Device, say: Callable[[str]
     arm = Arm(
         variant=replace(variant, device=device.name), model=model, identity=weights.identity(model)
     )
-    if variant.engine == SYNTHETIC:
+    if engine.scripted:
         return arm
     if reason := refusal(variant, device):
         return replace(arm, refusal=reason)
@@ -186,7 +192,7 @@ def _resolved(variant: Variant, device: quantization.Device, say: Callable[[str]
         return replace(arm, refusal=str(error))
 
 
-def _with_engine(arm: Arm, device: quantization.Device, say: Callable[[str], None]) -> Arm:
+def _with_engine(arm: Arm, device: schemes.Device, say: Callable[[str], None]) -> Arm:
     """The arm with its engine's environment installed and the model in the engine's format."""
     engine = spec(arm.variant.engine)
     if engine.environment is not None:
@@ -218,19 +224,20 @@ def check_file(variant: Variant, file: Path) -> None:
         )
 
 
-def find_device(experiment: Experiment) -> quantization.Device:
+def find_device(experiment: Experiment) -> schemes.Device:
     """The device that the experiment means on this machine, asked of a process that has torch."""
-    if {variant.engine for variant in experiment.variants} <= {SYNTHETIC}:
-        return quantization.Device(name=SYNTHETIC, kind=SYNTHETIC)
+    if all(spec(variant.engine).scripted for variant in experiment.variants):
+        return schemes.Device(name=SYNTHETIC, kind=SYNTHETIC)
     if all(spec(variant.engine).remote for variant in experiment.variants):
-        return quantization.Device(name=REMOTE, kind=REMOTE)
-    event = last(converse({"task": "probe", "device": experiment.grid.device}, limit_s=300.0))
-    if event["event"] == "failed":
-        raise (InputError if event["code"] == "INPUT" else UnsupportedError)(event["message"])
-    capability = event["capability"]
-    return quantization.Device(
-        name=event["device"],
-        kind=event["kind"],
+        return schemes.Device(name=REMOTE, kind=REMOTE)
+    found = last(events(Told(task="probe", device=experiment.grid.device), limit_s=300.0))
+    if isinstance(found, Failed):
+        raise (InputError if found.code == "INPUT" else UnsupportedError)(found.message)
+    assert isinstance(found, Probed)
+    capability = found.capability
+    return schemes.Device(
+        name=found.device,
+        kind=found.kind,
         capability=(capability[0], capability[1]) if capability else None,
     )
 

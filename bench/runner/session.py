@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from bench.experiment import Experiment, Workload
 from bench.records.file import Results, Writer
 from bench.runner.arms import Arm
-from bench.runner.process import Event
+from bench.worker.messages import Ready
 
 
 class Progress(Protocol):
@@ -40,6 +40,19 @@ class Outcome:
     """Of those that failed: for what was asked, which no machine could do."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What of an experiment one process does; by default all that is missing."""
+
+    positions: frozenset[int] | None = None
+    """Replicates by their place in the order of measuring; None: all."""
+    quality: bool = True
+    done: frozenset[str] = frozenset()
+    """Keys of measurements that are done and kept elsewhere."""
+    hopeless: frozenset[tuple[str, Workload]] = frozenset()
+    """What failed elsewhere in a way that would only repeat."""
+
+
 @dataclass(slots=True)
 class Session:
     """One run into one folder."""
@@ -49,6 +62,7 @@ class Session:
     environment: str
     progress: Progress
     outcome: Outcome
+    part: Part = field(default_factory=Part)
     hopeless: set[tuple[str, Workload]] = field(default_factory=set)
     """Variant and workload that failed in a way that a fresh process would only repeat."""
 
@@ -56,14 +70,20 @@ class Session:
         """Whether none of the workloads could be measured on this arm."""
         return all((arm.variant.name, w) in self.hopeless for w in self.experiment.workloads)
 
-    def common(self, arm: Arm, loaded: Event) -> dict[str, Any]:
+    def common(self, arm: Arm, loaded: Ready | None) -> dict[str, Any]:
         """What every line about an arm holds."""
         variant = asdict(arm.variant) | {"name": arm.variant.name, "weights": arm.identity}
         variant["source"] = arm.model.source
+        if (commit := arm.model.snapshot) is not None:
+            variant |= {
+                "repo": commit.repo,
+                "revision": commit.revision,
+                "license": commit.license,
+            }
         if arm.home:
             variant["packages"] = arm.home.fingerprint
         for name in ("device", "dtype"):
-            variant[name] = loaded.get(name, variant[name])
+            variant[name] = getattr(loaded, name, variant[name])
         return {
             "environment": self.environment,
             "experiment": self.experiment.name,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.claims import load_claims
+from bench.claims.files import load_claims
 from bench.claims.findings import findings
 from bench.cli import main
 from bench.comparison import Rules, compare

@@ -19,12 +19,12 @@ from bench.devices.figures import Unreadable
 from bench.devices.gpu.energy import Edge, Sample, energy_between, has_gap, integral, is_reset
 from bench.devices.gpu.meter import LivePace, Meter
 from bench.devices.gpu.reader import GpuReader
-from bench.devices.gpu.replay import ReplayReader, Trace, TraceCard, TracePace, read_trace
 from bench.devices.none import NullReader
 from bench.devices.opening import reader_for
 from bench.errors import InputError
 from bench.records import codes as validity
 from tests import make_traces
+from tests.replay import ReplayReader, Trace, TraceCard, TracePace, read_trace
 
 FOLDER = Path(__file__).parents[1] / "data" / "traces"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))

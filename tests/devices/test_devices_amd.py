@@ -12,7 +12,7 @@ from bench.devices.figures import Unreadable
 from bench.devices.gpu.amd import AmdCard
 from bench.devices.gpu.card import open_card
 from bench.devices.gpu.reader import GpuReader
-from bench.devices.gpu.replay import TracePace
+from tests.replay import TracePace
 
 
 class AmdSmiError(Exception):

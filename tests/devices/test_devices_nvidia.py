@@ -17,12 +17,12 @@ from bench.devices.gpu import nvidia
 from bench.devices.gpu.nvidia import NvidiaCard
 from bench.devices.gpu.nvml import Nvml, describe, short_hash, visible_entry
 from bench.devices.gpu.reader import GpuReader
-from bench.devices.gpu.replay import TracePace
 from bench.devices.host import load
 from bench.devices.none import NullReader
 from bench.devices.opening import reader_for
 from bench.experiment.devices import index_of
 from tests.fake_nvml import FakeNvml, errors, field_value, process
+from tests.replay import TracePace
 
 FIGURE_CALLS = {
     "nvmlDeviceGetTotalEnergyConsumption": "energy_j",

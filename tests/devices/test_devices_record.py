@@ -8,9 +8,9 @@ import pytest
 
 from bench.devices.gpu import nvidia
 from bench.devices.gpu.nvidia import NvidiaCard
-from bench.devices.gpu.record import FIELDS, as_trace, fields_shown, idle_lag_s, record, ticks
-from bench.devices.gpu.replay import ReplayReader, TracePace, read_trace
+from scripts.trace_recording import FIELDS, as_trace, fields_shown, idle_lag_s, record, ticks
 from tests.fake_nvml import FakeNvml
+from tests.replay import ReplayReader, TracePace, read_trace
 
 
 class Steady(FakeNvml):

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 from bench.engines.messages import Job
-from bench.engines.prompts import random_tokens
-from bench.engines.registry import spec
-from bench.engines.vllm import KERNELS, VllmEngine
+from bench.engines.vllm import VllmEngine
 from bench.errors import InputError, UnsupportedError
 from bench.experiment import Workload
+from bench.models.prompts import random_tokens
 from bench.worker import check_tokens, request
 from tests import fake_vllm
 from tests.fakes import FakeClock
@@ -108,7 +107,8 @@ def test_an_online_scheme_is_called_online(job: Job) -> None:
     assert found.quantized_fraction is None
     assert "does not tell" in found.absent["weights_bytes"]
     assert VllmEngine().load(job).dynamic is None
-    assert set(KERNELS) == set(spec("vllm").schemes or ())
+    assert found.kernel is not None
+    assert "a scale each 128 x 128" in found.kernel
 
 
 @pytest.mark.parametrize("n_batch", [1, 5])

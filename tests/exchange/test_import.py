@@ -414,7 +414,7 @@ def test_aiperf_failures_and_cards_are_seen(tmp_path: Path) -> None:
         telemetry_data={"endpoints": {"localhost": {"gpus": gpus}}},
     )
     results = imported("aiperf", path, tmp_path / "into")
-    assert only(results).reasons == ("FAILED_REQUESTS",)
+    assert only(results).reasons == ("REQUESTS_FAILED",)
     (environment,) = results.environments.values()
     assert environment.identity["gpu"] == "NVIDIA H200"
 

@@ -1,5 +1,4 @@
-"""Files of strangers: each gives the figures that were worked out from it by hand, or is refused.
-"""
+"""Files of strangers: each gives the figures that were worked out from it by hand."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.claims import load_claims
+from bench.claims.files import load_claims
 from bench.claims.findings import findings
 
 pytest.importorskip("pytest_benchmark")

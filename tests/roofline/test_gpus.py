@@ -34,7 +34,7 @@ def test_names_that_drivers_report_are_recognised(reported, name) -> None:
 
 
 @pytest.mark.parametrize(
-    "reported", ["NVIDIA GeForce RTX 4080 Laptop GPU", "NVIDIA GeForce GTX 1080", "cpu", ""]
+    "reported", ["NVIDIA GeForce RTX 4075 Laptop GPU", "NVIDIA GeForce GTX 750 Ti", "cpu", ""]
 )
 def test_a_card_that_is_not_in_the_catalog_is_not_guessed(reported) -> None:
     assert match(reported) is None
@@ -120,3 +120,23 @@ absent = { bf16_tflops = "x", fp8_tflops = "x", int8_tops = "x", launch_usd = "x
     file.write_text(f"[one]{table}\n[two]{table}", encoding="utf-8")
 
     assert validate_gpus(file) == [f"{file}: two: 'same' also names one"]
+
+
+def test_laptop_versions_are_cards_of_their_own_with_their_power_range() -> None:
+    laptop, desktop = match("NVIDIA GeForce RTX 4080 Laptop GPU"), match("NVIDIA GeForce RTX 4080")
+
+    assert laptop is not None
+    assert desktop is not None
+    assert (laptop.name, desktop.name) == ("rtx-4080-laptop", "rtx-4080")
+    assert laptop.power_range_w == (60, 150)
+    assert laptop.bandwidth < desktop.bandwidth
+
+
+def test_a_processor_s_bandwidth_is_channels_by_eight_bytes_by_transfers() -> None:
+    assert gpus()["cpu-ddr5-6000-2ch"].bandwidth == 2 * 8 * 6000e6
+
+
+def test_macos_keeps_a_quarter_of_the_memory() -> None:
+    mac = gpus()["apple-m4-max"].with_memory(64)
+
+    assert mac.usable_bytes == 48 * 2**30

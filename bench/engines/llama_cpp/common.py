@@ -11,8 +11,10 @@ from typing import Any, Final, Literal
 from bench import fields
 from bench.engines.messages import Job, Loaded
 from bench.errors import InputError, UnsupportedError
-from bench.experiment.devices import index_of, members
+from bench.experiment.devices import index_of, members, on_cpu
 from bench.models import gguf
+from bench.schemes import scheme
+from bench.schemes.gguf import FLOATS
 
 VECTOR: Final[Mapping[str, str]] = {
     "avx": "AVX",
@@ -82,7 +84,7 @@ def file_of(job: Job) -> gguf.GgufFile:
     found = gguf.read(job.gguf)
     if found.scheme != job.quant:
         raise InputError(f"{found.path.name} is '{found.scheme}', not '{job.quant}'")
-    if job.dtype not in ("auto", gguf.FLOATS.get(found.file_type)):
+    if job.dtype not in ("auto", FLOATS.get(found.file_type)):
         raise InputError(f"{found.path.name} is run as it is ({found.file_type}): no --dtype")
     return found
 
@@ -99,7 +101,7 @@ def cannot_load(file: gguf.GgufFile | None) -> UnsupportedError:
 
 def gpu_indices(device: str) -> list[int]:
     """Numbers of the GPUs to use, as in `cuda:1` or `cuda:0+cuda:1`; none on a CPU."""
-    return [] if device == "cpu" else [index_of(one) for one in members(device)]
+    return [] if on_cpu(device) else [index_of(one) for one in members(device)]
 
 
 def split_mode(job: Job, settings: Settings) -> str:
@@ -119,7 +121,7 @@ def shares(indices: Sequence[int], length: int) -> list[float]:
 
 def gpu_layers(settings: Settings, device: str) -> int:
     """How many layers to put on the GPU: none on a CPU."""
-    if device == "cpu":
+    if on_cpu(device):
         if settings.n_gpu_layers > 0:
             raise InputError(f"n_gpu_layers = {settings.n_gpu_layers}, and the device is the CPU")
         return 0
@@ -151,30 +153,21 @@ def describe(job: Job, file: gguf.GgufFile, build: Mapping[str, Any]) -> Loaded:
         "tensor_types": file.tensor_types,
         "file": file.path.name,
     }
-    if missing and job.device == "cpu":
+    if missing and on_cpu(job.device):
         details["warning"] = (
             f"this build of {build['package']} does not use {', '.join(missing)}, which this CPU "
             "has: it is slower than llama.cpp compiled here"
         )
     return Loaded(
         device=job.device,
-        dtype=gguf.FLOATS.get(file.file_type, "float32"),
+        dtype=FLOATS.get(file.file_type, "float32"),
         n_params=file.n_params,
         weights_bytes=file.weights_bytes,
         quantized_fraction=file.quantized_fraction,
-        dynamic=None,
-        kernel=kernel(file),
+        dynamic=scheme(file.scheme).dynamic,
+        kernel=scheme(file.scheme).kernel,
         details=details,
     )
-
-
-def kernel(file: gguf.GgufFile) -> str:
-    """What multiplies with the file's weights."""
-    if file.scheme == "none":
-        return "float matmul"
-    # ggml's CPU kernels dot a block of quantized weights with a block of activations that was
-    # rounded to 8 bits just before (`vec_dot_type` in ggml-cpu.c); CUDA's integer kernels do too.
-    return f"ggml {file.file_type} matmul, activations rounded to 8 bits in blocks"
 
 
 def missing_instructions(system_info: str, flags: set[str]) -> list[str]:

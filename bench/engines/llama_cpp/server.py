@@ -34,9 +34,9 @@ from bench.engines.llama_cpp.common import (
     threads_of,
 )
 from bench.engines.messages import Job, Loaded, Timed
-from bench.engines.prompts import random_tokens
 from bench.errors import UnsupportedError
 from bench.models.gguf import GgufFile
+from bench.models.prompts import random_tokens
 
 GREEDY: Final = {"samplers": ["top_k"], "top_k": 1, "temperature": 0.0}
 UNTOLD: Final = -1
@@ -229,12 +229,6 @@ class LlamaServerEngine:
 
     def prefill(self) -> None:
         self.request(1)
-
-    def step(self) -> None:
-        raise UnsupportedError("llama.cpp's server does whole requests, not single steps")
-
-    def rewind(self) -> None:
-        raise UnsupportedError("llama.cpp's server cannot repeat decoding without its prefill")
 
     def synchronize(self) -> None:
         pass

@@ -15,8 +15,8 @@ from typing import Any
 from bench.engines.messages import Job, Loaded
 from bench.engines.onnxruntime.files import FACTS, MODEL, options
 from bench.engines.onnxruntime.session import KEPT, Feed, Session, log_softmax
-from bench.engines.prompts import random_tokens
 from bench.errors import UnsupportedError
+from bench.models.prompts import random_tokens
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "optimum-onnx", "optimum", "onnx", "transformers")
 """Packages that made or run the graph."""

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from bench import __version__
-from bench.claims import claim_files, load_claims
+from bench.claims.files import claim_files, load_claims
 from bench.claims.findings import findings
 from bench.errors import InputError
 from bench.experiment import CostAssumption, Experiment, load_experiment

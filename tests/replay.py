@@ -21,8 +21,7 @@ from bench.devices.gpu.energy import Sample
 from bench.devices.gpu.meter import SAMPLE_S
 from bench.devices.gpu.reader import GpuReader
 from bench.errors import InputError
-
-FORMAT = 1
+from scripts.trace_recording import FORMAT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

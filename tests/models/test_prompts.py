@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.engines.prompts import random_tokens
+from bench.models.prompts import random_tokens
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7, 2**31, 2**32 - 1])

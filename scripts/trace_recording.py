@@ -1,4 +1,4 @@
-"""Record what a card shows, as a trace that `bench.devices.gpu.replay` plays back.
+"""Record what a card shows, as a trace that `tests.replay` plays back.
 
 Polls the counter as fast as it can tell its ticks apart, so it is for learning about a card, not
 for measuring beside. Identity leaves out nothing that a person could not read off the card, and
@@ -18,7 +18,9 @@ from bench.devices.gpu.energy import Sample
 from bench.devices.gpu.meter import POLL_S, SAMPLE_S, Pace
 from bench.devices.gpu.nvidia import NvidiaCard
 from bench.devices.gpu.reader import THOROUGH_EVERY
-from bench.devices.gpu.replay import FORMAT
+
+FORMAT = 1
+"""Of trace files; tests/replay.py reads them."""
 
 Series = dict[str, list[tuple[float, Any]]]
 
