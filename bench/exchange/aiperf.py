@@ -184,7 +184,8 @@ def _model(source: Source, config: Json) -> str | None:
     items = (config.get("models") or {}).get("items") or []
     names = [item.get("name") for item in items]
     names += (config.get("endpoint") or {}).get("model_names") or []
-    names += config.get("model_names") or config.get("model") or []
+    more = config.get("model_names") or config.get("model") or []
+    names += [more] if isinstance(more, str) else more
     if len(names) > 1:
         raise InputError(f"{source}: the file names several models: {', '.join(map(str, names))}")
     return str(names[0]) if names and names[0] else None

@@ -224,6 +224,7 @@ def filled(tool: str, source: Source, one: Found, given: Given) -> Found:
         samples["output_tok_s"] = [rate * share for rate in samples["total_tok_s"]]
     if "output_tok_s" in samples and "total_tok_s" not in samples:
         samples["total_tok_s"] = [rate / share for rate in samples["output_tok_s"]]
+        absent.pop("total_tok_s", None)
     return dataclasses.replace(
         one,
         samples=samples,

@@ -16,6 +16,7 @@ from bench.exchange.foreign import Found, Given, filled, lines
 from bench.exchange.reading import Source, files, load
 from bench.models import model_cards
 from bench.records import FILE, Environment, Line, Record, from_json, to_json
+from bench.records.codes import REASONS
 from bench.records.file import Results, Writer, read
 from bench.summary import summarise
 from bench.summary.limits import with_limits
@@ -135,6 +136,9 @@ def _check(where: str, line: Line) -> None:
         from_json(text)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
+    unknown_codes = set(line.reasons) - set(REASONS) if isinstance(line, Record) else set()
+    if unknown_codes:
+        raise InputError(f"{where}: reasons: unknown code {min(unknown_codes)!r}")
 
 
 def _said(source: Source, record: Record, given: Given) -> list[str]:

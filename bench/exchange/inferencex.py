@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from bench.exchange.foreign import NOT_READ, SERVED, Found, Twice
+from bench.exchange.foreign import NOT_READ, SERVED, UNKNOWN, Found, Twice
 from bench.exchange.reading import Source
 from bench.exchange.values import Json, count, expect, maybe, number, typed
 
@@ -51,7 +51,7 @@ def _found(source: Source, run: Json) -> Found:
         engine=ENGINES.get(engine, engine) or None,
         quant=("none" if precision in UNQUANTIZED else precision) or None,
         device="cpu" if card == "cpu" else None,
-        gpu=None if card == "cpu" else card,
+        gpu=None if card in ("cpu", UNKNOWN) else card,
         n_gpus=n_all,
         options=_options(run),
         n_prompt=count(source, "isl", run["isl"]) if run.get("isl") else None,
@@ -73,7 +73,7 @@ def _card(name: str) -> str:
 
     if known := match(name):
         return known.title
-    return name if " " in name or name == "cpu" else re.split(r"[-_]", name)[0].upper()
+    return name if " " in name or name in ("cpu", UNKNOWN) else re.split(r"[-_]", name)[0].upper()
 
 
 def _cards(source: Source, run: Json) -> tuple[int, int]:

@@ -30,14 +30,14 @@ def write(results: Results, _: CostAssumption | None) -> Exported:
     text = json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     dropped = ["single requests, percentiles, engine settings, reasons and intervals"]
     if left:
-        dropped.append(f"{left} rows without n_batch or without a rate of new tokens")
+        dropped.append(f"{left} rows without n_batch, or of prompts or new tokens alone")
     return Exported(data=text.encode(), dropped=(*dropped, *failures(results)))
 
 
 def _entry(row: Mapping[str, Any], gpu: str | None) -> Json | None:
     """A row of ours under their names, rates for one card."""
     output, total, cards = row["output_tok_s"], row["total_tok_s"], row["cards"]
-    if row["n_batch"] is None or not output or not total:
+    if row["n_batch"] is None or not output or not total or not row["n_prompt"]:
         return None
     times = {f"median_{key}": row[name] for name, key in TIMES if row[name] is not None}
     if row["tpot_s"]:
@@ -59,7 +59,7 @@ def _entry(row: Mapping[str, Any], gpu: str | None) -> Json | None:
         "input_tput_per_gpu": (total - output) / cards,
         **times,
     }
-    return {key: value for key, value in entry.items() if value != UNKNOWN}
+    return {key: value for key, value in entry.items() if value != UNKNOWN or key == "hw"}
 
 
 def _hw(gpu: str) -> str:

@@ -1,4 +1,4 @@
-"""llama-bench (ggml-org/llama.cpp): `-o json`, `-o jsonl`, `-o csv`, and its Markdown as pasted.
+"""llama-bench (ggml-org/llama.cpp): `-o json`, `jsonl`, `csv`, `sql`, and its Markdown as pasted.
 
 A row is a test: `pp` (a prompt alone), `tg` (new tokens alone, from an empty context) or `pg` (one
 time for both). `samples_ns` are repeats inside one process, after one warm-up. Its `n_batch` is the
@@ -33,6 +33,10 @@ from bench.exchange.values import (
 TOOL: Final = "llama-bench"
 KEYS: Final = ("model_type", "n_prompt", "n_gen")
 CSV: Final = ("model_filename", "n_prompt", "n_gen", "avg_ns")
+INSERT: Final = re.compile(r"INSERT INTO \w+\s*\(([^)]*)\)\s*VALUES\s*\((.*)\);")
+QUOTED: Final = re.compile(r"'((?:[^']|'')*)'")
+"""What `-o sql` writes."""
+
 FLAGS: Final = {
     "cuda": "CUDA",
     "opencl": "OpenCL",
@@ -75,7 +79,7 @@ def knows(source: Source) -> bool:
     value = source.first()
     if isinstance(value, dict):
         return {"model_type", "n_prompt", "n_gen"} <= value.keys() and "n_threads" in value
-    return bool(source.columns(CSV)) or _pasted(source) != []
+    return bool(source.columns(CSV) or INSERT.search(source.text) or _pasted(source))
 
 
 def read(source: Source) -> list[Found]:
@@ -95,7 +99,9 @@ def _pasted(source: Source) -> list[Json]:
 
 
 def _rows(source: Source) -> list[Json]:
-    """The tests of JSON, JSON lines or CSV; [] where the text may be a table."""
+    """The tests of JSON, JSON lines, CSV or SQL; [] where the text may be a table."""
+    if inserts := [_inserted(source, *parts) for parts in INSERT.findall(source.text)]:
+        return inserts
     if table := source.columns(CSV):
         return [{name: typed(value) for name, value in row.items()} | _texts(row) for row in table]
     try:
@@ -112,6 +118,16 @@ def _rows(source: Source) -> list[Json]:
     if not entries:
         raise InputError(f"{source}: holds no test of {TOOL}")
     return tests or ([] if _pasted(source) else entries)
+
+
+def _inserted(source: Source, names: str, values: str) -> Json:
+    """A row of `-o sql`."""
+    keys = [name.strip() for name in names.split(",")]
+    texts = [one.replace("''", "'") for one in QUOTED.findall(values)]
+    if len(keys) != len(texts):
+        raise InputError(f"{source}: {len(texts)} values under {len(keys)} names: cut off?")
+    row = dict(zip(keys, texts, strict=True))
+    return {name: typed(value) for name, value in row.items()} | _texts(row)
 
 
 def _texts(row: Mapping[str, str]) -> Json:

@@ -50,8 +50,11 @@ FOUND: Final = re.compile(r"[Ff]ound (\d+) (?:\w+ )?devices?\b")
 DEVICE: Final = re.compile(
     r"(?:^\s*Device (\d+): (?P<cuda>[^,\n]+))"
     r"|(?:^ggml_vulkan: (\d+) = (?P<vulkan>[^|\n]+?)(?: \([\w ./-]+\))? \|)"
+    r"|(?:^\s*Vulkan(\d+): (?P<vulkan0>[^|\n]+?)(?: \([\w ./-]+\))? \|)"
+    r"|(?:\[(?:level_zero|opencl):gpu:\d+\]\|\s*(?P<sycl>[^|\n]+?)\s*\|)"
     r"|(?:^ggml_metal_\w+: (?:GPU name:|found device:)\s+(?P<metal>[^\n(]+))"
 )
+KINDS: Final = ("cuda", "vulkan", "vulkan0", "sycl", "metal")
 BUILD: Final = re.compile(r"^\s*build: (\w+) \((\d+)\)")
 
 
@@ -79,7 +82,11 @@ def _row(source: Source, lines: Sequence[str], at: int, cells: dict[str, str]) -
         **({"n_depth": int(depth)} if depth else {}),
         **({"model_size": int(size)} if size else {}),
         **({"model_n_params": int(params)} if params else {}),
-        **{COLUMNS[name]: typed(text) for name, text in cells.items() if name in COLUMNS and text},
+        **{
+            COLUMNS[name]: typed(text)
+            for name, text in cells.items()
+            if name in COLUMNS and text not in ("", "-")
+        },
         "gpu_info": ",".join(_cards(lines[:at])),
         "build_commit": _build(lines[at:]),
     }
@@ -100,7 +107,7 @@ def _cards(before: Sequence[str]) -> list[str]:
         if FOUND.search(line):
             names = []
         elif found := DEVICE.search(line):
-            name = next(found[group] for group in ("cuda", "vulkan", "metal") if found[group])
+            name = next(found[group] for group in KINDS if found[group])
             if found["metal"]:
                 names = []
             names.append(name.strip())

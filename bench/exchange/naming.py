@@ -30,9 +30,9 @@ IN_TYPE: Final = re.compile(
 """The scheme in llama.cpp's words for a file's type: `llama 8B Q4_K - Medium`."""
 
 IN_HUB_NAME: Final[Mapping[str, str]] = {
-    r"awq": "awq-int4",
+    r"(?:auto)?awq": "awq-int4",
     r"gptq[-_]?int8|gptq[-_]?8bit": "gptq-int8",
-    r"gptq": "gptq-int4",
+    r"(?:auto)?gptq": "gptq-int4",
     r"bnb[-_]?4bit": "bnb-nf4",
     r"bnb[-_]?8bit": "bnb-int8",
     r"nvfp4|fp4": "nvfp4",

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
+from statistics import median
 from typing import Any, Final
 
 from bench.errors import InputError
-from bench.exchange.foreign import Found
+from bench.exchange.foreign import Found, Twice
 from bench.exchange.reading import Source
 from bench.exchange.values import Json, count, expect, maybe, numbers, typed
 
@@ -32,7 +33,8 @@ SETTINGS: Final = (
 """Backend settings that make another arm where they are set."""
 
 PER_TOKEN = "its per-token list holds each iteration's gaps several times (0.5.0 and newer)"
-ENERGY = "its energy is codecarbon's, with modelled memory and CPU: not a counter's"
+NO_ENERGY = "no energy of a GPU in the report; codecarbon models that of CPU and memory"
+JOULES: Final = {"kWh": 3.6e6, "Wh": 3600.0, "J": 1.0}
 MB: Final = 1e6
 
 
@@ -154,6 +156,7 @@ def _found(source: Source, config: Json, report: Json) -> Found:
     memory = _memory(report)
     if not memory:
         absent["peak_memory_bytes"] = "memory was not tracked"
+    energy = _energy(source, report, n_gen, shapes)
     gpus = config["environment"].get("gpu") or []
     device = str(backend.get("device"))
     engine = str(backend.get("name"))
@@ -180,7 +183,9 @@ def _found(source: Source, config: Json, report: Json) -> Found:
         started_at=source.date,
         dated=False,
         samples=samples,
-        absent=absent | {"energy_j": ENERGY},
+        absent=absent if energy else absent | {"energy_j": NO_ENERGY},
+        twice=tuple(_twice(samples, n_gen)),
+        energy=energy,
         loaded={"details": {"random_weights": bool(backend.get("no_weights"))}},
         memory=memory,
         identity=_machine(config["environment"], backend),
@@ -229,6 +234,36 @@ def _latencies(source: Source, report: Json, phase: str) -> list[float]:
         value = maybe(source, latency, "p50") or maybe(source, latency, "mean")
         return [] if value is None else [value]
     return numbers(source, f"report.{phase}.latency.values", latency["values"])
+
+
+def _twice(samples: Mapping[str, list[float]], n_gen: int) -> list[Twice]:
+    """Prefill and decode beside the whole, which the same calls were timed for."""
+    each = [samples.get(name) for name in ("prefill_s", "tpot_s", "e2e_s")]
+    if not all(each):
+        return []
+    prefill, step, whole = (median(values) for values in each if values)
+    made = prefill + step * (n_gen - 1)
+    return [Twice(what="generate", stated=whole, made=made, of="prefill + decode", within=0.15)]
+
+
+def _energy(source: Source, report: Json, n_gen: int, shapes: Json) -> Json:
+    """Joules of the GPU in prefill and decode, by its counter; CPU and memory are modelled."""
+    found: Json = {}
+    batch, n_prompt = shapes.get("batch_size") or 1, shapes.get("sequence_length") or 0
+    for phase, tokens in (("prefill", batch * n_prompt), ("decode", batch * (n_gen - 1))):
+        energy = (report.get(phase) or {}).get("energy") or {}
+        if not isinstance(energy, dict) or energy.get("unit") not in JOULES or not tokens:
+            continue
+        joules = maybe(source, energy, "gpu", JOULES[energy["unit"]])
+        seconds = _latencies(source, report, phase)
+        if joules and seconds:
+            found[phase] = {
+                "energy_j": joules,
+                "tokens": tokens,
+                "window_s": sum(seconds) / len(seconds),
+                "scope": "device",
+            }
+    return found
 
 
 def _memory(report: Json) -> Json:

@@ -185,9 +185,12 @@ def json_values(name: str, text: str) -> tuple[list[Any], list[str]]:
             first_fault = first_fault or f"{name}: is not JSON (line {line})"
             at = _next_start(text, _line_end(text, at))
             continue
-        if isinstance(value, dict | list) or not text[:at].strip():
+        whole = not text[:at].strip() and not text[stop:].strip()
+        if isinstance(value, dict | list) or whole:
             found.append(value)
-        at = _next_start(text, stop)
+            at = _next_start(text, stop)
+        else:  # a log line that begins with a number
+            at = _next_start(text, _line_end(text, at))
     found = found or _inside_lines(text)
     if not found:
         raise InputError(first_fault or f"{name}: is not JSON (line 1)")
@@ -290,13 +293,14 @@ def _rows(lines: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
 
 
 def tables(text: str, wanted: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of Markdown tables whose heading has these columns: line number and cells."""
+    """The rows of Markdown tables (or of tabs, as a browser copies them) whose heading has these
+    columns: line number and cells. Lines of a log may stand between them."""
     heading: Sequence[str] = ()
     needed = set(wanted)
     for at, line in enumerate(text.splitlines()):
-        cells = [cell.strip() for cell in line.strip().strip("`> ").strip("|").split("|")]
-        if "|" not in line or len(cells) < 3:
-            heading = () if line.strip() and "|" not in line else heading
+        bar = "|" if "|" in line else "\t"
+        cells = [cell.strip() for cell in line.strip("`> \r\n").strip(bar).split(bar)]
+        if len(cells) < 3:
             continue
         if needed <= {cell.lower() for cell in cells}:
             heading = [cell.lower() for cell in cells]

@@ -44,6 +44,9 @@ LABELS: Final[Mapping[str, str]] = {
 """Labels of the printed block -> keys of the files; times are made of their names."""
 
 TIME: Final = re.compile(r"(mean|median|p\d+) (ttft|tpot|itl|e2el|e2e latency) \(ms\)")
+MODEL: Final = re.compile(r"Namespace\(.*\bmodel='([^']+)'")
+"""What both clients print of their arguments before they begin."""
+
 PARALLEL: Final = re.compile(
     r"^(?:.*[._])?(?:(?:tensor|pipeline|data)_parallel(?:ism|_size)?|[tpd]p_size|[tpd]p)$"
 )
@@ -85,9 +88,12 @@ ABOUT: Final = frozenset(
 def blocks(source: Source) -> list[Json]:
     """The printed results in a text, as tables with the keys of the files."""
     found: list[Json] = []
+    model: str | None = None
     for line in source.text.splitlines():
+        if named := MODEL.search(line):
+            model = named[1]
         if TITLE in line:
-            found.append({})
+            found.append({"model_id": model} if model else {})
         label, colon, value = line.partition(":")
         name = " ".join(label.lower().split())
         if found and colon:

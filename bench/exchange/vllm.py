@@ -6,6 +6,7 @@ them. None of the files names the card.
 
 from __future__ import annotations
 
+import re
 from statistics import fmean, median
 from typing import Any, Final
 
@@ -19,6 +20,10 @@ TOOL: Final = "vllm"
 SERVE: Final = ("model_id", *KEYS)
 THROUGHPUT: Final = ("elapsed_time", "num_requests", "total_num_tokens")
 LATENCY: Final = ("avg_latency", "latencies")
+PRINTED: Final = re.compile(
+    r"Throughput: ([\d.]+) requests/s, ([\d.]+) total tokens/s, ([\d.]+) output tokens/s"
+)
+"""The line that `throughput` prints."""
 SERVERS: Final = frozenset(
     {"vllm", "sglang", "tgi", "tensorrt-llm", "lmdeploy", "deepspeed-mii", "llama.cpp"}
 )
@@ -30,7 +35,7 @@ def knows(source: Source) -> bool:
     value = source.first()
     if isinstance(value, dict):
         return any(set(keys) <= value.keys() for keys in (SERVE, THROUGHPUT, LATENCY))
-    if source.columns(SERVE):
+    if source.columns(SERVE) or PRINTED.search(source.text):
         return True
     return any("total_output_tokens_retokenized" not in one for one in blocks(source))
 
@@ -39,6 +44,8 @@ def read(source: Source) -> list[Found]:
     """Every run of a file: one, or several that were appended or swept. InputError in one line."""
     if printed := blocks(source):
         return [_serve(source, run) for run in printed]
+    if rates := PRINTED.findall(source.text):
+        return [_printed(source, *map(float, one)) for one in rates]
     if rows := source.columns(SERVE):
         return [_serve(source, {key: typed(v) for key, v in row.items()}) for row in rows]
     return [_read(source, value) for value in source.entries()]
@@ -82,6 +89,25 @@ def _throughput(source: Source, run: Json) -> Found:
         absent={**NOT_READ, **dict.fromkeys(names, whole), "n_batch": scheduled},
         twice=tuple(twice),
         state={"requests": requests, "duration_s": seconds},
+    )
+
+
+def _printed(source: Source, requests_s: float, total: float, output: float) -> Found:
+    """What `throughput` prints: its three rates give the lengths."""
+    for name, value in (("requests/s", requests_s), ("output tokens/s", output)):
+        number(source, name, value)
+    whole = "only the whole run was timed"
+    names = ("ttft_s", "tpot_s", "e2e_s", "prefill_tok_s", "decode_tok_s")
+    scheduled = "vllm's scheduler chose how many requests ran at once"
+    return Found(
+        engine="vllm",
+        n_prompt=round(max(total - output, 0) / requests_s),
+        n_gen=max(round(output / requests_s), 1),
+        mean_lengths=True,
+        started_at=source.date,
+        dated=False,
+        samples={"total_tok_s": [number(source, "total", total)], "output_tok_s": [output]},
+        absent={**NOT_READ, **dict.fromkeys(names, whole), "n_batch": scheduled},
     )
 
 
