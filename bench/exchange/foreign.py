@@ -8,7 +8,7 @@ records. Nothing is guessed: what nobody says is null with the reason.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -35,6 +35,10 @@ SERVED: Mapping[str, str] = {
 
 USUAL_BACKENDS = frozenset({"cuda", "cpu", ""})
 """Backends that do not stand in an arm's name."""
+
+
+class NothingAnsweredError(InputError):
+    """A run of several in a file of which no request was answered: the others are read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +128,23 @@ class Found:
     identity: Json = field(default_factory=dict)
     """`Environment.identity` as far as the file knows it."""
     state: Json = field(default_factory=dict)
+
+
+def answered(
+    source: Source, runs: Iterable[Any], make: Callable[[Source, Any], Found]
+) -> list[Found]:
+    """The runs of a file that were answered; the others are named. InputError if none was."""
+    found: list[Found] = []
+    empty: list[str] = []
+    for run in runs:
+        try:
+            found.append(make(source, run))
+        except NothingAnsweredError as error:
+            empty.append(str(error))
+    if empty and not found:
+        raise InputError(empty[0])
+    source.notes += [f"left out: {line}" for line in dict.fromkeys(empty)]
+    return found
 
 
 def lines(tool: str, source: Source, found: Iterable[Found]) -> list[Environment | Record]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bench.errors import InputError
-from bench.exchange.foreign import NOT_READ, SERVED, Found, Twice
+from bench.exchange.foreign import NOT_READ, SERVED, Found, NothingAnsweredError, Twice, answered
 from bench.exchange.reading import Source
 from bench.exchange.values import Json, count, expect, maybe, number, parse_time
 
@@ -85,7 +85,7 @@ def read(source: Source) -> list[Found]:
         )
     if not report["benchmarks"]:
         raise InputError(f"{source}: holds no benchmark of {TOOL}")
-    return [_found(source, one, about) for one in report["benchmarks"]]
+    return answered(source, report["benchmarks"], lambda at, one: _found(at, one, about))
 
 
 def _found(source: Source, one: object, about: Json) -> Found:
@@ -97,7 +97,7 @@ def _found(source: Source, one: object, about: Json) -> Found:
     start, end = _window(source, run)
     counts = _counts(source, run, len(listed), end - start)
     if not counts.answered and not listed:
-        raise InputError(f"{source}: a benchmark has no successful request")
+        raise NothingAnsweredError(f"{source}: a benchmark has no successful request")
     if len(listed) == counts.answered:
         figures = _of_list(source, listed, start, end, n_batch)
     else:

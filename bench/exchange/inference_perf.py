@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from bench.errors import InputError
-from bench.exchange.foreign import NOT_READ, SERVED, Found, Twice
+from bench.exchange.foreign import NOT_READ, SERVED, Found, NothingAnsweredError, Twice, answered
 from bench.exchange.reading import Source
 from bench.exchange.values import Json, count, expect, maybe, number, spread_of
 
@@ -32,10 +31,8 @@ def knows(source: Source) -> bool:
 
 def read(source: Source) -> list[Found]:
     """Every stage of a file. InputError in one line."""
-    return [
-        _found(source, expect(source, TOOL, one, ("load_summary", "successes")))
-        for one in source.entries()
-    ]
+    runs = [expect(source, TOOL, one, ("load_summary", "successes")) for one in source.entries()]
+    return answered(source, runs, _found)
 
 
 def _found(source: Source, run: Json) -> Found:
@@ -43,7 +40,7 @@ def _found(source: Source, run: Json) -> Found:
     n = count(source, "successes.count", good["count"])
     failed = count(source, "failures.count", (run.get("failures") or {}).get("count") or 0)
     if not n:
-        raise InputError(f"{source}: no request was completed: 0 of {failed}")
+        raise NothingAnsweredError(f"{source}: no request was completed: 0 of {failed}")
     latency, rates = good.get("latency") or {}, good.get("throughput") or {}
     n_in, n_out = (
         number(source, f"{key}.mean", (good.get(key) or {}).get("mean"))

@@ -9,7 +9,7 @@ name the backend by flags (`"cuda": true`) and have no `backends`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PureWindowsPath
 from statistics import fmean
 from typing import Any, Final
@@ -29,6 +29,7 @@ from bench.exchange.values import (
     read_number,
     typed,
 )
+from bench.experiment.devices import on_cpu
 
 TOOL: Final = "llama-bench"
 KEYS: Final = ("model_type", "n_prompt", "n_gen")
@@ -70,6 +71,11 @@ KNOWS_AUTO: Final = 6325
 ONE_TIME = "llama-bench takes one time for prompt and new tokens together"
 APART = "llama-bench times the prompt apart from new tokens"
 MEAN_ALONE = "this output of llama-bench holds the mean alone; -o json holds all"
+OWN: Final = re.compile(
+    r"^(build_|model_|avg_|stddev_|samples_)|^(cpu_info|gpu_info|backends|test_time|n_prompt|n_gen"
+    r"|n_depth|split_mode|cuda|opencl|vulkan|kompute|metal|sycl|rpc|gpu_blas|blas|tensor_split)$"
+)
+"""Keys that say what was measured, of which model and on what: no settings of a sweep."""
 REMOTE = "the layers are on RPC servers that the file does not name"
 NOT_GPU: Final = frozenset({"cpu", "blas", "rpc", "accelerate", ""})
 
@@ -86,10 +92,17 @@ def read(source: Source) -> list[Found]:
     """Every test of a file. InputError in one line."""
     from bench.exchange import llama_bench_table
 
-    rows = _rows(source)
-    if rows:
-        return [_found(source, expect(source, TOOL, row, KEYS)) for row in rows]
-    return [_found(source, row) for row in llama_bench_table.rows(source)]
+    rows = _rows(source) or llama_bench_table.rows(source)
+    rows = [expect(source, TOOL, row, KEYS) for row in rows]
+    swept = _swept(rows)
+    return [_found(source, row, swept) for row in rows]
+
+
+def _swept(rows: Sequence[Json]) -> frozenset[str]:
+    """Settings beside the known ones that differ within a file, such as the threads beside a GPU or
+    a fork's own: their rows are no repeats of one another."""
+    keys = {key for row in rows for key in row if not OWN.search(key) and key not in DEFAULTS}
+    return frozenset(key for key in keys if len({str(row.get(key)) for row in rows}) > 1)
 
 
 def _pasted(source: Source) -> list[Json]:
@@ -136,7 +149,7 @@ def _texts(row: Mapping[str, str]) -> Json:
     return {name: row[name] for name in names if name in row}
 
 
-def _found(source: Source, row: Json) -> Found:
+def _found(source: Source, row: Json, swept: frozenset[str]) -> Found:
     n_prompt, n_gen = (count(source, name, row[name]) for name in ("n_prompt", "n_gen"))
     if n_prompt + n_gen == 0:
         raise InputError(f"{source}: a test has neither prompt nor new tokens")
@@ -144,10 +157,9 @@ def _found(source: Source, row: Json) -> Found:
     backends, device = _device(row)
     size, n_params = (maybe(source, row, name) for name in ("model_size", "model_n_params"))
     scheme, no_scheme = _scheme(row, size, n_params)
-    cards = _cards(row) if device not in ("cpu", "remote") else []
-    rpc = "rpc" in backends.lower()
-    if rpc:
-        absent["n_devices"] = absent["device"] = REMOTE
+    elsewhere = device == "remote" or "rpc" in str(row.get("devices")).lower()
+    cards = [] if elsewhere or on_cpu(device) else _cards(row)
+    absent |= _remote(backends, device, elsewhere)
     dated = row.get("test_time") is not None
     return Found(
         model=_model(row),
@@ -155,12 +167,12 @@ def _found(source: Source, row: Json) -> Found:
         forks=True,
         quant=scheme,
         device=device,
-        backend="RPC" if device == "remote" else backends if device != "cpu" else None,
+        backend="RPC" if device == "remote" else backends if not on_cpu(device) else None,
         gpu=" + ".join(dict.fromkeys(cards)) or None,
-        n_gpus=1 if device == "cpu" else None if rpc else len(cards) or None,
-        threads=row.get("n_threads") if device == "cpu" else None,
+        n_gpus=1 if on_cpu(device) else None if elsewhere else len(cards) or None,
+        threads=row.get("n_threads") if on_cpu(device) else None,
         layered=True,
-        options=_options(row, device) | _split(row, len(cards)),
+        options=_options(row, device) | _of_sweep(row, swept, device) | _split(row, len(cards)),
         n_prompt=n_prompt,
         n_gen=n_gen,
         n_batch=1,
@@ -180,6 +192,17 @@ def _found(source: Source, row: Json) -> Found:
             "llama.cpp": row.get("build_commit"),
         },
     )
+
+
+def _remote(backends: str, device: str, elsewhere: bool) -> dict[str, str]:
+    """What is not known where RPC servers hold layers, or may hold some."""
+    if device == "remote":
+        return {"n_devices": REMOTE, "device": REMOTE}
+    if elsewhere:
+        return {"n_devices": REMOTE}
+    # Builds that can talk to servers name RPC even where no server is used.
+    may = {"rpc": "RPC is among the backends: layers may be on servers that no line names"}
+    return may if "rpc" in backends.lower() else {}
 
 
 def _model(row: Json) -> str | None:
@@ -220,7 +243,18 @@ def _options(row: Json, device: str) -> dict[str, Any]:
         if row.get(name) is not None
         and isinstance(row[name], str | int | float)
         and not any(row[name] == one and type(row[name]) is type(one) for one in usual)
-        and (device != "cpu" or name != "n_gpu_layers")
+        and (not on_cpu(device) or name != "n_gpu_layers")
+    }
+
+
+def _of_sweep(row: Json, swept: frozenset[str], device: str) -> dict[str, Any]:
+    """The values of what differs within the file; a CPU's threads have a place of their own."""
+    return {
+        key: row[key]
+        for key in sorted(swept)
+        if isinstance(row.get(key), str | int | float)
+        and row[key] != ""
+        and not (key == "n_threads" and on_cpu(device))
     }
 
 

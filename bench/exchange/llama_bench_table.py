@@ -82,13 +82,19 @@ def _row(source: Source, lines: Sequence[str], at: int, cells: dict[str, str]) -
         **({"n_depth": int(depth)} if depth else {}),
         **({"model_size": int(size)} if size else {}),
         **({"model_n_params": int(params)} if params else {}),
-        **{
-            COLUMNS[name]: typed(text)
-            for name, text in cells.items()
-            if name in COLUMNS and text not in ("", "-")
-        },
+        **_settings(cells),
         "gpu_info": ",".join(_cards(lines[:at])),
         "build_commit": _build(lines[at:]),
+    }
+
+
+def _settings(cells: dict[str, str]) -> Json:
+    """The other columns, under the names of its JSON; those of a fork under their own."""
+    own = {"model", "size", "params", "test", "t/s"}
+    return {
+        COLUMNS.get(name, name): typed(text)
+        for name, text in cells.items()
+        if name not in own and name and text not in ("", "-")
     }
 
 

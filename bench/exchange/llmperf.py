@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from bench.errors import InputError
-from bench.exchange.foreign import NOT_READ, SERVED, Found, Twice
+from bench.exchange.foreign import NOT_READ, SERVED, Found, NothingAnsweredError, Twice, answered
 from bench.exchange.reading import Source
 from bench.exchange.values import Json, count, expect, maybe, number, parse_time
 
@@ -34,14 +33,15 @@ def knows(source: Source) -> bool:
 
 def read(source: Source) -> list[Found]:
     """Every summary of a file. InputError in one line."""
-    return [_found(source, expect(source, TOOL, one, KEYS)) for one in source.entries()]
+    runs = [expect(source, TOOL, one, KEYS) for one in source.entries()]
+    return answered(source, runs, _found)
 
 
 def _found(source: Source, run: Json) -> Found:
     done = count(source, "completed", run.get("results_num_completed_requests") or 0)
     failed = count(source, "errors", run.get("results_number_errors") or 0)
     if not done and "results_num_completed_requests" in run:
-        raise InputError(f"{source}: no request was completed: 0 of {failed}")
+        raise NothingAnsweredError(f"{source}: no request was completed: 0 of {failed}")
     n_out = number(source, "number_output_tokens", run["results_number_output_tokens_mean"])
     n_in = maybe(source, run, "results_number_input_tokens_mean") or maybe(
         source, run, "mean_input_tokens"

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bench.errors import InputError
-from bench.exchange.foreign import NOT_READ, SERVED, Found, Twice
+from bench.exchange.foreign import NOT_READ, SERVED, Found, NothingAnsweredError, Twice
 from bench.exchange.reading import Source
 from bench.exchange.values import Json, count, maybe, number, numbers, parse_time, typed
 
@@ -111,7 +111,7 @@ def served(source: Source, run: Json, engine: str | None) -> Found:
     asked = run.get("num_prompts") or 0
     failed = count(source, "failed", run.get("failed") or max(0, asked - completed))
     if not completed:
-        raise InputError(f"{source}: no request was completed: 0 of {failed or asked}")
+        raise NothingAnsweredError(f"{source}: no request was completed: 0 of {failed or asked}")
     n_in = number(source, "total_input_tokens", run["total_input_tokens"]) / completed
     n_out = number(source, "total_output_tokens", run["total_output_tokens"]) / completed
     duration = number(source, "duration", run["duration"])

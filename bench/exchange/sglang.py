@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from bench.exchange.foreign import Found
+from bench.exchange.foreign import Found, answered
 from bench.exchange.reading import Source
 from bench.exchange.serving import KEYS, blocks, served
 from bench.exchange.values import Json, expect
@@ -42,7 +42,7 @@ def read(source: Source) -> list[Found]:
     runs = blocks(source) or [
         expect(source, TOOL, run, (*KEYS, RETOKENIZED)) for run in source.entries()
     ]
-    return [_found(source, run) for run in runs]
+    return answered(source, runs, _found)
 
 
 def _found(source: Source, run: Json) -> Found:

@@ -11,7 +11,7 @@ from statistics import fmean, median
 from typing import Any, Final
 
 from bench.errors import InputError
-from bench.exchange.foreign import NOT_READ, Found, Twice
+from bench.exchange.foreign import NOT_READ, Found, Twice, answered
 from bench.exchange.reading import Source
 from bench.exchange.serving import KEYS, blocks, served
 from bench.exchange.values import Json, count, expect, maybe, number, numbers, typed
@@ -43,12 +43,13 @@ def knows(source: Source) -> bool:
 def read(source: Source) -> list[Found]:
     """Every run of a file: one, or several that were appended or swept. InputError in one line."""
     if printed := blocks(source):
-        return [_serve(source, run) for run in printed]
+        return answered(source, printed, _serve)
     if rates := PRINTED.findall(source.text):
         return [_printed(source, *map(float, one)) for one in rates]
     if rows := source.columns(SERVE):
-        return [_serve(source, {key: typed(v) for key, v in row.items()}) for row in rows]
-    return [_read(source, value) for value in source.entries()]
+        each = [{key: typed(value) for key, value in row.items()} for row in rows]
+        return answered(source, each, _serve)
+    return answered(source, source.entries(), _read)
 
 
 def _read(source: Source, value: Any) -> Found:

@@ -189,3 +189,45 @@ def test_different_sizes_of_weights_are_not_replicates(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="more than one model: 3,825,065,984 and 4,100,000,000"):
         import_file("llama-bench", path, into, Given(model="mine"))
     assert (into / "records.jsonl").read_bytes() == before
+
+
+def test_what_is_swept_within_a_file_makes_arms(tmp_path: Path) -> None:
+    """Threads beside a GPU, and settings of a fork, are no repeats of one another."""
+    (row,) = json.loads((CASES / "llama-bench-two-cards.json").read_text())
+    rows = [row | {"n_threads": n, "fmoe": fused} for n in (8, 16) for fused in (False, True)]
+    path = tmp_path / "swept.json"
+    path.write_text(json.dumps(rows))
+    import_file("auto", path, tmp_path / "into")
+    options = [record.variant["options"] for record in read(tmp_path / "into").records]
+    assert [(o["n_threads"], o["fmoe"]) for o in options] == [
+        (n, fused) for n in (8, 16) for fused in (False, True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "n", "said"),
+    [
+        ({"backends": "RPC", "gpu_info": ""}, "remote", 1, "n_devices"),
+        ({"backends": "CUDA,RPC"}, "cuda:0+cuda:1", 2, "rpc"),
+        ({"backends": "CUDA,RPC", "devices": "CUDA0/RPC0"}, "cuda", 1, "n_devices"),
+    ],
+)
+def test_layers_on_servers_are_on_cards_that_nobody_names(
+    changes: dict[str, Any], device: str, n: int, said: str, tmp_path: Path
+) -> None:
+    path = changed("llama-bench-two-cards.json", tmp_path, **changes)
+    import_file("llama-bench", path, tmp_path / "into")
+    (record,) = read(tmp_path / "into").records
+    assert record.variant["device"] == device
+    assert record.variant["options"].get("n_devices", 1) == n
+    assert "servers that" in record.absent[said]
+
+
+def test_a_run_without_an_answer_is_left_out_and_named(tmp_path: Path) -> None:
+    good = json.loads((CASES / "vllm-sweep.json").read_text())
+    bad = json.loads((CASES / "vllm-serve-all-failed.json").read_text())
+    path = tmp_path / "sweep.json"
+    path.write_text(json.dumps([*good, bad]))
+    done = import_file("auto", path, tmp_path / "into")
+    assert done.added == 2
+    assert any("left out" in note and "0 of 8" in note for note in done.notes)
