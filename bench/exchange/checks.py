@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from bench.errors import InputError
 from bench.exchange.foreign import Found, Twice
-from bench.exchange.naming import bits
+from bench.exchange.naming import bits, shape_name
 from bench.exchange.values import spread_of
 from bench.records import Record
 from bench.summary import replicate_figures
@@ -112,6 +112,12 @@ def one_model_an_arm(records: Sequence[Record]) -> None:
     for record in records:
         key = (record.environment, record.variant["name"])
         first = seen.setdefault(key, record)
+        names = [str(one.model["named"]) for one in (first, record) if one.model.get("named")]
+        if len({shape_name(name) for name in names}) > 1:
+            raise InputError(
+                f"{record.variant['name']} would hold more than one model: {' and '.join(names)}; "
+                "give each file its own --model"
+            )
         for name, unit in (("n_params", "parameters"), ("weights_bytes", "bytes of weights")):
             one, other = _held(first.model, name), _held(record.model, name)
             if one and other and abs(one / other - 1) > 0.005:

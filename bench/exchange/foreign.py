@@ -239,6 +239,9 @@ def filled(tool: str, source: Source, one: Found, given: Given) -> Found:
     card = None
     if one.model and given.model is None:
         card = naming.card_of(one.model, one.loaded.get("n_params"))
+    loaded = one.loaded
+    if one.model and model != one.model:
+        loaded = loaded | {"named": one.model}
     samples = dict(one.samples)
     share = n_gen / (n_prompt + n_gen)
     if one.tokens_each and "output_tok_s" not in samples:
@@ -260,6 +263,7 @@ def filled(tool: str, source: Source, one: Found, given: Given) -> Found:
         n_gen=n_gen,
         n_batch=n_batch,
         absent=absent,
+        loaded=loaded,
         card=card,
         identity={"cpu": None} | one.identity | cards["identity"],
     )

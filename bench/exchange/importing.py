@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 from bench.errors import InputError, unknown
 from bench.exchange import AUTO, LOOKED_FOR, OURS, TOOLS
@@ -68,14 +68,16 @@ def import_files(
         made += _of_path(tool, path, given or Given(), notes)
     there = read(into).records if (into / FILE).exists() else []
     one_model_an_arm([*there, *(line for line in made if isinstance(line, Record))])
-    _readable(made, ", ".join(map(str, paths)), tool)
+    notes += _readable(made, ", ".join(map(str, paths)), tool)
     return _append(made, into, notes)
 
 
 def _of_path(tool: str, path: Path, given: Given, notes: list[str]) -> list[Line]:
     """The lines of a file, or of every result in a folder."""
-    if tool == OURS or not path.is_dir():
-        return _own(path) if tool == OURS else _foreign(tool, path, given, notes)
+    if tool == OURS:
+        return _own(path)
+    if not path.is_dir():
+        return _foreign(tool, path, given, notes)
     made: list[Line] = []
     refused: list[str] = []
     for one in files(path):
@@ -115,17 +117,41 @@ def _marked(made: Sequence[Environment | Record], found: Sequence[Found]) -> lis
     return [marked(line, next(each)) if isinstance(line, Record) else line for line in made]
 
 
-def _readable(made: Sequence[Line], where: str, tool: str) -> None:
-    """InputError unless each line can be written, read and summarised, before any is written."""
+def _readable(made: Sequence[Line], where: str, tool: str) -> list[str]:
+    """What is faster than its bound. InputError unless each line can be written, read and
+    summarised, before any is written."""
     try:
         for line in made:
             _check(where, line)
-        records = [line for line in made if isinstance(line, Record)]
-        with_limits(summarise(Results(records=records)), Results(records=records))
+        rows = _summarised(made)
     except SHAPE as error:
         raise InputError(
             f"{where}: is not a result of {tool} as known here ({type(error).__name__}: {error})"
         ) from error
+    return [_too_fast(row) for row in rows if "ABOVE_BOUND" in row["reasons"]]
+
+
+def _summarised(made: Sequence[Line]) -> list[dict[str, Any]]:
+    """The rows that the other verbs will show of these lines."""
+    results = Results(
+        environments={line.id: line for line in made if isinstance(line, Environment)},
+        records=[line for line in made if isinstance(line, Record)],
+    )
+    return with_limits(summarise(results), results)
+
+
+def _too_fast(row: Mapping[str, Any]) -> str:
+    """The two figures of a row that is above its bound."""
+    figures = [
+        f"{name} is {row[name]:,.4g}, but the bound is {row[bound]:,.4g}"
+        for name, bound in (
+            ("prefill_tok_s", "bound_prefill_tok_s"),
+            ("decode_tok_s", "bound_decode_tok_s"),
+            ("output_tok_s", "bound_decode_tok_s"),
+        )
+        if row[name] and row[bound] and row[name] > row[bound]
+    ]
+    return f"{row['variant']}: {'; '.join(figures)}: marked ABOVE_BOUND"
 
 
 def _check(where: str, line: Line) -> None:

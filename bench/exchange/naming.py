@@ -142,7 +142,7 @@ def weights_of(card: str) -> tuple[int, int] | None:
 
 def card_of(name: str, n_params: int | None = None) -> str | None:
     """The card whose shape a model has: by its number of weights, else by its name."""
-    wanted = _talk_free(name)
+    wanted = shape_name(name)
     for card in model_cards():
         known = weights_of(card)
         if known is None:
@@ -150,12 +150,12 @@ def card_of(name: str, n_params: int | None = None) -> str | None:
         if n_params and any(abs(n_params / each - 1) < 1e-4 for each in known):
             return card
         near = n_params is None or any(abs(n_params / each - 1) < ALIKE for each in known)
-        if near and wanted == _talk_free(card):
+        if near and wanted == shape_name(card):
             return card
     return None
 
 
-def _talk_free(name: str) -> str:
+def shape_name(name: str) -> str:
     """A model's name without what does not change its shape."""
     text = base(name).lower().removeprefix("meta-")
     for pattern in IN_HUB_NAME:

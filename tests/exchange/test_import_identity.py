@@ -11,7 +11,7 @@ import pytest
 from bench.errors import InputError
 from bench.exchange import naming
 from bench.exchange.foreign import Given
-from bench.exchange.importing import import_file
+from bench.exchange.importing import import_file, import_files
 from bench.records import Record
 from bench.records.file import read
 from bench.summary import summarise
@@ -231,3 +231,21 @@ def test_a_run_without_an_answer_is_left_out_and_named(tmp_path: Path) -> None:
     done = import_file("auto", path, tmp_path / "into")
     assert done.added == 2
     assert any("left out" in note and "0 of 8" in note for note in done.notes)
+
+
+def test_two_models_under_one_name_are_refused(tmp_path: Path) -> None:
+    other = changed("vllm-serve.json", tmp_path, model_id="facebook/opt-1.3b")
+    with pytest.raises(InputError, match="more than one model: facebook/opt-125m and facebook/opt"):
+        import_files("vllm", [CASES / "vllm-serve.json", other], tmp_path / "x", Given(model="opt"))
+    same = changed("vllm-serve.json", tmp_path, model_id="opt-125m", date="20260817-000000")
+    paths = [CASES / "vllm-serve.json", same]
+    assert import_files("vllm", paths, tmp_path / "y", Given(model="opt")).added == 2
+
+
+def test_what_is_above_the_bound_is_said_with_both_figures(tmp_path: Path) -> None:
+    path = changed(
+        "llama-bench-three-quants.jsonl", tmp_path, samples_ns=[1000000] * 3, avg_ns=1000000,
+        avg_ts=128000.0, samples_ts=[128000.0] * 3
+    )  # fmt: skip
+    done = import_file("llama-bench", path, tmp_path / "into")
+    assert any("decode_tok_s is 1.28e+05, but the bound is" in note for note in done.notes)
