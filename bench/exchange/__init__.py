@@ -1,8 +1,9 @@
 """Results from and for other tools. docs/exchange.md has every definition that is mapped.
 
 Reading, one way for every tool: `reading` (bytes to text, and the values in it), one file a tool
-(what a file says: `Found`), `foreign` (with what the user says, as records), `checks` (figures that
-cannot all be right), `importing` (into a folder). `values` and `naming` are what importers share.
+(what a file says: `Found`), `filling` (with what the user says), `foreign` (as records), `checks`
+(figures that cannot all be right), `importing` (into a folder). `values` and `naming` are what
+importers share.
 Writing: `exporting` (the table of formats), `frame` (one row a record, also `bench.read_results`),
 one file a format.
 """

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from bench.errors import InputError
-from bench.exchange.foreign import NOT_READ, SERVED, Found, Twice
+from bench.exchange.foreign import NOT_READ, SERVED, Found, Twice, out_of_place
 from bench.exchange.reading import Source
 from bench.exchange.values import Json, expect, maybe, number, parse_time
 
@@ -64,6 +64,9 @@ def _found(source: Source, run: Json) -> Found:
     samples, absent = _samples(source, run)
     config = run["input_config"]
     n_batch = _concurrency(config)
+    made_all = (_average(run, "request_count") or 0) + (_average(run, "error_request_count") or 0)
+    if n_batch and made_all:
+        n_batch = min(n_batch, round(number(source, "request_count", made_all)))
     if n_batch is None:
         absent["n_batch"] = "the load was not set by concurrency: how many ran at once is open"
     failed = _average(run, "error_request_count") or _average(run, "request_error_rate")
@@ -174,6 +177,12 @@ def _twice(
         of = "mean ttft + mean itl x (n - 1)"
         made = ttft + tpot * (news - 1)
         yield Twice(what="mean request_latency, s", stated=whole, made=made, of=of, within=0.3)
+    for (_, key, _), block in zip(TIMES, blocks, strict=True):
+        if isinstance(block, dict):
+            middle, mean, std, low, high = (
+                maybe(source, block, name) for name in ("p50", "avg", "std", "min", "max")
+            )
+            yield from out_of_place(f"{key} p50", middle, mean=mean, std=std, low=low, high=high)
     if n_batch and whole and rate and rate * whole > n_batch:
         of = "requests a second x mean latency"
         yield Twice(what="concurrency", stated=n_batch, made=rate * whole, of=of, within=0.25)

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bench.errors import InputError
-from bench.exchange.foreign import NOT_READ, SERVED, Found, NothingAnsweredError, Twice, answered
+from bench.exchange.foreign import (
+    NOT_READ,
+    SERVED,
+    Found,
+    NothingAnsweredError,
+    Twice,
+    answered,
+    out_of_place,
+)
 from bench.exchange.reading import Source
 from bench.exchange.values import Json, count, expect, maybe, number, parse_time
 
@@ -119,7 +127,7 @@ def _found(source: Source, one: object, about: Json) -> Found:
         samples=figures.samples,
         absent=absent,
         reasons=("REQUESTS_FAILED",) if failed else (),
-        twice=tuple(_twice(source, run, figures)),
+        twice=tuple(_twice(source, run, figures, counts)),
         identity={"guidellm": about.get("guidellm_version")},
         state={"requests": answered, "failed": failed, "duration_s": end - start},
     )
@@ -294,13 +302,15 @@ def _mean_of_list(run: Json, key: str) -> Json:
     return {"mean": sum(known) / len(known)} if known else {}
 
 
-def _twice(source: Source, run: Json, figures: Figures) -> list[Twice]:
+def _twice(source: Source, run: Json, figures: Figures, counts: Counts) -> list[Twice]:
     """The report's own mean rate and medians beside ours, and its counts."""
     found: list[Twice] = []
     metrics = run["metrics"]
     own = (metrics.get("output_tokens_per_second") or {}).get("successful") or {}
-    if (stated := maybe(source, own, "mean")) and figures.samples.get("output_tok_s"):
-        rate = figures.samples["output_tok_s"][0]
+    rate = figures.samples.get("output_tok_s", [0.0])[0]
+    if not counts.outside and "output_rate" in figures.absent:
+        rate = counts.measured * figures.n_gen / counts.seconds
+    if (stated := maybe(source, own, "mean")) and rate:
         # It weighs each second alike, and begins and ends elsewhere.
         found.append(
             Twice(
@@ -311,6 +321,12 @@ def _twice(source: Source, run: Json, figures: Figures) -> list[Twice]:
                 within=0.25,
             )
         )
+    for _, key, _, _ in TIMES:
+        block = (metrics.get(key) or {}).get("successful") or {}
+        middle, mean, std, low, high = (
+            maybe(source, block, name) for name in ("median", "mean", "std_dev", "min", "max")
+        )
+        found += out_of_place(f"{key} median", middle, mean=mean, std=std, low=low, high=high)
     made = _requests_made(run)
     parts = [made.get(name) for name in ("successful", "errored", "incomplete")]
     if (whole := made.get("total")) and None not in parts:

@@ -12,7 +12,8 @@ from typing import Any, Final
 from bench.errors import InputError, unknown
 from bench.exchange import AUTO, LOOKED_FOR, OURS, TOOLS
 from bench.exchange.checks import CODE, marked, one_model_an_arm
-from bench.exchange.foreign import Found, Given, filled, lines
+from bench.exchange.filling import filled
+from bench.exchange.foreign import Found, Given, lines
 from bench.exchange.reading import Source, files, load
 from bench.models import model_cards
 from bench.records import FILE, Environment, Line, Record, from_json, to_json

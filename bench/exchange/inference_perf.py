@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from bench.exchange.foreign import NOT_READ, SERVED, Found, NothingAnsweredError, Twice, answered
+from bench.exchange.foreign import (
+    NOT_READ,
+    SERVED,
+    Found,
+    NothingAnsweredError,
+    Twice,
+    answered,
+    out_of_place,
+)
 from bench.exchange.reading import Source
 from bench.exchange.values import Json, count, expect, maybe, number, spread_of
 
@@ -123,6 +131,11 @@ def _twice(
     for key, tokens, of in parts:
         if per_s and (stated := maybe(source, rates, key)):
             found.append(Twice(what=key, stated=stated, made=per_s * tokens, of=of))
+    for _, key in TIMES:
+        block = (run["successes"].get("latency") or {}).get(key) or {}
+        middle = maybe(source, block, "median") or maybe(source, block, "p50")
+        mean, low, high = (maybe(source, block, name) for name in ("mean", "min", "max"))
+        found += out_of_place(f"{key}.median", middle, mean=mean, low=low, high=high)
     if asked := maybe(source, run["load_summary"] or {}, "count"):
         of = "successes + failures"
         found.append(Twice(what="load_summary.count", stated=asked, made=n + failed, of=of))

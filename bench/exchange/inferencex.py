@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from bench.exchange.foreign import NOT_READ, SERVED, UNKNOWN, Found, Twice
+from bench.exchange.foreign import NOT_READ, SERVED, UNKNOWN, Found, Twice, out_of_place
 from bench.exchange.reading import Source
 from bench.exchange.values import Json, count, expect, maybe, number, typed
 
@@ -109,6 +109,11 @@ def _twice(source: Source, run: Json, output: float, n_gen: int | None, conc: in
     if tpot and rate:
         of = "1 / median_tpot"
         found.append(Twice(what="median_intvty", stated=rate, made=1 / tpot, of=of))
+    for _, key in TIMES:
+        middle, mean, std, high = (
+            maybe(source, run, f"{name}_{key}") for name in ("median", "mean", "std", "p99")
+        )
+        found += out_of_place(f"median_{key}", middle, mean=mean, std=std, high=high)
     means = [maybe(source, run, f"mean_{key}") for _, key in TIMES]
     ttft, each, whole = means
     if ttft and each and whole and n_gen:

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from bench.exchange.foreign import NOT_READ, SERVED, Found, NothingAnsweredError, Twice, answered
+from bench.exchange.foreign import (
+    NOT_READ,
+    SERVED,
+    Found,
+    NothingAnsweredError,
+    Twice,
+    answered,
+    out_of_place,
+)
 from bench.exchange.reading import Source
 from bench.exchange.values import Json, count, expect, maybe, number, parse_time
 
@@ -120,6 +128,12 @@ def _twice(
         found.append(
             Twice(what="num_concurrent_requests", stated=n_batch, made=made, of=of, within=0.25)
         )
+    for key in ("ttft_s", "end_to_end_latency_s", "number_output_tokens"):
+        middle, high = (
+            maybe(source, run, f"results_{key}_quantiles_{name}") for name in ("p50", "p99")
+        )
+        mean = maybe(source, run, f"results_{key}_mean")
+        found += out_of_place(f"{key} p50", middle, mean=mean, high=high)
     started = maybe(source, run, "results_num_requests_started")
     if started and done:
         of = "completed + errors"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from statistics import median
+from statistics import fmean, median
 from typing import Any, Final
 
 from bench.errors import InputError
@@ -112,7 +112,14 @@ def _old(row: dict[str, str]) -> Json:
             "max_ram": None,
             "max_allocated": known.get(f"{name}.max_memory_allocated(MB)"),
         }
-        return {"latency": {"unit": "s", "mean": seconds}, "memory": peaks} if seconds else {}
+        rates = {
+            unit: value
+            for unit in ("samples/s", "tokens/s")
+            if (value := known.get(f"{name}.throughput({unit})"))
+        }
+        rate = next(({"unit": unit, "value": value} for unit, value in rates.items()), {})
+        found = {"latency": {"unit": "s", "mean": seconds}, "memory": peaks, "throughput": rate}
+        return found if seconds else {}
 
     shapes = "benchmark.input_shapes."
     gpus = known.get("environment.gpus")
@@ -184,7 +191,7 @@ def _found(source: Source, config: Json, report: Json) -> Found:
         dated=False,
         samples=samples,
         absent=absent if energy else absent | {"energy_j": NO_ENERGY},
-        twice=tuple(_twice(samples, n_gen)),
+        twice=tuple(_twice(source, report, samples, n_gen, shapes)),
         energy=energy,
         loaded={"details": {"random_weights": bool(backend.get("no_weights"))}},
         memory=memory,
@@ -236,14 +243,25 @@ def _latencies(source: Source, report: Json, phase: str) -> list[float]:
     return numbers(source, f"report.{phase}.latency.values", latency["values"])
 
 
-def _twice(samples: Mapping[str, list[float]], n_gen: int) -> list[Twice]:
-    """Prefill and decode beside the whole, which the same calls were timed for."""
+def _twice(
+    source: Source, report: Json, samples: Mapping[str, list[float]], n_gen: int, shapes: Json
+) -> list[Twice]:
+    """Prefill and decode beside the whole, and the two rates that the tool makes rightly: samples
+    of a prefill, and tokens after the first of a decode."""
+    found = []
+    for phase, unit, n in (("prefill", "samples/s", 1), ("decode", "tokens/s", n_gen - 1)):
+        rate = (report.get(phase) or {}).get("throughput") or {}
+        seconds = _latencies(source, report, phase)
+        if rate.get("unit") == unit and seconds and (stated := maybe(source, rate, "value")):
+            made = (shapes.get("batch_size") or 1) * n / fmean(seconds)
+            what, of = f"{phase} throughput", f"{unit.partition('/')[0]} / mean latency"
+            found.append(Twice(what=what, stated=stated, made=made, of=of, within=0.05))
     each = [samples.get(name) for name in ("prefill_s", "tpot_s", "e2e_s")]
-    if not all(each):
-        return []
-    prefill, step, whole = (median(values) for values in each if values)
-    made = prefill + step * (n_gen - 1)
-    return [Twice(what="generate", stated=whole, made=made, of="prefill + decode", within=0.15)]
+    if all(each):
+        prefill, step, whole = (median(values) for values in each if values)
+        made, of = prefill + step * (n_gen - 1), "prefill + decode"
+        found.append(Twice(what="generate", stated=whole, made=made, of=of, within=0.15))
+    return found
 
 
 def _energy(source: Source, report: Json, n_gen: int, shapes: Json) -> Json:
