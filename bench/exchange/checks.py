@@ -17,7 +17,7 @@ from bench.exchange.foreign import Found, Twice
 from bench.exchange.naming import bits, shape_name
 from bench.exchange.values import spread_of
 from bench.records import Record
-from bench.summary import replicate_figures
+from bench.summary.replicate import speeds
 
 CODE: Final = "CONTRADICTION"
 ALONE: Final = 1.05
@@ -49,7 +49,7 @@ def _twice(pairs: Sequence[Twice]) -> Iterator[str]:
 
 def _figures(record: Record, found: Found) -> Iterator[str]:
     """Figures of the record that exclude one another."""
-    known = replicate_figures(record)
+    known = speeds(record)
     ttft, tpot, e2e = (known[name] for name in ("ttft_s", "tpot_s", "e2e_s"))
     output, decode, total = (known[f"{name}_tok_s"] for name in ("output", "decode", "total"))
     n_prompt, n_gen, n_batch = (record.workload[k] for k in ("n_prompt", "n_gen", "n_batch"))

@@ -17,10 +17,10 @@ from bench.exchange.foreign import Found, Given, lines
 from bench.exchange.reading import Source, files, load
 from bench.models import model_cards
 from bench.records import FILE, Environment, Line, Record, from_json, to_json
-from bench.records.codes import REASONS
+from bench.records.codes import known
 from bench.records.file import Results, Writer, read
+from bench.report.tables.row import shown, table
 from bench.summary import summarise
-from bench.summary.limits import with_limits
 
 SHAPE: Final = (
     AttributeError,
@@ -138,7 +138,7 @@ def _summarised(made: Sequence[Line]) -> list[dict[str, Any]]:
         environments={line.id: line for line in made if isinstance(line, Environment)},
         records=[line for line in made if isinstance(line, Record)],
     )
-    return with_limits(summarise(results), results)
+    return [table(one) for one in shown(summarise(results))]
 
 
 def _too_fast(row: Mapping[str, Any]) -> str:
@@ -163,9 +163,9 @@ def _check(where: str, line: Line) -> None:
         from_json(text)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-    unknown_codes = set(line.reasons) - set(REASONS) if isinstance(line, Record) else set()
-    if unknown_codes:
-        raise InputError(f"{where}: reasons: unknown code {min(unknown_codes)!r}")
+    for code in line.reasons if isinstance(line, Record) else ():
+        if not known(code):
+            raise InputError(f"{where}: reasons: unknown code {code!r}")
 
 
 def _said(source: Source, record: Record, given: Given) -> list[str]:

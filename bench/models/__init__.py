@@ -7,7 +7,6 @@ Standard library only.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from typing import Any, Literal
 from bench import fields
 from bench.data import shipped
 from bench.errors import InputError, unknown
-from bench.models import gguf, hub
+from bench.models import folders, gguf, hub
 
 WeightSource = Literal["wheel", "hub", "random", "path", "gguf", "server"]
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -160,6 +159,8 @@ def resolve_model(ref: str) -> Model:
         return _model_at(ref)
     name, _, source = ref.partition("@")
     cards = model_cards()
+    if name not in cards and Path(ref).is_dir():
+        raise InputError(f"model '{ref}' is no card; ./{ref} names the folder")
     if name not in cards:
         raise InputError(unknown("model", name, cards) + "; `bench models` lists them")
     return _choose(ref, load_card(cards[name]), source)
@@ -261,21 +262,13 @@ def _model_at(ref: str) -> Model:
         return _choose(ref, load_card(path), "")
     if path.suffix == ".gguf":
         return Model(ref=ref, card=_gguf_card(path), source="gguf", path=path.resolve())
-    config = path / "config.json"
-    if not config.is_file():
-        raise InputError(f"{path}: no config.json there; a model folder needs one")
-    if not any(path.glob("*.safetensors")):
-        raise InputError(f"{path}: no *.safetensors there; other weight formats are not loaded")
-    try:
-        architecture = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{config}: not valid JSON: {error}") from error
+    folders.check_form(path)
     card = ModelCard(
         name=_name_of(path.resolve().name),
         title=path.resolve().name,
         license="not stated",
-        architecture=architecture,
-        architecture_source=str(config.name),
+        architecture=folders.config(path),
+        architecture_source="config.json",
         weights=Weights(random=RandomWeights()),
     )
     return Model(ref=ref, card=card, source="path", path=path.resolve())

@@ -24,7 +24,7 @@ from typing import IO
 
 from bench.errors import InputError, UnsupportedError
 from bench.identity import key
-from bench.models import Model, WheelPart, WheelWeights, hub_fetch
+from bench.models import Model, WheelPart, WheelWeights, folders, hub_fetch
 
 FORMAT = 1
 """Raised when converted folders of older versions can no longer be used."""
@@ -78,6 +78,8 @@ def prepare(model: Model, say: Say) -> Path | None:
     if model.snapshot is not None and model.source == "hub":
         return hub_fetch.fetch(model.snapshot, None, say)
     place = folder(model)
+    if place is not None and model.source == "path":
+        folders.check(place)
     if place is None or model.source == "path":
         return place
     try:

@@ -25,7 +25,7 @@ from bench.exchange.importing import import_file
 from bench.records import Record
 from bench.records.check import check_results
 from bench.records.file import read
-from bench.summary import replicate_figures
+from bench.summary.replicate import speeds
 
 DATA = Path(__file__).parents[1] / "data" / "imports"
 CASES = DATA / "cases"
@@ -168,7 +168,7 @@ def refused(tool: str, path: Path, into: Path, said: dict[str, Any]) -> str | No
 
 def impossible(record: Record) -> list[str]:
     """The figures of a record that cannot be, by rules written here anew."""
-    known = {name: value or 0.0 for name, value in replicate_figures(record).items()}
+    known = {name: value or 0.0 for name, value in speeds(record).items()}
     prompt, new, batch = (record.workload[key] for key in ("n_prompt", "n_gen", "n_batch"))
     output, decode, total = (known[f"{name}_tok_s"] for name in ("output", "decode", "total"))
     found = [name for name, value in known.items() if not 0 <= value < float("inf")]

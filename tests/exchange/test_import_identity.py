@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
+from bench.api import summarise
 from bench.errors import InputError
 from bench.exchange import naming
 from bench.exchange.foreign import Given
 from bench.exchange.importing import import_file, import_files
 from bench.records import Record
 from bench.records.file import read
-from bench.summary import summarise
-from bench.summary.limits import with_limits
 
 CASES = Path(__file__).parents[1] / "data" / "imports" / "cases"
 
@@ -98,7 +97,7 @@ def test_a_model_of_another_name_has_the_bound_of_its_shape(tmp_path: Path) -> N
     import_file("auto", CASES / "llama-bench-three-quants.jsonl", tmp_path / "into")
     results = read(tmp_path / "into")
     assert {record.variant["card"] for record in results.records} == {"qwen3-8b"}
-    for row in with_limits(summarise(results), results):
+    for row in summarise(results):
         if row["quant"] in ("q4_k_m", "q4_k_l"):
             assert row["bound_decode_tok_s"] > row["decode_tok_s"]
 
@@ -136,7 +135,7 @@ def test_a_row_split_works_at_once_and_layers_do_not(tmp_path: Path) -> None:
     bounds = []
     for name in ("row", "layer"):
         results = read(tmp_path / name)
-        (row,) = with_limits(summarise(results), results)
+        (row,) = summarise(results)
         bounds.append(row["bound_decode_tok_s"])
     assert bounds[0] == pytest.approx(2 * bounds[1])
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from bench.api import summarise
 from bench.cli import main
 from bench.exchange.exporting import export
 from bench.exchange.importing import import_file
 from bench.records.file import Results, read
-from bench.summary import replicate_figures, summarise
+from bench.summary.replicate import speeds
 
 ROOT = Path(__file__).parents[2]
 CASES = ROOT / "tests" / "data" / "imports" / "cases"
@@ -51,7 +52,7 @@ def test_a_llama_bench_table_gives_its_rates_back(name: str, tmp_path: Path) -> 
                 record.variant["options"].get("n_depth", 0),
                 record.workload["n_prompt"],
                 record.workload["n_gen"],
-                replicate_figures(record)["total_tok_s"],
+                speeds(record)["total_tok_s"],
             )
             for record in results.records
         )
@@ -67,7 +68,7 @@ def test_a_record_of_ours_is_three_tests_of_llama_bench(tmp_path: Path) -> None:
     again = back(made, "llama-bench", tmp_path)
     rows = [row for row in summarise(made) if row["n_batch"] == 1]
     found = {
-        (r.variant["quant"], r.workload["n_prompt"], r.workload["n_gen"]): replicate_figures(r)
+        (r.variant["quant"], r.workload["n_prompt"], r.workload["n_gen"]): speeds(r)
         for r in again.records
     }
     plain = next(row for row in rows if row["quant"] == "none")
@@ -100,7 +101,7 @@ def test_an_aggregate_of_inferencex_gives_its_figures_back(name: str, tmp_path: 
         assert other.variant[key] == one.variant[key]
     for options in (one.variant["options"], other.variant["options"]):
         assert options.get("n_devices", 1) == one.variant["options"].get("n_devices", 1)
-    figures, same = replicate_figures(one), replicate_figures(other)
+    figures, same = speeds(one), speeds(other)
     assert {name for name, value in figures.items() if value is None} == {
         name for name, value in same.items() if value is None
     }
