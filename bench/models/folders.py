@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.errors import InputError
+from bench.fields import read_json
 
 POINTER: Final = b"version https://git-lfs"
 HEADER_LIMIT: Final = 100_000_000
@@ -67,14 +68,9 @@ def _without_config(folder: Path, names: set[str]) -> str:
 def config(folder: Path) -> Mapping[str, Any]:
     """The folder's config.json. Raises InputError."""
     path = folder / "config.json"
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        dangling = path.is_symlink() and not path.exists()
-        why = f"a link to nothing ({path.readlink()})" if dangling else error.strerror or error
-        raise InputError(f"{path}: {why}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from error
+    if path.is_symlink() and not path.exists():
+        raise InputError(f"{path}: a link to nothing ({path.readlink()})")
+    table = read_json(path)
     if not isinstance(table, dict):
         raise InputError(f"{path}: not a JSON object")
     if not isinstance(table.get("model_type"), str):

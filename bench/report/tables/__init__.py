@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bench.summary import Sizes
 
+from bench.text import csv_cell, markdown_cell
+
 Row = Mapping[str, Any]
 
 
@@ -85,18 +87,19 @@ def to_csv(rows: Sequence[Row]) -> str:
     writer = csv.DictWriter(stream, keys, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow(
-            {
-                key: " ".join(map(str, value)) if isinstance(value, list | tuple) else value
-                for key, value in row.items()
-            }
-        )
+        writer.writerow({key: _csv(value) for key, value in row.items()})
     return stream.getvalue()
+
+
+def _csv(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        value = " ".join(map(str, value))
+    return csv_cell(value) if isinstance(value, str) else value
 
 
 def to_markdown(rows: Sequence[Any], columns: Sequence[Column]) -> str:
     """An aligned pipe table that reads well as text and pastes into an issue."""
-    cells = [[escape(column.show(row)).strip() for column in columns] for row in rows]
+    cells = [[markdown_cell(column.show(row)) for column in columns] for row in rows]
     heads = [column.heading for column in columns]
     widths = [
         max([len(head) + 2, *(len(row[at]) for row in cells)]) for at, head in enumerate(heads)
@@ -109,8 +112,3 @@ def to_markdown(rows: Sequence[Any], columns: Sequence[Column]) -> str:
     ]
     rule = "|" + "|".join(":" + "-" * (width + 1) for width in widths) + "|"
     return "\n".join((lines[0], rule, *lines[1:])) + "\n"
-
-
-def escape(text: str) -> str:
-    """Text that cannot break out of its cell."""
-    return text.replace("|", "\\|").replace("\n", " ")
