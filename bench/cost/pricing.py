@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import Any
 
 from bench import cost
-from bench.cost import bands
+from bench.cost import apart, bands
 from bench.cost.books import ApiPrice, ApiTier
 from bench.cost.power import Power, wall_power
 from bench.cost.prices import plain, today
@@ -28,7 +28,9 @@ Mix = tuple[float, float]
 """Parts of input and output tokens."""
 
 NO_SPLIT = "usd_per_mtok_input: needs 3 mixes of input and output, or the prefill's time"
+NO_OTHER_HALF = "usd_per_mtok_input: no row of this arm times the other kind of token"
 NO_MIX = "usd_per_mtok: another mix than the measured one needs a split"
+TWO_ROWS = "the price at this mix is made of two rows"
 NO_RANGE = "band_low: no figure of the scenario is a range"
 NO_API = "break_even_utilization: no --against to break even with"
 
@@ -187,6 +189,9 @@ class Pricer:
         priced = at_mix is not None
         scale = at_mix / hourly if at_mix is not None else 0.0
         tok = one.total_tok_s * at_mix if at_mix is not None else 0.0
+        if time and time.method == "rows-apart" and self.terms.mix:
+            priced = False  # an interval of one row says nothing of the other's part
+            absent.append(f"ci_low, band_low: {TWO_ROWS}")
         wh = _wh_per_mtok(made, power, each_tok_s)
         co2 = self.terms.co2_g_per_kwh
         return CostRow(
@@ -196,6 +201,7 @@ class Pricer:
             gpu=scenario.gpu or one.device,
             gpus=gpus,
             device=one.device,
+            backend=one.backend,
             environment=one.environment,
             n_prompt=one.n_prompt,
             n_gen=one.n_gen,
@@ -241,6 +247,10 @@ class Pricer:
     ) -> tuple[float | None, float | None, float | None]:
         """$/Mtok of input, of output, and at the mix that is asked for."""
         mix = self.terms.mix
+        if time is None and apart.alone(one):
+            absent.append(NO_OTHER_HALF)
+            own = (per_mtok, None) if one.n_gen == 0 else (None, per_mtok)
+            return *own, per_mtok if mix is None else None
         if time is None:
             absent.append(NO_SPLIT)
             if mix is None:
@@ -303,23 +313,34 @@ def _never(made: cost.HourlyCost, usd_per_mtok: float, tok_s: float) -> str:
 def price(items: Sequence[Throughput], scenario: Scenario, terms: Terms) -> list[CostRow]:
     """Price every throughput under one scenario; the cheapest batch of each workload is marked."""
     pricer = Pricer(scenario, terms)
-    times = token_times(items)
+    times = token_times(items, terms.mix)
     rows = [row for one, time in zip(items, times, strict=True) for row in pricer.rows(one, time)]
     mark_cheapest(rows)
     return rows
 
 
-def token_times(items: Sequence[Throughput]) -> list[cost.TokenTime | None]:
+def token_times(items: Sequence[Throughput], mix: Mix | None = None) -> list[cost.TokenTime | None]:
     """How input and output tokens share the time of each throughput.
 
-    From three mixes or more of the same variant, machine and batch; else from its own prefill.
+    From three mixes or more of the same variant, machine and batch; else from its own prefill. A
+    prompt alone and new tokens alone are no mixes: each is the other's half.
     """
     group = attrgetter("environment", "variant", "n_batch")
-    mixes: dict[tuple[str, str, int | None], list[tuple[float, float, float]]] = {}
+    arms: dict[tuple[str, str, int | None], list[Throughput]] = {}
     for one in items:
-        mixes.setdefault(group(one), []).append((one.n_prompt, one.n_gen, one.request_s))
-    fitted = {key: cost.from_mixes(found) for key, found in mixes.items()}
-    return [fitted[group(one)] or _own_phases(one) for one in items]
+        arms.setdefault(group(one), []).append(one)
+    fitted = {
+        key: cost.from_mixes(
+            [(one.n_prompt, one.n_gen, one.request_s) for one in found if not apart.alone(one)]
+        )
+        for key, found in arms.items()
+    }
+    return [
+        apart.token_time(one, arms[group(one)], mix)
+        if apart.alone(one)
+        else fitted[group(one)] or _own_phases(one)
+        for one in items
+    ]
 
 
 def _own_phases(one: Throughput) -> cost.TokenTime | None:

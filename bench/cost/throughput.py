@@ -49,6 +49,8 @@ class Throughput:
     """Power limit of the card as read, else as its data sheet has it."""
     device: str | None = None
     """Card, by its catalog name."""
+    backend: str | None = None
+    """CUDA, ROCm, Vulkan, ..., where an imported tool says so."""
     gpus: int = 1
     """Cards that held the model together; power is of all of them, the limit of each."""
     environment: str = ""
@@ -111,6 +113,7 @@ def _throughput(row: Row) -> Throughput | None:
         power_scope=scope,
         limit_w=limit,
         device=device,
+        backend=row.host.identity.get("backend"),
         gpus=row.arm.cards,
         environment=row.host.id,
         origin=row.origin,

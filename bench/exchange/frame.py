@@ -182,6 +182,8 @@ COLUMNS: Final = (
     _machine("host", "str", "hash of the host"),
     _machine("cpu", "str", "processor"),
     _machine("gpu", "str", "card, as its driver names it"),
+    _machine("backend", "str", "what ran on it, of an imported tool: CUDA, ROCm, Vulkan, ..."),
+    _arm("cards", "Int64", "cards that worked as one; each has its price", "n_devices"),
     _machine("gpu_driver", "str", "driver of the card"),
     _machine("gpu_power_limit_w", "Float64", "power limit of the card, W"),
     _machine("os", "str", "operating system"),

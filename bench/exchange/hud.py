@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from bench.errors import InputError
 from bench.exchange.exporting import Exported, failures
-from bench.exchange.foreign import Json
+from bench.exchange.values import Json
 from bench.experiment import CostAssumption
 from bench.experiment.devices import on_cpu
 from bench.records.file import Results

@@ -10,22 +10,14 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from bench.cost.hour import per_mtok
 from bench.errors import InputError
 from bench.exchange.exporting import Exported, failures
-from bench.exchange.foreign import (
-    Found,
-    Given,
-    Json,
-    expect,
-    numbers,
-    parse_json,
-    parse_time,
-    read_text,
-)
+from bench.exchange.foreign import Found
+from bench.exchange.reading import Source
+from bench.exchange.values import Json, expect, numbers, parse_time
 from bench.experiment import CostAssumption
 from bench.records.file import Results
 from bench.report.tables.row import shown, table
@@ -198,16 +190,15 @@ def _commit(host: Host) -> Json:
 COMMIT: Final = {"id": "commit", "time": "time", "dirty": "dirty"}
 
 
-def knows(value: object) -> bool:
-    """Whether a JSON value looks like a file of this tool."""
+def knows(source: Source) -> bool:
+    """Whether a text looks like a file of this tool."""
+    value = source.first()
     return isinstance(value, dict) and {"machine_info", "benchmarks"} <= value.keys()
 
 
-def read(path: Path, given: Given) -> list[Found]:
+def read(path: Source) -> list[Found]:
     """The benchmarks of a file that `bench export` wrote. InputError in one line."""
-    table = expect(path, TOOL, parse_json(path, read_text(path))[0], ("machine_info", "benchmarks"))
-    if given != Given():
-        raise InputError(f"{path}: says all of it; no flag goes with {TOOL}")
+    table = expect(path, TOOL, path.values[0], ("machine_info", "benchmarks"))
     machine = table["machine_info"].get(NAME) or {}
     found = [one for entry in table["benchmarks"] for one in _found(path, entry, machine)]
     if not found:
@@ -215,7 +206,7 @@ def read(path: Path, given: Given) -> list[Found]:
     return found
 
 
-def _found(path: Path, entry: Json, machine: Json) -> list[Found]:
+def _found(path: Source, entry: Json, machine: Json) -> list[Found]:
     ours = (entry.get("extra_info") or {}).get(NAME)
     if ours is None:
         raise InputError(
@@ -234,12 +225,13 @@ def _found(path: Path, entry: Json, machine: Json) -> list[Found]:
     ]
 
 
-def _one(path: Path, table: Json, machine: Json, replicate: Json, second: float) -> Found:
+def _one(path: Source, table: Json, machine: Json, replicate: Json, second: float) -> Found:
     variant, work = table["variant"], table["workload"]
     figures = dict(replicate["figures"]) | {"e2e_s": second}
     if figures.pop("prefill_tok_s", None) is not None:  # the prompt was timed alone
         figures["prefill_s"] = figures.pop("ttft_s")
     return Found(
+        whole=True,
         model=variant["model"],
         engine=variant["engine"],
         quant=variant["quant"],

@@ -143,6 +143,12 @@ CODES: Final[dict[str, Code]] = {
             still="the ratio is shown without a verdict",
         ),
         _excluding("ABOVE_BOUND", "faster than the physical limit: a measuring error"),
+        _excluding(
+            "CONTRADICTION",
+            "figures of the imported file exclude one another; `absent.self_check` says which",
+            ALL,
+        ),
+        _excluding("INVALID_RUN", "the tool that measured calls the run invalid itself", ALL),
     )
 }
 """Every code by its name."""

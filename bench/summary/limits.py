@@ -103,7 +103,8 @@ class Ceilings:
         if sizes.n_batch is None:
             why = absent or "the batch is not known"
             return Ceiling(gpu=why, rates=why)
-        card = self._card(arm.model)
+        # An imported model of another name may have a catalogued one's shape.
+        card = self._card(str(arm.settings.get("card") or arm.model))
         if isinstance(card, str):
             return Ceiling(gpu=card, rates=card)
         together = at_once(arm.settings)

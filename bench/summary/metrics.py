@@ -133,6 +133,8 @@ def _goodput(raw: Raw) -> float | None:
 
 def _energy_per_token_j(raw: Raw) -> float | None:
     """Mean power of the window over its tokens a second, prompt and new tokens alike."""
+    if raw.energy.whole.tokens:  # an imported tool counts all tokens of its run itself
+        return raw.energy.whole.per_token_j
     if "wall_s" not in raw.record.samples or raw.energy.whole.power_w is None:
         return None
     work, samples = raw.record.workload, raw.record.samples

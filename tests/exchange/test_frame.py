@@ -82,6 +82,8 @@ STABLE = [
     "host",
     "cpu",
     "gpu",
+    "backend",
+    "n_devices",
     "gpu_driver",
     "gpu_power_limit_w",
     "os",

@@ -122,6 +122,20 @@ def _rate(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
+def _card(row: Row) -> str:
+    """The card that was measured, and how many of it."""
+    several = (row.get("gpus") or 1) > 1
+    name = row.get("device") or "-"
+    return f"{row['gpus']} x {name}" if several else name
+
+
+def _told_apart(rows: Sequence[Row], key: str) -> bool:
+    """Whether the card or the backend tells rows apart, or where other tools' rows come from."""
+    known = {row.get(key) for row in rows if row["basis"] != "api"}
+    other = any(row.get("origin") not in (None, "measured", "synthetic") for row in rows)
+    return known != {None} and (other or len(known) > 1)
+
+
 def _cheapest(row: Row) -> str:
     value = row.get("usd_per_mtok")
     text = "-" if value is None else format(value, ".4g")
@@ -130,6 +144,8 @@ def _cheapest(row: Row) -> str:
 
 _COST = (
     (None, column("variant")),
+    ("device", Column(heading="card", show=_card)),
+    ("backend", column("backend")),
     (None, Column(heading="prompt+gen x batch", show=_work)),
     ("total_tok_s", Column(heading="total tok/s", show=lambda row: _rate(row["total_tok_s"]))),
     ("power_limit_w", column("power_limit_w", "limit W", ",.0f")),
@@ -160,6 +176,8 @@ def cost_columns(rows: Sequence[Mapping[str, Any]], currency: str = "USD") -> li
         if key is not None and not any(row.get(key) for row in rows):
             continue
         if key == "power_limit_w" and not _limits(rows):
+            continue
+        if key in ("device", "backend") and not _told_apart(rows, key):
             continue
         if key == "per_mtok":
             shown = Column(heading=f"{currency}/Mtok", show=shown.show)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from bench.experiment import Experiment, Gate
 from bench.experiment.selectors import arm_order, short_names
+from bench.records import OWN
 from bench.records.codes import sentence
 from bench.records.file import Results
 from bench.report.tables import Column, figure, render, sweeps
@@ -74,6 +75,9 @@ def columns(rows: Sequence[Shown]) -> list[Column]:
     """Columns to read; what is the same in every row is not shown."""
     names = short_names([one.row.arm.name for one in rows])
     machine = [figure("machine", lambda one: one.row.label)]
+    backend = [figure("backend", _backend)]
+    # Of other tools' rows the card is what a reader looks for first.
+    named = any(one.row.origin not in OWN for one in rows)
     bounded = [
         figure(heading, of, ".0%")
         for heading, of in BOUNDED.items()
@@ -82,7 +86,8 @@ def columns(rows: Sequence[Shown]) -> list[Column]:
     others = [name for name, m in METRICS.items() if m.heading and name not in PLACED]
     return [
         figure("variant", lambda one: names[one.row.arm.name]),
-        *(machine if several_machines(one.row for one in rows) else []),
+        *(machine if named or several_machines(one.row for one in rows) else []),
+        *(backend if any(_backend(one) for one in rows) else []),
         *sweeps([one.row.sizes for one in rows], lambda one: one.row.sizes),
         _metric("prefill_tok_s"),
         Column(heading=METRICS["decode_tok_s"].heading, show=_decode),
@@ -96,6 +101,11 @@ def columns(rows: Sequence[Shown]) -> list[Column]:
         figure("$ per Mtok", lambda one: one.usd_per_mtok, ".3f"),
         figure("valid", lambda one: valid_words(one.row)),
     ]
+
+
+def _backend(one: Shown) -> str | None:
+    """What an imported tool ran the model with: CUDA, ROCm, Vulkan."""
+    return one.row.host.identity.get("backend")
 
 
 def _measured_by(names: Sequence[str], rows: Sequence[Shown]) -> list[Column]:
