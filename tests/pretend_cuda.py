@@ -159,7 +159,7 @@ def layer_of(scheme: str) -> Any:
     import transformers
     from torch import nn
 
-    from bench import quantization
+    from bench import schemes
     from bench.quantization import int8_layer, layers
 
     int8_layer.check = lambda *_: None  # holds results against exact ones
@@ -170,9 +170,9 @@ def layer_of(scheme: str) -> Any:
     with torch.device("cuda"):
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model = model.eval().requires_grad_(False)
-    chosen = quantization.scheme(scheme)
+    chosen = schemes.scheme(scheme)
     if scheme != "none":
-        model = chosen.convert(model, layers.choose(chosen, model).names)
+        model = layers.convert(chosen, model, layers.choose(chosen, model).names)
     return model
 
 
@@ -180,7 +180,7 @@ def step(scheme: str, n_batch: int = 1, length: int = 32768) -> str:
     """The code of a step of one layer, over a cache of that length."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from bench import quantization
+    from bench import schemes
     from bench.engines.graph import attention, compiling, static
 
     compiling.leave_out_slow_products()
@@ -196,7 +196,7 @@ def step(scheme: str, n_batch: int = 1, length: int = 32768) -> str:
         slots.make(key, key)
         hidden = torch.empty(n_batch, 1, 4096, dtype=torch.bfloat16, device="cuda")
         turned = torch.empty(1, 1, 128, dtype=torch.bfloat16, device="cuda")
-        needs = quantization.scheme(scheme).inductor
+        needs = schemes.scheme(scheme).inductor
         how = compiling.compiling({}, graph=True, kind="cuda", needs=needs)
         compiled = how(static.run_layer)
         try:

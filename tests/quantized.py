@@ -11,4 +11,4 @@ from bench.schemes import scheme
 def quantize(name: str, model: Any) -> Any:
     """The layers that fit converted, in place where the scheme can."""
     wanted = scheme(name)
-    return wanted.convert(model, layers.choose(wanted, model).names)
+    return layers.convert(wanted, model, layers.choose(wanted, model).names)

@@ -107,16 +107,16 @@ def rows() -> list[dict[str, Any]]:
 
 
 def _row(name: str, spec: Spec, place: Home | None) -> dict[str, Any]:
-    from bench import quantization
+    from bench import schemes
     from bench.runner.venvs import own_versions, state, versions
 
     found = own_versions(spec.packages) if place is None else versions(place)
     version = next((found[package] for package in spec.packages if package in found), None)
     where = state(place) if place else "installed" if version or spec.remote else "missing"
     kinds = [kind for kind in spec.devices if place is None or place.serves(kind)]
-    schemes = spec.schemes or (*quantization.SCHEMES, *quantization.MIXED)
-    if spec.remote:
-        schemes = ()  # the server's own business
+    known = [] if spec.remote else schemes.of_engine(name)  # a server's are its own business
+    made = [q for q in known if schemes.scheme(q).source == "checkpoint"]
+    chosen = [q for q in known if q not in made] + list(schemes.MIXED if spec.applies else ())
     return {
         "engine": name,
         "environment": place.name if place else None,
@@ -125,7 +125,8 @@ def _row(name: str, spec: Spec, place: Home | None) -> dict[str, Any]:
         "version": version,
         "devices": kinds,
         "modes": list(spec.modes),
-        "schemes": list(schemes),
+        "schemes": chosen,
+        "checkpoints": made,
         "refuses": {f"{q} on {kind}": why for (q, kind), why in spec.refuses.items()},
     }
 

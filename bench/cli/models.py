@@ -57,12 +57,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _row(card: Any, place: Any) -> dict[str, Any]:
     from bench.roofline import active_params, memory_bytes, n_params, weights_bytes
-    from bench.schemes.bytes import LAYOUTS
+    from bench.schemes.bytes import sized
 
-    sizes = {scheme: weights_bytes(card, scheme, place.dtype) for scheme in LAYOUTS}
+    sizes = {scheme: weights_bytes(card, scheme, place.dtype) for scheme in sized()}
     needed = {
         scheme: memory_bytes(card, scheme, n_prompt=128, n_gen=32, dtype=place.dtype)
-        for scheme in LAYOUTS
+        for scheme in sized()
     }
     there = place.memory_bytes
     return {

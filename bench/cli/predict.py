@@ -99,9 +99,10 @@ def run(args: argparse.Namespace) -> int:
 
     from bench.errors import InputError
     from bench.predict import Predictor
-    from bench.predict.names import engine_for, scheme_for
+    from bench.predict.names import engine_for
     from bench.predict.user_rows import rows_of
     from bench.report.tables import render
+    from bench.schemes import meant
     from bench.schemes.bytes import check_quant
 
     for name in ("measured", "rent"):
@@ -109,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"--{name}: must be above 0")
     engines = [engine_for(name) for name in args.engine.split(",")]
-    quants = [scheme_for(quant, e) for e in engines for quant in args.quant.split(",")]
+    quants = [meant(quant, e) for e in engines for quant in args.quant.split(",")]
     for quant in quants:
         check_quant(quant)
     cards = _cards(args.gpu)
@@ -120,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     rows = [
         _row(found, gpu, args)
         for engine in engines
-        for quant in dict.fromkeys(scheme_for(q, engine) for q in args.quant.split(","))
+        for quant in dict.fromkeys(meant(q, engine) for q in args.quant.split(","))
         for model in _models(args, quant)
         for gpu in cards
         for n_batch in args.n_batch

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import quantization
+from bench.schemes import Device
 
 if TYPE_CHECKING:
     from bench.runner.venvs import Home
@@ -56,7 +56,7 @@ class Order:
     """Of the weights: `bench.models.weights.identity`."""
     quant: str
     dtype: str
-    device: quantization.Device
+    device: Device
     options: Mapping[str, Any]
     home: Home | None
     """The engine's own environment, where it has one."""

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench import quantization
 from bench.engines import Engine
 from bench.engines.transformers import splitting
 from bench.errors import InputError, unknown
 from bench.experiment.devices import members
-from bench.models.gguf import FILE_TYPES, FLOATS
+from bench.schemes import Device, scheme
 
 if TYPE_CHECKING:
     from bench.experiment import Variant
@@ -26,8 +25,8 @@ class Spec:
     """`package.module:Class` of its Engine; imported in the worker."""
     modes: tuple[str, ...] = ("eager",)
     """Execution modes, the default first."""
-    schemes: tuple[str, ...] | None = None
-    """Schemes it does by itself; None: those of `bench.quantization`, applied to torch modules."""
+    applies: bool = False
+    """Whether `bench.quantization` applies schemes to its modules; else it does so by itself."""
     environment: str | None = None
     """Virtual environment of its own that its worker runs in (`bench.runner.venvs`); None: the
     one the harness is in."""
@@ -56,12 +55,12 @@ ENGINES: Mapping[str, Spec] = {
     "transformers": Spec(
         module="bench.engines.transformers.engine:TransformersEngine",
         modes=("eager", "compiled", "cuda-graph"),
+        applies=True,
         packages=("transformers",),
         spreads=True,
     ),
     "onnxruntime": Spec(
         module="bench.engines.onnxruntime:OnnxRuntimeEngine",
-        schemes=("none", "int8-dynamic"),
         environment="onnxruntime",
         packages=("onnxruntime", "onnxruntime-gpu"),
         devices=("cpu", "cuda"),
@@ -75,7 +74,6 @@ ENGINES: Mapping[str, Spec] = {
     "llama.cpp": Spec(
         module="bench.engines.llama_cpp:make",
         packages=("llama-cpp-python", "xllamacpp"),
-        schemes=("none", *sorted(set(FILE_TYPES.values()) - set(FLOATS))),
         check="bench.engines.llama_cpp.common:settings_of",
         weights="gguf",
         spreads=True,
@@ -83,7 +81,6 @@ ENGINES: Mapping[str, Spec] = {
     "vllm": Spec(
         module="bench.engines.vllm:VllmEngine",
         modes=("eager", "cuda-graph"),
-        schemes=("none", "fp8_per_tensor", "fp8_per_block", "mxfp8"),
         environment="vllm",
         packages=("vllm",),
         check="bench.engines.vllm:settings_of",
@@ -125,16 +122,16 @@ def attribute(where: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def refusal(variant: Variant, device: quantization.Device) -> str | None:
+def refusal(variant: Variant, device: Device) -> str | None:
     """Why its engine cannot run this arm on this device, or None. Loads nothing."""
     name, of = variant.engine, spec(variant.engine)
     if device.kind not in of.devices:
         return f"engine '{name}' runs on {' or '.join(of.devices)}, not on {device.name}"
     if len(members(device.name)) > 1 and not of.spreads:
         return f"engine '{name}' runs on one device, not on {device.name}"
-    if of.schemes is None:
-        return quantization.refusal(
-            variant.quant, device, variant.mode, variant.dtype
+    if of.applies:
+        return scheme(variant.quant).refusal(
+            device, variant.mode, variant.dtype
         ) or splitting.refusal(variant, device.name)
     if why := of.refuses.get((variant.quant, device.kind)):
         return f"engine '{name}': scheme '{variant.quant}' is not measured on {device.name}: {why}"

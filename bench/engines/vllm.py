@@ -22,23 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import fields
+from bench import fields, schemes
 from bench.engines.messages import Job, Loaded
 from bench.errors import InputError, UnsupportedError
 from bench.experiment.devices import index_of, members
 from bench.models.prompts import random_tokens
-
-KERNELS = {
-    "none": "float matmul",
-    "fp8_per_tensor": "fp8 weights, one scale a tensor; activations in fp8, scaled at run time, "
-    "from Ada on, in 16 bits before",
-    "fp8_per_block": "fp8 weights, a scale each 128 x 128; activations in fp8, a scale each 128, "
-    "from Ada on, in 16 bits before",
-    "mxfp8": "fp8 weights, a power-of-two scale each 32; activations likewise from Blackwell on, "
-    "in 16 bits before",
-}
-"""Online schemes: docs.vllm.ai, Features, Quantization, Online Quantization and FP8 W8A8 (v0.20.0,
-stable and main), read 2026-11-23. Which kernel vLLM took is in its log only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +69,7 @@ def asked(job: Job, settings: Settings, dtype: str) -> dict[str, Any]:
         "max_num_batched_tokens": settings.max_num_batched_tokens,
         "max_model_len": settings.max_model_len,
         "async_scheduling": settings.async_scheduling,
-        "quantization": None if job.quant == "none" else job.quant,
+        "quantization": schemes.scheme(job.quant).engines.get("vllm") or None,
     }
     return {
         "load_format": "auto" if job.folder else "dummy",
@@ -163,8 +151,8 @@ class VllmEngine:
             n_params=None,
             weights_bytes=None,
             quantized_fraction=0.0 if job.quant == "none" else None,
-            dynamic=None if job.quant == "none" else "online",
-            kernel=KERNELS.get(job.quant),
+            dynamic=schemes.scheme(job.quant).dynamic,
+            kernel=schemes.scheme(job.quant).kernel,
             absent=dict.fromkeys(("n_params", "weights_bytes", "quantized_fraction"), why),
             details={
                 "package": "vllm",

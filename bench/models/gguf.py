@@ -12,98 +12,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 from bench.errors import InputError
+from bench.schemes.gguf import FILE_TYPES, FLOATS, TENSOR_TYPES, WHOLE
 
 MAGIC: Final = b"GGUF"
-
-FILE_TYPES: Final[Mapping[int, str]] = MappingProxyType(
-    {
-        0: "f32",
-        1: "f16",
-        2: "q4_0",
-        3: "q4_1",
-        7: "q8_0",
-        8: "q5_0",
-        9: "q5_1",
-        10: "q2_k",
-        11: "q3_k_s",
-        12: "q3_k_m",
-        13: "q3_k_l",
-        14: "q4_k_s",
-        15: "q4_k_m",
-        16: "q5_k_s",
-        17: "q5_k_m",
-        18: "q6_k",
-        19: "iq2_xxs",
-        20: "iq2_xs",
-        21: "q2_k_s",
-        22: "iq3_xs",
-        23: "iq3_xxs",
-        24: "iq1_s",
-        25: "iq4_nl",
-        26: "iq3_s",
-        27: "iq3_m",
-        28: "iq2_s",
-        29: "iq2_m",
-        30: "iq4_xs",
-        31: "iq1_m",
-        32: "bf16",
-        36: "tq1_0",
-        37: "tq2_0",
-        38: "mxfp4_moe",
-    }
-)
-"""`general.file_type`: the recipe by which most of the weights were stored. Source:
-`LlamaFileType` of the package gguf 0.19, gguf/constants.py."""
-
-FLOATS: Final[Mapping[str, str]] = MappingProxyType(
-    {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
-)
-"""File types that are not quantized, and their dtypes."""
-
-TENSOR_TYPES: Final[Mapping[int, str]] = MappingProxyType(
-    {
-        0: "f32",
-        1: "f16",
-        2: "q4_0",
-        3: "q4_1",
-        6: "q5_0",
-        7: "q5_1",
-        8: "q8_0",
-        9: "q8_1",
-        10: "q2_k",
-        11: "q3_k",
-        12: "q4_k",
-        13: "q5_k",
-        14: "q6_k",
-        15: "q8_k",
-        16: "iq2_xxs",
-        17: "iq2_xs",
-        18: "iq3_xxs",
-        19: "iq1_s",
-        20: "iq4_nl",
-        21: "iq3_s",
-        22: "iq2_s",
-        23: "iq4_xs",
-        24: "i8",
-        25: "i16",
-        26: "i32",
-        27: "i64",
-        28: "f64",
-        29: "iq1_m",
-        30: "bf16",
-        34: "tq1_0",
-        35: "tq2_0",
-        39: "mxfp4",
-    }
-)
-"""Source: `GGMLQuantizationType` of the same file."""
-
-WHOLE: Final = frozenset({"f32", "f16", "bf16", "f64"})
-"""Tensor types that count as not quantized."""
 
 SCALARS: Final = {
     0: "B",
@@ -235,6 +149,10 @@ class _Cursor:
         return length
 
 
+def _type_name(number: int) -> str:
+    return TENSOR_TYPES[number].name if number in TENSOR_TYPES else f"type {number}"
+
+
 def read(path: Path) -> GgufFile:
     """Read the header of a file. Raises InputError for what is not a whole GGUF file."""
     try:
@@ -268,9 +186,7 @@ def _parse(path: Path, data: mmap.mmap) -> GgufFile:
         for _ in range(cursor.take("I")):
             elements *= cursor.take("Q")
         kind = cursor.take("I")
-        tensors.append(
-            Tensor(name=name, n_elements=elements, type=TENSOR_TYPES.get(kind, f"type {kind}"))
-        )
+        tensors.append(Tensor(name=name, n_elements=elements, type=_type_name(kind)))
         last = max(last, cursor.take("Q"))
     alignment = max(int(keys.get("general.alignment", 32)), 1)
     start = -(-cursor.at // alignment) * alignment

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from bench.models.families import FAMILIES, Family
-
-Part = Literal["embedding", "head", "attention", "mlp", "expert", "router", "small"]
-"""`mlp` holds dense layers and shared experts; `small` holds norms, biases and attention sinks;
-`embedding` also per-layer embeddings: tables of which a step reads single rows."""
+from bench.schemes.row import Part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

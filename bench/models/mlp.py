@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bench.models.families import FAMILIES
-from bench.models.layers import Matrix, Part, first
+from bench.models.layers import Matrix, first
+from bench.schemes.row import Part
 
 
 def n_experts(a: Mapping[str, Any]) -> int:

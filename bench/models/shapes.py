@@ -18,7 +18,6 @@ from bench.models import ModelCard, load_card, model_cards
 from bench.models.families import FAMILIES, kind_of, layer_kinds, settings, sparse_layers
 from bench.models.layers import Attention as Attention
 from bench.models.layers import Matrix as Matrix
-from bench.models.layers import Part as Part
 from bench.models.layers import (
     attention_matrices,
     conv_matrices,

@@ -16,7 +16,6 @@ in logarithms: achieved FLOP/s over peak, processors, bandwidth and prompt lengt
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -24,26 +23,18 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import schemes
 from bench.roofline.gpus import Gpu
 
 Floats = NDArray[np.float64]
 CLOCK: Final = 2e9
 """The clock, in Hz, that fixed times are stated at."""
 
-KERNELS: Final = (
-    ("float", r"none|f16|bf16"),
-    ("k-quant", r"q\d_k.*"),
-    ("block-quant", r"q\d_[01]"),
-    ("i-quant", r"(ud-)?iq.*"),
-    ("mean-bits", r".*bpw|gptq-int4"),
-)
-"""Families of schemes that unpack alike; any other scheme is its own family."""
-
 
 def kernel(quant: str) -> str:
-    """The kernel family of a scheme."""
-    name = quant.lower()
-    return next((k for k, pattern in KERNELS if re.fullmatch(pattern, name)), name)
+    """The kernel family of a scheme: those that unpack alike; any other is its own family."""
+    row = schemes.find(quant)
+    return row.family or row.name if row is not None else quant.lower()
 
 
 Experts = Literal["none", "plain", "latent"]

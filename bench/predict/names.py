@@ -11,27 +11,6 @@ from bench.models.shapes import shape
 from bench.predict.published import card
 from bench.schemes.bytes import held
 
-ALIASES: Final = {
-    "fp16": "none",
-    "bf16": "none",
-    "int8": "int8-weight-only",
-    "fp8": "fp8-dynamic",
-    "int4": "int4-weight-only",
-    "nf4": "bnb-nf4",
-    "gptq": "gptq-int4",
-    "awq": "gptq-int4",
-    "1.58-bit": "ud-iq1_s",
-    "ud-iq1_s 1.58-bit": "ud-iq1_s",
-}
-"""Names that people use -> the scheme that is meant."""
-
-
-def scheme_for(quant: str, engine: str) -> str:
-    """The scheme that a user means; llama.cpp's unquantized files are `f16`."""
-    name = ALIASES.get(quant.lower(), quant.lower())
-    return "f16" if name == "none" and engine == "llama.cpp" else name
-
-
 ENGINES: Final = ("llama.cpp", "vllm", "tensorrt-llm", "gpt-fast", "exllamav2", "transformers")
 """Engines with published rows, as they are spelled there."""
 

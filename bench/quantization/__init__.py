@@ -1,59 +1,44 @@
-"""Quantization schemes by name: what they need, which meaning of "dynamic" they have, how to apply.
+"""Carries schemes out with torch, layer by layer; what a scheme is and needs: `bench.schemes`.
 
-Three things are called dynamic quantization (docs/quantization.md): `activations`, whose scales are
-computed at run time; `online`, weights cast while loading; `bit-allocation`, each layer with its
-own number of bits. A scheme says which it is. torch is imported only by `apply` and what it calls.
-
-    table       the schemes                     layers    which layers, and why not the others
-    scheme      what a scheme is and needs      seen      what really computes a layer
-    ao, bnb, quanto, own, int8_layer            holding   what is held in memory
+layers   which layers, and why not the others     ao, bnb, quanto,     what a scheme's row names
+seen     what really computes a layer             own, int8_layer      as `convert` and `fits`
+holding  what is held in memory                   mixed                bits by measured layers
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from bench.errors import InputError, UnsupportedError, unknown
-from bench.quantization.holding import Held, held
-from bench.quantization.table import SCHEMES, mixed_scheme
+from bench import schemes
+from bench.errors import UnsupportedError
+from bench.quantization.holding import WeightCount, held
 from bench.schemes import allocation
-from bench.schemes.scheme import Device, Scheme, refusal_of
+from bench.schemes.row import Device, Scheme
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "MIXED",
-    "SCHEMES",
-    "Applied",
-    "Device",
-    "Held",
-    "Scheme",
-    "apply",
-    "held",
-    "refusal",
-    "scheme",
-]
-
-MIXED: Final = ("mixed:5.0bit", "mixed:kld<0.02")
-"""Examples of the schemes whose names state a target (`bench.quantization.mixed`)."""
-
-
-def scheme(name: str) -> Scheme:
-    """The scheme of that name; InputError for an unknown one."""
-    if name.startswith(allocation.PREFIX):
-        allocation.parse(name)
-        return mixed_scheme(name)
-    if name not in SCHEMES:
-        raise InputError(unknown("scheme", name, [*SCHEMES, *MIXED]))
-    return SCHEMES[name]
+__all__ = ["Applied", "Device", "Scheme", "WeightCount", "apply", "held", "refusal"]
 
 
 def refusal(name: str, device: Device, mode: str = "eager", dtype: str = "auto") -> str | None:
-    """Why this scheme cannot run on this device in this mode, or None. Loads nothing."""
-    return refusal_of(scheme(name), device, mode, dtype)
+    """Why this scheme cannot be applied on this device in this mode, or None. Loads nothing."""
+    wanted = schemes.scheme(name)
+    if not wanted.convert:
+        return f"scheme '{name}' is not applied to a model in floats: {whose(wanted)}"
+    return wanted.refusal(device, mode, dtype)
+
+
+def whose(wanted: Scheme) -> str:
+    """Where a scheme that torch does not apply comes from."""
+    if wanted.source == "checkpoint":
+        return "a folder holds it that was quantized before; -m names that folder"
+    if wanted.source == "file":
+        return "a GGUF file holds it; -m names that file, with -e llama.cpp"
+    engines = " or ".join(wanted.engines)
+    return f"it is run by {engines}" if engines else "it is known for predictions only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +60,7 @@ def apply(
 
     `tokenize` is asked only by schemes that measure the model before they quantize it.
     """
-    wanted = scheme(name)
+    wanted = schemes.scheme(name)
     if reason := refusal(name, device):
         raise UnsupportedError(reason)
     if name.startswith(allocation.PREFIX):
@@ -84,9 +69,9 @@ def apply(
 
         cache = weights.cache_folder() / "mixed"
         chosen = mixed.quantize(allocation.parse(name), model, tokenize, cache)
-        return Applied(model, {"allocation": chosen}, wanted.kernel(device))
+        return Applied(model, {"allocation": chosen}, wanted.kernel)
     if name == "none":
-        return Applied(model, {}, wanted.kernel(device))
+        return Applied(model, {}, wanted.kernel)
     return _watched(wanted, model)
 
 
@@ -100,7 +85,7 @@ def _watched(wanted: Scheme, model: torch.nn.Module) -> Applied:
         for name, layer in layers.linear_layers(model).items()
         if name in choice.names
     }
-    model = wanted.convert(model, choice.names)
+    model = layers.convert(wanted, model, choice.names)
     head = getattr(model, "get_output_embeddings", lambda: None)()
     within = [name for name in shapes if model.get_submodule(name) is not head] or list(shapes)
     largest = max(within, key=lambda name: shapes[name][0] * shapes[name][1])

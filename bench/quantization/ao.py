@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import UnsupportedError
 from bench.quantization.layers import dims, dtype_of
-from bench.schemes.scheme import Device
 
 if TYPE_CHECKING:
     from torch import nn
 
 INT4_GROUP = 64
+Convert = Callable[["nn.Module", Sequence[str]], "nn.Module"]
 
 
-def converter(
-    make: Callable[[], Any],
-) -> Callable[[nn.Module, Sequence[str]], nn.Module]:
+def converter(make: Callable[[], Any]) -> Convert:
     """A scheme's `convert` from a function that makes its configuration."""
 
     def convert(model: nn.Module, names: Sequence[str]) -> nn.Module:
@@ -44,36 +42,42 @@ def _is_quantized(module: nn.Module) -> bool:
     return hasattr(module.weight, "__tensor_flatten__")
 
 
+@converter
 def int8_dynamic() -> Any:
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig
 
     return Int8DynamicActivationInt8WeightConfig()
 
 
+@converter
 def int8_weight_only() -> Any:
     from torchao.quantization import Int8WeightOnlyConfig
 
     return Int8WeightOnlyConfig()
 
 
+@converter
 def fp8_dynamic_row() -> Any:
     from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow
 
     return Float8DynamicActivationFloat8WeightConfig(granularity=PerRow())
 
 
+@converter
 def fp8_dynamic_tensor() -> Any:
     from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerTensor
 
     return Float8DynamicActivationFloat8WeightConfig(granularity=PerTensor())
 
 
+@converter
 def fp8_weight_only() -> Any:
     from torchao.quantization import Float8WeightOnlyConfig
 
     return Float8WeightOnlyConfig()
 
 
+@converter
 def int4_weight_only() -> Any:
     from torchao.quantization import Int4WeightOnlyConfig
 
@@ -102,29 +106,3 @@ def fits_int4(layer: nn.Linear) -> str | None:
     return dims(layer, n_in=INT4_GROUP, who="a row of groups") or dtype_of(
         layer, "bfloat16", "int4 tile-packed"
     )
-
-
-def int8_kernel(device: Device) -> str:
-    """kernel/intmm.py: cuBLAS' integer matmul needs more than 16 rows, so decoding at a small batch
-    is a float32 matmul, after a copy of the transposed weight and its conversion. Compiled, that
-    branch is not taken, and `max_autotune_gemm` lets inductor write an integer matmul for few rows
-    (without, it calls cuBLAS, which stops). On a CPU with VNNI and without AMX the sums of the
-    weight's columns are taken anew at each call."""
-    if device.kind == "cpu":
-        return "torch._int_mm, weights summed again at each call where the CPU has VNNI"
-    return (
-        "eager: torch._int_mm above 16 rows, float32 matmul at or below; compiled: integer matmul "
-        "of Triton, or torch._int_mm above 16 rows"
-    )
-
-
-def weight_only_kernel(_: Device) -> str:
-    return "eager: converted to float whole, then a float matmul; compiled: within the matmul"
-
-
-def fp8_kernel(_: Device) -> str:
-    return "torch._scaled_mm, activations scaled before it"
-
-
-def int4_kernel(_: Device) -> str:
-    return "torch._weight_int4pack_mm (tinygemm), bfloat16 activations"

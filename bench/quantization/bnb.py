@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.quantization.layers import dims, replace
-from bench.schemes.scheme import Device
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,11 +85,3 @@ def fits_nf4(layer: nn.Linear) -> str | None:
     if layer.weight.device.type != "cpu":
         return None
     return dims(layer, n_in=NF4_BLOCK, who="bitsandbytes on a CPU")
-
-
-def int8_kernel(_: Device) -> str:
-    return "bitsandbytes::int8_mixed_scaled_mm, outlier columns in 16 bits"
-
-
-def nf4_kernel(_: Device) -> str:
-    return "bitsandbytes 4-bit matmul"

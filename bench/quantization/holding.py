@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class WeightCount:
     """What a model really holds in memory."""
 
     n_params: int
@@ -30,7 +30,7 @@ class Weight:
     quantized: bool
 
 
-def held(model: torch.nn.Module) -> Held:
+def held(model: torch.nn.Module) -> WeightCount:
     """Count the weights of a model by what is in memory, not by what its config says.
 
     `get_memory_footprint` of transformers reports the unquantized size for tensor subclasses, so
@@ -44,7 +44,7 @@ def held(model: torch.nn.Module) -> Held:
             weights.setdefault(weight.parts[0].data_ptr(), weight)
     count = sum(weight.n_params for weight in weights.values())
     quantized = sum(weight.n_params for weight in weights.values() if weight.quantized)
-    return Held(
+    return WeightCount(
         n_params=count,
         weights_bytes=sum(_bytes(part) for weight in weights.values() for part in weight.parts),
         quantized_fraction=quantized / count,

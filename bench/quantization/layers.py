@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UnsupportedError
-from bench.schemes.scheme import Scheme
+from bench.schemes.row import Scheme
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,13 +45,32 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
     return {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
 
 
+def fits(scheme: Scheme, layer: nn.Linear) -> str | None:
+    """Why the scheme leaves a layer as it is, or None."""
+    found: str | None = named(scheme.fits)(layer) if scheme.fits else None
+    return found
+
+
+def convert(scheme: Scheme, model: nn.Module, names: Sequence[str]) -> nn.Module:
+    """Quantize the linear layers of these names, in place."""
+    made: nn.Module = named(scheme.convert)(model, names)
+    return made
+
+
+def named(where: str) -> Callable[..., Any]:
+    """The function that `module:function` names; its library is imported only now."""
+    module, _, name = where.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), name)
+    return found
+
+
 def choose(scheme: Scheme, model: nn.Module) -> Choice:
     """What the scheme would convert. UnsupportedError if it would leave every layer."""
     head = getattr(model, "get_output_embeddings", lambda: None)()
     names: list[str] = []
     skipped: dict[str, list[str]] = {}
     for name, layer in linear_layers(model).items():
-        reason = HEAD if scheme.keeps_head and layer is head else scheme.fits(layer)
+        reason = HEAD if scheme.keeps_head and layer is head else fits(scheme, layer)
         if reason is None:
             names.append(name)
         else:

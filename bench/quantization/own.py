@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bench.quantization.layers import dtype_of
-from bench.schemes.scheme import Device
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,10 +14,6 @@ if TYPE_CHECKING:
 
 def nothing(model: nn.Module, _: Sequence[str]) -> nn.Module:
     return model
-
-
-def float_kernel(_: Device) -> str:
-    return "float matmul"
 
 
 def dynamic_int8(model: nn.Module, names: Sequence[str]) -> nn.Module:
@@ -38,12 +33,6 @@ def fits_dynamic_int8(layer: nn.Linear) -> str | None:
     return dtype_of(layer, "float32", "torch's packed weights")
 
 
-def dynamic_int8_kernel(_: Device) -> str:
-    import torch
-
-    return f"quantized::linear_dynamic ({torch.backends.quantized.engine})"
-
-
 def fused_int8(model: nn.Module, names: Sequence[str]) -> nn.Module:
     """int8 weights and dynamic activations with the product read once (`int8_layer`)."""
     from bench.quantization import int8_layer
@@ -56,9 +45,3 @@ def fits_fused_int8(layer: nn.Linear) -> str | None:
     from bench.quantization.ao import fits_int8
 
     return fits_int8(layer)
-
-
-def fused_int8_kernel(device: Device) -> str:
-    if device.kind == "cpu":
-        return "torch._int_mm, unsigned activations, sums of the weights taken once"
-    return "int8 tensor cores through Triton to 64 rows, torch._int_mm above"

@@ -17,7 +17,8 @@ from bench.models.shapes import Shape, shape
 from bench.roofline.gpus import GIB, Gpu, Precision
 from bench.roofline.memory import RESERVE_BYTES as RESERVE_BYTES
 from bench.roofline.memory import STATE_BYTES, running
-from bench.schemes.bytes import Compute, Held, float_bytes, held, layout
+from bench.schemes.bytes import Held, float_bytes, held, layout
+from bench.schemes.row import Compute
 
 Limit = Literal["memory", "compute"]
 

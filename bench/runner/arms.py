@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import quantization
+from bench import schemes
 from bench.engines.endpoint.settings import Key, settings
 from bench.engines.messages import Order
 from bench.engines.registry import DTYPES, ENGINES, attribute, refusal, spec
@@ -123,12 +123,18 @@ def check_names(experiment: Experiment) -> None:
         if variant.dtype not in DTYPES:
             raise InputError(unknown("dtype", variant.dtype, DTYPES))
         check_weights(variant, model_of(variant))
-        if engine.schemes is not None and variant.quant not in engine.schemes:
-            raise InputError(unknown(f"scheme of {variant.engine}", variant.quant, engine.schemes))
-        if engine.schemes is None and engine.weights == "folder":
-            quantization.scheme(variant.quant)
+        check_scheme(variant)
         if engine.check is not None:
             attribute(engine.check)(variant.options)
+
+
+def check_scheme(variant: Variant) -> None:
+    """Refuse a scheme that does not exist, or that this engine does not run."""
+    if spec(variant.engine).weights == "none":
+        return  # a name that tells arms apart
+    row, known = schemes.find(variant.quant), schemes.of_engine(variant.engine)
+    if row is None or variant.engine not in row.engines:
+        raise InputError(unknown(f"scheme of {variant.engine}", variant.quant, known))
 
 
 def check_weights(variant: Variant, model: Model) -> None:
@@ -162,7 +168,7 @@ def resolve(experiment: Experiment, say: Callable[[str], None]) -> list[Arm]:
     return [_resolved(variant, device, say) for variant in experiment.variants]
 
 
-def _resolved(variant: Variant, device: quantization.Device, say: Callable[[str], None]) -> Arm:
+def _resolved(variant: Variant, device: schemes.Device, say: Callable[[str], None]) -> Arm:
     model, engine = model_of(variant), spec(variant.engine)
     if engine.remote:
         asked = settings(variant.options)
@@ -186,7 +192,7 @@ def _resolved(variant: Variant, device: quantization.Device, say: Callable[[str]
         return replace(arm, refusal=str(error))
 
 
-def _with_engine(arm: Arm, device: quantization.Device, say: Callable[[str], None]) -> Arm:
+def _with_engine(arm: Arm, device: schemes.Device, say: Callable[[str], None]) -> Arm:
     """The arm with its engine's environment installed and the model in the engine's format."""
     engine = spec(arm.variant.engine)
     if engine.environment is not None:
@@ -218,17 +224,17 @@ def check_file(variant: Variant, file: Path) -> None:
         )
 
 
-def find_device(experiment: Experiment) -> quantization.Device:
+def find_device(experiment: Experiment) -> schemes.Device:
     """The device that the experiment means on this machine, asked of a process that has torch."""
     if {variant.engine for variant in experiment.variants} <= {SYNTHETIC}:
-        return quantization.Device(name=SYNTHETIC, kind=SYNTHETIC)
+        return schemes.Device(name=SYNTHETIC, kind=SYNTHETIC)
     if all(spec(variant.engine).remote for variant in experiment.variants):
-        return quantization.Device(name=REMOTE, kind=REMOTE)
+        return schemes.Device(name=REMOTE, kind=REMOTE)
     event = last(converse({"task": "probe", "device": experiment.grid.device}, limit_s=300.0))
     if event["event"] == "failed":
         raise (InputError if event["code"] == "INPUT" else UnsupportedError)(event["message"])
     capability = event["capability"]
-    return quantization.Device(
+    return schemes.Device(
         name=event["device"],
         kind=event["kind"],
         capability=(capability[0], capability[1]) if capability else None,

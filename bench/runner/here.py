@@ -12,8 +12,8 @@ from bench.devices.gpu import nvml
 from bench.devices.host import machine
 from bench.errors import UnsupportedError
 from bench.experiment.devices import count, members, spelled_out
-from bench.quantization import Device
 from bench.roofline.gpus import Gpu, match, resolve_gpu
+from bench.schemes import Device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

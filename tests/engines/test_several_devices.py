@@ -43,13 +43,13 @@ from bench.exchange.exporting import Price
 from bench.exchange.tabular import markdown
 from bench.experiment import CostAssumption, Variant
 from bench.experiment.devices import cards, count, kind_of, members, spelled_out
-from bench.quantization import Device
 from bench.records import Environment
 from bench.records.file import Results, Writer, read
 from bench.report.page import Options, assemble
 from bench.report.page.webpage import to_html
 from bench.report.tables.run import priced
 from bench.runner.process import converse
+from bench.schemes import Device
 from bench.summary import summarise
 from bench.summary.limits import at_once, with_limits
 from bench.worker import rank

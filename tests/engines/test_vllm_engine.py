@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from bench.engines.messages import Job
-from bench.engines.registry import spec
-from bench.engines.vllm import KERNELS, VllmEngine
+from bench.engines.vllm import VllmEngine
 from bench.errors import InputError, UnsupportedError
 from bench.experiment import Workload
 from bench.models.prompts import random_tokens
@@ -108,7 +107,8 @@ def test_an_online_scheme_is_called_online(job: Job) -> None:
     assert found.quantized_fraction is None
     assert "does not tell" in found.absent["weights_bytes"]
     assert VllmEngine().load(job).dynamic is None
-    assert set(KERNELS) == set(spec("vllm").schemes or ())
+    assert found.kernel is not None
+    assert "a scale each 128 x 128" in found.kernel
 
 
 @pytest.mark.parametrize("n_batch", [1, 5])

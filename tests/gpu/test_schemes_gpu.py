@@ -12,9 +12,9 @@ if not torch.cuda.is_available():
 
 from torch import nn  # noqa: E402  # only where there is a device
 
-from bench import quantization  # noqa: E402
+from bench import quantization, schemes  # noqa: E402
 from bench.engines.transformers.engine import resolve_device  # noqa: E402
-from bench.quantization import int8_layer, seen  # noqa: E402
+from bench.quantization import int8_layer, layers, seen  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,
@@ -133,7 +133,7 @@ def test_quantizing_on_the_card_holds_one_layer_twice_at_most() -> None:
     layer = 2048 * 2048 * 2
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    quantization.scheme("int8-weight-only").convert(model, [str(i) for i in range(32)])
+    layers.convert(schemes.scheme("int8-weight-only"), model, [str(i) for i in range(32)])
     # Quantizing computes in float32, with a few temporaries of one layer's size: not 32 of them.
     assert torch.cuda.max_memory_allocated() - before < 16 * layer
     assert torch.cuda.memory_allocated() < before * 0.6

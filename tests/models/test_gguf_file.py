@@ -14,6 +14,7 @@ from bench.models import gguf as gguf_file
 from bench.models import resolve_model
 from bench.models.weights import identity
 from bench.runner.arms import check_weights
+from bench.schemes.gguf import FILE_TYPES, TENSOR_TYPES
 
 
 def write(path: Path, file_type: gguf.LlamaFileType = gguf.LlamaFileType.MOSTLY_Q8_0) -> Path:
@@ -98,11 +99,13 @@ def test_values_of_an_unknown_type_are_named(tmp_path: Path) -> None:
 
 
 def test_types_are_those_of_the_package() -> None:
-    for number, name in gguf_file.FILE_TYPES.items():
+    for number, name in FILE_TYPES.items():
         theirs = gguf.LlamaFileType(number).name.lower()
         assert theirs.removeprefix("all_").removeprefix("mostly_") == name
-    for number, name in gguf_file.TENSOR_TYPES.items():
-        assert gguf.GGMLQuantizationType(number).name.lower() == name
+    for number, made in TENSOR_TYPES.items():
+        theirs = gguf.GGMLQuantizationType(number)
+        assert theirs.name.lower() == made.name
+        assert gguf.GGML_QUANT_SIZES[theirs] == (made.weights, made.block_bytes)
 
 
 def test_the_embedded_file_is_what_its_card_says(embedded_gguf: Path) -> None:

@@ -10,7 +10,9 @@ import pytest
 from bench.errors import InputError, UnsupportedError
 from bench.models import load_card, model_cards
 from bench.models.shapes import Matrix, Shape, shape, validate_models
-from bench.schemes.bytes import LAYOUTS, Layout, held, layout
+from bench.schemes import SCHEMES
+from bench.schemes import scheme as scheme_of
+from bench.schemes.bytes import held, layout, sized
 from tests.quantized import quantize
 
 PUBLISHED = {
@@ -130,7 +132,9 @@ def test_groups_are_padded_to_the_tiles_of_the_kernel() -> None:
     assert low.step_bytes == quantized_rows * (512 + 16 * 4) + 2 * 128
 
 
-@pytest.mark.parametrize("scheme", sorted(set(LAYOUTS) - {"none"}))
+@pytest.mark.parametrize(
+    "scheme", [name for name in sized() if name != "none" and SCHEMES[name].source == "float"]
+)
 def test_transformers_experts_are_left_alone_other_engines_quantize_them(scheme) -> None:
     moe = shape(load_card(model_cards()["qwen3-30b-a3b"]))
     here, elsewhere = held(moe, scheme), held(moe, scheme, engine="vllm")
@@ -175,7 +179,8 @@ def test_layouts_are_what_torchao_holds(scheme, config) -> None:
             return sum(size(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
         return tensor.numel() * tensor.element_size()
 
-    how: Layout = LAYOUTS[scheme]
+    how = scheme_of(scheme).layout
+    assert how is not None
     assert how.bits is not None
     assert size(linear[0].weight) == 128 * 256 * how.bits / 8 + 256 * how.row_bytes
 

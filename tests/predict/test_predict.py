@@ -13,12 +13,13 @@ from bench.errors import InputError
 from bench.models.shapes import shape
 from bench.predict import Predictor
 from bench.predict.efficiency import DecodeModel, Point, PrefillModel, Prompt, kernel
-from bench.predict.names import card_of_size, engine_for, scheme_for
+from bench.predict.names import card_of_size, engine_for
 from bench.predict.published import FOLDER, card, rows, sources, validate_published
 from bench.predict.report import BEGIN, END, TARGETS, Validation, spliced
 from bench.predict.sample import point, samples
 from bench.roofline import bound
 from bench.roofline.gpus import gpus
+from bench.schemes import meant
 
 
 @pytest.fixture(scope="module")
@@ -237,9 +238,9 @@ def test_a_card_of_a_size_has_that_size() -> None:
 
 
 def test_names_that_people_use() -> None:
-    assert scheme_for("FP16", "llama.cpp") == "f16"
-    assert scheme_for("fp16", "vllm") == "none"
-    assert scheme_for("Q4_K_M", "llama.cpp") == "q4_k_m"
+    assert meant("FP16", "llama.cpp") == "f16"
+    assert meant("fp16", "vllm") == "none"
+    assert meant("Q4_K_M", "llama.cpp") == "q4_k_m"
     assert engine_for("vLLM") == "vllm"
     with pytest.raises(InputError, match="empty"):
         engine_for(" ")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import quantization
+from bench import quantization, schemes
 from bench.errors import InputError, UnsupportedError
 from bench.quantization import mixed
 from bench.schemes.allocation import Option, Target
@@ -139,9 +139,9 @@ def test_a_bound_that_is_never_met() -> None:
 
 
 def test_a_scheme_by_name() -> None:
-    assert quantization.scheme("mixed:5.0bit").dynamic == "bit-allocation"
+    assert schemes.scheme("mixed:5.0bit").dynamic == "bit-allocation"
     with pytest.raises(InputError, match=r"did you mean 'mixed:5\.0bit'"):
-        quantization.scheme("mixd:5.0bit")
+        schemes.scheme("mixd:5.0bit")
 
 
 def test_random_weights_have_no_text_to_measure_on(model: Any, tmp_path: Path) -> None:

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from bench.errors import InputError
-from bench.quantization import SCHEMES, Device, refusal
-from bench.schemes import scheme
-from bench.schemes.bytes import LAYOUTS
-from bench.schemes.scheme import Package
+from bench.quantization import refusal
+from bench.schemes import SCHEMES, Device, Package, of_engine, scheme
 
 CPU = Device(name="cpu", kind="cpu")
 ADA = Device(name="cuda:0", kind="cuda", capability=(8, 9))
 AMPERE = Device(name="cuda:0", kind="cuda", capability=(8, 0))
 TURING = Device(name="cuda:0", kind="cuda", capability=(7, 5))
 PASCAL = Device(name="cuda:0", kind="cuda", capability=(6, 1))
+
+APPLIED = [name for name in of_engine("transformers") if scheme(name).source == "float"]
 
 VERSIONS = {
     "torchao": "0.18.0+cpu",
@@ -47,8 +47,8 @@ def test_names_are_the_keys() -> None:
     assert all(name == made.name for name, made in SCHEMES.items())
 
 
-def test_every_scheme_has_a_size_to_predict_with() -> None:
-    assert set(SCHEMES) <= set(LAYOUTS)
+def test_every_applied_scheme_has_a_size_to_predict_with() -> None:
+    assert [name for name in APPLIED if scheme(name).layout is None] == []
 
 
 def test_an_unknown_scheme_is_named() -> None:
@@ -158,8 +158,8 @@ def test_modes_that_a_scheme_cannot_take(packages: dict[str, str]) -> None:
     )
     assert "the host waits" in str(refusal("bnb-int8", ADA, "cuda-graph"))
     assert refusal("bnb-int8", ADA, "compiled") is None
-    graphs = {name for name in SCHEMES if refusal(name, ADA, "cuda-graph") is None}
-    assert graphs == set(SCHEMES) - {"torch-dynamic-int8", "bnb-int8"}
+    graphs = {name for name in APPLIED if refusal(name, ADA, "cuda-graph") is None}
+    assert graphs == set(APPLIED) - {"torch-dynamic-int8", "bnb-int8"}
 
 
 def test_a_graph_needs_a_cuda_device() -> None:
@@ -168,8 +168,8 @@ def test_a_graph_needs_a_cuda_device() -> None:
 
 def test_the_parent_imports_no_torch_for_any_of_this() -> None:
     code = (
-        "import sys; from bench import quantization as q; "
-        "d = q.Device(name='cpu', kind='cpu'); [q.refusal(name, d) for name in q.SCHEMES]; "
+        "import sys; from bench import quantization as q, schemes; "
+        "d = q.Device(name='cpu', kind='cpu'); [q.refusal(name, d) for name in schemes.SCHEMES]; "
         "print(sorted({'torch', 'torchao', 'bitsandbytes', 'triton'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -179,7 +179,7 @@ def test_the_parent_imports_no_torch_for_any_of_this() -> None:
 def test_the_page_lists_every_scheme_with_what_it_needs() -> None:
     page = (Path(__file__).parents[2] / "docs" / "quantization.md").read_text(encoding="utf-8")
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
-    for name, row in SCHEMES.items():
+    for name, row in ((name, SCHEMES[name]) for name in APPLIED):
         needs = f"{row.capability[0]}.{row.capability[1]}" if row.capability else ""
         listed = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
         assert needs in listed
@@ -187,4 +187,4 @@ def test_the_page_lists_every_scheme_with_what_it_needs() -> None:
         assert ("CPU" in listed) == ("cpu" in row.kinds) or name == "none"
         for package in row.packages:
             assert package.name == "triton" or f"{package.name} >= {package.least}" in page
-    assert set(SCHEMES) <= set(rows)
+    assert set(APPLIED) <= set(rows)

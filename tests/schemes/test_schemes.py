@@ -13,11 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from bench import quantization
+from bench import quantization, schemes
 from bench.errors import UnsupportedError
 from bench.quantization import layers, seen
 from bench.quantization.holding import weight_parts
-from bench.schemes.bytes import LAYOUTS
 from tests.quantized import quantize
 
 CPU = quantization.Device(name="cpu", kind="cpu")
@@ -100,7 +99,7 @@ def test_results_are_near_and_bytes_are_those_counted_by_hand(name: str) -> None
         assert held.weights_bytes == low_bytes + 4 * FLOATS
     else:
         assert held.weights_bytes == pytest.approx(low_bytes + 4 * FLOATS, rel=0.03)
-    head = 0 if quantization.scheme(name).keeps_head else HEAD
+    head = 0 if schemes.scheme(name).keeps_head else HEAD
     assert held.quantized_fraction == pytest.approx((N_LINEAR + head) / n_params)
     assert quantization.held(found.model) == held  # also after the first request
 
@@ -109,7 +108,7 @@ def test_results_are_near_and_bytes_are_those_counted_by_hand(name: str) -> None
 def test_what_was_quantized_and_what_not_is_recorded(name: str) -> None:
     need(name)
     found = applied(name, llama()).details["layers"]
-    if quantization.scheme(name).keeps_head:
+    if schemes.scheme(name).keeps_head:
         assert found["quantized"] == 14
         (skipped,) = found["skipped"]
         assert (skipped["count"], skipped["layers"]) == (1, ["lm_head"])
@@ -247,7 +246,7 @@ def test_no_more_than_one_layer_is_held_twice(name: str) -> None:
     model = llama(num_hidden_layers=4)
     n_layers = len(layers.linear_layers(model))
     counts = freed_one_by_one(partial(quantize, name), model)
-    kept = 1 if quantization.scheme(name).keeps_head else 0
+    kept = 1 if schemes.scheme(name).keeps_head else 0
     assert counts[-1] == kept
     assert any(kept + 1 < count < n_layers - 1 for count in counts)  # and not all at the end
 
@@ -257,7 +256,7 @@ def test_layers_whose_shape_does_not_fit_are_left_and_named(monkeypatch: Any) ->
 
     monkeypatch.setattr(api, "_check_hardware_support", lambda granularity: None)
     model = nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 24), nn.Linear(24, 16)).bfloat16()
-    choice = layers.choose(quantization.scheme("fp8-dynamic"), model)
+    choice = layers.choose(schemes.scheme("fp8-dynamic"), model)
     assert choice.names == ("0",)
     assert choice.record()["skipped"] == [
         {"count": 2, "reason": "torch._scaled_mm needs multiples of 16", "layers": ["1", "2"]}
@@ -312,7 +311,7 @@ def test_int4_bytes_with_the_padding_of_its_tiles(monkeypatch: Any, n_in: int, p
     model = nn.Sequential(nn.Linear(n_in, 60, bias=False, dtype=torch.bfloat16, device="meta"))
     quantize("int4-weight-only", model)
     held = sum(part.numel() * part.element_size() for part in weight_parts(model[0]))
-    how = LAYOUTS["int4-weight-only"]
+    how = schemes.scheme("int4-weight-only").layout
     assert how.group is not None
     assert held == 64 * padded // 2 + 64 * (padded // how.group) * how.group_bytes
 
@@ -320,12 +319,14 @@ def test_int4_bytes_with_the_padding_of_its_tiles(monkeypatch: Any, n_in: int, p
 def test_integer_matmuls_of_other_shapes_would_run_on_the_host() -> None:
     """On a GPU torchao's int8 of a shape that cuBLAS refuses is computed on the CPU."""
     layer = nn.Linear(20, 16, device="meta")
-    assert quantization.scheme("int8-dynamic").fits(layer) == "torch._int_mm needs multiples of 8"
-    assert quantization.scheme("int8-dynamic").fits(nn.Linear(20, 16)) is None
+    assert (
+        layers.fits(schemes.scheme("int8-dynamic"), layer) == "torch._int_mm needs multiples of 8"
+    )
+    assert layers.fits(schemes.scheme("int8-dynamic"), nn.Linear(20, 16)) is None
 
 
 def test_blocks_of_4_bits_must_fill_a_row_on_a_cpu() -> None:
-    fits = quantization.scheme("bnb-nf4").fits
+    fits = partial(layers.fits, schemes.scheme("bnb-nf4"))
     assert fits(nn.Linear(96, 8)) == "bitsandbytes on a CPU needs n_in a multiple of 64"
     assert fits(nn.Linear(128, 8)) is None
     assert fits(nn.Linear(96, 8, device="meta")) is None

@@ -13,6 +13,8 @@ from bench.engines.messages import Job, Loaded
 from bench.errors import InputError, UnsupportedError
 from bench.experiment.devices import index_of, members
 from bench.models import gguf
+from bench.schemes import scheme
+from bench.schemes.gguf import FLOATS
 
 VECTOR: Final[Mapping[str, str]] = {
     "avx": "AVX",
@@ -82,7 +84,7 @@ def file_of(job: Job) -> gguf.GgufFile:
     found = gguf.read(job.gguf)
     if found.scheme != job.quant:
         raise InputError(f"{found.path.name} is '{found.scheme}', not '{job.quant}'")
-    if job.dtype not in ("auto", gguf.FLOATS.get(found.file_type)):
+    if job.dtype not in ("auto", FLOATS.get(found.file_type)):
         raise InputError(f"{found.path.name} is run as it is ({found.file_type}): no --dtype")
     return found
 
@@ -158,23 +160,14 @@ def describe(job: Job, file: gguf.GgufFile, build: Mapping[str, Any]) -> Loaded:
         )
     return Loaded(
         device=job.device,
-        dtype=gguf.FLOATS.get(file.file_type, "float32"),
+        dtype=FLOATS.get(file.file_type, "float32"),
         n_params=file.n_params,
         weights_bytes=file.weights_bytes,
         quantized_fraction=file.quantized_fraction,
-        dynamic=None,
-        kernel=kernel(file),
+        dynamic=scheme(file.scheme).dynamic,
+        kernel=scheme(file.scheme).kernel,
         details=details,
     )
-
-
-def kernel(file: gguf.GgufFile) -> str:
-    """What multiplies with the file's weights."""
-    if file.scheme == "none":
-        return "float matmul"
-    # ggml's CPU kernels dot a block of quantized weights with a block of activations that was
-    # rounded to 8 bits just before (`vec_dot_type` in ggml-cpu.c); CUDA's integer kernels do too.
-    return f"ggml {file.file_type} matmul, activations rounded to 8 bits in blocks"
 
 
 def missing_instructions(system_info: str, flags: set[str]) -> list[str]:

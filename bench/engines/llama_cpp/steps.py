@@ -28,8 +28,9 @@ from bench.engines.llama_cpp.common import (
 )
 from bench.engines.messages import Job, Loaded
 from bench.errors import UnsupportedError
-from bench.models.gguf import TENSOR_TYPES, GgufFile
+from bench.models.gguf import GgufFile
 from bench.models.prompts import random_tokens
+from bench.schemes.gguf import BY_NAME
 
 FLASH_ATTENTION: Final = {"auto": -1, "off": 0, "on": 1}
 """`enum llama_flash_attn_type` of llama.h."""
@@ -250,7 +251,6 @@ class LlamaPythonEngine:
 
 def tensor_type(name: str) -> int:
     """Number of a type of the cache. Raises UnsupportedError for an unknown one."""
-    known = {text: number for number, text in TENSOR_TYPES.items()}
-    if name not in known:
+    if name not in BY_NAME:
         raise UnsupportedError(f"unknown type of the cache '{name}'; f16, q8_0, q4_0, ...")
-    return known[name]
+    return BY_NAME[name].number

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import quantization
+from bench import quantization, schemes
 from bench.engines.graph.static import Static
 from bench.engines.messages import Job, Loaded
 from bench.engines.registry import spec
@@ -91,7 +91,7 @@ class TransformersEngine:
     def _decoder_for(self, job: Job, options: Mapping[str, Any]) -> Decoder:
         if job.mode == "eager":
             return Eager(self._model)
-        needs = quantization.scheme(job.quant).inductor
+        needs = schemes.scheme(job.quant).inductor
         return Static(self._model, options, graph=job.mode == "cuda-graph", needs=needs)
 
     def _weights(self, job: Job, split: Split, dtype: str) -> tuple[Any, Mapping[str, str] | None]:
@@ -163,7 +163,7 @@ class TransformersEngine:
     def _describe(
         self,
         job: Job,
-        device: quantization.Device,
+        device: schemes.Device,
         dtype: str,
         applied: quantization.Applied,
         split: Split,
@@ -175,7 +175,7 @@ class TransformersEngine:
         if self.others is not None:
             weights_bytes += sum(self.others.ask("weights_bytes"))
         spread = {"split": split.how, "ranks": len(split.devices)} if split.how != "one" else {}
-        chosen = quantization.scheme(job.quant)
+        chosen = schemes.scheme(job.quant)
         return Loaded(
             device=device.name,
             dtype=dtype,
@@ -316,21 +316,21 @@ def make_current(device: str) -> None:
         torch.accelerator.set_device_index(index)
 
 
-def resolve_device(name: str) -> quantization.Device:
+def resolve_device(name: str) -> schemes.Device:
     """The device of that name, or several; `auto` is the accelerator if there is one, else the CPU.
 
     Raises InputError for a name that cannot be, UnsupportedError for one that is not here.
     """
     each = [_resolve_one(one) for one in members(spelled_out(name))]
     known = [one.capability for one in each if one.capability]
-    return quantization.Device(
+    return schemes.Device(
         name="+".join(one.name for one in each),
         kind=each[0].kind,
         capability=min(known, default=None),  # a scheme must run on each
     )
 
 
-def _resolve_one(name: str) -> quantization.Device:
+def _resolve_one(name: str) -> schemes.Device:
     import torch
 
     accelerator = None
@@ -340,7 +340,7 @@ def _resolve_one(name: str) -> quantization.Device:
         name = "cpu" if accelerator is None else accelerator.type
     kind, _, index = name.partition(":")
     if kind == "cpu" and not index:
-        return quantization.Device(name="cpu", kind="cpu")
+        return schemes.Device(name="cpu", kind="cpu")
     count = torch.accelerator.device_count() if accelerator and accelerator.type == kind else 0
     if index and not index.isdecimal():
         raise InputError(f"unknown device '{name}'; known: auto, cpu, cuda:0, cuda:0+cuda:1, ...")
@@ -350,10 +350,10 @@ def _resolve_one(name: str) -> quantization.Device:
             there += [f"{accelerator.type}:{i}" for i in range(torch.accelerator.device_count())]
         raise UnsupportedError(f"no device '{name}' on this machine; there is: {', '.join(there)}")
     capability = torch.cuda.get_device_capability(int(index or 0)) if kind == "cuda" else None
-    return quantization.Device(name=f"{kind}:{index or 0}", kind=kind, capability=capability)
+    return schemes.Device(name=f"{kind}:{index or 0}", kind=kind, capability=capability)
 
 
-def resolve_dtype(name: str, device: quantization.Device) -> str:
+def resolve_dtype(name: str, device: schemes.Device) -> str:
     """The dtype of weights that are not quantized."""
     if name == "auto":
         return "float32" if device.kind == "cpu" else "bfloat16"

@@ -1,0 +1,162 @@
+"""What a scheme is: one way to hold and multiply a model's weights, and what it needs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any, Final, Literal
+
+Dynamic = Literal["activations", "online", "bit-allocation"]
+"""The three meanings of "dynamic quantization" (docs/quantization.md)."""
+
+Source = Literal["float", "file", "checkpoint"]
+"""What a model must be: floats that the scheme is applied to, a GGUF file that holds it, or a
+folder that was quantized before it was published."""
+
+Part = Literal["embedding", "head", "attention", "mlp", "expert", "router", "small"]
+"""`mlp` holds dense layers and shared experts; `small` holds norms, biases and attention sinks."""
+
+Compute = Literal["float", "fp16", "fp8", "int8"]
+"""Fastest arithmetic that a scheme's matmul may use; `float` is the weights' own dtype."""
+
+HEAD: Final[frozenset[Part]] = frozenset({"head"})
+FUSED: Final[frozenset[Part]] = frozenset({"expert", "router"})
+"""transformers 5 holds the experts of a layer as one parameter, which schemes that look for
+`nn.Linear` never see."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A device as a scheme sees it."""
+
+    name: str
+    """`cpu`, `cuda:0`, ..."""
+    kind: str
+    """`cpu`, `cuda`, `mps`, `xpu`, ..."""
+    capability: tuple[int, int] | None = None
+    """CUDA compute capability."""
+    elsewhere: bool = False
+    """Whether it is planned for and not here: then what is installed here says nothing of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """A distribution that a scheme needs beyond torch."""
+
+    name: str
+    least: str
+    """Oldest version that has what the scheme calls."""
+    kinds: tuple[str, ...] | None = None
+    """Device kinds on which it is needed; None: all."""
+
+    def missing(self, device: Device) -> str | None:
+        """What to do about it, or None if it is there or not needed."""
+        if self.kinds is not None and device.kind not in self.kinds:
+            return None
+        try:
+            found = metadata.version(self.name)
+        except metadata.PackageNotFoundError:
+            return f"needs the package {self.name}: pip install {self.name}"
+        if _release(found) < _release(self.least):
+            return f"needs {self.name} >= {self.least}, here is {found}: pip install -U {self.name}"
+        return None
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The numbers of a version: 0.18.0+cpu -> (0, 18, 0)."""
+    found = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Bytes of a quantized matrix; what is left keeps the model's float dtype."""
+
+    bits: float | None
+    """Bits of one weight without scales; None leaves everything as it is."""
+    row_bytes: int = 0
+    """Scales and zero points of each output row."""
+    matrix_bytes: int = 0
+    """Scale and zero point of a whole matrix."""
+    group: int | None = None
+    """Weights that share a scale."""
+    group_bytes: float = 0
+    """Its scale, and its zero point where there is one."""
+    pad_in: int = 1
+    """Rows are padded to a multiple of this."""
+    pad_out: int = 1
+    leaves: frozenset[Part] = frozenset()
+    """Parts that are not touched, beyond embeddings, norms and biases."""
+    compute: Compute = "float"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheme:
+    """One way to hold and multiply a model's weights."""
+
+    name: str
+    summary: str
+    dynamic: Dynamic | None = None
+    source: Source = "float"
+    engines: Mapping[str, str] = field(default_factory=dict)
+    """Engine that can run it -> what that engine calls it; empty: it is told nothing."""
+    aliases: tuple[str, ...] = ()
+    """Other words for it, in lower case, that `bench predict` and imported files use."""
+    family: str = ""
+    """Schemes that unpack alike share one in predictions; empty: it is alone."""
+
+    layout: Layout | None = None
+    """Bytes of its matrices, where they follow from their shapes."""
+    bits: float | None = None
+    """Mean bits a weight of a whole GGUF file, of an 8B Llama 3.1; scales included."""
+    file_type: int | None = None
+    """llama.cpp's number for the recipe of a GGUF file."""
+
+    kinds: tuple[str, ...] = ("cpu", "cuda")
+    """Device kinds it runs on."""
+    packages: tuple[Package, ...] = ()
+    capability: tuple[int, int] | None = None
+    """Least CUDA compute capability."""
+    why_capability: str = ""
+    dtypes: tuple[str, ...] | None = None
+    """Float dtypes of the weights that it can start from; None: any."""
+    refused_modes: Mapping[str, str] = field(default_factory=dict)
+    """Execution mode -> why the scheme cannot take it."""
+    inductor: Mapping[str, Any] = field(default_factory=dict)
+    """Options of torch.compile that it cannot do without on CUDA."""
+
+    convert: str = ""
+    """`module:function` that quantizes the linear layers of given names, in place."""
+    fits: str = ""
+    """`module:function` that says why a layer is left as it is, or None; empty: all fit."""
+    kernel: str = ""
+    """What is expected to compute a quantized layer; the record holds what was seen."""
+
+    @property
+    def keeps_head(self) -> bool:
+        """The output head stays unquantized, as where this scheme's published numbers were made."""
+        return self.layout is not None and "head" in self.layout.leaves
+
+    def refusal(self, device: Device, mode: str = "eager", dtype: str = "auto") -> str | None:
+        """Why it cannot run so, or None. Loads nothing."""
+        if device.kind not in self.kinds:
+            where = " or ".join(self.kinds)
+            return f"scheme '{self.name}' runs on {where}, not on {device.name}"
+        if self.capability and device.capability and device.capability < self.capability:
+            least, here = (".".join(map(str, c)) for c in (self.capability, device.capability))
+            return (
+                f"scheme '{self.name}' needs compute capability {least} ({self.why_capability}), "
+                f"{device.name} has {here}"
+            )
+        for package in () if device.elsewhere else self.packages:
+            if reason := package.missing(device):
+                return f"scheme '{self.name}' {reason}"
+        if self.dtypes is not None and dtype not in ("auto", *self.dtypes):
+            return f"scheme '{self.name}' starts from {' or '.join(self.dtypes)}, not from {dtype}"
+        if mode in self.refused_modes:
+            return f"scheme '{self.name}' cannot run in mode {mode}: {self.refused_modes[mode]}"
+        if mode == "cuda-graph" and device.kind != "cuda":
+            return f"mode cuda-graph needs a CUDA device, not {device.name}"
+        return None
