@@ -122,9 +122,10 @@ def price(
     `scenario`: a shipped one's name, a file, or a `bench.cost.scenario.Scenario`. `gpu`: price as
     this card, whatever was measured. Raises InputError.
     """
+    from bench.cost.hour import as_scenario, stated
     from bench.cost.pricing import Terms
     from bench.cost.pricing import price as priced
-    from bench.cost.scenario import adapt, load_scenario
+    from bench.cost.scenario import load_scenario
     from bench.cost.throughput import throughputs
 
     if (rent is None) == (scenario is None):
@@ -132,23 +133,14 @@ def price(
     if isinstance(scenario, str):
         scenario = load_scenario(scenario)
     if scenario is None:
-        assert rent is not None
-        scenario = adapt(None, "rent", _figures(rent, utilization), gpu=gpu)
+        assumed = stated(rent, utilization, "given")
+        assert assumed is not None
+        scenario = as_scenario(assumed, gpu)
     items = throughputs(_results(results))
     if not items:
         raise InputError("price: the results hold no finished measurement")
     terms = Terms(any_card=gpu is not None)
     return [row.table() for row in priced(items, scenario, terms)]
-
-
-def _figures(rent: float, utilization: float) -> dict[str, Any]:
-    import datetime
-
-    from bench.cost.scenario import Figure
-
-    today = datetime.datetime.now(datetime.UTC).date()
-    given = {"rent_per_hour": rent, "utilization": utilization}
-    return {name: Figure(value=float(v), source="given", date=today) for name, v in given.items()}
 
 
 def judge(claim: Path | str, results: AnyResults | None = None) -> list[Row]:

@@ -8,7 +8,7 @@ from typing import Any
 from bench.records import Environment, Record, to_json
 
 
-def write_results(folder: Path) -> None:
+def write_results(folder: Path, model: str = "m") -> None:
     """Two variants on an RTX 4080 at two batches, three replicates each; no energy."""
     identity = {"gpu": "NVIDIA GeForce RTX 4080", "gpu_power_limit_w": 320.0}
     lines: list[Any] = [Environment(id="e", identity=identity, state={})]
@@ -22,7 +22,7 @@ def write_results(folder: Path) -> None:
                         key=f"{name}{n_batch}{replicate}",
                         environment="e",
                         experiment="x",
-                        variant={"name": name, "device": "cuda:0"},
+                        variant={"name": name, "model": model, "device": "cuda:0"},
                         workload={"n_prompt": 300, "n_gen": 100, "n_batch": n_batch},
                         replicate=replicate,
                         position=replicate,

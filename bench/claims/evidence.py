@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from bench.claims import ByBound, ByPrediction, ByPublished, ByRent, Reported, SubClaim
 from bench.claims.verdicts import Evidence
+from bench.cost import usd_per_mtok
 from bench.cost.prices import ApiPrice, api_price, gpu_rent
 from bench.errors import InputError
 from bench.predict import published
@@ -397,7 +398,7 @@ def _by_rent(part: SubClaim, way: ByRent, baseline: str) -> Evidence:
         api = api_price(baseline, way.api_on).output
     except InputError as error:
         return Evidence(level=way.level, value=None, invalid=str(error))
-    scale = row.n_gpus / 3600 * 1e6 / api
+    scale = usd_per_mtok(1 / row.n_gpus, 1.0) / api  # at one token a second and one dollar
     unit = scale / row.decode_tok_s
     wide = (1 - PUBLISHED_MARGIN, 1 + PUBLISHED_MARGIN)
     low, high = rent.low * unit / wide[1], rent.high * unit / wide[0]

@@ -143,9 +143,10 @@ def _read(*paths: Path) -> Results:
 
 
 def _pareto(args: argparse.Namespace) -> int:
+    from bench.cost.hour import stated
     from bench.report.tables import pareto, render
 
-    rows = pareto.rows(_read(*args.results), args.rent)
+    rows = pareto.rows(_read(*args.results), stated(args.rent))
     print(render(rows, pareto.columns(rows), args.output), end="")
     if args.output == "md":
         print("".join(f"\n- {line}" for line in pareto.words(rows)))

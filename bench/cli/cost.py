@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,9 @@ from bench.cli import add_output
 from bench.errors import InputError
 
 if TYPE_CHECKING:
+    from bench.cost.prices import ApiPrice, ApiTier
     from bench.cost.pricing import Against, Terms
+    from bench.cost.row import CostRow
     from bench.cost.scenario import Basis, Figure, Scenario
     from bench.cost.throughput import Throughput
 
@@ -24,6 +26,7 @@ examples:
       --kwh 0.17 --watts-busy 420 --watts-idle 80 --utilization 0.3 --against openai/gpt-4o
   bench cost RESULTS --scenario home-rtx4080-japan --rate JPY=0.0067 --against 2.50:10 --mix 3:1
   bench cost RESULTS --rent book --gpu 'H200 SXM' --on 2026-06-01
+  bench cost RESULTS --rent 0.42 --against openai/gpt-5 --cached 0.5 --against hosted
 
 A figure is a number or a range LOW:MODE:HIGH; ranges give the band. `book` takes the dated price
 of the card (`bench prices`). Figures not given are neutral (no interest, no resale, PUE 1).
@@ -75,10 +78,14 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         "--against",
         action="append",
         default=[],
-        metavar="PROVIDER/MODEL|IN:OUT",
-        help="an API of the price book, or its USD per million input:output tokens",
+        metavar="PROVIDER/MODEL|hosted|IN:OUT",
+        help="an API, those who host the model that was measured, or USD per million "
+        "input:output tokens; may be repeated",
     )
     parser.add_argument("--cached", metavar="SHARE", help="share of the API's input that is cached")
+    parser.add_argument(
+        "--batch", action="store_true", help="the API's own prices for work that may wait"
+    )
     parser.add_argument("--batch-discount", metavar="SHARE", help="discount of the API's batches")
     parser.add_argument("--on", metavar="DATE", help="day whose prices count (default: today)")
     parser.add_argument("--mix", metavar="IN:OUT", help="price at this mix of tokens, such as 3:1")
@@ -104,28 +111,34 @@ def run(args: argparse.Namespace) -> int:
     from bench.report.tables import render
     from bench.report.tables.cost import TORNADO_COLUMNS, cost_columns, cost_notes
 
-    items = _measured(args.results)
-    terms = _terms(args)
+    items, models = _measured(args.results)
     scenarios = _scenarios(args, items)
+    groups = _of_models(items, models) if "hosted" in args.against else [("", items)]
     if args.tornado:
         if not scenarios:
             raise InputError("--tornado: needs --scenario, or --rent or --own with ranges")
         if not any(one.ranges for one in scenarios):
             raise InputError("--tornado: no figure is a range; write LOW:MODE:HIGH")
+        terms = _terms(args, items, "")
         bars = [bar for one in scenarios for bar in pricing.tornado_rows(items, one, terms)]
         print(render(bars, TORNADO_COLUMNS, args.output), end="")
         return 0
-    priced = [row for one in scenarios for row in pricing.price(items, one, terms)]
-    rows = [row.table() for row in (*priced, *pricing.api_rows(items, terms))]
-    _in_currency(rows, args.currency, terms)
+    priced: list[CostRow] = []
+    listed: list[CostRow] = []
+    for model, part in groups:
+        terms = _terms(args, part, model)
+        priced += [row for one in scenarios for row in pricing.price(part, one, terms)]
+        listed += pricing.api_rows(part, terms)
+    rows = [row.table() for row in (*priced, *listed)]
+    _in_currency(rows, args.currency, _rates(args.rate))
     print(render(rows, cost_columns(rows, args.currency), args.output), end="")
     if args.output == "md":
         print("\n" + "\n".join(f"- {note}" for note in cost_notes(rows)))
     return 0
 
 
-def _measured(paths: Sequence[Path]) -> list[Throughput]:
-    """What the results hold; unreadable lines are said on stderr."""
+def _measured(paths: Sequence[Path]) -> tuple[list[Throughput], dict[str, str]]:
+    """What the results hold, and the model of each variant; unreadable lines go to stderr."""
     import sys
 
     from bench.cost.throughput import throughputs
@@ -138,45 +151,82 @@ def _measured(paths: Sequence[Path]) -> list[Throughput]:
     if not items:
         names = ", ".join(map(str, paths))
         raise InputError(f"{names}: no finished measurement there; `bench run` makes them")
-    return items
+    models = {one.variant["name"]: str(one.variant.get("model", "")) for one in results.records}
+    return items, models
 
 
-def _terms(args: argparse.Namespace) -> Terms:
+def _of_models(
+    items: Sequence[Throughput], models: Mapping[str, str]
+) -> list[tuple[str, list[Throughput]]]:
+    """The throughputs of each model apart, so that each meets its own hosters."""
+    parts: dict[str, list[Throughput]] = {}
+    for one in items:
+        parts.setdefault(models[one.variant], []).append(one)
+    return list(parts.items())
+
+
+def _terms(args: argparse.Namespace, items: Sequence[Throughput], model: str) -> Terms:
     from bench.cost.pricing import Terms
 
     mix = _parts("--mix", args.mix) if args.mix else None
+    if "hosted" in args.against and mix is None:
+        tokens = [sum(getattr(one, name) for one in items) for name in ("n_prompt", "n_gen")]
+        weights = (float(tokens[0]), float(tokens[1]))
+    else:
+        weights = mix or (1.0, 1.0)
     return Terms(
         rates=_rates(args.rate),
-        against=tuple(_against(text, args) for text in args.against),
+        against=tuple(api for text in args.against for api in _against(text, args, model, weights)),
         mix=mix,
         co2_g_per_kwh=_number("--co2", args.co2) if args.co2 else None,
         any_card=args.gpu is not None,
     )
 
 
-def _against(text: str, args: argparse.Namespace) -> Against:
-    """An API from the book, or from `IN:OUT` dollars for a million tokens."""
+def _against(
+    text: str, args: argparse.Namespace, model: str, weights: tuple[float, float]
+) -> Iterator[Against]:
+    """An API by its name, those who host the model, or `IN:OUT` dollars for a million tokens."""
+    from bench.cost.apis import api_on, hosted
+
+    parts = text.split(":")
+    if len(parts) == 2 and "/" not in text:
+        yield _at_price(text, None, args)
+    elif text == "hosted":
+        if args.batch:
+            raise InputError("--batch: hosters' batch prices are not compared; name one of them")
+        found = hosted(model, _on(args), *weights)
+        of = f"of {found.count} hosters"
+        yield _at_price(f"{found.cheapest.item} (cheapest {of})", found.cheapest, args)
+        if found.count > 1:
+            yield _at_price(f"{found.median.item} (median {of})", found.median, args)
+    else:
+        yield _at_price(text, api_on(text, _on(args), batch=args.batch), args)
+
+
+def _at_price(name: str, found: ApiPrice | None, args: argparse.Namespace) -> Against:
+    """An API at a dated price, or at the one that its name states."""
     from bench.cost import ApiRates
-    from bench.cost.prices import api_price, to_usd
+    from bench.cost.prices import to_usd
     from bench.cost.pricing import Against
 
-    found = None
-    if ":" in text:
-        rates = ApiRates(**dict(zip(("input", "output"), _parts("--against", text), strict=True)))
+    if found is None:
+        asked = dict(zip(("input", "output"), _parts("--against", name), strict=True))
+        rates = ApiRates(**asked)
+        tiers: tuple[ApiTier, ...] = ()
     else:
-        found = api_price(text, _on(args))
         one = to_usd(1.0, found.currency, _rates(args.rate))
-        cached = None if found.cached_input is None else found.cached_input * one
-        rates = ApiRates(input=found.input * one, output=found.output * one, cached_input=cached)
+        rates, tiers = found.rates(0).times(one), tuple(tier.times(one) for tier in found.tiers)
     api = Against(
-        name=text,
+        name=name,
         rates=rates,
+        tiers=tiers,
         cached_share=_number("--cached", args.cached or "0"),
         batch_discount=_number("--batch-discount", args.batch_discount or "0"),
         price=found,
     )
     if not api.usd_per_mtok(1, 1) > 0:
-        raise InputError(f"--against {text}: the price must be above 0")
+        raise InputError(f"--against {name}: the price must be above 0")
     return api
 
 
@@ -321,13 +371,13 @@ def _on(args: argparse.Namespace) -> datetime.date:
     return parse_date(args.on) if args.on else datetime.datetime.now(datetime.UTC).date()
 
 
-def _in_currency(rows: Sequence[dict[str, Any]], currency: str, terms: Terms) -> None:
+def _in_currency(rows: Sequence[dict[str, Any]], currency: str, rates: Mapping[str, float]) -> None:
     """Add the cost in another currency to each row."""
     if currency == "USD":
         return
     from bench.cost.prices import to_usd
 
-    rate = to_usd(1.0, currency, terms.rates)
+    rate = to_usd(1.0, currency, rates)
     for row in rows:
         value = row["usd_per_mtok"]
         row["currency"] = currency

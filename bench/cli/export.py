@@ -43,24 +43,21 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--utilization",
         type=float,
-        default=1.0,
         metavar="SHARE",
-        help="busy share of the paid hours (default: 1)",
+        help="busy share of the paid hours, with --rent (default: 1)",
     )
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the results; say on stderr what is not in them."""
+    from bench.cost.hour import stated
     from bench.errors import InputError
     from bench.exchange import BINARY
-    from bench.exchange.exporting import Price, export, save
+    from bench.exchange.exporting import export, save
     from bench.records.file import read
 
-    if args.rent is not None and not 0 < args.rent < float("inf"):
-        raise InputError(f"--rent: {args.rent} is not a price above 0")
-    if not 0 < args.utilization <= 1:
-        raise InputError(f"--utilization: {args.utilization} is not above 0 and at most 1")
+    price = stated(args.rent, args.utilization)
     if args.to in BINARY and args.out is None:
         raise InputError(f"--to {args.to} is no text: give --out FILE")
     results = read(*args.results)
@@ -68,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"bench: skipped a broken line: {problem}", file=sys.stderr)
     if not results.records:
         raise InputError(f"{', '.join(map(str, args.results))}: holds no record")
-    made = export(results, args.to, Price(usd_per_hour=args.rent, utilization=args.utilization))
+    made = export(results, args.to, price)
     for line in made.dropped:
         print(f"bench: not in {args.to}: {line}", file=sys.stderr)
     if args.out is None:

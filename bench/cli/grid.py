@@ -64,6 +64,21 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--seed", type=int, help="of the order and of the prompts")
 
 
+def add_fleet(parser: argparse.ArgumentParser) -> None:
+    """Where else than on this machine."""
+    fleet = parser.add_argument_group("many machines (docs/fleet.md)")
+    fleet.add_argument(
+        "--on",
+        metavar="CLUSTER",
+        help="`ray`: every machine of the Ray cluster that is there; or `ray://HOST:10001`",
+    )
+    fleet.add_argument(
+        "--select",
+        metavar="KEY=LIST",
+        help="only machines whose card or label fits, such as 'gpu=rtx-4080,rtx-3080;zone=a'",
+    )
+
+
 def wanted_experiment(args: argparse.Namespace) -> Experiment:
     """The experiment with the flags laid over it, checked again."""
     asks = args.url is not None or args.engine == (ENDPOINT,)

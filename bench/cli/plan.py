@@ -6,16 +6,20 @@ import argparse
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.cli import add_output
-from bench.cli.grid import LARGEST, add_grid, wanted_experiment
+from bench.cli.grid import LARGEST, add_fleet, add_grid, wanted_experiment
+
+if TYPE_CHECKING:
+    from bench.experiment import Experiment
 
 EPILOG = """\
 examples:
   bench plan                                              the quickstart
   bench plan -m llama-3.1-8b@random -q none,int8-dynamic --gpu rtx-4080-super
   bench plan --level strict -o json
+  bench plan --on ray                                     the machines of a Ray cluster, and hours
 """
 
 
@@ -29,6 +33,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         "Touches no device.",
     )
     add_grid(parser)
+    add_fleet(parser)
     parser.add_argument("--gpu", metavar="NAME", help="plan for a catalogued card (`bench gpus`)")
     parser.add_argument("--into", type=Path, metavar="DIR", help="results folder to go by")
     add_output(parser)
@@ -49,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("-b max: only `bench run` can find it, by trying; a plan needs numbers")
     experiment = wanted_experiment(args)
     check_names(experiment)
+    if args.on is not None:
+        return _on_fleet(experiment, args)
     folder = args.into or Path("results/local") / experiment.name
     before = read(folder) if (folder / FILE).is_file() else Results()
     rows = forecast(experiment, here(experiment.grid.device, args.gpu), before)
@@ -73,6 +80,16 @@ def run(args: argparse.Namespace) -> int:
         print(f"bench: will be refused: {reason}", file=sys.stderr)
     if any(row["fits"] is False for row in rows):
         print("bench: some of this does not fit in memory; see the table", file=sys.stderr)
+    return 0
+
+
+def _on_fleet(experiment: Experiment, args: argparse.Namespace) -> int:
+    """The machines that would do it, and how long each takes."""
+    from bench.cli.fleet import plan_of
+    from bench.runner.nodes import connect
+
+    connect(args.on)
+    print(plan_of(experiment, args.select, args.output), end="")
     return 0
 
 

@@ -165,6 +165,7 @@ def _models(args: argparse.Namespace, quant: str) -> list[ModelCard]:
 def _row(found: Prediction, gpu: Gpu, args: argparse.Namespace) -> dict[str, Any]:
     import dataclasses
 
+    from bench.cost import usd_per_mtok
     from bench.roofline import above_bound
 
     row: dict[str, Any] = dataclasses.asdict(found)
@@ -177,7 +178,7 @@ def _row(found: Prediction, gpu: Gpu, args: argparse.Namespace) -> dict[str, Any
             ("usd_per_mtok_low", found.high),
             ("usd_per_mtok_high", found.low),
         ):
-            row[key] = None if rate is None else args.rent / 3600 / rate * 1e6
+            row[key] = None if rate is None else usd_per_mtok(rate, args.rent)
     if args.measured is not None:
         row["measured_tok_s"] = args.measured
         row["share_of_bound"] = args.measured / found.bound_decode_tok_s

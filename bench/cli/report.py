@@ -92,19 +92,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _cost(args: argparse.Namespace) -> CostAssumption | None:
-    from bench.experiment import CostAssumption
+    from bench.cost.hour import stated
 
-    if args.rent is None:
-        if args.utilization is not None:
-            raise InputError("--utilization: needs --rent USD_PER_HOUR")
-        return None
     share = 1.0 if args.utilization is None else args.utilization
-    source = f"--rent {args.rent:g} --utilization {share:g}"
-    cost = CostAssumption(usd_per_hour=args.rent, utilization=share, source=source)
-    problems = [f"--{problem.replace('usd_per_hour', 'rent')}" for problem in cost.problems()]
-    if problems or not args.rent < float("inf"):
-        raise InputError(*(problems or ["--rent: must be a finite number"]))
-    return cost
+    source = "--rent" if args.rent is None else f"--rent {args.rent:g} --utilization {share:g}"
+    return stated(args.rent, args.utilization, source)
 
 
 def _text(report: Any, suffix: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cli import add_output, stop_on_terminate
-from bench.cli.grid import LARGEST, add_grid, share, wanted_experiment
+from bench.cli.grid import LARGEST, add_fleet, add_grid, share, wanted_experiment
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +24,7 @@ examples:
   bench run --for int8-dynamic-doubles-speed   what would decide a published claim
   bench run -b max -d cuda                     the most sequences that fit in memory
   bench run -m ./my-model -d cuda -o json      your own safetensors
+  bench run --on ray --select gpu=rtx-4080     on machines of a Ray cluster (docs/fleet.md)
 
 Finished replicates are kept in DIR and not run again; run the same command to go on.
 """
@@ -50,6 +51,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         metavar="SHARE",
         help="half-width of the interval, such as 1%%: a pilot of 4 pairs fixes how many it takes",
     )
+    add_fleet(parser)
     parser.add_argument(
         "--into", type=Path, metavar="DIR", help="results folder (default: results/local/NAME)"
     )
@@ -70,6 +72,8 @@ def _measure(experiment: Experiment, args: argparse.Namespace) -> int:
     from bench.runner.largest_batch import with_largest_batch
 
     folder = args.into or Path("results/local") / experiment.name
+    if args.on is not None:
+        return _on_fleet(experiment, folder, args)
     with ProgressLine() as progress:
         if args.n_batch == LARGEST:
             experiment = with_largest_batch(experiment, folder, progress.say)
@@ -82,6 +86,28 @@ def _measure(experiment: Experiment, args: argparse.Namespace) -> int:
     if outcome.measured or not outcome.failed:
         return 0
     return 2 if outcome.refused == outcome.failed else 3
+
+
+def _on_fleet(experiment: Experiment, folder: Path, args: argparse.Namespace) -> int:
+    """Measure on a cluster; 3 if a machine was lost, so that scripts know to go on."""
+    from bench.cli.fleet import show
+    from bench.errors import InputError
+    from bench.runner.arms import check_names
+    from bench.runner.fleet import run_on_fleet
+    from bench.runner.nodes import connect
+
+    if args.n_batch == LARGEST or args.target is not None:
+        raise InputError("--on: -b max and --target try a single machine; give numbers")
+    check_names(experiment)
+    connect(args.on)
+    with ProgressLine() as progress:
+        fleet = run_on_fleet(experiment, folder, progress, args.select)
+    print(show(experiment, fleet, args.output), end="")
+    for name, why in (fleet.lost | fleet.refused).items():
+        print(f"bench: {name}: {why}", file=sys.stderr)
+    if fleet.lost:
+        print("bench: run the same command again to go on", file=sys.stderr)
+    return 0 if not (fleet.lost or fleet.refused) and (fleet.measured or not fleet.failed) else 3
 
 
 def _planned(

@@ -46,7 +46,7 @@ def capital_recovery(rate_of_return: float, years: float) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
+class HourlyCost:
     """What one machine costs by the hour, and how busy it is. Make it with `owned` or `rented`."""
 
     powered_usd: float
@@ -156,9 +156,9 @@ def owned(
     busy_w: float,
     idle_w: float,
     pue: float = 1.0,
-) -> Machine:
+) -> HourlyCost:
     """A bought machine: CF / (8760 a u) + PUE k (W_busy + W_idle (1-u)/u) / 1000 a busy hour."""
-    return Machine(
+    return HourlyCost(
         powered_usd=ownership.usd_per_powered_hour(),
         utilization=utilization,
         usd_per_wh=usd_per_kwh / 1000,
@@ -174,9 +174,9 @@ def rented(
     utilization: float,
     storage_usd_per_hour: float = 0.0,
     egress_usd_per_busy_hour: float = 0.0,
-) -> Machine:
+) -> HourlyCost:
     """A rented machine: every billed hour is paid, 1 / utilization of them for each busy one."""
-    return Machine(
+    return HourlyCost(
         powered_usd=usd_per_hour + storage_usd_per_hour,
         busy_usd=egress_usd_per_busy_hour,
         utilization=utilization,
@@ -185,7 +185,7 @@ def rented(
 
 def months_to_pay_back(
     ownership: Ownership,
-    machine: Machine,
+    machine: HourlyCost,
     total_tok_s: float,
     instead_usd_per_mtok: float,
 ) -> float | None:
@@ -210,6 +210,11 @@ class ApiRates:
     input: float
     output: float
     cached_input: float | None = None
+
+    def times(self, factor: float) -> ApiRates:
+        """The same prices in another currency, or at a discount."""
+        cached = None if self.cached_input is None else self.cached_input * factor
+        return ApiRates(input=self.input * factor, output=self.output * factor, cached_input=cached)
 
     def usd_per_request(
         self,

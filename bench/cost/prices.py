@@ -12,13 +12,14 @@ import datetime
 import math
 import re
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal, TypeVar
 
+from bench.cost import ApiRates
 from bench.data import DATA
 from bench.errors import InputError, unknown
 from bench.roofline.gpus import match
@@ -103,12 +104,38 @@ class Price(Dated):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ApiTier:
+    """What a request pays whose input is longer than `above` tokens: all of it, not the rest."""
+
+    above: int
+    rates: ApiRates
+
+    def times(self, factor: float) -> ApiTier:
+        """The same tier in another currency."""
+        return ApiTier(above=self.above, rates=self.rates.times(factor))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ApiPrice(Dated):
     """An API's prices for a million tokens each."""
 
     input: float
     cached_input: float | None
     output: float
+    tiers: tuple[ApiTier, ...] = ()
+    """Prices of longer requests, by their threshold."""
+
+    @property
+    def said_by(self) -> str:
+        """Its source, and for one that is no address what that calls it."""
+        return self.source if "://" in self.source else f"{self.source}: {self.note}"
+
+    def rates(self, n_in: float) -> ApiRates:
+        """What a request of so many input tokens pays, in the row's currency."""
+        for tier in reversed(self.tiers):
+            if n_in > tier.above:
+                return tier.rates
+        return ApiRates(input=self.input, output=self.output, cached_input=self.cached_input)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +177,7 @@ def api_price(model: str, on: datetime.date, offer: str = "list") -> ApiPrice:
     offered = [row for row in found if row.offer == offer]
     rows = [row for row in offered if row.in_force(on)]
     if not rows:
-        raise InputError(_none_in_force("api", model, on, offered or found))
+        raise InputError(none_in_force("api", model, on, offered or found))
     return rows[0]
 
 
@@ -223,7 +250,7 @@ def _market(kind: Kind, item: str, on: datetime.date, offers: Sequence[str]) -> 
     offered = [row for row in found if row.offer in offers]
     rows = [row for row in offered if row.in_force(on)]
     if not rows:
-        raise InputError(_none_in_force(kind, item, on, offered or found))
+        raise InputError(none_in_force(kind, item, on, offered or found))
     best = min(GRADES.index(row.grade) for row in rows)
     return Market(
         low=min(row.amount for row in rows),
@@ -238,15 +265,17 @@ def _named(kind: Kind, item: str) -> list[AnyPrice]:
     wanted = plain(card_name(item))
     rows = [row for row in book(kind) if plain(row.item) == wanted]
     if not rows:
-        known = {row.item for row in book(kind)}
-        raise InputError(
-            f"{unknown(_NAMES[kind], item, known)}; `bench prices --kind {kind}` lists them, "
-            f"or give {FLAGS[kind]}"
-        )
+        raise InputError(unknown_item(kind, item, {row.item for row in book(kind)}))
     return rows
 
 
-def _none_in_force(kind: Kind, item: str, on: datetime.date, rows: Sequence[AnyPrice]) -> str:
+def unknown_item(kind: Kind, item: str, known: Iterable[str]) -> str:
+    """One line: no such item, what is near it, and the flag that gives a price."""
+    listed = f"`bench prices --kind {kind}` lists them"
+    return f"{unknown(_NAMES[kind], item, known)}; {listed}, or give {FLAGS[kind]}"
+
+
+def none_in_force(kind: Kind, item: str, on: datetime.date, rows: Sequence[AnyPrice]) -> str:
     """One line: which prices there are, why none counts, and the flag that gives one."""
     dated = [row for row in rows if row.since is not None]
     if dated:

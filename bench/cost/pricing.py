@@ -16,7 +16,7 @@ from typing import Any
 from bench import cost
 from bench.cost import bands
 from bench.cost.power import Power, wall_power
-from bench.cost.prices import ApiPrice, plain
+from bench.cost.prices import ApiPrice, ApiTier, plain
 from bench.cost.row import CostRow
 from bench.cost.scenario import Scenario, machine, ownership
 from bench.cost.throughput import Throughput
@@ -37,18 +37,25 @@ class Against:
 
     name: str
     rates: cost.ApiRates
+    tiers: tuple[ApiTier, ...] = ()
+    """Prices of longer requests, in dollars."""
     cached_share: float = 0.0
     batch_discount: float = 0.0
     price: ApiPrice | None = None
-    """The book's row, where it comes from one."""
+    """The row that it comes from, if any."""
 
-    def usd_per_request(self, n_in: float, n_out: float) -> float:
-        return self.rates.usd_per_request(
+    def usd_per_request(self, n_in: float, n_out: float, length: float | None = None) -> float:
+        """Tokens of requests that have `length` input tokens each (default: all of them)."""
+        long = n_in if length is None else length
+        paid = [self.rates, *(tier.rates for tier in self.tiers if long > tier.above)]
+        return paid[-1].usd_per_request(
             n_in, n_out, cached_share=self.cached_share, batch_discount=self.batch_discount
         )
 
-    def usd_per_mtok(self, n_in: float, n_out: float) -> float:
-        return self.usd_per_request(n_in, n_out) / (n_in + n_out) * cost.TOKENS_PER_MTOK
+    def usd_per_mtok(self, n_in: float, n_out: float, length: float | None = None) -> float:
+        """A million tokens at this mix, in requests of `length` input tokens."""
+        usd = self.usd_per_request(n_in, n_out, length)
+        return usd / (n_in + n_out) * cost.TOKENS_PER_MTOK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +156,7 @@ class Pricer:
     def _row(
         self,
         one: Throughput,
-        made: cost.Machine,
+        made: cost.HourlyCost,
         power: Power | None,
         time: cost.TokenTime | None,
     ) -> CostRow:
@@ -234,10 +241,11 @@ class Pricer:
         return c_in, c_out, per_mtok if mix is None else cost.at_mix(c_in, c_out, mix)
 
     def _held_against(
-        self, api: Against, row: CostRow, made: cost.Machine, power: Power | None
+        self, api: Against, row: CostRow, made: cost.HourlyCost, power: Power | None
     ) -> CostRow:
         """The row with what it takes to break even with an API at the row's mix of tokens."""
-        price = api.usd_per_mtok(*(self.terms.mix or (row.n_prompt, row.n_gen)))
+        n_in, n_out = self.terms.mix or (row.n_prompt, row.n_gen)
+        price = api.usd_per_mtok(n_in, n_out, length=row.n_prompt)
         found = dataclasses.replace(row, against=api.name, against_usd_per_mtok=price)
         if row.usd_per_mtok is None:
             return found
@@ -267,14 +275,14 @@ def _watts(power: Power | None) -> tuple[Any, Any]:
     return power.busy_w, 0.0 if power.idle_w is None else power.idle_w
 
 
-def _wh_per_mtok(made: cost.Machine, power: Power | None, tok_s: float) -> float | None:
+def _wh_per_mtok(made: cost.HourlyCost, power: Power | None, tok_s: float) -> float | None:
     """Watt-hours of a million tokens; None if the power is not known, or the idle one is needed."""
     if power is None or (power.idle_w is None and made.utilization < 1):
         return None
     return made.wh_per_busy_hour() / (tok_s * cost.SECONDS_PER_HOUR) * cost.TOKENS_PER_MTOK
 
 
-def _never(made: cost.Machine, usd_per_mtok: float, tok_s: float) -> str:
+def _never(made: cost.HourlyCost, usd_per_mtok: float, tok_s: float) -> str:
     """Why no utilization breaks even."""
     busy = dataclasses.replace(made, utilization=1.0)
     dearer = cost.usd_per_mtok(tok_s, busy.usd_per_busy_hour())
@@ -331,19 +339,20 @@ def api_rows(items: Sequence[Throughput], terms: Terms) -> list[CostRow]:
 
 def _api_row(api: Against, work: tuple[int, int], mix: Mix | None) -> CostRow:
     found = api.price
+    n_in, n_out = mix or work
     return CostRow(
         variant=api.name,
         basis="api",
         n_prompt=work[0],
         n_gen=work[1],
         usd_per_request=api.usd_per_request(*work),
-        usd_per_mtok=api.usd_per_mtok(*(mix or work)),
-        usd_per_mtok_input=api.usd_per_mtok(1, 0),
-        usd_per_mtok_output=api.usd_per_mtok(0, 1),
+        usd_per_mtok=api.usd_per_mtok(n_in, n_out, length=work[0]),
+        usd_per_mtok_input=api.usd_per_mtok(1, 0, work[0]),
+        usd_per_mtok_output=api.usd_per_mtok(0, 1, work[0]),
         split_method="list-price",
         energy_source="in the price",
         price_date=found.since.isoformat() if found and found.since else None,
-        price_source=found.source if found else "given by --against",
+        price_source=found.said_by if found else "given by --against",
         assumptions="as many tokens by the API's tokenizer as by the model's: not checked",
         absent=("ci_low: a list price is not measured", "band_low: a list price has no range"),
     )

@@ -285,7 +285,7 @@ def ownership(values: Mapping[str, float]) -> cost.Ownership:
 
 def machine(
     basis: Basis, values: Mapping[str, float], busy_w: float, idle_w: float
-) -> cost.Machine:
+) -> cost.HourlyCost:
     """The hourly cost under one set of values, drawing `busy_w` and `idle_w` at the wall."""
     if basis == "rent":
         made = cost.rented(

@@ -31,6 +31,6 @@ FORMATS: Final[Mapping[str, str]] = {
     "jsonl": "tabular:jsonl",
     "pytorch-hud": "hud:write",
 }
-"""Format -> the function of this room that makes it, of the results and a `Price`."""
+"""Format -> the function of this room that makes it, of the results and a price of an hour."""
 
 BINARY: Final = frozenset({"parquet"})

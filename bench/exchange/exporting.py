@@ -11,25 +11,8 @@ from pathlib import Path
 
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.exchange import FORMATS
+from bench.experiment import CostAssumption
 from bench.records.file import Results
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
-    """What an hour of the machine (of each card, where several worked as one) costs; None where
-    nobody says."""
-
-    usd_per_hour: float | None = None
-    utilization: float = 1.0
-    """Busy share of the paid hours."""
-
-    def usd_per_mtok(self, total_tok_s: float | None, cards: int) -> float | None:
-        """A million tokens, prompt and new alike, at that rate of so many cards together."""
-        from bench.cost import usd_per_mtok
-
-        if total_tok_s is None or self.usd_per_hour is None:
-            return None
-        return usd_per_mtok(total_tok_s / cards, self.usd_per_hour, self.utilization)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,15 +23,15 @@ class Exported:
     dropped: tuple[str, ...] = field(default=())
 
 
-def export(results: Results, to: str, price: Price | None = None) -> Exported:
+def export(results: Results, to: str, price: CostAssumption | None = None) -> Exported:
     """The results in a format. Raises InputError, and UnsupportedError for a missing package."""
     if to not in FORMATS:
         raise InputError(unknown("format", to, FORMATS))
     module, _, function = FORMATS[to].partition(":")
-    write: Callable[[Results, Price], Exported] = getattr(
+    write: Callable[[Results, CostAssumption | None], Exported] = getattr(
         import_module(f"bench.exchange.{module}"), function
     )
-    return write(results, price or Price())
+    return write(results, price)
 
 
 def save(data: bytes, path: Path) -> None:

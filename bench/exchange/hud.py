@@ -11,9 +11,11 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from bench.cost.hour import per_mtok
 from bench.errors import InputError
-from bench.exchange.exporting import Exported, Price, by_machine, failures
+from bench.exchange.exporting import Exported, by_machine, failures
 from bench.exchange.foreign import Json
+from bench.experiment import CostAssumption
 from bench.records import Record
 from bench.records.file import Results
 from bench.summary import SPEEDS, replicate_figures, summarise
@@ -33,7 +35,7 @@ PACKAGES: Final = ("torch", "transformers", "torchao")
 LOST: Final = "single requests and gaps, intervals, warm-up and device readings"
 
 
-def write(results: Results, price: Price) -> Exported:
+def write(results: Results, price: CostAssumption | None) -> Exported:
     """One entry a metric, variant, workload and machine."""
     entries = [entry for one in by_machine(results) for entry in _of_machine(one, price)]
     if not entries:
@@ -42,7 +44,7 @@ def write(results: Results, price: Price) -> Exported:
     return Exported(data=text.encode(), dropped=(LOST, *failures(results)))
 
 
-def _of_machine(results: Results, price: Price) -> Iterator[Json]:
+def _of_machine(results: Results, price: CostAssumption | None) -> Iterator[Json]:
     environment = next(iter(results.environments.values()), None)
     identity = environment.identity if environment else {}
     for row in summarise(results):
@@ -61,7 +63,7 @@ def _of_machine(results: Results, price: Price) -> Iterator[Json]:
 
 
 def _metrics(
-    row: Mapping[str, Any], group: list[Record], price: Price
+    row: Mapping[str, Any], group: list[Record], price: CostAssumption | None
 ) -> Iterator[tuple[str, list[float]]]:
     figures = [replicate_figures(record) for record in group]
     for name in SPEEDS:
@@ -71,7 +73,7 @@ def _metrics(
     for name in ONE_VALUE:
         if row[name] is not None:
             yield name, [row[name]]
-    usd = price.usd_per_mtok(row["total_tok_s"], row["cards"])
+    usd = per_mtok(price, row["total_tok_s"], row["cards"])
     if usd is not None:
         yield "usd_per_mtok", [usd]
 

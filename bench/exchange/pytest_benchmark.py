@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from bench.cost.hour import per_mtok
 from bench.cost.throughput import Throughput, throughputs
 from bench.errors import InputError
-from bench.exchange.exporting import Exported, Price, by_machine, failures
+from bench.exchange.exporting import Exported, by_machine, failures
 from bench.exchange.foreign import (
     Found,
     Given,
@@ -26,6 +27,7 @@ from bench.exchange.foreign import (
     parse_time,
     read_text,
 )
+from bench.experiment import CostAssumption
 from bench.records import Environment, Record
 from bench.records.file import Results
 from bench.summary import SPEEDS, replicate_figures, summarise
@@ -51,7 +53,7 @@ LOST: Final = "single requests and gaps, warm-up, device readings and the qualit
 ORDER: Final = ("variant", "n_prompt", "n_gen", "n_batch")
 
 
-def write(results: Results, price: Price) -> Exported:
+def write(results: Results, price: CostAssumption | None) -> Exported:
     """One file is of one machine: that of the newest record, the others are dropped."""
     machines = list(by_machine(results))
     if not machines:
@@ -73,7 +75,7 @@ def write(results: Results, price: Price) -> Exported:
     return Exported(data=text.encode(), dropped=(LOST, *dropped))
 
 
-def _entries(results: Results, price: Price) -> list[Json]:
+def _entries(results: Results, price: CostAssumption | None) -> list[Json]:
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in results.records:
         if record.status == "ok" and replicate_figures(record)["e2e_s"] is not None:
@@ -86,7 +88,10 @@ def _entries(results: Results, price: Price) -> list[Json]:
 
 
 def _entry(
-    group: Sequence[Record], row: Mapping[str, Any], rate: Throughput | None, price: Price
+    group: Sequence[Record],
+    row: Mapping[str, Any],
+    rate: Throughput | None,
+    price: CostAssumption | None,
 ) -> Json:
     variant, work = group[0].variant, group[0].workload
     at = f"{work['n_prompt']}+{work['n_gen']}x{work['n_batch']}"
@@ -105,7 +110,10 @@ def _entry(
 
 
 def extra_info(
-    group: Sequence[Record], row: Mapping[str, Any], rate: Throughput | None, price: Price
+    group: Sequence[Record],
+    row: Mapping[str, Any],
+    rate: Throughput | None,
+    price: CostAssumption | None,
 ) -> Json:
     """Everything that pytest-benchmark has no field for, of the replicates of one variant."""
     low, high = (rate.low, rate.high) if rate else (None, None)
@@ -114,9 +122,9 @@ def extra_info(
         "origin": group[0].origin,
         "total_tok_s_low": low,
         "total_tok_s_high": high,
-        "usd_per_mtok": price.usd_per_mtok(rate.total_tok_s if rate else None, row["cards"]),
-        "usd_per_mtok_low": price.usd_per_mtok(high, row["cards"]),
-        "usd_per_mtok_high": price.usd_per_mtok(low, row["cards"]),
+        "usd_per_mtok": per_mtok(price, rate.total_tok_s if rate else None, row["cards"]),
+        "usd_per_mtok_low": per_mtok(price, high, row["cards"]),
+        "usd_per_mtok_high": per_mtok(price, low, row["cards"]),
         NAME: {
             "schema": SCHEMA,
             "variant": group[0].variant,

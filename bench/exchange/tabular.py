@@ -7,22 +7,24 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TypeVar
 
+from bench.cost.hour import per_mtok
 from bench.errors import UnsupportedError
-from bench.exchange.exporting import Exported, Price
+from bench.exchange.exporting import Exported
 from bench.exchange.frame import LEFT_OUT, frame
+from bench.experiment import CostAssumption
 from bench.records import Line, QualityRecord, Record, to_json
 from bench.records.file import Results
 
 Work = TypeVar("Work", Record, QualityRecord)
 
 
-def csv(results: Results, price: Price) -> Exported:
+def csv(results: Results, price: CostAssumption | None) -> Exported:
     """The columns of docs/data.md; what is missing is empty."""
     text = frame(results).to_csv(index=False, lineterminator="\n")
     return Exported(data=text.encode(), dropped=_left(price))
 
 
-def parquet(results: Results, price: Price) -> Exported:
+def parquet(results: Results, price: CostAssumption | None) -> Exported:
     """The columns of docs/data.md, with their types."""
     if find_spec("pyarrow") is None:  # pandas says so less clearly
         raise UnsupportedError("--to parquet needs pyarrow: pip install 'gpu-cost-bench[parquet]'")
@@ -31,7 +33,7 @@ def parquet(results: Results, price: Price) -> Exported:
     return Exported(data=stream.getvalue(), dropped=_left(price))
 
 
-def markdown(results: Results, price: Price) -> Exported:
+def markdown(results: Results, price: CostAssumption | None) -> Exported:
     """One row a variant and workload, as `bench run` shows them."""
     from bench.report.tables import to_markdown
     from bench.report.tables.run import columns
@@ -40,7 +42,7 @@ def markdown(results: Results, price: Price) -> Exported:
 
     rows = with_limits(summarise(results), results)
     rows = [
-        row | {"usd_per_mtok": price.usd_per_mtok(row["total_tok_s"], row["cards"])} for row in rows
+        row | {"usd_per_mtok": per_mtok(price, row["total_tok_s"], row["cards"])} for row in rows
     ]
     text = to_markdown(rows, columns(rows))
     return Exported(
@@ -48,7 +50,7 @@ def markdown(results: Results, price: Price) -> Exported:
     )
 
 
-def jsonl(results: Results, price: Price) -> Exported:
+def jsonl(results: Results, price: CostAssumption | None) -> Exported:
     """Every record as it is: any verb of this tool reads the file.
 
     A results file holds one line of each key; of work done again elsewhere the newest is kept.
@@ -77,10 +79,9 @@ def _rank(line: Record | QualityRecord) -> tuple[bool, str]:
     return line.status == "ok", line.started_at
 
 
-def _left(price: Price) -> tuple[str, ...]:
+def _left(price: CostAssumption | None) -> tuple[str, ...]:
     return (LEFT_OUT, *_no_price(price))
 
 
-def _no_price(price: Price) -> tuple[str, ...]:
-    said = price.usd_per_hour is not None
-    return ("the price: records hold none, `bench cost` computes it",) if said else ()
+def _no_price(price: CostAssumption | None) -> tuple[str, ...]:
+    return ("the price: records hold none, `bench cost` computes it",) if price else ()

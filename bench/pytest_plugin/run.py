@@ -78,6 +78,12 @@ class Wanted:
         if self.usd_per_hour is not None and not self.usd_per_hour > 0:
             yield "usd_per_hour: must be above 0"
 
+    def cost(self) -> CostAssumption | None:
+        """The price of an hour that the test states."""
+        if self.usd_per_hour is None:
+            return None
+        return CostAssumption(usd_per_hour=self.usd_per_hour, source="usd_per_hour of the test")
+
     @property
     def gated(self) -> bool:
         return self.fail_below is not None or self.fail_above is not None
@@ -193,9 +199,6 @@ def measure(want: Wanted, test: str, folder: Path, *, once: bool) -> Measured:
 
 def _experiment(want: Wanted, test: str, *, once: bool) -> Experiment:
     level: Level = want.level or ("quick" if want.baseline is None else "standard")
-    cost = None
-    if want.usd_per_hour is not None:
-        cost = CostAssumption(usd_per_hour=want.usd_per_hour, source="usd_per_hour of the test")
     arms = want.arms()
     grid = Grid(
         model=(want.model,),
@@ -212,7 +215,7 @@ def _experiment(want: Wanted, test: str, *, once: bool) -> Experiment:
         level=level,
         grid=grid,
         arm=arms,
-        cost=cost,
+        cost=want.cost(),
         measure=SHORT if once else want.measure,
         quality=Quality(text=want.text),
     )
@@ -288,12 +291,11 @@ def _extra_info(
 ) -> dict[str, Any]:
     """What `bench export --to pytest-benchmark` writes, and what only a test has."""
     from bench.cost.throughput import throughputs
-    from bench.exchange.exporting import Price
     from bench.exchange.pytest_benchmark import NAME, extra_info
 
     mine = replace(found, records=list(good))
     rate = next(iter(throughputs(mine)), None)
-    info = extra_info(good, row, rate, Price(usd_per_hour=want.usd_per_hour))
+    info = extra_info(good, row, rate, want.cost())
     if want.seconds != "e2e":  # what is timed is no request, so records cannot be made of it again
         del info[NAME]
     missing = {name: why for name, why in row["absent"].items() if info.get(name, 0) is None}

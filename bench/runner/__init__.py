@@ -23,16 +23,25 @@ from bench.records.file import Results, Writer, read
 from bench.runner.arms import Arm, resolve
 from bench.runner.qualities import measure_qualities
 from bench.runner.replicates import measure_replicates
-from bench.runner.session import Outcome, Progress, Session
+from bench.runner.session import Outcome, Part, Progress, Session
 
 
-def run(experiment: Experiment, folder: Path, progress: Progress) -> Outcome:
+def run(
+    experiment: Experiment,
+    folder: Path,
+    progress: Progress,
+    part: Part | None = None,
+    arms: Sequence[Arm] | None = None,
+) -> Outcome:
     """Measure what is missing of an experiment; each record is in `folder` as soon as it is made.
+
+    `part` leaves the rest to other processes, which give the `arms` that they have resolved
+    already (`bench.runner.fleet`).
 
     Raises UnsupportedError if no variant at all can run here.
     """
     text = read_text(experiment.quality.text) if experiment.quality.text else None
-    arms = resolve(experiment, progress.say)
+    arms = resolve(experiment, progress.say) if arms is None else arms
     if all(arm.refusal for arm in arms):
         raise UnsupportedError("\n".join(dict.fromkeys(str(arm.refusal) for arm in arms)))
     outcome = Outcome()
@@ -45,9 +54,13 @@ def run(experiment: Experiment, folder: Path, progress: Progress) -> Outcome:
         check_packages(before, arms, folder)
         keep_experiment(experiment, folder)
         writer.append(with_peaks(environment, arms[0].variant.device, progress))
-        session = Session(experiment, writer, environment.id, progress, outcome)
-        measure_replicates(session, arms, done={r.key for r in before.records if r.status == "ok"})
-        if text is not None:
+        part = part or Part()
+        session = Session(
+            experiment, writer, environment.id, progress, outcome, part, set(part.hopeless)
+        )
+        done = {r.key for r in before.records if r.status == "ok"} | session.part.done
+        measure_replicates(session, arms, done)
+        if text is not None and session.part.quality:
             measure_qualities(session, arms, text, before.qualities)
     outcome.results = read(folder)
     outcome.results.problems.clear()  # said above

@@ -23,6 +23,8 @@ def measure_replicates(session: Session, arms: Sequence[Arm], done: set[str]) ->
     variants = [arm.variant for arm in arms]
     steps = plan(variants, session.experiment.measuring.pairs, session.experiment.seed)
     for step in steps:
+        if session.part.positions is not None and step.position not in session.part.positions:
+            continue
         arm = arm_of[step.variant.name]
         keys = {w: arm.key(session.experiment, w, step.index) for w in session.experiment.workloads}
         session.outcome.keys.update(keys.values())

@@ -40,6 +40,19 @@ class Outcome:
     """Of those that failed: for what was asked, which no machine could do."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What of an experiment one process does; by default all that is missing."""
+
+    positions: frozenset[int] | None = None
+    """Replicates by their place in the order of measuring; None: all."""
+    quality: bool = True
+    done: frozenset[str] = frozenset()
+    """Keys of measurements that are done and kept elsewhere."""
+    hopeless: frozenset[tuple[str, Workload]] = frozenset()
+    """What failed elsewhere in a way that would only repeat."""
+
+
 @dataclass(slots=True)
 class Session:
     """One run into one folder."""
@@ -49,6 +62,7 @@ class Session:
     environment: str
     progress: Progress
     outcome: Outcome
+    part: Part = field(default_factory=Part)
     hopeless: set[tuple[str, Workload]] = field(default_factory=set)
     """Variant and workload that failed in a way that a fresh process would only repeat."""
 

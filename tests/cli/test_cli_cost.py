@@ -111,6 +111,34 @@ def test_cached_input_makes_an_api_cheaper(bench_cost) -> None:
     assert cached[0]["usd_per_mtok"] == pytest.approx((1.5 * 2.5 + 1.5 * 1.25 + 10) / 4)
 
 
+def test_hosters_of_the_model_that_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_results(tmp_path, model="llama-3.1-8b")
+    flags = "--rent 0.4 --against hosted --on 2026-11-29 -o json"
+    parser = verb.add(argparse.ArgumentParser().add_subparsers())
+    assert verb.run(parser.parse_args([str(tmp_path), *flags.split()])) == 0
+
+    found = rows(capsys.readouterr().out)
+
+    cheapest, median = found[-2:]
+    assert cheapest["variant"].endswith("(cheapest of 11 hosters)")
+    assert median["variant"].endswith("(median of 11 hosters)")
+    assert cheapest["usd_per_mtok"] == pytest.approx((300 * 0.02 + 100 * 0.05) / 400)
+    assert cheapest["usd_per_mtok"] < median["usd_per_mtok"]
+    assert cheapest["price_source"].startswith("genai-prices")
+    assert {row["against"] for row in found[:-2]} == {row["variant"] for row in found[-2:]}
+
+
+def test_batch_prices_of_an_api(bench_cost) -> None:
+    flags = ("--against", "openai/gpt-5", "--on", "2026-11-29", "-o", "json")
+
+    [full], [batch] = rows(bench_cost(*flags)), rows(bench_cost(*flags, "--batch"))
+
+    assert full["usd_per_mtok"] == pytest.approx((3 * 1.25 + 10) / 4)
+    assert batch["usd_per_mtok"] == pytest.approx(full["usd_per_mtok"] / 2)
+
+
 def test_the_book_gives_the_price_of_the_card_that_was_measured(bench_cost) -> None:
     flags = "--own book --years 3 --kwh us --on 2025-05-01 --watts-busy 400 --watts-idle 80"
 

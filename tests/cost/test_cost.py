@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import cost
-from bench.cost import ApiRates, Machine, Ownership, owned, rented
+from bench.cost import ApiRates, HourlyCost, Ownership, owned, rented
 from bench.errors import InputError
 
 RTX_4080 = Ownership(price_usd=1200, years=3, rate_of_return=0.08, salvage_share=0.3, host_usd=800)
 """A 4080-class PC: the worked example of docs/cost.md."""
 
 
-def home(utilization: float, ownership: Ownership = RTX_4080) -> Machine:
+def home(utilization: float, ownership: Ownership = RTX_4080) -> HourlyCost:
     return owned(ownership, utilization=utilization, usd_per_kwh=0.17, busy_w=420, idle_w=80)
 
 
@@ -27,7 +27,7 @@ speeds = st.floats(0.1, 1e6)
 watts = st.floats(0, 2000)
 factors = st.floats(1.01, 10)
 machines = st.builds(
-    Machine,
+    HourlyCost,
     powered_usd=money,
     utilization=shares,
     busy_usd=st.floats(0, 10),

@@ -39,7 +39,6 @@ from bench.engines.transformers.engine import TransformersEngine, make_current, 
 from bench.engines.transformers.ranks import Ranks, Seat
 from bench.engines.transformers.splitting import split_of
 from bench.errors import InputError, UnsupportedError
-from bench.exchange.exporting import Price
 from bench.exchange.tabular import markdown
 from bench.experiment import CostAssumption, Variant
 from bench.experiment.devices import cards, count, kind_of, members, spelled_out
@@ -758,8 +757,7 @@ def test_every_table_prices_two_cards_as_two(tmp_path: Path) -> None:
     expected = 2 * usd_per_mtok(row["total_tok_s"], 1.8, 0.5)
     (run,) = priced(experiment, [row])
     assert run["usd_per_mtok"] == pytest.approx(expected)
-    price = Price(usd_per_hour=1.8, utilization=0.5)
-    assert f"{expected:.3f}" in markdown(results, price).data.decode()
+    assert f"{expected:.3f}" in markdown(results, cost).data.decode()
     folder = stored(results, tmp_path / "two")
     page = to_html(assemble([folder], Options(cost=cost, claims=())))
     assert "at $1.8 an hour of each card" in page

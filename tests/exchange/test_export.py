@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from bench.cli import main, parser
 from bench.errors import InputError, UnsupportedError
 from bench.exchange import FORMATS, TOOLS
-from bench.exchange.exporting import Price, export
+from bench.exchange.exporting import export
 from bench.exchange.frame import COLUMNS, frame
 from bench.exchange.importing import import_file
+from bench.experiment import CostAssumption
 from bench.records import Environment, QualityRecord, Record
 from bench.records.file import Results, Writer, read
 from bench.summary import SPEEDS, summarise
@@ -47,8 +48,9 @@ def results(*records: Record, qualities: tuple[QualityRecord, ...] = ()) -> Resu
     )
 
 
-def text(made: Results, to: str, **price: Any) -> str:
-    return export(made, to, Price(**price)).data.decode()
+def text(made: Results, to: str, **stated: Any) -> str:
+    price = CostAssumption(source="a test", **stated) if stated else None
+    return export(made, to, price).data.decode()
 
 
 # ---- records of all kinds, for the way there and back ----------------------------------------
@@ -312,8 +314,8 @@ def test_stdout_is_the_file_and_stderr_what_is_not_in_it(
     ("arguments", "words"),
     [
         (["--to", "parquet"], "--to parquet is no text: give --out FILE"),
-        (["--to", "csv", "--rent", "-1"], "--rent: -1.0 is not a price above 0"),
-        (["--to", "csv", "--utilization", "2"], "--utilization: 2.0"),
+        (["--to", "csv", "--rent", "-1"], "--rent: -1 must be a number above 0"),
+        (["--to", "csv", "--utilization", "2"], "--utilization: 2 must be above 0"),
     ],
 )
 def test_bad_flags_are_one_line(

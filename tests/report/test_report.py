@@ -14,15 +14,16 @@ from typing import Any
 import pytest
 
 from bench.cli import main
+from bench.cost.hour import as_scenario
 from bench.errors import InputError
 from bench.experiment import CostAssumption, load_experiment
 from bench.records import Record
 from bench.records.file import read
 from bench.report.page import Options, assemble, pictures
-from bench.report.page import machines as shown
 from bench.report.page.blocks import Report, Table
 from bench.report.page.document import to_markdown
 from bench.report.page.drawing import LIGHT, VARIABLES, for_page, to_png, to_svg
+from bench.report.page.machines import MOST_REPLICATES, MOST_ROWS, machines
 from bench.report.page.webpage import to_html
 from bench.report.page.words import between, number, ratio
 from tests.report_results import ARMS, environment, quality, record, write, write_card
@@ -90,7 +91,7 @@ def test_figures_of_the_table_are_those_of_the_records(report: Report, card: Pat
 
     rows = summarise(read(card))
     cost = CostAssumption(usd_per_hour=2.0, utilization=0.5, source="x")
-    costs = price(throughputs(read(card)), shown.scenario_of(cost), Terms())
+    costs = price(throughputs(read(card)), as_scenario(cost), Terms())
     for line, row, paid in zip(report.headline[0].lines, rows, costs, strict=True):
         values = [cell.value for cell in line.cells]
         keys = ("decode_tok_s", "prefill_tok_s", "peak_memory_bytes")
@@ -412,8 +413,8 @@ def test_a_comparison_can_be_drawn(
     [
         (["--to", "x.pdf"], 2, "--to: x.pdf is neither FILE.html, FILE.md nor a folder"),
         (["--to", "x.html", "--utilization", "0.5"], 2, "--utilization: needs --rent"),
-        (["--to", "x.html", "--rent", "-1"], 2, "--rent: must be above 0"),
-        (["--to", "x.html", "--rent", "inf"], 2, "--rent: must be a finite number"),
+        (["--to", "x.html", "--rent", "-1"], 2, "--rent: -1 must be a number above 0"),
+        (["--to", "x.html", "--rent", "inf"], 2, "--rent: inf must be a number above 0"),
         (["--to", "x.html", "--claim", "unsloth"], 2, "did you mean 'unsloth-r1'"),
     ],
 )
@@ -517,18 +518,18 @@ def many(groups: int, replicates: int) -> list[Record]:
 
 
 def test_large_inputs_are_summarised(tmp_path: Path) -> None:
-    folder = write(tmp_path, [environment(), *many(2 * shown.MOST_ROWS, 2)])
+    folder = write(tmp_path, [environment(), *many(2 * MOST_ROWS, 2)])
     report = assemble([folder], Options(claims=()))
-    assert len(report.headline[0].lines) == shown.MOST_ROWS
-    assert any(f"{shown.MOST_ROWS} of {2 * shown.MOST_ROWS}" in n for n in report.headline[0].notes)
-    assert report.downloads["summary.csv"].count("\n") == 1 + 2 * shown.MOST_ROWS
+    assert len(report.headline[0].lines) == MOST_ROWS
+    assert any(f"{MOST_ROWS} of {2 * MOST_ROWS}" in n for n in report.headline[0].notes)
+    assert report.downloads["summary.csv"].count("\n") == 1 + 2 * MOST_ROWS
 
 
 def test_the_first_replicates_are_compared_where_there_are_very_many(tmp_path: Path) -> None:
-    folder = write(tmp_path, [environment(), *many(2, shown.MOST_REPLICATES + 5)])
+    folder = write(tmp_path, [environment(), *many(2, MOST_REPLICATES + 5)])
     results = read(folder)
-    (machine,) = shown.machines(results, {})
-    assert {row["n_pairs"] for row in machine.compared} == {shown.MOST_REPLICATES}
+    (machine,) = machines(results, {})
+    assert {row["n_pairs"] for row in machine.compared} == {MOST_REPLICATES}
     assert machine.n_records == len(results.records)
     notes = assemble([folder], Options(claims=())).headline[0].notes
     assert "Of up to 45 replicates of each, the first 40 are used here." in notes

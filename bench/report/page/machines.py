@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bench.comparison import QUALITY, Rules, compare
+from bench.cost.hour import as_scenario
 from bench.cost.pricing import Terms, price
 from bench.cost.row import CostRow
-from bench.cost.scenario import Figure, Scenario, adapt
 from bench.cost.throughput import interval, throughputs
 from bench.errors import InputError
 from bench.experiment import CostAssumption, Experiment
@@ -284,7 +284,7 @@ def _costs(
     items = throughputs(results)
     for name, cost in _assumed(results, experiments, assumed).items():
         mine = [one for one in items if groups[key_of_throughput(one)][0].experiment == name]
-        for row in price(mine, scenario_of(cost), Terms()):
+        for row in price(mine, as_scenario(cost), Terms()):
             assert row.n_batch is not None, "an API has no batch; no API was asked for"
             yield (row.variant, row.n_prompt, row.n_gen, row.n_batch), row
 
@@ -301,17 +301,3 @@ def _assumed(
 
 def key_of_throughput(one: Any) -> Key:
     return one.variant, one.n_prompt, one.n_gen, one.n_batch
-
-
-def scenario_of(cost: CostAssumption) -> Scenario:
-    """An experiment's assumption as a scenario of `bench cost`."""
-    import datetime
-
-    def figure(value: float) -> Figure:
-        return Figure(value=value, source=cost.source, date=datetime.date.today())
-
-    given = {
-        "rent_per_hour": figure(cost.usd_per_hour),
-        "utilization": figure(cost.utilization),
-    }
-    return adapt(None, "rent", given)

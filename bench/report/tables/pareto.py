@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from bench.cost import usd_per_mtok
+from bench.cost.hour import per_mtok
 from bench.errors import InputError
+from bench.experiment import CostAssumption
 from bench.experiment.selectors import short_names
 from bench.records.file import Results
 from bench.report.tables import Column, column
@@ -19,16 +20,15 @@ Row = dict[str, Any]
 SHOWN = {"packed_bytes": "size", "decode_tok_s": "speed", "usd_per_mtok": "cost"}
 
 
-def rows(results: Results, usd_per_hour: float | None) -> list[Row]:
+def rows(results: Results, price: CostAssumption | None) -> list[Row]:
     """One row an arm and workload, by divergence; `front` names the measures it is best in.
 
     An arm is on the front of a measure if no other of the same model and workload has as much of
-    it at no more divergence. Cost is that of an hour at this price, always busy, or absent.
+    it at no more divergence. Cost is that of an hour at this price, or absent.
     """
     found = []
     for row in summarise(results):
-        speed = row["total_tok_s"]
-        usd = usd_per_mtok(speed / row["cards"], usd_per_hour) if speed and usd_per_hour else None
+        usd = per_mtok(price, row["total_tok_s"], row["cards"])
         found.append(row | {"usd_per_mtok": usd})
     if not any(row["mean_kld"] is not None for row in found):
         raise InputError(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.cost import usd_per_mtok
+from bench.cost.hour import per_mtok
 from bench.experiment import Experiment, Gate
 from bench.experiment.selectors import arm_order, short_names
 from bench.records.codes import REASONS
@@ -17,6 +17,8 @@ from bench.summary.limits import with_limits
 from bench.summary.quality import Figures, check_gate
 
 Row = dict[str, Any]
+
+NO_PRICE = "the experiment states no price; `bench cost --rent` takes one"
 
 ALIKE = 0.05
 """Ratios this near to 1 are called `about as`: a choice of words, not a verdict."""
@@ -43,12 +45,8 @@ def priced(experiment: Experiment, rows: Sequence[Row]) -> list[Row]:
     cost = experiment.cost
     result = []
     for row in rows:
-        speed = row["total_tok_s"]
-        usd, why = None, "the experiment states no price; `bench cost --rent` takes one"
-        if cost is not None and speed is None:
-            why = "no throughput"
-        elif cost is not None:
-            usd = usd_per_mtok(speed / row["cards"], cost.usd_per_hour, cost.utilization)
+        usd = per_mtok(cost, row["total_tok_s"], row["cards"])
+        why = "no throughput" if cost else NO_PRICE
         absent = row["absent"] if usd is not None else row["absent"] | {"usd_per_mtok": why}
         result.append(row | {"usd_per_mtok": usd, "absent": absent})
     return result

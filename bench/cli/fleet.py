@@ -1,0 +1,91 @@
+"""What `bench run --on` and `bench plan --on` print: a table for each machine of a cluster."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.experiment import Experiment
+    from bench.runner.fleet import Fleet
+    from bench.runner.nodes import Machine
+
+
+def show(experiment: Experiment, fleet: Fleet, output: str) -> str:
+    """Each machine's table; as JSON one list whose rows name the machine."""
+    from bench.records import FILE
+    from bench.records.file import read
+    from bench.report.tables import run as summary
+
+    texts: dict[str, str] = {}
+    for name, folder in fleet.folders.items():
+        if (folder / FILE).is_file():
+            texts[name] = summary.show(experiment, read(folder), folder, output)
+    if output == "md":
+        return "\n".join(f"## {name}\n\n{text}" for name, text in texts.items())
+    if output == "csv":
+        return _csv(texts)
+    rows = [{"machine": name} | row for name, text in texts.items() for row in _rows(text, output)]
+    if output == "jsonl":
+        return "".join(json.dumps(row) + "\n" for row in rows)
+    return json.dumps(rows, indent=2) + "\n"
+
+
+def _rows(text: str, output: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (
+        json.loads(text) if output == "json" else [json.loads(line) for line in text.splitlines()]
+    )
+    return found
+
+
+def _csv(texts: dict[str, str]) -> str:
+    """One table with the machine as its first column."""
+    rows: list[list[str]] = []
+    for name, text in texts.items():
+        head, *body = csv.reader(io.StringIO(text))
+        rows = rows or [["machine", *head]]
+        rows += [[name, *row] for row in body]
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(rows)
+    return stream.getvalue()
+
+
+def plan_of(experiment: Experiment, select: str | None, output: str) -> str:
+    """Machines, cards and hours of a plan on a cluster."""
+    import ray
+
+    from bench.report.tables import column, render
+    from bench.runner.fleet import machines
+
+    found = machines(experiment, select)
+    rows = [_about(experiment, machine) for machine, _ in found]
+    for _, actor in found:
+        ray.kill(actor)
+    columns = [
+        column("machine"),
+        column("gpu"),
+        column("cpus", "CPUs", ".0f"),
+        column("gpus", "GPUs", ".0f"),
+        column("replicates"),
+        column("hours", "about, h", ".2f"),
+    ]
+    return render(rows, columns, output)
+
+
+def _about(experiment: Experiment, machine: Machine) -> dict[str, Any]:
+    from bench.records.file import Results
+    from bench.runner.forecast import forecast, total_s
+    from bench.runner.here import here
+
+    place = here("cpu" if machine.gpu is None else experiment.grid.device, machine.gpu)
+    rows = forecast(experiment, place, Results())
+    return {
+        "machine": machine.name,
+        "gpu": machine.gpu or machine.reported_gpu,
+        "cpus": machine.node.cpus,
+        "gpus": machine.node.gpus,
+        "replicates": experiment.measuring.pairs * len(experiment.variants),
+        "hours": total_s(rows) / 3600,
+    }
