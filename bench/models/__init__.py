@@ -188,7 +188,7 @@ def _model_at(ref: str) -> Model:
     except ValueError as error:
         raise InputError(f"{config}: not valid JSON: {error}") from error
     card = ModelCard(
-        name=_name_of(path.resolve().name),
+        name=name_of(path.resolve().name),
         title=path.resolve().name,
         license="not stated",
         architecture=architecture,
@@ -202,7 +202,7 @@ def _gguf_card(path: Path) -> ModelCard:
     """A card of what a GGUF file says of itself."""
     keys = gguf.read(path)
     return ModelCard(
-        name=_name_of(path.stem),
+        name=name_of(path.stem),
         title=str(keys.keys.get("general.name", path.stem)),
         license=str(keys.keys.get("general.license", "not stated")),
         architecture=keys.architecture(),
@@ -211,6 +211,6 @@ def _gguf_card(path: Path) -> ModelCard:
     )
 
 
-def _name_of(text: str) -> str:
+def name_of(text: str) -> str:
     """A model's name out of a file's: lower case, no odd signs."""
     return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._") or "model"

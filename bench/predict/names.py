@@ -11,13 +11,22 @@ from bench.models.shapes import shape
 from bench.predict.published import card
 from bench.schemes.bytes import held
 
-ENGINES: Final = ("llama.cpp", "vllm", "tensorrt-llm", "gpt-fast", "exllamav2", "transformers")
+ENGINES: Final = (
+    "llama.cpp",
+    "vllm",
+    "tensorrt-llm",
+    "gpt-fast",
+    "exllamav2",
+    "transformers",
+    "mlx",
+)
 """Engines with published rows, as they are spelled there."""
 
 
 def engine_for(name: str) -> str:
     """The engine's name in lower case."""
     plain = {"llamacpp": "llama.cpp", "trt-llm": "tensorrt-llm", "hf": "transformers"}
+    plain |= dict.fromkeys(("ollama", "lm-studio", "lmstudio", "koboldcpp"), "llama.cpp")
     lowered = name.strip().lower()
     if not lowered:
         raise InputError(f"engine: empty; known: {', '.join(ENGINES)}")
