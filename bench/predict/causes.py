@@ -73,7 +73,8 @@ def causes(q: Question) -> list[Cause]:
     """Causes that fit, most likely first; empty where the rate is within the interval."""
     if q.found.low is None or q.measured_tok_s >= q.found.low:
         return []
-    asked = (_host, _eager, _weights_out, _old_build, _other_card, _depth, _limit, _link)
+    first = (_eager, _weights_out) if q.found.engine in PYTORCH else (_host,)
+    asked = (*first, _old_build, _other_card, _depth, _limit, _link)
     return [cause for ask in asked for cause in ask(q)]
 
 
@@ -82,6 +83,8 @@ def _fits(expected: float, measured: float) -> bool:
 
 
 LLAMA: Final = "llama.cpp"
+PYTORCH: Final = frozenset({"gpt-fast", "transformers"})
+"""Engines in which a compiler, or its absence, decides most; they leave nothing to the host."""
 
 
 def _host(q: Question) -> Iterator[Cause]:
@@ -116,8 +119,6 @@ def _host(q: Question) -> Iterator[Cause]:
 
 def _eager(q: Question) -> Iterator[Cause]:
     """PyTorch that waits for launches."""
-    if q.found.engine not in ("gpt-fast", "transformers"):
-        return
     point = replace(q.point(), engine="transformers")
     expected = q.rate(point)
     if q.found.engine == "gpt-fast":
@@ -137,7 +138,7 @@ def _eager(q: Question) -> Iterator[Cause]:
 
 def _weights_out(q: Question) -> Iterator[Cause]:
     """Weight-only schemes in eager PyTorch write the float weights out and read them again."""
-    if q.found.engine not in ("gpt-fast", "transformers") or q.found.quant in ("none", "f16"):
+    if q.found.quant in ("none", "f16"):
         return
     point = q.point()
     moved = point.dense_bytes + 4 * point.n_weights

@@ -99,7 +99,7 @@ def _sample(row: Row) -> Sample | None:
         kv_dtype=row.kv_dtype,
         new=is_new(row),
     )
-    placed = place(model, gpu, quant, row.engine, work, memory)
+    placed = place(model, gpu, quant, row.engine, work, memory, n_gpus=row.n_gpus)
     if row.measure == "end_to_end":
         flops = prefill_work(
             model, quant, n_prompt=n_prompt, n_batch=row.n_batch, engine=row.engine

@@ -19,6 +19,7 @@ from bench.schemes import allocation, applied, checkpoints, gguf
 from bench.schemes.row import Device, Dynamic, Layout, Package, Scheme
 
 __all__ = [
+    "DEQUANTIZED",
     "MIXED",
     "SCHEMES",
     "Device",
@@ -42,6 +43,10 @@ MIXED: Final = ("mixed:5.0bit", "mixed:kld<0.02")
 
 GROUP: Final = re.compile(r"(.+)-g(\d+)")
 """`gptq-int4-g32`: another group than the row's."""
+DEQUANTIZED: Final = "-dequantized"
+"""Ends the name of a checkpoint that its loader turned into floats: it is called by what it is."""
+CHANNEL: Final = "-channel"
+"""`gptq-int4-channel`: one scale a row."""
 BLOCK: Final = re.compile(r"fp8-block(\d+)")
 MEAN_BITS: Final = re.compile(r"(?:[a-z0-9]+-)?(\d+(?:\.\d+)?)bpw")
 """`4.0bpw`, `exl2-4.0bpw`: any file by its mean bits a weight."""
@@ -56,6 +61,8 @@ def find(name: str) -> Scheme | None:
         return SCHEMES[lowered]  # GGUF's are written in capitals as often
     if name.startswith(allocation.PREFIX):
         return _mixed(name)
+    if name.endswith(DEQUANTIZED):
+        return _floats(find(name.removesuffix(DEQUANTIZED)), name)
     if found := MEAN_BITS.fullmatch(lowered):
         bits = float(found[1])
         return Scheme(name=name, summary=f"{bits:g} bits a weight", source="file", bits=bits,
@@ -64,6 +71,8 @@ def find(name: str) -> Scheme | None:
         return _in_groups(SCHEMES["fp8-block128"], name, int(found[1]) ** 2)
     if (found := GROUP.fullmatch(name)) and found[1] in SCHEMES and int(found[2]):
         return _in_groups(SCHEMES[found[1]], name, int(found[2]))
+    if name.endswith(CHANNEL) and (row := SCHEMES.get(name.removesuffix(CHANNEL))):
+        return _by_row(row, name)
     return gguf.mix(lowered)
 
 
@@ -76,6 +85,28 @@ def _in_groups(row: Scheme, name: str, group: int) -> Scheme | None:
     engines = {} if row.convert else row.engines
     return replace(
         row, name=name, layout=replace(row.layout, group=group), engines=engines, convert=""
+    )
+
+
+def _by_row(row: Scheme, name: str) -> Scheme | None:
+    if row.layout is None or row.layout.group is None or row.source != "checkpoint":
+        return None
+    wide = replace(row.layout, group=None, group_bytes=0, row_bytes=2)
+    return replace(row, name=name, layout=wide)
+
+
+def _floats(row: Scheme | None, name: str) -> Scheme | None:
+    if row is None or row.source == "file" or row.name == "none":
+        return None
+    return replace(
+        applied.NONE,
+        name=name,
+        summary=f"{row.name}, turned into floats by its loader",
+        source="checkpoint",
+        engines={"transformers": ""},
+        aliases=(),
+        convert="",
+        packages=row.packages if row.packages[:1] != (checkpoints.KERNELS,) else (),
     )
 
 

@@ -6,19 +6,22 @@ checkpoints; scales are in 16 bits unless said. A name may state another group: 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
-from bench.schemes.applied import FP8_CARDS
-from bench.schemes.row import Compute, Layout, Package, Part, Scheme
+from bench.schemes.applied import BITSANDBYTES, FP8, FP8_CARDS, INTEGERS, QUANTO, TORCHAO
+from bench.schemes.row import HEAD, Compute, Dynamic, Layout, Package, Part, Scheme
 
 COMPRESSED: Final = Package(name="compressed-tensors", least="0.15")
 GPTQMODEL: Final = Package(name="gptqmodel", least="5.0")
 KERNELS: Final = Package(name="kernels", least="0.12", kinds=("cuda",))
 
-LOADED: Final = {"transformers": "", "vllm": ""}
+LOADED: Final = {"transformers": "", "graph": "", "vllm": ""}
 EXPERTS_ONLY: Final[frozenset[Part]] = frozenset({"attention", "head", "router", "mlp"})
 ROUTED: Final[frozenset[Part]] = frozenset({"head", "router"})
 """What makers of checkpoints leave in floats: the head, and the routers of experts."""
+
+EXPERTS: Final[frozenset[Part]] = frozenset({"expert"})
 
 POINTERS: Final = (
     "its loader compares addresses of tensors while it computes, which torch.compile cannot trace"
@@ -26,22 +29,19 @@ POINTERS: Final = (
 
 
 def _compressed(
-    name: str, summary: str, layout: Layout | None, capability: tuple[int, int] | None, why: str
+    name: str, summary: str, layout: Layout | None, *, dynamic: Dynamic | None = None
 ) -> Scheme:
-    dynamic = "dynamic" in name
     return Scheme(
         name=f"compressed-tensors/{name}",
         summary=f"compressed-tensors: {summary}",
-        dynamic="activations" if dynamic else None,
+        dynamic=dynamic,
         source="checkpoint",
         engines=LOADED,
         aliases=(name,) if name.startswith("w") else (),
         layout=layout,
         packages=(COMPRESSED,),
-        capability=capability,
-        why_capability=why,
         refused_modes=dict.fromkeys(("compiled", "cuda-graph"), POINTERS),
-        kernel="transformers: dequantized to float, then a float matmul",
+        kernel="transformers: each layer decompressed to floats, then a float matmul",
     )
 
 
@@ -59,79 +59,61 @@ def _matrix8(compute: Compute) -> Layout:
 
 COMPRESSED_ROWS: Final = (
     _compressed(
-        "fp8-dynamic", "fp8 weights per row, fp8 activations per token", _rows8("fp8"), None, ""
+        "fp8-dynamic",
+        "fp8 weights per row, fp8 activations per token",
+        _rows8("fp8"),
+        dynamic="activations",
     ),
     _compressed(
         "fp8-block-dynamic",
         "fp8 weights, a scale each 128 x 128, fp8 activations each 128",
         _grouped(8, 128 * 128, 2, "fp8"),
-        None,
-        "",
+        dynamic="activations",
     ),
+    _compressed("fp8", "fp8 weights and activations, fixed scales", _matrix8("fp8")),
+    _compressed("fp8-weight-only", "fp8 weights per row, float activations", _rows8("float")),
     _compressed(
-        "fp8", "fp8 weights and activations, scales fixed by calibration", _matrix8("fp8"), None, ""
-    ),
-    _compressed(
-        "fp8-weight-only", "fp8 weights per row, activations as they are", _rows8("float"), None, ""
-    ),
-    _compressed(
-        "w8a8-dynamic", "int8 weights per row, int8 activations per token", _rows8("int8"), None, ""
-    ),
-    _compressed(
-        "w8a8",
-        "int8 weights and activations, scales fixed by calibration",
+        "w8a8-dynamic",
+        "int8 weights per row, int8 activations per token",
         _rows8("int8"),
-        None,
-        "",
+        dynamic="activations",
     ),
-    _compressed(
-        "w8a16", "int8 weights per row, activations as they are", _rows8("float"), None, ""
-    ),
-    _compressed(
-        "w4a16",
-        "int4 weights in groups of 128, activations as they are",
-        _grouped(4, 128, 2),
-        None,
-        "",
-    ),
+    _compressed("w8a8", "int8 weights and activations, fixed scales", _rows8("int8")),
+    _compressed("w8a16", "int8 weights per row, float activations", _rows8("float")),
+    _compressed("w4a16", "int4 weights in groups of 128, float activations", _grouped(4, 128, 2)),
     _compressed(
         "w4a8-dynamic",
         "int4 weights in groups of 128, int8 activations per token",
         _grouped(4, 128, 2, "int8"),
-        None,
-        "",
+        dynamic="activations",
     ),
     _compressed(
         "w4afp8-dynamic",
         "int4 weights in groups of 128, fp8 activations per token",
         _grouped(4, 128, 2, "fp8"),
-        None,
-        "",
+        dynamic="activations",
     ),
     _compressed(
-        "nvfp4-dynamic",
+        "nvfp4",
         "fp4 weights and activations in groups of 16, fp8 scales",
         _grouped(4, 16, 1, "fp8"),
-        None,
-        "",
+        dynamic="activations",
     ),
     _compressed(
-        "nvfp4a16",
-        "fp4 weights in groups of 16, fp8 scales, activations as they are",
-        _grouped(4, 16, 1),
-        None,
-        "",
+        "nvfp4a16", "fp4 weights in groups of 16, fp8 scales, float activations", _grouped(4, 16, 1)
     ),
     _compressed(
-        "mxfp4-dynamic",
+        "mxfp4",
         "fp4 weights and activations in groups of 32, power-of-two scales",
         _grouped(4, 32, 1, "fp8"),
-        None,
-        "",
+        dynamic="activations",
     ),
     _compressed(
-        "mxfp4a16", "fp4 weights in groups of 32, power-of-two scales", _grouped(4, 32, 1), None, ""
+        "mxfp4a16",
+        "fp4 weights in groups of 32, power-of-two scales, float activations",
+        _grouped(4, 32, 1),
     ),
+    _compressed("mixed", "a scheme of its own for some layers", None, dynamic="bit-allocation"),
 )
 
 NVFP4: Final = Scheme(
@@ -174,6 +156,13 @@ FP8_TENSOR: Final = Scheme(
     kernel="torch._scaled_mm, or the package kernels",
 )
 
+FP8_STATIC: Final = replace(
+    FP8_TENSOR,
+    name="fp8-per-tensor-static",
+    summary="fp8 weights and activations, one fixed scale a tensor",
+    dynamic=None,
+)
+
 MXFP4: Final = Scheme(
     name="mxfp4",
     summary="experts in fp4 with a power-of-two scale each 32, as gpt-oss is published",
@@ -211,4 +200,82 @@ PACKED_ROWS: Final = (
     _packed("awq", 4, BY_SCALE, ("awq",)),
 )
 
-ROWS: Final = (*COMPRESSED_ROWS, NVFP4, FP8_BLOCK, FP8_TENSOR, MXFP4, *PACKED_ROWS)
+
+def _by_torchao(row: Scheme) -> Scheme:
+    """The same scheme as stored by transformers, which leaves the head alone."""
+    assert row.layout is not None
+    return replace(
+        row,
+        name=f"torchao/{row.name}",
+        source="checkpoint",
+        aliases=(),
+        layout=replace(row.layout, leaves=HEAD),
+        engines=LOADED,
+        convert="",
+        fits="",
+    )
+
+
+OTHER_TORCHAO: Final[tuple[tuple[str, str, Dynamic | None], ...]] = (
+    ("int8-dynamic-intx", "weights of 1 to 8 bits, int8 activations", "activations"),
+    ("intx-weight-only", "weights of 1 to 8 bits, float activations", None),
+    ("mixed", "a scheme of its own for some layers", "bit-allocation"),
+)
+
+TORCHAO_ROWS: Final = (
+    *(_by_torchao(row) for row in (*INTEGERS, *FP8) if row.packages == (TORCHAO,)),
+    *(
+        Scheme(
+            name=f"torchao/{name}",
+            summary=f"torchao: {summary}",
+            dynamic=dynamic,
+            source="checkpoint",
+            engines=LOADED,
+            packages=(TORCHAO,),
+        )
+        for name, summary, dynamic in OTHER_TORCHAO
+    ),
+)
+
+
+def _fours(kind: str, nested: bool) -> Scheme:
+    """4 bits of bitsandbytes; nested: the scales of blocks are in 8 bits, each 256 with one."""
+    return Scheme(
+        name=f"bnb-{kind}" + ("-nested" if nested else ""),
+        summary=f"bitsandbytes: {kind} weights in blocks of 64" + ", scales in 8 bits" * nested,
+        source="checkpoint",
+        engines=LOADED,
+        layout=Layout(
+            bits=4, group=64, group_bytes=1 + 4 / 256 if nested else 4, leaves=ROUTED | EXPERTS
+        ),
+        packages=(BITSANDBYTES,),
+        kernel="bitsandbytes 4-bit matmul",
+    )
+
+
+BNB_ROWS: Final = (_fours("nf4", True), _fours("fp4", False), _fours("fp4", True))
+
+QUANTO_ROWS: Final = tuple(
+    Scheme(
+        name=f"quanto-{name}",
+        summary=f"optimum-quanto: {name} weights, activations as they are",
+        source="checkpoint",
+        engines={"transformers": ""},
+        layout=_rows8("float") if bits == 8 else _grouped(bits, 128, 4),
+        packages=(QUANTO,),
+    )
+    for name, bits in (("int4", 4), ("int2", 2), ("float8", 8))
+)
+
+ROWS: Final = (
+    *COMPRESSED_ROWS,
+    *TORCHAO_ROWS,
+    *BNB_ROWS,
+    *QUANTO_ROWS,
+    NVFP4,
+    FP8_BLOCK,
+    FP8_TENSOR,
+    FP8_STATIC,
+    MXFP4,
+    *PACKED_ROWS,
+)

@@ -16,7 +16,8 @@ Source = Literal["float", "file", "checkpoint"]
 folder that was quantized before it was published."""
 
 Part = Literal["embedding", "head", "attention", "mlp", "expert", "router", "small"]
-"""`mlp` holds dense layers and shared experts; `small` holds norms, biases and attention sinks."""
+"""`mlp` holds dense layers and shared experts; `small` holds norms, biases and attention sinks;
+`embedding` also per-layer embeddings: tables of which a step reads single rows."""
 
 Compute = Literal["float", "fp16", "fp8", "int8"]
 """Fastest arithmetic that a scheme's matmul may use; `float` is the weights' own dtype."""

@@ -18,7 +18,7 @@ from bench.claims.files import claim_files, load_claims, validate_claims
 from bench.claims.findings import Finding, as_row, findings, sentences
 from bench.claims.measured import missing
 from bench.cli import main
-from bench.cost.prices import FOLDER, read_book
+from bench.cost.books import FOLDER, read_book
 from bench.errors import InputError
 from bench.predict.published import rows as published_rows
 from bench.records import Environment, QualityRecord, Record
@@ -317,7 +317,7 @@ def with_card(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> Non
 def test_a_cards_bandwidth_changes_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     key = ("rtx-4070-ti-super", 2.5)
     assert outcomes(of(ARTICLE, "1b"))[key] == "refuted"
-    with_card(monkeypatch, "rtx-4070-ti-super", bandwidth_gb_s=294.0)
+    with_card(monkeypatch, "rtx-4070-ti-super", bandwidth_gb_s=330.0)
     found = {(f.baseline, f.verdict.threshold): f for f in of(ARTICLE, "1b")}[key]
     assert as_row(found)["predicted"] is True  # the bound alone no longer refutes
     with_card(monkeypatch, "rtx-4070-ti-super", bandwidth_gb_s=240.0)

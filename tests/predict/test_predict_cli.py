@@ -49,7 +49,7 @@ def found(capsys, *args: str) -> list[dict]:
 def test_the_verb_prints_the_contract(capsys) -> None:
     rows = found(
         capsys,
-        *("-m", "llama-3.1-8b", "-q", "fp16,Q4_K_M", "--gpu", "RTX 4090,rtx-5080"),
+        *("-m", "llama-3.1-8b", "-q", "fp16,Q4_K_M", "--gpu", "RTX 4080 SUPER,rtx-5080"),
         *("--measured", "68"),
     )
 
