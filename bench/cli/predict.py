@@ -11,6 +11,7 @@ from bench.cli import add_output
 if TYPE_CHECKING:
     from bench.models import ModelCard
     from bench.predict import Prediction, Predictor
+    from bench.predict.published import Row
     from bench.roofline.gpus import Gpu
     from bench.roofline.memory import Host
 
@@ -152,7 +153,6 @@ def run(args: argparse.Namespace) -> int:
     from bench.predict import Predictor
     from bench.predict.names import engine_for
     from bench.predict.published import sized
-    from bench.predict.user_rows import rows_of
     from bench.report.tables import render
     from bench.schemes.bytes import check_quant
 
@@ -165,7 +165,7 @@ def run(args: argparse.Namespace) -> int:
         for quant in args.quant.split(","):
             check_quant(sized(schemes.meant(quant, engine)))
     cards = _cards(args.gpu, args.memory)
-    extra, skipped = rows_of(args.results)
+    extra, skipped = _own_rows(args.results)
     for line in skipped:
         print(f"bench: {line}", file=sys.stderr)
     rows = _sought(_rows(Predictor(extra), engines, cards, args), args)
@@ -177,6 +177,15 @@ def run(args: argparse.Namespace) -> int:
         for line in _notes(rows):
             print(f"bench: {line}", file=sys.stderr)
     return 0
+
+
+def _own_rows(results: list[Path]) -> tuple[list[Row], list[str]]:
+    """Rows of one's own records; without any, their readers are not even imported."""
+    if not results:
+        return [], []
+    from bench.predict.user_rows import rows_of
+
+    return rows_of(results)
 
 
 def _rows(
@@ -283,13 +292,13 @@ def _row(
 
 def _add_cost(row: dict[str, Any], found: Prediction, gpu: Gpu, args: argparse.Namespace) -> None:
     """Dollars for a million new tokens, at the rent given or at the listed one of the card."""
-    from bench.cost.prices import gpu_rent, today
-    from bench.errors import InputError
-
     usd_per_hour = args.rent
     if usd_per_hour is None:
         if args.max_usd_per_mtok is None and args.min_tok_s is None:
             return
+        from bench.cost.prices import gpu_rent, today
+        from bench.errors import InputError
+
         try:
             usd_per_hour = gpu_rent(gpu.title, today()).mode * found.n_gpus
         except InputError:

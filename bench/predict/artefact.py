@@ -24,6 +24,8 @@ COVERAGE: Final = 0.90
 """Share of new measurements that an interval is meant to hold."""
 LEAST: Final = 20
 """Rows that a group needs for a width of its own."""
+FEW: Final = 8
+"""Rows from which a group's own errors may widen the interval of the group above it."""
 MOST: Final = 0.549
 """The widest q of offload, three times from end to end: rows of too few hosts say more only of
 those hosts, and whoever asks can state the host's rate."""
@@ -49,6 +51,8 @@ class Model:
     """Logs, by the names of `bench.predict.terms`."""
     widths: Mapping[str, float]
     """q of each group's interval."""
+    few: Mapping[str, float]
+    """The same of groups with FEW rows, but not LEAST."""
     novel: Mapping[str, float]
     """q of a question with an engine, family of schemes or architecture that no row has."""
     ratio: float
@@ -77,6 +81,7 @@ class Model:
         # Without new builds in its group, a measurement of one's own strays as posts do.
         if p.new and p.n_batch == 1 and not name.endswith("new"):
             own = max(own, self.widths.get("posts", 0.0))
+        own = max(own, *(self.few.get(group, 0.0) for group in groups_of(kind, p)))
         return max(own, *(self.novel[fold] for fold in self.novelty(p)), 0.0)
 
 

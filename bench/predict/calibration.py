@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from bench.predict.artefact import COVERAGE, LEAST, MOST, Model, Seen, groups_of
+from bench.predict.artefact import COVERAGE, FEW, LEAST, MOST, Model, Seen, groups_of
 from bench.predict.fitting import (
     SIGMA,
     SIGMA_BATCH,
@@ -107,12 +107,26 @@ class Calibration:
     @cached_property
     def widths(self) -> dict[str, float]:
         """q of every group with LEAST rows or more: the wider of cards and models left out."""
+        return self._widths(LEAST, len(self.samples))
+
+    @cached_property
+    def few(self) -> dict[str, float]:
+        """q of every group with FEW rows or more, but not LEAST."""
+        return self._widths(FEW, LEAST - 1)
+
+    def _widths(self, least: int, most: int) -> dict[str, float]:
         keys = [groups_of(s.kind, s.point) for s in self.samples]
         found = {}
         for name in sorted({key for one in keys for key in one}):
             chosen = np.array([name in one for one in keys])
-            if chosen.sum() >= LEAST or name == "all":
-                wide = max(self.width(self.by_gpu[chosen]), self.width(self.by_model[chosen]))
+            if least <= chosen.sum() <= most:
+                # Of one card alone, leaving the card out would leave the whole group out.
+                cards = {
+                    s.point.gpu.name for s, out in zip(self.samples, chosen, strict=True) if out
+                }
+                wide = self.width(self.by_model[chosen])
+                if len(cards) > 1:
+                    wide = max(wide, self.width(self.by_gpu[chosen]))
                 found[name] = min(wide, MOST) if name.startswith("offload") else wide
         return found
 
@@ -165,6 +179,7 @@ class Calibration:
             n_rows=len(self.samples),
             parameters=parameters(self.design, self.x),
             widths=self.widths,
+            few=self.few,
             novel={fold: self.novel(fold) for fold in ("engine", "kernel", "arch")},
             ratio=self.ratio_width(),
             seen=self.seen(),

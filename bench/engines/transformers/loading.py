@@ -134,14 +134,15 @@ def on_meta(config: Any, auto: Any) -> Any:
     try:
         with torch.device("meta"):
             model = auto.from_config(config)
-        if (more := needs_more(model)) is None:
+        if (more := needs_more(model)) is None and hasattr(model, "generate"):
             return model
     except Exception as error:
         raise UnsupportedError(
             f"transformers cannot make a model of type '{config.model_type}' from this "
             f"configuration: {first_line(error)}"
         ) from error
-    raise UnsupportedError(f"{type(model).__name__} needs {more}: it is no language model alone")
+    why = "does not make one token after the other" if more is None else f"needs {more}"
+    raise UnsupportedError(f"{type(model).__name__} {why}: it is no language model alone")
 
 
 def random(config: Any, auto: Any, dtype: Any, device: str) -> Any:
