@@ -214,7 +214,7 @@ def _of_hub(ref: str, named: hub.Ref) -> Model:
     if card is None:
         assert snapshot is not None
         card = ModelCard(
-            name=_name_of(named.repo.partition("/")[2]),
+            name=name_of(named.repo.partition("/")[2]),
             title=named.repo,
             license=snapshot.license or "not stated",
             architecture=snapshot.config,
@@ -230,7 +230,7 @@ def _gguf_of_hub(ref: str, named: hub.Ref, snapshot: hub.Snapshot | None) -> Mod
     file = hub.gguf_file(snapshot, named.file)
     path = snapshot.folder / file.name
     card = ModelCard(
-        name=_name_of(Path(file.name).stem),
+        name=name_of(Path(file.name).stem),
         title=f"{named.repo}, {file.name}",
         license=snapshot.license or "not stated",
         architecture={},
@@ -286,7 +286,7 @@ def _model_at(ref: str) -> Model:
     if found := shape_problems(architecture):
         raise InputError(*(f"{path / 'config.json'}: {problem}" for problem in found))
     card = ModelCard(
-        name=_name_of(path.resolve().name),
+        name=name_of(path.resolve().name),
         title=path.resolve().name,
         license="not stated",
         architecture=architecture,
@@ -300,7 +300,7 @@ def _gguf_card(path: Path) -> ModelCard:
     """A card of what a GGUF file says of itself."""
     keys = gguf.read(path)
     return ModelCard(
-        name=_name_of(path.stem),
+        name=name_of(path.stem),
         title=str(keys.keys.get("general.name", path.stem)),
         license=str(keys.keys.get("general.license", "not stated")),
         architecture=keys.architecture(),
@@ -309,6 +309,6 @@ def _gguf_card(path: Path) -> ModelCard:
     )
 
 
-def _name_of(text: str) -> str:
+def name_of(text: str) -> str:
     """A model's name out of a file's: lower case, no odd signs."""
     return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._") or "model"

@@ -49,6 +49,12 @@ class Shape:
     """Routed experts in a layer; 0 for a dense model."""
     n_active_experts: int = 0
     n_layers: int
+    n_mixers: int = 0
+    """Layers that mix tokens: attention, a state space, a convolution."""
+    n_ffns: int = 0
+    """Layers with a feed-forward part; Nemotron-H's layers have one of the two."""
+    sandwich: bool = False
+    """Four norms a layer, before and after each part."""
     latent: bool = False
     """Multi-head latent attention."""
     mtp: tuple[Matrix, ...] = ()
@@ -88,7 +94,16 @@ class Shape:
 
 def shape(card: ModelCard) -> Shape:
     """The shape of a card. UnsupportedError for a model type that is not in FAMILIES."""
-    return _shape(_Frozen(card.name, card.architecture))
+    known = _KNOWN.get(id(card))
+    if known is None or known[0] is not card:
+        if len(_KNOWN) > 1000:
+            _KNOWN.clear()
+        known = _KNOWN[id(card)] = card, _shape(_Frozen(card.name, card.architecture))
+    return known[1]
+
+
+_KNOWN: Final[dict[int, tuple[ModelCard, Shape]]] = {}
+"""Shapes by the identity of their card, which is kept so that it stays the same one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +164,9 @@ def _count(a: Mapping[str, Any], name: str) -> Shape:
         n_experts=many if any(layer.sparse for layer in plan) else 0,
         n_active_experts=n_active(a) if many else 0,
         n_layers=len(plan),
+        n_mixers=sum(layer.mixer != "none" for layer in plan),
+        n_ffns=sum(layer.kind in ("moe", "mlp") for layer in plan) or len(plan),
+        sandwich=family.norms_per_layer >= 4,
         latent=is_latent(a),
         mtp=tuple(_mtp(a, many)),
         name=name,
