@@ -83,6 +83,8 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
     """The experiment with the flags laid over it, checked again."""
     asks = args.url is not None or args.engine == (ENDPOINT,)
     name = args.experiment or ("serving" if asks else "quickstart")
+    from bench.runner.naming import named
+
     experiment = load_experiment(name)
     names = (
         "model",
@@ -125,6 +127,7 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
     problems = [*_problems(changed.grid, "grid"), *changed.problems()]
     if problems:
         raise InputError(*(f"{name}: {problem}" for problem in problems))
+    changed = named(changed)
     if args.baseline is None and _tells_arms_apart(experiment) and not _tells_arms_apart(changed):
         # The file's baseline is not among what was asked for: the first arm takes its place.
         changed = replace(changed, baseline=changed.variants[0].name)

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from bench.errors import UnsupportedError
 from bench.models import Model
-from bench.schemes import find
+from bench.schemes import DEQUANTIZED, Device, find, scheme
 
 KEYS: Final = ("quantization_config", "compression_config")
 
@@ -45,6 +45,33 @@ def checkpoint_of(model: Model) -> Checkpoint | None:
     except UnsupportedError as error:
         raise UnsupportedError(f"model '{model.ref}': {error}") from None
     return found
+
+
+DEQUANTIZING: Final = frozenset({"compressed-tensors", "fp8", "mxfp4"})
+"""Methods whose loader in transformers turns the weights into floats if it is asked to."""
+
+
+def refusal(
+    found: Checkpoint | None, quant: str, device: Device, mode: str = "eager", dtype: str = "auto"
+) -> str | None:
+    """Why an arm of this scheme cannot run a model that is such a checkpoint; None: a float one."""
+    row = scheme(quant)
+    if found is None:
+        if row.source == "checkpoint":
+            return f"scheme '{quant}': the model is not stored in it; -m names a folder that is"
+        return row.refusal(device, mode, dtype)
+    floats = found.scheme + DEQUANTIZED
+    if quant not in (found.scheme, floats) or (
+        quant == floats and found.method not in DEQUANTIZING
+    ):
+        return (
+            f"the model is quantized already, in '{found.scheme}': '{quant}' on top of it is not "
+            "measured; leave -q out"
+        )
+    why = row.refusal(device, mode, dtype)
+    if why and device.kind not in row.kinds and found.method in DEQUANTIZING:
+        why += f"; -q {floats} measures the floats that its loader makes of it there"
+    return why
 
 
 def base_of(folder: Path) -> str | None:
@@ -206,6 +233,8 @@ def _compressed(table: Mapping[str, Any]) -> str:
     sparsity = table.get("sparsity_config")
     if isinstance(sparsity, Mapping) and sparsity.get("format", "dense") not in ("dense", None):
         raise _wrong("sparsity_config.format", sparsity["format"], "dense")
+    if table.get("kv_cache_scheme") is not None:
+        raise _wrong("kv_cache_scheme", "a table", "null: quantized caches are not measured")
     if table.get("transform_config"):
         raise _wrong("transform_config", "a transform", "none: rotated weights are not measured")
     if _word(table, "quantization_status", "compressed") != "compressed":

@@ -61,6 +61,10 @@ def apply(
     `tokenize` is asked only by schemes that measure the model before they quantize it.
     """
     wanted = schemes.scheme(name)
+    if wanted.source == "checkpoint" or getattr(model, "hf_quantizer", None) is not None:
+        from bench.quantization import ready
+
+        return ready.found(wanted, model)
     if reason := refusal(name, device):
         raise UnsupportedError(reason)
     if name.startswith(allocation.PREFIX):

@@ -12,7 +12,7 @@ from typing import Final
 from bench.schemes.applied import BITSANDBYTES, FP8, FP8_CARDS, INTEGERS, QUANTO, TORCHAO
 from bench.schemes.row import HEAD, Compute, Dynamic, Layout, Package, Part, Scheme
 
-COMPRESSED: Final = Package(name="compressed-tensors", least="0.15")
+COMPRESSED: Final = Package(name="compressed-tensors", least="0.20")
 GPTQMODEL: Final = Package(name="gptqmodel", least="5.0")
 KERNELS: Final = Package(name="kernels", least="0.12", kinds=("cuda",))
 

@@ -23,6 +23,8 @@ from bench.engines.transformers.ranks import Ranks, Seat, on_all_ranks
 from bench.engines.transformers.splitting import Split
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.experiment.devices import index_of, kind_of, members, spelled_out
+from bench.models import checkpoint
+from bench.quantization import ready
 
 
 class TransformersEngine:
@@ -50,7 +52,8 @@ class TransformersEngine:
         split, options = splitting.split_of(job.options, device.name)
         if job.mode not in spec("transformers").modes:
             raise InputError(unknown("mode", job.mode, spec("transformers").modes))
-        if reason := quantization.refusal(job.quant, device, job.mode, job.dtype):
+        stated = ready.stated_in(job.folder)
+        if reason := checkpoint.refusal(stated, job.quant, device, job.mode, job.dtype):
             raise UnsupportedError(reason)
         if reason := splitting.refusal_of(
             split, quant=job.quant, mode=job.mode, random=job.folder is None
@@ -103,6 +106,7 @@ class TransformersEngine:
 
         logging.disable_progress_bar()
         settings: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": "sdpa"}
+        settings |= ready.settings(job.quant, job.folder, resolve_device(job.device))
         files: dict[str, Any] = {
             "local_files_only": True,
             "use_safetensors": True,
@@ -124,6 +128,7 @@ class TransformersEngine:
             config = AutoConfig.from_pretrained(job.folder, local_files_only=True)
         else:
             architecture = dict(job.architecture)
+            architecture.pop("quantization_config", None)  # made-up weights are floats
             config = AutoConfig.for_model(architecture.pop("model_type"), **architecture)
             config.initializer_range = job.initializer_range
         torch.manual_seed(job.random_seed)
