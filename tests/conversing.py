@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.engines.messages import Job
+from bench.experiment.modes import engine_and_mode
 from bench.runner.process import converse
 
 WORKLOADS = [{"n_prompt": 12, "n_gen": 6, "n_batch": batch} for batch in (1, 2)]
@@ -24,7 +25,7 @@ def conversation(job: Job, **more: Any) -> list[dict[str, Any]]:
         "time_limit_s": 100.0,
     }
     told = {
-        "engine": "transformers",
+        "engine": engine_and_mode("transformers", job.mode)[0],
         "load": load,
         "task": "measure",
         "workloads": WORKLOADS,

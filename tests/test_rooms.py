@@ -8,6 +8,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from bench.engines.registry import ENGINES
+
 ROOT = Path(__file__).parents[1]
 BENCH = ROOT / "bench"
 FILES = sorted(BENCH.rglob("*.py"))
@@ -43,13 +45,9 @@ LIGHT = MEASURING | BARE | {"__init__", "__main__", "_version", "cli", "runner",
 
 ENGINE_PACKAGES = {
     "torch",
-    "transformers",
     "torchao",
-    "onnxruntime",
-    "vllm",
-    "optimum",
     "bitsandbytes",
-    "triton",
+    *(name for engine in ENGINES.values() for name in engine.imports),
 }
 BORROWED = {"safetensors", "filelock", "huggingface_hub"}
 """Packages that come with torch or transformers, imported inside functions."""

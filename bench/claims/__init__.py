@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from bench.cost.prices import book, parse_date
+from bench.cost.books import book
+from bench.cost.prices import parse_date
 from bench.errors import InputError, unknown
 from bench.experiment import Gate, experiments, load_experiment
 from bench.models import NAME, model_cards

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 from bench.claims import ByBound, ByPrediction, ByPublished, ByRent, Reported, SubClaim
 from bench.claims.verdicts import Evidence
 from bench.cost import usd_per_mtok
-from bench.cost.prices import ApiPrice, api_price, gpu_rent
+from bench.cost.books import ApiPrice
+from bench.cost.prices import api_price, gpu_rent
 from bench.errors import InputError
 from bench.predict import published
 from bench.roofline import TOLERANCE, Bound, bound, gib
@@ -394,7 +395,7 @@ def _by_rent(part: SubClaim, way: ByRent, baseline: str) -> Evidence:
     row = rows[0]
     assert row.decode_tok_s is not None
     try:
-        rent = gpu_rent(way.gpu, way.rent_on)
+        rent = gpu_rent(way.gpu, way.rent_on, shipped=True)
         api = api_price(baseline, way.api_on).output
     except InputError as error:
         return Evidence(level=way.level, value=None, invalid=str(error))

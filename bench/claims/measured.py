@@ -13,6 +13,7 @@ from typing import Any
 from bench.claims import ByRecords, ClaimFile, SubClaim
 from bench.claims.verdicts import Evidence
 from bench.experiment import experiments, load_experiment
+from bench.experiment.devices import on_cpu
 from bench.experiment.plan import plan
 from bench.records import Record
 from bench.records.file import Results
@@ -62,7 +63,7 @@ def _counts(record: Record, way: ByRecords, results: Results) -> bool:
 def _card(record: Record, results: Results) -> str | None:
     """Catalog name of the card it ran on; None on a CPU, or on several cards."""
     environment = results.environments.get(record.environment)
-    if environment is None or str(record.variant.get("device", "")).startswith("cpu"):
+    if environment is None or on_cpu(str(record.variant.get("device", ""))):
         return None
     if environment.identity.get("gpus", 1) > 1:
         return None
@@ -143,7 +144,7 @@ def _scope(record: Record, results: Results) -> str:
     work, environment = record.workload, results.environments.get(record.environment)
     device: Any = record.variant.get("device", "this machine")
     if environment is not None:
-        part = "cpu" if str(device).startswith("cpu") else "gpu"
+        part = "cpu" if on_cpu(str(device)) else "gpu"
         device = environment.identity.get(part) or device
     sizes = f"{work['n_prompt']}+{work['n_gen']} tokens, batch {work['n_batch']}"
     return f"{record.variant['model']}, {sizes}, on {device}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from bench.cli import add_output
 from bench.errors import InputError
 
 if TYPE_CHECKING:
-    from bench.cost.prices import ApiPrice, ApiTier
+    from bench.cost.books import ApiPrice, ApiTier
     from bench.cost.pricing import Against, Terms
     from bench.cost.row import CostRow
     from bench.cost.scenario import Basis, Figure, Scenario
@@ -94,8 +95,9 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         "--rate",
         action="append",
         default=[],
-        metavar="CODE=USD",
-        help="dollars for one unit of a currency, such as JPY=0.0067",
+        metavar="CODE=USD[@DATE]",
+        help="dollars for one unit of a currency on a day (default: of --on), "
+        "such as JPY=0.0067@2026-11-28",
     )
     parser.add_argument("--co2", metavar="G_PER_KWH", help="grams of CO2 for a kilowatt-hour")
     parser.add_argument(
@@ -109,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     """Price the results and print one table."""
     from bench.cost import pricing
     from bench.report.tables import render
-    from bench.report.tables.cost import TORNADO_COLUMNS, cost_columns, cost_notes
+    from bench.report.tables.cost import TORNADO_COLUMNS, cost_columns, cost_notes, old_prices
 
     items, models = _measured(args.results)
     scenarios = _scenarios(args, items)
@@ -133,14 +135,14 @@ def run(args: argparse.Namespace) -> int:
     _in_currency(rows, args.currency, _rates(args.rate))
     print(render(rows, cost_columns(rows, args.currency), args.output), end="")
     if args.output == "md":
-        print("\n" + "\n".join(f"- {note}" for note in cost_notes(rows)))
+        print("\n" + "\n".join(f"- {note}" for note in (*cost_notes(rows), *_rate_notes(args))))
+    for line in old_prices(rows):
+        print(f"bench: {line}", file=sys.stderr)
     return 0
 
 
 def _measured(paths: Sequence[Path]) -> tuple[list[Throughput], dict[str, str]]:
     """What the results hold, and the model of each variant; unreadable lines go to stderr."""
-    import sys
-
     from bench.cost.throughput import throughputs
     from bench.records.file import read
 
@@ -179,6 +181,7 @@ def _terms(args: argparse.Namespace, items: Sequence[Throughput], model: str) ->
         against=tuple(api for text in args.against for api in _against(text, args, model, weights)),
         mix=mix,
         co2_g_per_kwh=_number("--co2", args.co2) if args.co2 else None,
+        on=_on(args),
         any_card=args.gpu is not None,
     )
 
@@ -355,14 +358,28 @@ def _number(flag: str, text: str) -> float:
 
 
 def _rates(texts: Sequence[str]) -> dict[str, float]:
+    """Dollars for one unit of each currency, from `CODE=USD` or `CODE=USD@DATE`."""
     rates = {}
     for text in texts:
-        code, _, rate = text.partition("=")
+        code, _, rate = text.partition("@")[0].partition("=")
         value = _number("--rate", rate)
         if not (len(code) == 3 and code.isupper() and value > 0):
             raise InputError(f"--rate: {text!r} is not CODE=USD, such as JPY=0.0067")
         rates[code] = value
     return rates
+
+
+def _rate_notes(args: argparse.Namespace) -> list[str]:
+    """Each rate that was stated, with its day."""
+    from bench.cost.prices import parse_date
+
+    notes = []
+    for text in args.rate:
+        rate, _, day = text.partition("@")
+        code, _, dollars = rate.partition("=")
+        dated = parse_date(day, "--rate") if day else _on(args)
+        notes.append(f"1 {code} = {dollars} USD on {dated}, by --rate")
+    return notes
 
 
 def _on(args: argparse.Namespace) -> datetime.date:

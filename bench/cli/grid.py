@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 import tomllib
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from bench.experiment import Experiment, Grid, load_experiment
 ENDPOINT = "endpoint"
 """The engine that `--url` means."""
 
+MODELS = "NAME, NAME@random, ORG/NAME[@REVISION] or ORG/NAME:FILE.gguf of the hub, a folder, a file"
 MAX_VALUES = 10_000
 LARGEST = "max"
 _RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([*+])(\d+))?)?")
@@ -30,7 +32,7 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
     grid = parser.add_argument_group("what to measure (lists with commas, all combinations)")
     text: dict[str, Any] = {"type": texts, "metavar": "LIST"}
     number: dict[str, Any] = {"type": numbers, "metavar": "LIST"}
-    grid.add_argument("-m", "--model", **text, help="NAME, NAME@random, a folder or a GGUF file")
+    grid.add_argument("-m", "--model", **text, help=MODELS)
     grid.add_argument("-e", "--engine", **text, help="engines")
     grid.add_argument("-q", "--quant", **text, help="schemes, such as none,int8-dynamic")
     grid.add_argument("-p", "--n-prompt", **number, help="prompt tokens: 128,512 or 128-1024*2")
@@ -81,10 +83,10 @@ def add_fleet(parser: argparse.ArgumentParser) -> None:
 
 def wanted_experiment(args: argparse.Namespace) -> Experiment:
     """The experiment with the flags laid over it, checked again."""
-    asks = args.url is not None or args.engine == (ENDPOINT,)
-    name = args.experiment or ("serving" if asks else "quickstart")
     from bench.runner.naming import named
 
+    asks = args.url is not None or args.engine == (ENDPOINT,)
+    name = args.experiment or ("serving" if asks else "quickstart")
     experiment = load_experiment(name)
     names = (
         "model",
@@ -127,6 +129,8 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
     problems = [*_problems(changed.grid, "grid"), *changed.problems()]
     if problems:
         raise InputError(*(f"{name}: {problem}" for problem in problems))
+    for line in changed.moved:
+        sys.stderr.write(f"{line}\n")
     changed = named(changed)
     if args.baseline is None and _tells_arms_apart(experiment) and not _tells_arms_apart(changed):
         # The file's baseline is not among what was asked for: the first arm takes its place.

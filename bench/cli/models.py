@@ -15,7 +15,8 @@ examples:
   bench models --gpu rtx-4080-super    ... or on a card that is not here
   bench models -o json                 bytes in every scheme
 
-A model is named NAME, NAME@SOURCE with one of its weight sources, or by a folder of safetensors.
+A model is named NAME, NAME@SOURCE with one of its weight sources, ORG/NAME[@REVISION] or
+ORG/NAME:Q4_K_M of the hub (docs/models.md), or by a folder of safetensors or a GGUF file.
 """
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from bench.cli import add_output
+from bench.errors import InputError
 
 EPILOG = """\
 examples:
@@ -13,6 +15,11 @@ examples:
   bench prices --on 2025-05-01          what was in force on that day
   bench prices --kind rent 4090         what a rented RTX 4090 costs
   bench prices --kind api openai -o json
+  bench prices --update                 ask the market for today's rents (needs gpuhunt)
+  bench prices --update --provider runpod --provider vastai
+
+--update writes dated rows to $XDG_DATA_HOME/gpu-cost-bench/prices/rent.csv (~/.local/share). They
+come before the shipped ones; so does a purchase.csv, electricity.csv or api.csv of your own there.
 """
 
 
@@ -29,23 +36,59 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         "--kind", choices=("rent", "purchase", "electricity", "api"), help="show only this book"
     )
     parser.add_argument("--on", metavar="DATE", help="only prices in force on this day, YYYY-MM-DD")
+    parser.add_argument(
+        "--update", action="store_true", help="ask providers for today's rents, then list"
+    )
+    parser.add_argument(
+        "--provider",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="with --update: ask only this one; may be repeated",
+    )
     add_output(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the prices; an empty list is said, not shown as an empty table."""
-    import sys
-
-    from bench.cost.prices import KINDS, find, parse_date
+    """Print the prices and how old they are; an empty list is said, not shown as an empty table."""
+    from bench.cost.books import KINDS
+    from bench.cost.prices import find, parse_date, today
     from bench.report.tables import render
-    from bench.report.tables.cost import PRICE_COLUMNS, price_row
+    from bench.report.tables.cost import age_notes, price_columns, price_row
 
+    if args.provider and not args.update:
+        raise InputError("--provider: needs --update")
+    if args.update:
+        _update(args.provider)
     on = parse_date(args.on) if args.on else None
     kinds = (args.kind,) if args.kind else KINDS
-    rows = [price_row(found) for kind in kinds for found in find(kind, args.text, on)]
-    if not rows:
+    found = [one for kind in kinds for one in find(kind, args.text, on)]
+    if not found:
         print("bench: no such price; `bench prices` lists every one", file=sys.stderr)
+    rows = [price_row(one) for one in found]
     if rows or args.output != "md":
-        print(render(rows, PRICE_COLUMNS, args.output), end="")
+        print(render(rows, price_columns(rows), args.output), end="")
+    notes = age_notes(found, on or today())
+    if notes and args.output == "md":
+        print("\n" + "\n".join(f"- {note}" for note in notes))
     return 0
+
+
+def _update(providers: list[str]) -> None:
+    """Ask the market; what did not answer is said, and the rows that there were go on counting."""
+    from bench.cost.books import own_folder
+    from bench.cost.market import update
+    from bench.cost.prices import today
+
+    found = update(today(), providers)
+    for name, why in found.failures.items():
+        print(f"bench: {name} gave no prices: {why}", file=sys.stderr)
+    for why in found.skipped.values():
+        print(f"bench: not asked: {why}", file=sys.stderr)
+    if found.written:
+        offers = ", ".join(f"{name} {count}" for name, count in found.offers.items())
+        place = own_folder() / "rent.csv"
+        print(f"bench: {found.written} prices of today in {place}: {offers}", file=sys.stderr)
+    else:
+        print("bench: no provider answered; the rows that there were still count", file=sys.stderr)

@@ -22,6 +22,7 @@ examples:
   bench run -q none,int8-dynamic -p 128 -n 64  two arms, one workload
   bench run --level standard                   enough replicates for a verdict
   bench run --for int8-dynamic-doubles-speed   what would decide a published claim
+  bench run -m Qwen/Qwen3-8B -d cuda           a model of the hub, by name
   bench run -b max -d cuda                     the most sequences that fit in memory
   bench run -m ./my-model -d cuda -o json      your own safetensors
   bench run --on ray --select gpu=rtx-4080     on machines of a Ray cluster (docs/fleet.md)
@@ -70,11 +71,14 @@ def run(args: argparse.Namespace) -> int:
 def _measure(experiment: Experiment, args: argparse.Namespace) -> int:
     from bench import runner
     from bench.runner.largest_batch import with_largest_batch
+    from bench.runner.naming import named
+    from bench.runner.pinning import pinned
 
     folder = args.into or Path("results/local") / experiment.name
     if args.on is not None:
         return _on_fleet(experiment, folder, args)
     with ProgressLine() as progress:
+        experiment = named(pinned(experiment, progress.say))
         if args.n_batch == LARGEST:
             experiment = with_largest_batch(experiment, folder, progress.say)
         if args.target is not None:

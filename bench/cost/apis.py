@@ -18,7 +18,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 from bench.cost import ApiRates
-from bench.cost.prices import ApiPrice, ApiTier, book, none_in_force, unknown_item
+from bench.cost.books import ApiPrice, ApiTier, book, own_book
+from bench.cost.prices import none_in_force, unknown_item
 from bench.errors import InputError
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def api_on(model: str, on: datetime.date, *, batch: bool = False) -> ApiPrice:
 
     InputError if no price is in force: unknown model, a day that nothing reaches, no batch price.
     """
-    own = [row for row in book("api") if row.item == model and isinstance(row, ApiPrice)]
+    rows = (*own_book("api"), *book("api"))
+    own = [row for row in rows if row.item == model and isinstance(row, ApiPrice)]
     kept = next((row for row in own if row.offer == "list" and row.in_force(on)), None)
     found = _found(model)
     if found is None and not own:

@@ -7,6 +7,7 @@ Each row keeps two uncertainties apart: `ci_low`, `ci_high` come from the measur
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,9 @@ from typing import Any
 
 from bench import cost
 from bench.cost import bands
+from bench.cost.books import ApiPrice, ApiTier
 from bench.cost.power import Power, wall_power
-from bench.cost.prices import ApiPrice, ApiTier, plain
+from bench.cost.prices import plain, today
 from bench.cost.row import CostRow
 from bench.cost.scenario import Scenario, machine, ownership
 from bench.cost.throughput import Throughput
@@ -68,6 +70,8 @@ class Terms:
     mix: Mix | None = None
     """Input and output parts to price at; None takes each workload's own."""
     co2_g_per_kwh: float | None = None
+    on: datetime.date | None = None
+    """Day that is priced for; None: today."""
     any_card: bool = False
     """Price figures of another card, or of none, as if they were the scenario's."""
 
@@ -84,6 +88,7 @@ class Pricer:
         self._bands: dict[tuple[Any, ...], tuple[float, float]] = {}
         self._assumed = str(scenario)
         paid = scenario.rent_per_hour or scenario.price
+        self._age = (terms.on or today()) - min(one.date for one in scenario.prices)
         self._paid = (paid.date.isoformat(), paid.source) if paid else (None, None)
 
     def power(self, one: Throughput) -> Power | None:
@@ -214,6 +219,7 @@ class Pricer:
             co2_g_per_mtok=None if wh is None or co2 is None else wh / 1000 * co2,
             price_date=self._paid[0],
             price_source=self._paid[1],
+            price_age_days=self._age.days,
             assumptions=self._assumed if gpus == 1 else f"{self._assumed}; {gpus} of that machine",
             valid=not one.reasons,
             reasons=one.reasons,
@@ -334,12 +340,12 @@ def mark_cheapest(rows: Iterable[CostRow]) -> None:
 def api_rows(items: Sequence[Throughput], terms: Terms) -> list[CostRow]:
     """One row for each API and each mix of tokens that was measured."""
     works = list(dict.fromkeys((one.n_prompt, one.n_gen) for one in items))
-    return [_api_row(api, work, terms.mix) for api in terms.against for work in works]
+    return [_api_row(api, work, terms) for api in terms.against for work in works]
 
 
-def _api_row(api: Against, work: tuple[int, int], mix: Mix | None) -> CostRow:
+def _api_row(api: Against, work: tuple[int, int], terms: Terms) -> CostRow:
     found = api.price
-    n_in, n_out = mix or work
+    n_in, n_out = terms.mix or work
     return CostRow(
         variant=api.name,
         basis="api",
@@ -353,9 +359,15 @@ def _api_row(api: Against, work: tuple[int, int], mix: Mix | None) -> CostRow:
         energy_source="in the price",
         price_date=found.since.isoformat() if found and found.since else None,
         price_source=found.said_by if found else "given by --against",
+        price_age_days=_age_days(found, terms.on or today()),
         assumptions="as many tokens by the API's tokenizer as by the model's: not checked",
         absent=("ci_low: a list price is not measured", "band_low: a list price has no range"),
     )
+
+
+def _age_days(found: ApiPrice | None, on: datetime.date) -> int | None:
+    """Days since its source last stated it."""
+    return (on - found.source_date).days if found and found.source_date else None
 
 
 def tornado_rows(

@@ -69,6 +69,8 @@ class CostRow:
     price_date: str | None = None
     """Day of the machine's price; first day of an API's."""
     price_source: str | None = None
+    price_age_days: int | None = None
+    """Age of the oldest of its dated prices on the day that is priced for."""
     assumptions: str
     valid: bool = True
     reasons: tuple[str, ...] = ()

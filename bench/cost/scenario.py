@@ -205,6 +205,11 @@ class Scenario:
         return {name: figure for name, figure in named.items() if figure is not None}
 
     @property
+    def prices(self) -> list[Figure]:
+        """What somebody asks for: figures of money that were looked up, not assumed."""
+        return [figure for name, figure in self.figures.items() if RULES[name].money]
+
+    @property
     def ranges(self) -> dict[str, Range]:
         """Name -> range of the figures that are ranges."""
         return {

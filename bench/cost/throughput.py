@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.cost import above_zero
 from bench.cost.prices import card_name
-from bench.experiment.devices import cards
+from bench.experiment.devices import cards, has_card
 from bench.records import Environment, Record
 from bench.records.file import Results
 from bench.roofline.gpus import match
@@ -203,7 +203,7 @@ def _watts(window: Mapping[str, Any] | None) -> float | None:
 def _device(environment: Environment | None, record: Record) -> tuple[str | None, float | None]:
     """Catalog name and power limit of the card that a record was measured on."""
     device = str(record.variant.get("device", ""))
-    if device.startswith("cpu") or device in ("remote", "remote:cpu") or environment is None:
+    if not has_card(device) or environment is None:
         return None, None
     name = environment.identity.get("gpu")
     if not name:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Protocol
 
-from bench.experiment.devices import kind_of
+from bench.experiment.devices import kind_of, on_cpu
 
 
 class Clock(Protocol):
@@ -85,7 +85,7 @@ class EventClock:
 def clock_for(device: str) -> Clock:
     """The clock that disturbs this device least; of several, of the one that is torch's current."""
     kind = kind_of(device)
-    if kind == "cpu":
+    if on_cpu(device):
         return HostClock()
     import torch
 

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from bench.devices.figures import Figures, Unreadable
 from bench.devices.gpu import card
 from bench.devices.host import host_identity, machine
 from bench.devices.several import group_identity
-from bench.experiment.devices import members
+from bench.experiment.devices import behind, is_remote, members, on_cpu
 from bench.records import Environment, utc_now
 
 PACKAGES = (
@@ -32,14 +33,9 @@ PACKAGES = (
     "bitsandbytes",
     "compressed-tensors",
     "gptqmodel",
-    "gguf",
-    "llama-cpp-python",
-    "xllamacpp",
-    "vllm",
-    "flash-attn",
-    "optimum",
 )
-"""Packages whose version can change a figure; one that is not installed is left out."""
+"""Packages whose version can change a figure, whatever the engine; one that is not installed is
+left out."""
 
 SETTINGS = (
     "OMP_NUM_THREADS",
@@ -60,13 +56,15 @@ SETTINGS = (
 """Environment variables that change a figure; recorded where they are set."""
 
 
-def capture(device: str | None = None) -> Environment:
+def capture(device: str | None = None, packages: Iterable[str] = ()) -> Environment:
     """The environment now. `device` as torch names it; None or `auto` takes in the GPUs there are.
+
+    `packages`: those of the engines (`bench.engines.registry.packages`), beside `PACKAGES`.
 
     GPU facts come from the driver, so this does not need torch. Takes well below a second.
     """
     gpu, no_gpu = gpu_identity(device)
-    identity = host_identity() | versions() | gpu
+    identity = host_identity() | versions(packages) | gpu
     identity["bench"] = bench.__version__
     identity["settings"] = {name: os.environ[name] for name in SETTINGS if name in os.environ}
     state = host_state() | commit() | {"time": utc_now()}
@@ -85,10 +83,10 @@ def hash_of(identity: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def versions() -> dict[str, str | None]:
+def versions(packages: Iterable[str] = ()) -> dict[str, str | None]:
     """Versions of what is installed, without importing it; torch and transformers always named."""
     found: dict[str, str | None] = {"torch": None, "transformers": None, "torchao": None}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *packages):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -98,11 +96,11 @@ def versions() -> dict[str, str | None]:
 
 def gpu_identity(device: str | None) -> tuple[dict[str, Any], str | None]:
     """Facts of the card (or cards) that will be measured, and why there are none; none on `cpu`."""
-    if device == "cpu":
+    if device is not None and on_cpu(device):
         return {"gpu": None}, "the device is the CPU"
-    if device is not None and device.startswith("remote:"):
-        return gpu_identity(device.partition(":")[2])
-    if device == "remote":
+    if device is not None and is_remote(device):
+        if local := behind(device):
+            return gpu_identity(local)
         return {"gpu": None}, "the server's machine is not read from here"
     each: list[dict[str, Any]] = []
     for name in members(device or "auto"):

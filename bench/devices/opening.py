@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bench.devices import Reader
 from bench.devices.several import Others, WithOthers
-from bench.experiment.devices import kind_of, members
+from bench.experiment.devices import behind, is_remote, kind_of, members
 
 
 def reader_for(device: str, own: Sequence[str] | None = None) -> Reader:
@@ -17,9 +17,8 @@ def reader_for(device: str, own: Sequence[str] | None = None) -> Reader:
     `own` are those of several that this process computes on; None: all. A device that cannot be
     read gets a reader that says so; this never fails for want of one.
     """
-    kind = kind_of(device)
-    if kind == "remote":
-        return _server_reader(device.partition(":")[2])
+    if is_remote(device):
+        return _server_reader(behind(device))
     names = members(device)
     if len(names) > 1:
         from bench.devices.several import GroupReader

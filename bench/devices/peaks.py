@@ -20,7 +20,7 @@ from typing import Any
 
 from bench.devices.figures import Figures, Unreadable
 from bench.devices.host import load, machine
-from bench.experiment.devices import index_of
+from bench.experiment.devices import index_of, on_cpu
 from bench.records import utc_now
 
 SECONDS = 0.5
@@ -57,7 +57,7 @@ def _disturbed(device: str, before: Figures) -> str | None:
     except Unreadable:
         return None
     cores, others = machine.cores(), seen.foreign_cores + seen.steal_cores
-    limit = load.foreign_limit(cores) if device == "cpu" else max(cores - 1, 1)
+    limit = load.foreign_limit(cores) if on_cpu(device) else max(cores - 1, 1)
     return f"others used {others:.1f} cores meanwhile" if others > limit else None
 
 
@@ -122,7 +122,7 @@ def main(device: str) -> int:
     figures: dict[str, Any] = {"device": device, "torch": torch.__version__}
     figures["threads"] = torch.get_num_threads()
     figures |= copy_rate(torch, device)
-    dtypes = ("float32", "bfloat16") if device == "cpu" else ("bfloat16", "float16")
+    dtypes = ("float32", "bfloat16") if on_cpu(device) else ("bfloat16", "float16")
     figures["matmul_flop_s"] = {name: matmul_rate(torch, device, name) for name in dtypes}
     sys.stdout.write(json.dumps(figures, allow_nan=False) + "\n")
     return 0
@@ -130,7 +130,7 @@ def main(device: str) -> int:
 
 def copy_rate(torch: Any, device: str) -> dict[str, Any]:
     """Bytes read and written a second by a copy within the device, larger than its caches."""
-    size = (256 << 20) if device == "cpu" else (1 << 30)
+    size = (256 << 20) if on_cpu(device) else (1 << 30)
     source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     seconds = per_call(torch, device, lambda: target.copy_(source))
@@ -139,7 +139,7 @@ def copy_rate(torch: Any, device: str) -> dict[str, Any]:
 
 def matmul_rate(torch: Any, device: str, dtype: str) -> float:
     """FLOP a second of a square matrix product, 2 n^3 FLOP each."""
-    n = 1024 if device == "cpu" else 8192
+    n = 1024 if on_cpu(device) else 8192
     kind = getattr(torch, dtype)
     # Random values: power, and with it the clock, depends on how many bits change.
     a = torch.randn(n, n, dtype=torch.float32, device=device).to(kind)

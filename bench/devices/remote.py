@@ -13,8 +13,8 @@ from typing import Any
 from bench.devices import Reader, Reading
 from bench.devices.host import HostReader
 from bench.devices.none import FIGURES
+from bench.experiment.devices import REMOTE
 
-NAME = "remote"
 WHY = "the server's machine is not read from here"
 
 
@@ -28,7 +28,7 @@ class RemoteReader:
         self._host = HostReader(computes=False)
 
     def identity(self) -> Mapping[str, Any]:
-        return {**self._host.identity(), "device": NAME}
+        return {**self._host.identity(), "device": REMOTE}
 
     def begin(self) -> None:
         self._host.begin()

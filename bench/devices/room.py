@@ -12,13 +12,13 @@ from bench.devices.figures import Unreadable
 from bench.devices.host import machine
 from bench.devices.host import peak_bytes as host_peak_bytes
 from bench.errors import UnsupportedError
-from bench.experiment.devices import kind_of, members
+from bench.experiment.devices import kind_of, members, on_cpu
 
 
 def peak_bytes(reading: Reading, device: str) -> int:
     """The peak of a window: of the accelerator's allocator, or of the process on a CPU."""
     names = ("peak_device_reserved_bytes", "peak_device_bytes")
-    for name in ("peak_host_bytes",) if device == "cpu" else names:
+    for name in ("peak_host_bytes",) if on_cpu(device) else names:
         if name in reading.memory:
             return int(reading.memory[name])
     reason = next(iter(reading.absent.values()), "no reason given")
@@ -27,7 +27,7 @@ def peak_bytes(reading: Reading, device: str) -> int:
 
 def room_bytes(device: str, root: Path = machine.ROOT) -> int:
     """Bytes that could be held on the device, or on several together: what is held, and is free."""
-    if kind_of(device) == "cpu":
+    if on_cpu(device):
         return _host_room(root)
     return sum(map(_device_room, members(device)))
 

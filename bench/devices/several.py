@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from bench.devices import Reader, Reading
 from bench.devices.gpu.energy import CROSS_CHECK_LIMIT
 from bench.devices.room import room_bytes
+from bench.experiment.devices import on_cpu
 
 T = TypeVar("T")
 ADDED = ("peak_device_bytes", "peak_device_reserved_bytes", "device_used_bytes")
@@ -113,7 +114,7 @@ def room_of(device: str, others: Others | None) -> int:
     if others is None:
         return room_bytes(device)
     each = [*map(room_bytes, others.own), *others.room()]
-    return max(each) if device == "cpu" else sum(each)  # a host's free memory is there once
+    return max(each) if on_cpu(device) else sum(each)  # a host's free memory is there once
 
 
 def group_identity(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

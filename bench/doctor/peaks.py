@@ -8,13 +8,14 @@ from bench.devices import peaks
 from bench.devices.environment import capture
 from bench.devices.figures import Unreadable
 from bench.doctor import Check
+from bench.engines.registry import packages
 from bench.models.weights import cache_folder
 
 
 def peak_checks(device: str) -> Iterator[Check]:
     """Copy bandwidth and matmul rate of this very device, kept for the records of later runs."""
     try:
-        figures = peaks.measure_and_keep(cache_folder(), device, capture(device).id)
+        figures = peaks.measure_and_keep(cache_folder(), device, capture(device, packages()).id)
     except Unreadable as reason:
         yield Check(check="peaks", state="warn", found="not measured", meaning=str(reason))
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 from bench import fields
 from bench.claims import ClaimFile
 from bench.claims.files import claim_files, load_claims
-from bench.cost.prices import book, validate_prices
+from bench.cost.books import book, validate_prices
 from bench.cost.scenario import scenarios, validate_scenarios
 from bench.errors import BenchError, InputError
 from bench.experiment import Experiment, experiments, load_experiment

@@ -1,33 +1,34 @@
 """Engines: load a model, take the two steps of generation, return logits.
 
 An engine has no clock and no policy: `bench.worker` decides what is repeated and what is timed.
-One file an engine; a file imports its packages only inside functions.
+One file an engine; a file imports its packages only inside functions. What an engine can do beyond
+`Engine` are powers, each a protocol here; an engine has one by having its members:
+
+    Engine                      loads a model, starts workloads, tells what it made
+    ├── Steps                   prefill and step, timed apart by the worker
+    └── WholeRequests           a request at a time, by a clock of its own
+        └── Server              many requests in flight
+    OwnClock, WaitsOn           what its steps are timed by
+    Limited, Spread             sequences at most, further processes
+    bench.quality.Continues     a given prompt, for a look at the text
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from bench.engines.messages import Job, Loaded
+from bench.engines.messages import Job, Loaded, Served, Timed
+
+if TYPE_CHECKING:
+    from bench.devices.clock import Clock
+    from bench.devices.several import Others
 
 
 class Engine(Protocol):
     """One loaded model in one scheme.
 
-    An engine that can only do whole requests has one more method, `request(n_gen) -> Timed`, which
-    the worker then calls in place of the steps; its `prefill` is a request of one token, its `step`
-    and `rewind` raise UnsupportedError, and its `clock` has the name of what timed it. An engine
-    whose steps return only when the device has done them, by queues that torch does not see, sets
-    `clock_device` to `cpu`; one that holds only so many sequences, `most_sequences`; one that has
-    other processes compute a part of the model, `others` (a `Ranks`).
-
-    A server, which has many requests in flight, has `request` for the warm-up and one method more,
-    `serve(rounds, seconds) -> Served`, for the measured window: at least `rounds` for each of
-    `n_batch` sequences, and at least `seconds`. It counts its answers' tokens itself.
-
-    The steps are `start` once a workload; then for each request `reset`, `prefill`, and
-    `n_gen - 1` times `step`, then `tokens`. `rewind` goes back to the state just after `prefill`.
+    `start` once a workload; then for each request `reset`, what its kind of engine does, `tokens`.
     """
 
     def load(self, job: Job) -> Loaded:
@@ -41,12 +42,6 @@ class Engine(Protocol):
 
     def prefill(self) -> None:
         """Process the prompt and choose the first new token of each sequence (greedy)."""
-
-    def step(self) -> None:
-        """One more token for each sequence. Must not wait for the device."""
-
-    def rewind(self) -> None:
-        """Back to the state after `prefill`."""
 
     def synchronize(self) -> None:
         """Wait until the device has done everything asked of it."""
@@ -69,3 +64,64 @@ class Engine(Protocol):
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """Text of some tokens."""
+
+
+@runtime_checkable
+class Steps(Engine, Protocol):
+    """Takes the steps of a request one by one: `prefill`, then `step` for each further token."""
+
+    def step(self) -> None:
+        """One more token for each sequence. Must not wait for the device."""
+
+    def rewind(self) -> None:
+        """Back to the state after `prefill`. Raises UnsupportedError where that is forgotten."""
+
+
+@runtime_checkable
+class WholeRequests(Engine, Protocol):
+    """Can only do whole requests; its `prefill` is a request of one token."""
+
+    def request(self, n_gen: int) -> Timed:
+        """One request of the workload, by the engine's own clock."""
+
+
+@runtime_checkable
+class Server(WholeRequests, Protocol):
+    """Has many requests in flight, and counts its answers' tokens itself."""
+
+    def serve(self, rounds: int, seconds: float) -> Served:
+        """The measured window: at least `rounds` for each of `n_batch` sequences, and `seconds`."""
+
+
+@runtime_checkable
+class OwnClock(Protocol):
+    """Is timed by a clock of its own."""
+
+    clock: Clock
+
+
+@runtime_checkable
+class WaitsOn(Protocol):
+    """Steps return only when the device has done them, by queues that torch does not see."""
+
+    clock_device: str
+    """The device whose clock sees all of a step: `cpu`."""
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """Holds only so many sequences at once."""
+
+    most_sequences: int
+
+
+@runtime_checkable
+class Spread(Protocol):
+    """May have other processes compute a part of the model."""
+
+    others: Others | None
+
+
+def others_of(runs: Engine) -> Others | None:
+    """The other processes that hold a part of its model, if there are any."""
+    return runs.others if isinstance(runs, Spread) else None

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import fields
+from bench.errors import InputError
 from bench.schemes import Device
 
 if TYPE_CHECKING:
@@ -37,11 +39,15 @@ class Job:
     made: Path | None = None
     """What the engine's `Spec.prepare` made; None for an engine without one."""
 
-    @classmethod
-    def of(cls, table: Mapping[str, Any]) -> Job:
-        """From the JSON that one process sends to another."""
-        paths = {n: Path(table[n]) if table[n] else None for n in ("folder", "gguf", "made")}
-        return cls(**(dict(table) | paths))
+
+def job_of(table: Mapping[str, Any]) -> Job:
+    """From the JSON that one process sends to another. Raises InputError."""
+    paths = {n: Path(table[n]) if table.get(n) else None for n in ("folder", "gguf", "made")}
+    problems: list[str] = []
+    job = fields.build(Job, dict(table) | paths, "load", problems)
+    if job is None or problems:
+        raise InputError(*problems)
+    return job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,10 @@ class Spec:
     """Distributions that are the engine, the first installed counts; none: it needs none."""
     devices: tuple[str, ...] = ("cpu", "cuda", "mps", "xpu")
     """Device kinds it runs on."""
+    versions: tuple[str, ...] = ()
+    """Further distributions whose version can change its figures."""
+    imports: tuple[str, ...] = ()
+    """Modules that its file imports, inside functions only."""
     refuses: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """Scheme and device kind that do not go together -> why."""
     prepare: str | None = None
@@ -46,6 +50,8 @@ class Spec:
     """What of a model it loads: a folder of safetensors, one GGUF file as it is, or nothing."""
     spreads: bool = False
     """Whether it can hold one model on several devices."""
+    scripted: bool = False
+    """Its timings are made up: no model, no device, and never mixed with measured results."""
     remote: bool = False
     """It asks a server that holds the model: a model and a scheme are names that tell arms apart,
     and no device of this machine computes."""
@@ -54,15 +60,25 @@ class Spec:
 ENGINES: Mapping[str, Spec] = {
     "transformers": Spec(
         module="bench.engines.transformers.engine:TransformersEngine",
-        modes=("eager", "compiled", "cuda-graph"),
         applies=True,
         packages=("transformers",),
+        imports=("transformers",),
+        spreads=True,
+    ),
+    "graph": Spec(
+        module="bench.engines.graph.engine:GraphEngine",
+        modes=("compiled", "cuda-graph"),
+        applies=True,
+        packages=("transformers",),
+        imports=("transformers", "triton"),
         spreads=True,
     ),
     "onnxruntime": Spec(
         module="bench.engines.onnxruntime:OnnxRuntimeEngine",
         environment="onnxruntime",
         packages=("onnxruntime", "onnxruntime-gpu"),
+        versions=("optimum",),
+        imports=("onnxruntime", "optimum"),
         devices=("cpu", "cuda"),
         refuses={
             ("int8-dynamic", "cuda"): "ONNX Runtime has no CUDA kernels for dynamically quantized "
@@ -74,6 +90,8 @@ ENGINES: Mapping[str, Spec] = {
     "llama.cpp": Spec(
         module="bench.engines.llama_cpp:make",
         packages=("llama-cpp-python", "xllamacpp"),
+        versions=("gguf",),
+        imports=("llama_cpp", "xllamacpp"),
         check="bench.engines.llama_cpp.common:settings_of",
         weights="gguf",
         spreads=True,
@@ -83,6 +101,8 @@ ENGINES: Mapping[str, Spec] = {
         modes=("eager", "cuda-graph"),
         environment="vllm",
         packages=("vllm",),
+        versions=("flash-attn",),
+        imports=("vllm",),
         check="bench.engines.vllm:settings_of",
         devices=("cuda",),
         spreads=True,
@@ -95,7 +115,10 @@ ENGINES: Mapping[str, Spec] = {
         devices=("remote",),
     ),
     "synthetic": Spec(
-        module="bench.engines.synthetic:SyntheticEngine", weights="none", devices=("synthetic",)
+        module="bench.engines.synthetic:SyntheticEngine",
+        weights="none",
+        devices=("synthetic",),
+        scripted=True,
     ),
 }
 
@@ -108,6 +131,12 @@ def spec(name: str) -> Spec:
     if name not in ENGINES:
         raise InputError(unknown("engine", name, ENGINES))
     return ENGINES[name]
+
+
+def packages() -> tuple[str, ...]:
+    """Every distribution that is an engine, or whose version can change an engine's figures."""
+    found = (name for each in ENGINES.values() for name in (*each.packages, *each.versions))
+    return tuple(dict.fromkeys(found))
 
 
 def engine(name: str) -> Engine:

@@ -25,7 +25,7 @@ from typing import Any
 from bench import fields, schemes
 from bench.engines.messages import Job, Loaded
 from bench.errors import InputError, UnsupportedError
-from bench.experiment.devices import index_of, members
+from bench.experiment.devices import index_of, members, on_cpu
 from bench.models.prompts import random_tokens
 
 
@@ -130,7 +130,7 @@ class VllmEngine:
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         settings = settings_of(job.options)
-        if job.device == "cpu":
+        if on_cpu(job.device):
             raise UnsupportedError("engine vllm runs on an accelerator here, not on the CPU")
         check_devices(job.device, settings)
         try:

@@ -16,6 +16,7 @@ from bench.errors import InputError
 from bench.exchange.exporting import Exported, by_machine, failures
 from bench.exchange.foreign import Json
 from bench.experiment import CostAssumption
+from bench.experiment.devices import on_cpu
 from bench.records import Record
 from bench.records.file import Results
 from bench.summary import SPEEDS, replicate_figures, summarise
@@ -113,7 +114,7 @@ def _runner(identity: Mapping[str, Any], device: str) -> Json:
         "cpu_count": identity.get("cpu_cores"),
         "gpu_info": identity.get("gpu"),
         "gpu_count": identity.get("gpus", 1)
-        if identity.get("gpu") and not device.startswith("cpu")
+        if identity.get("gpu") and not on_cpu(device)
         else None,
         "extra_info": _text(
             {key: identity.get(key) for key in ("gpu_driver", "gpu_power_limit_w", "os")}

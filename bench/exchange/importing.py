@@ -13,7 +13,7 @@ from bench.errors import InputError, unknown
 from bench.exchange import OURS, TOOLS
 from bench.exchange.foreign import Found, Given, lines, parse_json, read_text
 from bench.models import model_cards
-from bench.records import Environment, Line, Record, to_json
+from bench.records import Environment, Line, Record, from_json, to_json
 from bench.records.file import Results, Writer, read
 from bench.summary import summarise
 from bench.summary.limits import with_limits
@@ -46,7 +46,7 @@ def _foreign(tool: str, path: Path, given: Given) -> list[Line]:
     try:
         made: list[Line] = list(lines(tool, path, _found(tool, path, given)))
         for line in made:
-            to_json(line)
+            _check(path, line)
         made_of = [line for line in made if isinstance(line, Record)]
         with_limits(summarise(Results(records=made_of)), Results(records=made_of))
     except SHAPE as error:
@@ -55,6 +55,14 @@ def _foreign(tool: str, path: Path, given: Given) -> list[Line]:
             f"{path}: is not a result of {tool} as known here ({type(error).__name__}: {error})"
         ) from error
     return made
+
+
+def _check(path: Path, line: Line) -> None:
+    """Refuse a line that could be written and not be read again."""
+    try:
+        from_json(to_json(line))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _found(tool: str, path: Path, given: Given) -> list[Found]:

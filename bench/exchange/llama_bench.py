@@ -29,6 +29,7 @@ from bench.exchange.foreign import (
     parse_time,
     read_text,
 )
+from bench.experiment.devices import on_cpu
 
 TOOL: Final = "llama-bench"
 KEYS: Final = (
@@ -145,7 +146,7 @@ def _found(path: Path, row: Json, given: Given) -> Found:
         engine=given.engine or "llama.cpp",
         quant=scheme or UNKNOWN,
         device=device,
-        threads=row.get("n_threads") if device == "cpu" else None,
+        threads=row.get("n_threads") if on_cpu(device) else None,
         options={
             name: row[name]
             for name, usual in DEFAULTS.items()

@@ -6,7 +6,7 @@ Standard library only: a plan touches no device and imports no engine.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from bench import fields
 from bench.data import shipped
 from bench.errors import InputError, unknown
+from bench.experiment import modes
 from bench.experiment.selectors import chosen
 
 Level = Literal["quick", "standard", "strict"]
@@ -109,7 +110,8 @@ class Grid:
     model: tuple[str, ...] = ("smollm2-135m-instruct",)
     engine: tuple[str, ...] = ("transformers",)
     quant: tuple[str, ...] = ("none",)
-    mode: tuple[str, ...] = ("eager",)
+    mode: tuple[str, ...] = ()
+    """Empty: the default of each engine."""
     dtype: str = "auto"
     device: str = "auto"
     threads: int | None = None
@@ -121,7 +123,7 @@ class Grid:
     def problems(self) -> Iterator[str]:
         for name in ("model", "engine", "quant", "mode", "n_prompt", "n_gen", "n_batch"):
             values = getattr(self, name)
-            if not values:
+            if not values and name != "mode":
                 yield f"{name}: must not be empty"
             if len(set(values)) != len(values):
                 yield f"{name}: a value stands twice"
@@ -139,7 +141,8 @@ class ArmEntry:
 
     engine: str = "transformers"
     quant: str = "none"
-    mode: str = "eager"
+    mode: str | None = None
+    """None: the engine's default."""
     model: str | None = None
     """None: each model of the grid."""
     options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
@@ -236,28 +239,40 @@ class Experiment:
         return tuple(chosen(self.baseline, {v.name: v.table() for v in self.variants}))
 
     @property
+    def _entries(self) -> Sequence[ArmEntry]:
+        """The arms as they are written out, else the combinations of the grid."""
+        g = self.grid
+        return self.arm or [
+            ArmEntry(engine=engine, quant=quant, mode=mode)
+            for engine, quant, mode in itertools.product(g.engine, g.quant, g.mode or (None,))
+        ]
+
+    @property
+    def moved(self) -> list[str]:
+        """One line for each engine and mode that are taken as those of another engine."""
+        lines = (modes.moved(entry.engine, entry.mode) for entry in self._entries)
+        return list(dict.fromkeys(line for line in lines if line))
+
+    @property
     def variants(self) -> list[Variant]:
         """Every arm, in the grid's order."""
-        g = self.grid
-        entries = self.arm or [
-            ArmEntry(engine=engine, quant=quant, mode=mode)
-            for engine, quant, mode in itertools.product(g.engine, g.quant, g.mode)
-        ]
+        g, entries = self.grid, self._entries
         pairs = [(model, entry) for model in g.model for entry in entries if entry.model is None]
         pairs += [(entry.model, entry) for entry in entries if entry.model is not None]
-        return [
-            Variant(
-                model=model,
-                engine=entry.engine,
-                quant=entry.quant,
-                mode=entry.mode,
-                dtype=g.dtype,
-                device=g.device,
-                threads=g.threads,
-                options={**g.options, **entry.options},
-            )
-            for model, entry in pairs
-        ]
+        return [self._variant(model, entry) for model, entry in pairs]
+
+    def _variant(self, model: str, entry: ArmEntry) -> Variant:
+        engine, mode = modes.engine_and_mode(entry.engine, entry.mode)
+        return Variant(
+            model=model,
+            engine=engine,
+            quant=entry.quant,
+            mode=mode,
+            dtype=self.grid.dtype,
+            device=self.grid.device,
+            threads=self.grid.threads,
+            options={**self.grid.options, **entry.options},
+        )
 
     @property
     def workloads(self) -> list[Workload]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from bench.errors import InputError
 
@@ -19,10 +19,45 @@ def kind_of(device: str) -> str:
     return members(device)[0].partition(":")[0]
 
 
+REMOTE: Final = "remote"
+"""A server's device; `remote:cuda:0` is one that computes on that device of this machine."""
+
+
+def on_cpu(device: str) -> bool:
+    """Whether it is this machine's processor."""
+    return kind_of(device) == "cpu"
+
+
+def is_remote(device: str) -> bool:
+    """Whether a server computes there."""
+    return kind_of(device) == REMOTE
+
+
+def behind(device: str) -> str:
+    """The device of this machine that a server computes on; empty for one that is not told."""
+    return device.partition(":")[2] if is_remote(device) else ""
+
+
+def has_card(device: str) -> bool:
+    """Whether a card of this machine computes, be it for a server on it."""
+    computes = behind(device) if is_remote(device) else device
+    return computes != "" and not on_cpu(computes)
+
+
+def served_on(local: str | None) -> str:
+    """The name of a server's device, which computes on `local` of this machine or elsewhere."""
+    return f"{REMOTE}:{local}" if local else REMOTE
+
+
 def index_of(device: str) -> int:
     """The number in `cuda:1`; without one, 0."""
-    number = device.partition(":")[2]
+    number = number_of(device)
     return int(number) if number.isdigit() else 0
+
+
+def number_of(device: str) -> str:
+    """What stands after the kind, as it was written; empty if nothing does."""
+    return device.partition(":")[2]
 
 
 def count(device: str) -> int:

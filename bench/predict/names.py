@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
 
 from bench.errors import InputError
 from bench.models import ModelCard
 from bench.models.shapes import shape
-from bench.predict.published import card
+from bench.predict.published import card, rows
 from bench.schemes.bytes import held
-
-ENGINES: Final = ("llama.cpp", "vllm", "tensorrt-llm", "gpt-fast", "exllamav2", "transformers")
-"""Engines with published rows, as they are spelled there."""
 
 
 def engine_for(name: str) -> str:
@@ -20,7 +16,8 @@ def engine_for(name: str) -> str:
     plain = {"llamacpp": "llama.cpp", "trt-llm": "tensorrt-llm", "hf": "transformers"}
     lowered = name.strip().lower()
     if not lowered:
-        raise InputError(f"engine: empty; known: {', '.join(ENGINES)}")
+        known = sorted({row.engine for row in rows()})
+        raise InputError(f"engine: empty; known: {', '.join(known)}")
     return plain.get(lowered, lowered)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import InputError
-from bench.experiment.devices import count
+from bench.experiment.devices import count, is_remote
 from bench.models import model_cards
 from bench.predict.published import Row
 from bench.records import Record
@@ -42,7 +42,7 @@ def rows_of(paths: Sequence[Path]) -> tuple[list[Row], list[str]]:
 def _row(record: Record, identity: Mapping[str, Any]) -> Row | str:
     name = str(record.variant.get("model", "")).partition("@")[0]
     quant, engine = str(record.variant.get("quant")), str(record.variant.get("engine"))
-    if str(record.variant.get("device")).startswith("remote"):
+    if is_remote(str(record.variant.get("device"))):
         return "records of a server, whose device is not known, are left out of the fit"
     if count(str(record.variant.get("device"))) > 1:
         return "records of one model on several cards are left out of the fit"

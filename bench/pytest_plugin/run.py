@@ -16,6 +16,7 @@ from typing import Any, Literal
 from bench import fields
 from bench.errors import BenchError, InputError, UnsupportedError, unknown
 from bench.experiment import ArmEntry, CostAssumption, Experiment, Grid, Level, Quality
+from bench.experiment.devices import on_cpu
 from bench.records import Record
 from bench.records.file import Results
 from bench.summary.statistics import MIN_PAIRS
@@ -42,7 +43,8 @@ class Wanted:
     model: str = "smollm2-135m-instruct"
     engine: str = "transformers"
     quant: str = "none"
-    mode: str = "eager"
+    mode: str | None = None
+    """None: the engine's default."""
     dtype: str = "auto"
     device: str = "auto"
     threads: int | None = None
@@ -338,10 +340,11 @@ def machine(done: Sequence[Measured]) -> dict[str, Any]:
 def machine_now(saved: Mapping[str, Any]) -> dict[str, Any]:
     """The same of this machine now, for the devices of a saved run."""
     from bench.devices.environment import capture
+    from bench.engines.registry import packages
 
     devices = list(saved.get("devices", ()))
     on_card = [name for name in devices if not _on_host(name)]
-    return _described(devices, capture(on_card[0] if on_card else "cpu").identity)
+    return _described(devices, capture(on_card[0] if on_card else "cpu", packages()).identity)
 
 
 def _described(devices: list[str], identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -361,4 +364,4 @@ SCRIPTED = "synthetic"
 
 
 def _on_host(device: str) -> bool:
-    return device == SCRIPTED or device.startswith("cpu")
+    return device == SCRIPTED or on_cpu(device)

@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from bench.errors import InputError, UnsupportedError
 from bench.quality import store as store
@@ -30,6 +30,19 @@ CONTINUATIONS: Final = 1
 """Slow schemes decode a few tokens a second: one continuation to look at, not a statistic."""
 PROMPT_TOKENS: Final = 64
 NEW_TOKENS: Final = 64
+
+
+@runtime_checkable
+class Continues(Protocol):
+    """An engine (`bench.engines.Steps`) that can continue a given prompt."""
+
+    def set_prompt(self, tokens: Sequence[int]) -> None:
+        """Use these tokens as the prompt of one sequence."""
+
+    def reset(self) -> None: ...
+    def prefill(self) -> None: ...
+    def step(self) -> None: ...
+    def tokens(self) -> list[list[int]]: ...
 
 
 @dataclass(slots=True)
@@ -173,14 +186,13 @@ def write_on(
     runs: Engine, parts: Sequence[Sequence[int]], absent: dict[str, str]
 ) -> list[Continuation]:
     """Greedy continuations of the beginning of the first windows."""
-    set_prompt = getattr(runs, "set_prompt", None)
-    if set_prompt is None:
+    if not isinstance(runs, Continues):
         absent["continuations"] = "this engine cannot continue a given prompt"
         return []
     made = []
     for part in parts[:CONTINUATIONS]:
         prompt = list(part[:PROMPT_TOKENS])
-        set_prompt(prompt)
+        runs.set_prompt(prompt)
         runs.reset()
         runs.prefill()
         for _ in range(NEW_TOKENS - 1):

@@ -3,6 +3,7 @@
 layers   which layers, and why not the others     ao, bnb, quanto,     what a scheme's row names
 seen     what really computes a layer             own, int8_layer      as `convert` and `fits`
 holding  what is held in memory                   mixed                bits by measured layers
+ready    models that were quantized before        compressed           their layers, kept so
 """
 
 from __future__ import annotations

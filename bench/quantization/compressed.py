@@ -24,12 +24,10 @@ class CompressedLinear(nn.Module):
 
         super().__init__()
         self.in_features, self.out_features = old.in_features, old.out_features
-        self.scheme = old.quantization_scheme
+        self.scheme, self.quantization_status = old.quantization_scheme, old.quantization_status
         form = self.scheme.format or infer_module_format(nn.Linear, self.scheme)
-        self._decompress = BaseCompressor.get_value_from_registry(
-            getattr(form, "value", form)
-        ).decompress
-        self._round = forward_quantize
+        registered = BaseCompressor.get_value_from_registry(getattr(form, "value", form))
+        self._decompress, self._round = registered.decompress, forward_quantize
         self.bias = old.bias
         self._names = []
         own = dict(old.named_parameters(recurse=False)) | dict(old.named_buffers(recurse=False))

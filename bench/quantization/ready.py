@@ -14,7 +14,7 @@ from bench import schemes
 from bench.errors import InputError, UnsupportedError
 from bench.models import checkpoint
 from bench.models.checkpoint import Checkpoint
-from bench.quantization import layers, seen
+from bench.quantization import bnb, layers, seen
 from bench.quantization.holding import weights_of
 from bench.schemes.row import Device, Scheme
 
@@ -45,6 +45,8 @@ def settings(quant: str, folder: Path | None, device: Device) -> dict[str, Any]:
         return {}
     import transformers
 
+    if found.method == "bitsandbytes":
+        bnb.be_quiet()
     made: dict[str, Any] = {}
     if quant.endswith(schemes.DEQUANTIZED):
         made["dequantize"] = True
@@ -74,7 +76,7 @@ def found(wanted: Scheme, model: torch.nn.Module) -> Applied:
         for name, module in model.named_modules()
         if any(weight.quantized for weight in weights_of(module))
     }
-    details = {"layers": _counted(model, low), "loaded_by": "transformers, as published"}
+    details: dict[str, Any] = {"layers": _counted(model, low)}
     if floats and not low:
         return Applied(model, details, wanted.kernel)
     if floats or not low:
@@ -96,12 +98,11 @@ def _watched(
     model: torch.nn.Module, low: dict[str, torch.nn.Module], wanted: Scheme
 ) -> tuple[list[dict[str, Any]], str]:
     """The operations of the largest layer that multiplies rows, and the same in words."""
-    shapes = {
-        name: (module.in_features, module.out_features)
-        for name, module in low.items()
-        if isinstance(getattr(module, "in_features", None), int)
-        and isinstance(getattr(module, "out_features", None), int)
-    }
+    shapes: dict[str, tuple[int, int]] = {}
+    for name, module in low.items():
+        n_in, n_out = (getattr(module, f"{side}_features", None) for side in ("in", "out"))
+        if isinstance(n_in, int) and isinstance(n_out, int):
+            shapes[name] = (n_in, n_out)
     if not shapes:
         return [], wanted.kernel
     largest = max(shapes, key=lambda name: shapes[name][0] * shapes[name][1])

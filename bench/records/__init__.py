@@ -14,12 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from bench import fields
 from bench.errors import InputError
+from bench.records import shape
+from bench.records.shape import OWN as OWN
 
 SCHEMA = 1
 FILE = "records.jsonl"
-OWN = ("measured", "synthetic")
-"""Origins of what `bench run` made; every other origin names the tool it was imported from."""
 
 Status = Literal["ok", "failed"]
 Json = dict[str, Any]
@@ -113,6 +114,21 @@ KINDS: Mapping[str, type[Line]] = {
 _KIND_OF = {cls: kind for kind, cls in KINDS.items()}
 Run = tuple[str, str, str]
 _FIELDS = {cls: {f.name: f for f in dataclasses.fields(cls)} for cls in KINDS.values()}
+_REQUIRED = {
+    cls: [
+        name
+        for name, f in known.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    for cls, known in _FIELDS.items()
+}
+_SHAPES: Mapping[type[Line], Mapping[str, Any]] = {
+    Environment: shape.ENVIRONMENT,
+    Record: shape.MEASUREMENT,
+    QualityRecord: shape.QUALITY,
+}
+MOST_SAID = 4
+"""Problems of one line that are said."""
 
 
 def utc_now() -> str:
@@ -126,35 +142,34 @@ def to_json(line: Line) -> str:
     return json.dumps(table, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def from_json(text: str) -> Line:
-    """The inverse of `to_json`. Raises InputError that says what is wrong with the line."""
-    try:
-        table = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"not valid JSON ({error})") from None
+def from_json(text: str | bytes) -> Line:
+    """The inverse of `to_json`: a line that every reader can use.
+
+    Raises InputError that lists what is wrong with the line.
+    """
+    table = fields.parse_json(text)
     if not isinstance(table, dict):
         raise InputError("not a JSON object")
-    schema, kind = table.pop("schema", None), table.pop("kind", None)
-    if not isinstance(schema, int) or isinstance(schema, bool):
+    cls = _class_of(table.pop("schema", None), table.pop("kind", None))
+    known = _FIELDS[cls]
+    if extra := table.keys() - known.keys():
+        raise InputError(f"unknown keys: {', '.join(sorted(extra)[:MOST_SAID])}")
+    if missing := [name for name in _REQUIRED[cls] if name not in table]:
+        raise InputError(f"missing keys: {', '.join(missing)}")
+    if found := shape.problems(table, _SHAPES[cls]):
+        raise InputError("; ".join(found[:MOST_SAID]))
+    for name in ("reasons", "nll", "kld", "same_top1"):
+        if name in table:
+            table[name] = tuple(table[name])
+    return cls(**table)
+
+
+def _class_of(schema: object, kind: object) -> type[Line]:
+    """The class of a line. Raises InputError for another program's, or a later one's."""
+    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
         raise InputError("schema: missing; this is not a gpu-cost-bench record")
     if schema > SCHEMA:
         raise InputError(f"schema {schema} is newer than {SCHEMA}; update gpu-cost-bench")
-    if kind not in KINDS:
-        raise InputError(f"kind: {kind!r} is not one of {', '.join(KINDS)}")
-    cls = KINDS[kind]
-    known = _FIELDS[cls]
-    if extra := table.keys() - known.keys():
-        raise InputError(f"unknown keys: {', '.join(sorted(extra))}")
-    missing = [
-        name
-        for name, f in known.items()
-        if name not in table
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise InputError(f"missing keys: {', '.join(missing)}")
-    for name in ("reasons", "nll", "kld", "same_top1"):
-        if isinstance(table.get(name), list):
-            table[name] = tuple(table[name])
-    return cls(**table)
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise InputError(f"kind: {fields.shown(kind)} is not one of {', '.join(KINDS)}")
+    return KINDS[kind]

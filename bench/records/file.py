@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import IO
 
 from bench.errors import InputError, UnsupportedError
+from bench.fields import MOST_BYTES
 from bench.records import (
     FILE,
     Environment,
@@ -40,18 +41,33 @@ class Results:
 
 def results_file(path: Path) -> Path:
     """The records file that a user means by a folder or a file."""
-    file = path / FILE if path.is_dir() else path
-    if not file.is_file():
+    try:
+        file = path / FILE if path.is_dir() else path
+        found = file.is_file()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    if not found:
         raise InputError(f"{file}: no such results; `bench run` makes them")
     return file
 
 
-def lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Number (from 1) and text of each line that is not blank."""
-    with file.open(encoding="utf-8", errors="replace") as stream:
-        for number, text in enumerate(stream, start=1):
-            if text.strip():
-                yield number, text
+def lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Number (from 1) and text of each line that is not blank; of one that is too long, its start.
+
+    Raises InputError where the file cannot be read.
+    """
+    number = 0
+    try:
+        with file.open("rb") as stream:
+            while text := stream.readline(MOST_BYTES + 1):
+                number += 1
+                rest = text
+                while len(rest) > MOST_BYTES and not rest.endswith(b"\n"):
+                    rest = stream.readline(MOST_BYTES + 1)
+                if not text.isspace():
+                    yield number, text
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror or error}") from error
 
 
 def read(*paths: Path) -> Results:
@@ -120,21 +136,21 @@ def _keep(kept: dict[str, _Kept], line: _Kept) -> None:
 class Writer:
     """Appends lines to a results folder; holds its lock, so that two runs cannot mix.
 
+    What becomes of the file meanwhile is seen at the next line: if it was removed, replaced or cut
+    short, `say` is told, and the lines about this run's machine are written again before it.
     Raises InputError if another run holds the folder, UnsupportedError if the disk is full.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, say: Callable[[str], None] | None = None) -> None:
         self.folder = folder
+        self._say = say or (lambda _text: None)
         self._stream: IO[bytes] | None = None
+        self._end = 0
+        """Bytes of the file after the last line of ours."""
+        self._machines: dict[str, Environment] = {}
 
     def __enter__(self) -> Writer:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # Unbuffered: a line that could not be written must not be written later either.
-            self._stream = (self.folder / FILE).open("ab+", buffering=0)
-        except OSError as error:
-            raise InputError(f"{self.folder}: {error.strerror}; choose with --into") from error
-        self._lock()
+        self._open()
         return self
 
     def __exit__(
@@ -143,20 +159,60 @@ class Writer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        assert self._stream is not None
-        self._stream.close()
-        self._stream = None
+        self._close()
 
     def append(self, line: Line) -> None:
         """Write one line and wait until it is on the disk."""
         assert self._stream is not None, "use inside `with`"
-        data = (to_json(line) + "\n").encode()
+        if lost := self._lost():
+            self._say(f"{self.folder / FILE} {lost} while it was in use; it is gone on with anew")
+            self._close()
+            self._open()
+            for machine in self._machines.values():
+                self._write(machine)
+        if isinstance(line, Environment):
+            self._machines[line.id] = line
+        self._write(line)
+
+    def _open(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: a line that could not be written must not be written later either.
+            self._stream = (self.folder / FILE).open("ab+", buffering=0)
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise InputError(f"{self.folder}: {why}; choose with --into") from error
+        self._lock()
+        self._end = self._stream.seek(0, os.SEEK_END)
+
+    def _close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _lost(self) -> str | None:
+        """What happened to the file since the last line; None if it is as it was left."""
+        assert self._stream is not None
+        mine = os.fstat(self._stream.fileno())
+        try:
+            there = (self.folder / FILE).stat()
+        except OSError:
+            return "was removed"
+        if (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
+            return "was replaced"
+        return "was cut short" if there.st_size < self._end else None
+
+    def _write(self, line: Line) -> None:
+        assert self._stream is not None
+        # Half a character, as in names of files that are no text, is not read back either.
+        data = (to_json(line) + "\n").encode("utf-8", "replace")
         try:
             self._end_broken_line()
             written = 0
             while written < len(data):
                 written += self._stream.write(data[written:])
             os.fsync(self._stream.fileno())
+            self._end = self._stream.tell()
         except OSError as error:
             raise UnsupportedError(
                 f"{self.folder / FILE}: {error.strerror}; what was measured before is kept"
@@ -172,14 +228,14 @@ class Writer:
 
     def _lock(self) -> None:
         assert self._stream is not None
+        from filelock import lock_descriptor
+
         try:
-            import fcntl
-        except ImportError:  # not POSIX: two runs into one folder are the user's care
+            held = lock_descriptor(self._stream.fileno(), blocking=False)
+        except OSError:  # a file system without locks: two runs into one folder are the user's care
             return
-        try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._stream.close()
+        if not held:
+            self._close()
             raise InputError(
                 f"{self.folder}: another run is writing there; wait for it or use --into DIR"
-            ) from None
+            )

@@ -13,16 +13,18 @@ from pathlib import Path
 from bench.devices import peaks
 from bench.devices.environment import capture
 from bench.devices.figures import Unreadable
+from bench.engines.registry import packages
 from bench.errors import InputError, UnsupportedError
 from bench.experiment import Experiment
 from bench.experiment.devices import kind_of, members
 from bench.experiment.texts import read_text
+from bench.fields import MOST_BYTES
 from bench.models.weights import cache_folder
 from bench.records import Environment, QualityRecord, Record
 from bench.records.file import Results, Writer, read
 from bench.runner.arms import Arm, resolve
 from bench.runner.naming import named
-from bench.runner.naming import named
+from bench.runner.pinning import pinned
 from bench.runner.qualities import measure_qualities
 from bench.runner.replicates import measure_replicates
 from bench.runner.session import Outcome, Part, Progress, Session
@@ -42,18 +44,18 @@ def run(
 
     Raises UnsupportedError if no variant at all can run here.
     """
+    experiment = named(pinned(experiment, progress.say))
     text = read_text(experiment.quality.text) if experiment.quality.text else None
     if arms is None:
-        experiment = named(experiment)
         arms = resolve(experiment, progress.say)
     if all(arm.refusal for arm in arms):
         raise UnsupportedError("\n".join(dict.fromkeys(str(arm.refusal) for arm in arms)))
     outcome = Outcome()
-    with Writer(folder) as writer:
+    with Writer(folder, progress.say) as writer:
         before = read(folder)
         for problem in before.problems:
             progress.say(f"skipped a broken line: {problem}")
-        environment = capture(arms[0].variant.device)
+        environment = capture(arms[0].variant.device, packages())
         check_environment(before, environment, folder)
         check_packages(before, arms, folder)
         keep_experiment(experiment, folder)
@@ -118,9 +120,14 @@ def check_packages(before: Results, arms: Sequence[Arm], folder: Path) -> None:
 
 def keep_experiment(experiment: Experiment, folder: Path) -> None:
     """Put the experiment, as run, beside its records: one line for each that was run there."""
-    line = json.dumps(asdict(experiment), sort_keys=True, ensure_ascii=False)
+    line = json.dumps(asdict(experiment), sort_keys=True, ensure_ascii=False).encode()
     path = folder / "experiments.jsonl"
-    if path.exists() and line in path.read_text(encoding="utf-8").splitlines():
-        return
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(line + "\n")
+    try:
+        with path.open("ab+") as stream:
+            stream.seek(0)
+            before = stream.read(MOST_BYTES)
+            if line not in before.splitlines():
+                torn = b"\n" if before and not before.endswith(b"\n") else b""
+                stream.write(torn + line + b"\n")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}; choose with --into") from error

@@ -9,27 +9,25 @@ from typing import Any
 
 from bench import schemes
 from bench.engines.endpoint.settings import Key, settings
-from bench.engines.messages import Order
+from bench.engines.messages import Job, Order
 from bench.engines.registry import DTYPES, ENGINES, attribute, refusal, spec
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.experiment import Experiment, Variant, Workload
+from bench.experiment.devices import REMOTE
 from bench.experiment.selectors import chosen
 from bench.identity import key
 from bench.models import Model, gguf, model_cards, named_model, resolve_model, weights
 from bench.runner import venvs
 from bench.runner.naming import base_names, why_not
-from bench.runner.process import WORKER, converse, last
+from bench.runner.process import WORKER, events, last
 from bench.runner.venvs import Home
+from bench.worker.messages import Failed, Probed, Told
 
 METHOD = 1
 """Raised when the worker measures in another way, so that old records are not taken for new."""
 
 SYNTHETIC = "synthetic"
-"""The engine of scripted timings: no torch, no device, never mixed with measured results."""
-
-
-REMOTE = "remote"
-"""Device of an engine that asks a server: none of this machine."""
+"""Origin and device of scripted timings: no torch, never mixed with measured results."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +52,7 @@ class Arm:
 
     @property
     def origin(self) -> str:
-        return SYNTHETIC if self.variant.engine == SYNTHETIC else "measured"
+        return SYNTHETIC if spec(self.variant.engine).scripted else "measured"
 
     def key(self, experiment: Experiment, workload: Workload, replicate: int) -> str:
         """Identity of one measurement; what does not change the figure is left out."""
@@ -88,27 +86,29 @@ class Arm:
         packages = {"packages": self.home.fingerprint} if self.home else {}
         return {"variant": asdict(self.variant), **packages}
 
-    def job(self, seed: int, replicate: int) -> dict[str, Any]:
+    def job(self, seed: int, replicate: int) -> Job:
         """What a worker must know to load this arm."""
         random = self.model.card.weights.random
         kind = spec(self.variant.engine).weights
         folder = weights.folder(self.model) if kind == "folder" else None
         gguf = weights.gguf(self.model) if kind == "gguf" else None
-        variant = asdict(self.variant)
-        return {
-            "engine": variant.pop("engine"),
-            "load": {
-                "architecture": dict(self.model.card.architecture),
-                "folder": str(folder) if folder else None,
-                "gguf": str(gguf) if gguf else None,
-                "random_seed": random.seed if random else 0,
-                "initializer_range": random.initializer_range if random else 0.02,
-                "seed": seed,
-                "replicate": replicate,
-                "made": str(self.made) if self.made else None,
-            }
-            | {name: value for name, value in variant.items() if name != "model"},
-        }
+        variant = self.variant
+        return Job(
+            architecture=dict(self.model.card.architecture),
+            folder=folder,
+            gguf=gguf,
+            random_seed=random.seed if random else 0,
+            initializer_range=random.initializer_range if random else 0.02,
+            quant=variant.quant,
+            mode=variant.mode,
+            dtype=variant.dtype,
+            device=variant.device,
+            threads=variant.threads,
+            seed=seed,
+            replicate=replicate,
+            options=variant.options,
+            made=self.made,
+        )
 
 
 def check_names(experiment: Experiment) -> None:
@@ -181,7 +181,7 @@ def _resolved(variant: Variant, device: schemes.Device, say: Callable[[str], Non
     arm = Arm(
         variant=replace(variant, device=device.name), model=model, identity=weights.identity(model)
     )
-    if variant.engine == SYNTHETIC:
+    if engine.scripted:
         return arm
     if reason := why_not(variant, model, device) or refusal(variant, device):
         return replace(arm, refusal=reason)
@@ -229,17 +229,18 @@ def check_file(variant: Variant, file: Path) -> None:
 
 def find_device(experiment: Experiment) -> schemes.Device:
     """The device that the experiment means on this machine, asked of a process that has torch."""
-    if {variant.engine for variant in experiment.variants} <= {SYNTHETIC}:
+    if all(spec(variant.engine).scripted for variant in experiment.variants):
         return schemes.Device(name=SYNTHETIC, kind=SYNTHETIC)
     if all(spec(variant.engine).remote for variant in experiment.variants):
         return schemes.Device(name=REMOTE, kind=REMOTE)
-    event = last(converse({"task": "probe", "device": experiment.grid.device}, limit_s=300.0))
-    if event["event"] == "failed":
-        raise (InputError if event["code"] == "INPUT" else UnsupportedError)(event["message"])
-    capability = event["capability"]
+    found = last(events(Told(task="probe", device=experiment.grid.device), limit_s=300.0))
+    if isinstance(found, Failed):
+        raise (InputError if found.code == "INPUT" else UnsupportedError)(found.message)
+    assert isinstance(found, Probed)
+    capability = found.capability
     return schemes.Device(
-        name=event["device"],
-        kind=event["kind"],
+        name=found.device,
+        kind=found.kind,
         capability=(capability[0], capability[1]) if capability else None,
     )
 
@@ -258,8 +259,8 @@ def baseline_of(arm: Arm, arms: Sequence[Arm], selector: str) -> Arm | None:
     base = bases.get(arm.model.ref)
     others = [one for one in able if one.identity != arm.identity]
     like = [one for one in others if base in (None, one.model.ref)]
-    for key in ("mode", "engine"):
-        mine = [one for one in like if getattr(one.variant, key) == getattr(arm.variant, key)]
+    for name in ("mode", "engine"):
+        mine = [one for one in like if getattr(one.variant, name) == getattr(arm.variant, name)]
         like = mine or like
     return _first(like, selector)
 

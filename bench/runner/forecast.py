@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.engines.registry import refusal, spec
 from bench.experiment import Experiment, Variant, Workload
-from bench.experiment.devices import count
+from bench.experiment.devices import REMOTE, count
 from bench.experiment.plan import plan
 from bench.experiment.selectors import short_names
 from bench.models import resolve_model
@@ -59,7 +59,7 @@ def _about(variant: Variant, place: Here) -> dict[str, Any]:
         "model": variant.model,
         "engine": variant.engine,
         "quant": variant.quant,
-        "device": "remote" if spec(variant.engine).remote else place.name,
+        "device": REMOTE if spec(variant.engine).remote else place.name,
         "refusal": None if spec(variant.engine).remote else refusal(variant, place.device),
     }
 

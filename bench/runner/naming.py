@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bench.engines.registry import spec
-from bench.errors import InputError
+from bench.errors import InputError, UnsupportedError
 from bench.experiment import ArmEntry, Experiment, Variant
 from bench.models import Model, gguf, resolve_model
 from bench.models.checkpoint import Checkpoint, checkpoint_of, refusal
@@ -44,7 +44,7 @@ def named(experiment: Experiment) -> Experiment:
 def _resolved(name: str) -> Model | None:
     try:
         return resolve_model(name)
-    except InputError:
+    except (InputError, UnsupportedError):
         return None  # said where names are checked, or the name of a server's model
 
 
@@ -72,9 +72,10 @@ def why_not(variant: Variant, model: Model, device: Device) -> str | None:
         return None
     if found is not None and row is not None and variant.engine not in row.engines:
         return f"engine '{variant.engine}' does not load models in '{found.scheme}'"
-    if found is not None and "+" in device.name and variant.engine == "transformers":
+    applies = spec(variant.engine).applies
+    if found is not None and "+" in device.name and applies:
         return f"scheme '{found.scheme}' is measured on one device, not on {device.name}"
-    if variant.engine != "transformers":
+    if not applies:
         device = replace(device, elsewhere=True)  # its packages are the engine's business
     return refusal(found, variant.quant, device, variant.mode, variant.dtype)
 

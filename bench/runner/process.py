@@ -14,18 +14,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import IO, Any
 
+from bench.errors import InputError
 from bench.models.weights import import_root, last_line
+from bench.worker import messages
+from bench.worker.messages import Done, Event, Failed, Fit, Probed, Told
 
-Event = dict[str, Any]
+Line = dict[str, Any]
 WORKER = (sys.executable, "-m", "bench.worker")
-END = frozenset({"done", "failed", "fit", "probed"})
+END = (Done, Failed, Fit, Probed)
 
 
-def converse(job: Event, *, limit_s: float, command: Sequence[str] = WORKER) -> Iterator[Event]:
-    """Start a worker on `job` and yield its events.
+def converse(job: Line, *, limit_s: float, command: Sequence[str] = WORKER) -> Generator[Line]:
+    """Start a worker on `job` and yield what it says, as it was sent.
 
     However the worker ends, the last event says so: `done`, or `failed` with a code when it was
     killed (CRASH), ran out of memory (OOM) or out of time (TIMEOUT). The worker and whatever it
@@ -44,7 +47,7 @@ def converse(job: Event, *, limit_s: float, command: Sequence[str] = WORKER) -> 
             assert worker.stdin is not None
             assert worker.stdout is not None
             with contextlib.suppress(BrokenPipeError):  # it died: its end is told below
-                worker.stdin.write(json.dumps(job).encode() + b"\n")
+                worker.stdin.write(json.dumps(job, default=str).encode() + b"\n")
                 worker.stdin.close()
             said_end = False
             try:
@@ -61,10 +64,25 @@ def converse(job: Event, *, limit_s: float, command: Sequence[str] = WORKER) -> 
             _end(worker)
 
 
-def last(events: Iterator[Event]) -> Event:
+def events(job: Told, *, limit_s: float, command: Sequence[str] = WORKER) -> Iterator[Event]:
+    """As `converse`, typed; a line that is no event ends it as a crash."""
+    with contextlib.closing(converse(messages.sent(job), limit_s=limit_s, command=command)) as said:
+        for line in said:
+            try:
+                event = messages.event(line)
+            except InputError as error:
+                yield Failed(
+                    code="CRASH",
+                    message=f"the worker said what is no event: {'; '.join(error.problems)}",
+                )
+                return
+            yield event
+
+
+def last(said: Iterator[Event]) -> Event:
     """The event that answers a job of one answer: the first that is an end of its own."""
-    for event in events:
-        if event["event"] in END:
+    for event in said:
+        if isinstance(event, END):
             return event
     raise AssertionError("a conversation without an end")
 
@@ -84,16 +102,16 @@ def _lines(stream: IO[bytes], deadline: float) -> Iterator[bytes]:
             yield from whole
 
 
-def _event(line: bytes) -> Event:
+def _event(line: bytes) -> Line:
     try:
-        event: Event = json.loads(line)
+        event: Line = json.loads(line)
         event["event"]
     except (ValueError, TypeError, KeyError):
         return _failed("CRASH", f"the worker said something that is no event: {line[:80]!r}")
     return event
 
 
-def _death(code: int, errors: IO[bytes]) -> Iterator[Event]:
+def _death(code: int, errors: IO[bytes]) -> Iterator[Line]:
     """The event for a worker that ended without saying why; none if it had said so."""
     if code == 1:  # it sent `failed` itself
         return
@@ -110,7 +128,7 @@ def _death(code: int, errors: IO[bytes]) -> Iterator[Event]:
     yield _failed("CRASH", f"the worker ended with exit code {code}: {said}")
 
 
-def _failed(code: str, message: str) -> Event:
+def _failed(code: str, message: str) -> Line:
     return {"event": "failed", "code": code, "message": message}
 
 

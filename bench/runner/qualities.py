@@ -12,8 +12,10 @@ from bench.experiment.texts import Text
 from bench.models.weights import cache_folder
 from bench.records import QualityRecord, utc_now
 from bench.runner.arms import Arm, baseline_of
-from bench.runner.process import converse
+from bench.runner.process import events
 from bench.runner.session import Session
+from bench.worker.messages import Failed, Phase, QualityTask, Ready, Told
+from bench.worker.messages import Quality as QualityFigures
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,45 +88,40 @@ def _task(session: Session, arm: Arm, arms: Sequence[Arm], about: dict[str, Any]
 def _measure(session: Session, task: Task, text: Text, about: dict[str, Any]) -> None:
     if task.arm.model.source == "random":
         message = "random weights: quality is not measured"
-        _save(session, task, about, utc_now(), {}, status="failed", message=message)
+        _save(session, task, about, utc_now(), None, status="failed", message=message)
         return
     if spec(task.arm.variant.engine).remote:
         message = "a server gives no logits of a whole text, so quality is not measured"
-        _save(session, task, about, utc_now(), {}, status="failed", message=message)
+        _save(session, task, about, utc_now(), None, status="failed", message=message)
         return
-    job = task.arm.job(session.experiment.seed, 0) | {
-        "task": "quality",
-        "quality": {
-            "text": text.text,
-            "max_tokens": about["max_tokens"],
-            "window": about["window"],
-            "base": str(task.store) if task.store and not task.is_base else None,
-            "keep": str(task.store) if task.store and task.is_base else None,
-        },
-    }
-    started, loaded = utc_now(), {}
+    store = str(task.store) if task.store else None
+    job = Told(
+        task="quality",
+        engine=task.arm.variant.engine,
+        load=task.arm.job(session.experiment.seed, 0),
+        quality=QualityTask(
+            text=text.text,
+            max_tokens=about["max_tokens"],
+            window=about["window"],
+            base=None if task.is_base else store,
+            keep=store if task.is_base else None,
+        ),
+    )
+    started, loaded = utc_now(), None
     limit_s = session.experiment.measuring.time_limit_s
-    for event in converse(job, limit_s=limit_s, command=task.arm.command):
-        match event["event"]:
-            case "phase":
-                session.progress.phase(event["phase"])
-            case "loaded":
+    for event in events(job, limit_s=limit_s, command=task.arm.command):
+        match event:
+            case Phase():
+                session.progress.phase(event.phase)
+            case Ready():
                 loaded = event
-            case "quality":
-                figures = {name: value for name, value in event.items() if name != "event"}
-                _save(session, task, about, started, loaded, status="ok", **_fields(figures))
-            case "failed":
-                session.progress.say(f"{task.arm.variant.name}: quality: {event['message']}")
-                session.outcome.failed += event["code"] != "UNSUPPORTED"
-                _save(
-                    session,
-                    task,
-                    about,
-                    started,
-                    loaded,
-                    status="failed",
-                    message=event["message"],
-                )
+            case QualityFigures():
+                figures = _fields(dict(event.figures))
+                _save(session, task, about, started, loaded, status="ok", **figures)
+            case Failed(code=code, message=message):
+                session.progress.say(f"{task.arm.variant.name}: quality: {message}")
+                session.outcome.failed += code != "UNSUPPORTED"
+                _save(session, task, about, started, loaded, status="failed", message=message)
 
 
 def _fields(figures: dict[str, Any]) -> dict[str, Any]:
@@ -138,7 +135,7 @@ def _save(
     task: Task,
     about: dict[str, Any],
     started: str,
-    loaded: dict[str, Any],
+    loaded: Ready | None,
     **fields: Any,
 ) -> None:
     session.writer.append(

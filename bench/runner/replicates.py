@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from bench.experiment import Workload
 from bench.experiment.plan import Replicate, plan
 from bench.records import Record, utc_now
 from bench.runner.arms import Arm
-from bench.runner.process import Event, converse
+from bench.runner.process import events
 from bench.runner.session import Session
+from bench.worker.messages import Failed, Measured, Phase, Ready, Told
 
 ONCE = frozenset({"UNSUPPORTED", "OOM", "INPUT", "NONFINITE"})
 """Failures that a fresh process would only repeat."""
@@ -33,7 +33,8 @@ def measure_replicates(session: Session, arms: Sequence[Arm], done: set[str]) ->
         session.progress.step(step.position, len(steps), title)
         if arm.refusal:
             if step.index == 0:
-                _fail(session, arm, step, missing, ("UNSUPPORTED", arm.refusal))
+                why = Failed(code="UNSUPPORTED", message=arm.refusal)
+                _fail(session, arm, step, missing, why)
             continue
         while left := [w for w in missing if (arm.variant.name, w) not in session.hopeless]:
             # A workload that kills its process must not take the rest of them along.
@@ -46,32 +47,33 @@ def _worker(
 ) -> set[Workload]:
     """Run one worker; returns the workloads that now have a record, of success or failure."""
     rules = session.experiment.measuring
-    job = arm.job(session.experiment.seed, step.index) | {
-        "task": "measure",
-        "workloads": [asdict(workload) for workload in workloads],
-        "measure": asdict(rules),
-    }
+    job = Told(
+        task="measure",
+        engine=arm.variant.engine,
+        load=arm.job(session.experiment.seed, step.index),
+        workloads=tuple(workloads),
+        measure=rules,
+    )
     recorded: set[Workload] = set()
     current: Workload | None = None
-    started, loaded = utc_now(), {}
-    for event in converse(job, limit_s=rules.time_limit_s, command=arm.command):
-        match event["event"]:
-            case "phase":
-                if "workload" in event:
-                    current, started = Workload(**event["workload"]), utc_now()
-                session.progress.phase(event["phase"])
-            case "loaded":
+    started, loaded = utc_now(), None
+    for event in events(job, limit_s=rules.time_limit_s, command=arm.command):
+        match event:
+            case Phase():
+                if event.workload is not None:
+                    current, started = event.workload, utc_now()
+                session.progress.phase(event.phase)
+            case Ready():
                 loaded = event
-            case "measured":
-                assert current is not None
-                _save(session, arm, step, current, started, loaded, event)
-                recorded.add(current)
+            case Measured():
+                assert loaded is not None
+                _save(session, arm, step, started, loaded, event)
+                recorded.add(event.workload)
                 current = None
-            case "failed":
+            case Failed():
                 # Outside a workload, it strikes all that were still to be measured.
                 struck = [current] if current else [w for w in workloads if w not in recorded]
-                why, about = (event["code"], event["message"]), event.get("device")
-                _fail(session, arm, step, struck, why, started, about)
+                _fail(session, arm, step, struck, event, started)
                 recorded.update(struck)
                 current = None
     return recorded
@@ -81,13 +83,13 @@ def _save(
     session: Session,
     arm: Arm,
     step: Replicate,
-    workload: Workload,
     started: str,
-    loaded: Event,
-    event: Event,
+    loaded: Ready,
+    event: Measured,
 ) -> None:
     """Append the record of a measured workload."""
-    model = {name: value for name, value in loaded.items() if name not in ("event", "absent")}
+    model = {name: value for name, value in asdict(loaded).items() if name != "absent"}
+    workload = event.workload
     session.outcome.measured += 1
     session.writer.append(
         Record(
@@ -98,14 +100,14 @@ def _save(
             position=step.position,
             started_at=started,
             status="ok",
-            reasons=tuple(event["reasons"]),
-            samples=event["samples"],
-            warmup=event["warmup"],
-            model=model | {n: event[n] for n in ("notes", "first_tokens")},
-            memory=event["memory"],
-            energy=event["energy"],
-            device=event["device"],
-            absent=loaded.get("absent", {}) | event["absent"],
+            reasons=event.reasons,
+            samples=dict(event.samples),
+            warmup=dict(event.warmup),
+            model=model | {"notes": event.notes, "first_tokens": event.first_tokens},
+            memory=dict(event.memory),
+            energy=dict(event.energy),
+            device=dict(event.device),
+            absent={**loaded.absent, **event.absent},
         )
     )
 
@@ -115,29 +117,27 @@ def _fail(
     arm: Arm,
     step: Replicate,
     workloads: Sequence[Workload],
-    why: tuple[str, str],
+    why: Failed,
     started: str | None = None,
-    about: dict[str, Any] | None = None,
 ) -> None:
     """Append a record of failure for each workload: a failure is recorded, never absent."""
-    code, message = why
-    session.progress.say(f"{arm.variant.name}: {code}: {message}")
+    session.progress.say(f"{arm.variant.name}: {why.code}: {why.message}")
     for workload in workloads:
         session.outcome.failed += 1
-        session.outcome.refused += code == "INPUT"
-        if code in ONCE:
+        session.outcome.refused += why.code == "INPUT"
+        if why.code in ONCE:
             session.hopeless.add((arm.variant.name, workload))
         session.writer.append(
             Record(
-                **session.common(arm, {}),
+                **session.common(arm, None),
                 key=arm.key(session.experiment, workload, step.index),
                 workload=asdict(workload),
                 replicate=step.index,
                 position=step.position,
                 started_at=started or utc_now(),
                 status="failed",
-                reasons=(code,),
-                message=message,
-                device=about or {},
+                reasons=(why.code,),
+                message=why.message,
+                device=dict(why.device),
             )
         )

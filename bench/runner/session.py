@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from bench.experiment import Experiment, Workload
 from bench.records.file import Results, Writer
 from bench.runner.arms import Arm
-from bench.runner.process import Event
+from bench.worker.messages import Ready
 
 
 class Progress(Protocol):
@@ -70,14 +70,20 @@ class Session:
         """Whether none of the workloads could be measured on this arm."""
         return all((arm.variant.name, w) in self.hopeless for w in self.experiment.workloads)
 
-    def common(self, arm: Arm, loaded: Event) -> dict[str, Any]:
+    def common(self, arm: Arm, loaded: Ready | None) -> dict[str, Any]:
         """What every line about an arm holds."""
         variant = asdict(arm.variant) | {"name": arm.variant.name, "weights": arm.identity}
         variant["source"] = arm.model.source
+        if (commit := arm.model.snapshot) is not None:
+            variant |= {
+                "repo": commit.repo,
+                "revision": commit.revision,
+                "license": commit.license,
+            }
         if arm.home:
             variant["packages"] = arm.home.fingerprint
         for name in ("device", "dtype"):
-            variant[name] = loaded.get(name, variant[name])
+            variant[name] = getattr(loaded, name, variant[name])
         return {
             "environment": self.environment,
             "experiment": self.experiment.name,

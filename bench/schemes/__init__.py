@@ -103,7 +103,7 @@ def _floats(row: Scheme | None, name: str) -> Scheme | None:
         name=name,
         summary=f"{row.name}, turned into floats by its loader",
         source="checkpoint",
-        engines={"transformers": ""},
+        engines=applied.TORCH,
         aliases=(),
         convert="",
         packages=row.packages if row.packages[:1] != (checkpoints.KERNELS,) else (),

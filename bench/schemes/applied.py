@@ -13,7 +13,7 @@ TRITON: Final = Package(name="triton", least="3.0", kinds=("cuda",))
 TORCH_UNSIGNED: Final = Package(name="torch", least="2.12", kinds=("cpu",))
 """The first whose torch._int_mm takes unsigned integers on a CPU; on a GPU they are signed."""
 
-TORCH: Final = {"transformers": ""}
+TORCH: Final = {"transformers": "", "graph": ""}
 AO, BNB, OWN = "bench.quantization.ao", "bench.quantization.bnb", "bench.quantization.own"
 FP8_CARDS: Final = "fp8 tensor cores: Ada, Hopper and newer"
 CONVERTED: Final = (
@@ -29,7 +29,7 @@ PACKED: Final = "torch's packed weights are objects that torch.compile cannot tr
 NONE: Final = Scheme(
     name="none",
     summary="not quantized",
-    engines={"transformers": "", "onnxruntime": "", "vllm": "", "llama.cpp": ""},
+    engines={"transformers": "", "graph": "", "onnxruntime": "", "vllm": "", "llama.cpp": ""},
     aliases=("fp16", "bf16"),
     family="float",
     layout=Layout(bits=None),

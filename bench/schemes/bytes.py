@@ -35,6 +35,10 @@ class Weights(Protocol):
     def n_params(self) -> int: ...
 
 
+ON_MODULES: Final = ("transformers", "graph")
+"""Engines whose schemes are applied to torch modules (`Spec.applies`)."""
+
+
 class Sized(Protocol):
     """A model as its matrices, as `bench.models.shapes.Shape`."""
 
@@ -73,12 +77,12 @@ def has_layout(quant: str) -> bool:
 
 
 def layout(quant: str, engine: str = "transformers") -> Layout:
-    """Layout of a scheme. Engines other than transformers do quantize experts."""
+    """Layout of a scheme. Engines that do not quantize torch's modules do quantize experts."""
     check_quant(quant)
     row = schemes.scheme(quant)
     if row.layout is None:
         return Layout(bits=None, compute="fp16" if row.family == "float" else "int8")
-    if engine == "transformers" or row.source != "float":
+    if engine in ON_MODULES or row.source != "float":
         return row.layout
     return replace(row.layout, leaves=row.layout.leaves - FUSED)
 

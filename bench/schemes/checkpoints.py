@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from bench.schemes.applied import BITSANDBYTES, FP8, FP8_CARDS, INTEGERS, QUANTO, TORCHAO
+from bench.schemes.applied import BITSANDBYTES, FP8, FP8_CARDS, INTEGERS, QUANTO, TORCH, TORCHAO
 from bench.schemes.row import HEAD, Compute, Dynamic, Layout, Package, Part, Scheme
 
 COMPRESSED: Final = Package(name="compressed-tensors", least="0.20")
 GPTQMODEL: Final = Package(name="gptqmodel", least="5.0")
 KERNELS: Final = Package(name="kernels", least="0.12", kinds=("cuda",))
 
-LOADED: Final = {"transformers": "", "vllm": ""}
+LOADED: Final = {"transformers": "", "graph": "", "vllm": ""}
 EXPERTS_ONLY: Final[frozenset[Part]] = frozenset({"attention", "head", "router", "mlp"})
 ROUTED: Final[frozenset[Part]] = frozenset({"head", "router"})
 """What makers of checkpoints leave in floats: the head, and the routers of experts."""
@@ -260,7 +260,7 @@ QUANTO_ROWS: Final = tuple(
         name=f"quanto-{name}",
         summary=f"optimum-quanto: {name} weights, activations as they are",
         source="checkpoint",
-        engines={"transformers": ""},
+        engines=TORCH,
         layout=_rows8("float") if bits == 8 else _grouped(bits, 128, 4),
         packages=(QUANTO,),
     )

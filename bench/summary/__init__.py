@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import geometric_mean, median
 from typing import Any
 
-from bench.experiment.devices import cards
+from bench.experiment.devices import cards, kind_of
 from bench.records import Record
 from bench.records.file import Results
 from bench.summary.quality import Figures, all_figures
@@ -161,7 +161,7 @@ def peak_memory(record: Record) -> int | None:
     """
     if on_device := record.memory.get("peak_device_bytes"):
         return int(on_device)
-    kind = str(record.variant.get("device", "")).partition(":")[0]
+    kind = kind_of(str(record.variant.get("device", "")))
     return None if kind in ACCELERATORS else record.memory.get("peak_host_bytes")
 
 

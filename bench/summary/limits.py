@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import BenchError
-from bench.experiment.devices import count, members
+from bench.experiment.devices import count, is_remote, members, on_cpu
+from bench.experiment.modes import PARALLEL
 from bench.models import ModelCard, resolve_model
 from bench.models.shapes import shape
 from bench.records import OWN, Record
@@ -20,7 +21,7 @@ from bench.records.file import Results
 from bench.roofline import Bound, Measured, above_bound, bound, mbu, mfu, peak_flops
 from bench.roofline.diagnosis import Evidence, diagnose
 from bench.roofline.gpus import Gpu, match
-from bench.schemes.bytes import layout
+from bench.schemes.bytes import ON_MODULES, layout
 
 Row = dict[str, Any]
 FIGURES = ("bound_decode_tok_s", "bound_prefill_tok_s", "limited_by", "mbu", "mfu", "diagnosis")
@@ -65,19 +66,19 @@ def at_once(variant: Mapping[str, Any]) -> int:
     With layers on several, one waits for the other: so much memory, and no more bandwidth.
     """
     split = (variant.get("options") or {}).get("split")
-    parallel = split in ("tensor", "row") or variant["engine"] == "vllm"
-    return count(variant["device"]) if parallel else 1
+    together = split in ("tensor", "row") or variant["engine"] in PARALLEL
+    return count(variant["device"]) if together else 1
 
 
 def _gpu(results: Results, record: Record) -> Gpu | str:
     """The catalogued card that a record was measured on, or why there is none."""
-    if record.variant["device"].startswith("remote"):
+    if is_remote(record.variant["device"]):
         return "the server's device is not known here"
     found = results.environments.get(record.environment)
     name = found.identity.get("gpu") if found else None
     if record.variant.get("options", {}).get("n_depth"):
         return DEEP
-    if name is None and record.origin not in OWN and record.variant["device"] != "cpu":
+    if name is None and record.origin not in OWN and not on_cpu(record.variant["device"]):
         return f"{record.origin} does not say on which card"
     if name is None:
         return "a CPU has no data sheet here; `mbu_measured` is against its measured rates"
@@ -87,7 +88,7 @@ def _gpu(results: Results, record: Record) -> Gpu | str:
 def _rates(results: Results, record: Record) -> Measured | str:
     """The rates measured on the device of a record, or why there are none."""
     found, variant = results.environments.get(record.environment), record.variant
-    if variant["device"].startswith("remote"):
+    if is_remote(variant["device"]):
         return "the server's device is not known here"
     if variant.get("options", {}).get("n_depth"):
         return DEEP
@@ -100,7 +101,7 @@ def _rates(results: Results, record: Record) -> Measured | str:
         )
         return f"the rates of {variant['device']} were not measured: {why}"
     threads = variant.get("threads")
-    if variant["device"] == "cpu" and threads not in (None, peaks["threads"]):
+    if on_cpu(variant["device"]) and threads not in (None, peaks["threads"]):
         return f"rates were measured with {peaks['threads']} threads, this arm has {threads}"
     memory = found.identity.get("gpu_memory_bytes") or found.identity.get("memory_bytes")
     return Measured(
@@ -235,10 +236,17 @@ def _evidence(
     row: Row, rows: Sequence[Row], card: ModelCard, memory_bytes: int, most: Bound
 ) -> Evidence:
     def other(**changed: str) -> float | None:
-        """The rate of the same row but for what is changed."""
-        fixed = ("model", "engine", "quant", "mode", "dtype", "n_prompt", "n_gen", "n_batch")
+        """The rate of the same row but for what is changed; a mode may be another engine's."""
+        fixed = ("model", "quant", "mode", "dtype", "n_prompt", "n_gen", "n_batch")
         wanted = {name: row[name] for name in fixed} | changed
-        rates = [r["decode_tok_s"] for r in rows if all(r[k] == v for k, v in wanted.items())]
+        engines = {row["engine"]}
+        if "mode" in changed and row["engine"] in ON_MODULES:
+            engines |= set(ON_MODULES)  # the same modules, stepped in another way
+        rates = [
+            r["decode_tok_s"]
+            for r in rows
+            if r["engine"] in engines and all(r[k] == v for k, v in wanted.items())
+        ]
         return next((rate for rate in rates if rate is not None), None)
 
     return Evidence(

@@ -15,134 +15,58 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
-from bench.devices import Reader, Reading
+from bench.devices import Reader
 from bench.devices.clock import Clock, HostClock, clock_for
 from bench.devices.figures import Figures
 from bench.devices.gpu.parts import after_loading, parts
 from bench.devices.opening import reader_of
 from bench.devices.several import room_of
-from bench.engines import Engine
-from bench.engines.messages import Job, Loaded, Served, Timed
+from bench.engines import (
+    Engine,
+    Limited,
+    OwnClock,
+    Server,
+    WaitsOn,
+    others_of,
+)
+from bench.engines.messages import Loaded, Served
 from bench.engines.registry import engine
 from bench.engines.transformers.ranks import is_broken
 from bench.errors import BenchError, UnsupportedError
 from bench.experiment import Measure, Workload
-from bench.worker.steady import has_trend, is_steady
+from bench.worker.energy import energy
+from bench.worker.messages import (
+    Done,
+    Event,
+    Failed,
+    Fit,
+    FitTask,
+    Measured,
+    Phase,
+    Probed,
+    Quality,
+    QualityTask,
+    Ready,
+    Told,
+    sent,
+    told,
+)
+from bench.worker.requests import Spent, check_tokens, request, samples, warm_up
 
-Emit = Callable[[dict[str, Any]], None]
-Task = Literal["probe", "measure", "quality", "fit"]
-
-
-@dataclass(slots=True)
-class Request:
-    """One prompt and its answer: seconds to the first token, then between tokens."""
-
-    prefill_s: float
-    itl_s: list[float]
-    host_s: float
-    """Wall time on the host around the whole request, with the device synchronised."""
-
-
-def request(runs: Engine, clock: Clock, n_gen: int) -> Request:
-    """Run and time one request. Nothing but the engine's steps and the marks is in the loop."""
-    runs.reset()
-    runs.synchronize()
-    before = time.perf_counter()
-    if whole := getattr(runs, "request", None):
-        return told(whole(n_gen), time.perf_counter() - before)
-    clock.start()
-    runs.prefill()
-    clock.mark()
-    for _ in range(n_gen - 1):
-        runs.step()
-        clock.mark()
-    first, *gaps = clock.stop()
-    return Request(prefill_s=first, itl_s=gaps, host_s=time.perf_counter() - before)
-
-
-def told(timed: Timed, host_s: float) -> Request:
-    """A request that the engine timed itself, held against the host's clock around it."""
-    own_s = timed.prefill_s + sum(timed.itl_s)
-    if own_s > host_s * 1.01:
-        raise UnsupportedError(
-            f"the engine says that a request took {own_s:.6f} s, which took {host_s:.6f} s in all"
-        )
-    return Request(prefill_s=timed.prefill_s, itl_s=timed.itl_s, host_s=host_s)
-
-
-def check_tokens(runs: Engine, workload: Workload) -> None:
-    """Exactly n_gen new tokens for each sequence, or the figures are of other work."""
-    if hasattr(runs, "serve"):  # each answer's count was checked as it came
-        return
-    made = [len(sequence) for sequence in runs.tokens()]
-    if made != [workload.n_gen] * workload.n_batch:
-        raise UnsupportedError(
-            f"made {made} tokens, not {workload.n_gen} for each of {workload.n_batch} sequences",
-            "TOKEN_COUNT",
-        )
-
-
-@dataclass(slots=True)
-class Spent:
-    """Requests run one after the other, and the time they took by their own clock."""
-
-    requests: list[Request] = field(default_factory=list)
-
-    def add(self, one: Request) -> None:
-        self.requests.append(one)
-
-    @property
-    def seconds(self) -> float:
-        return sum(one.prefill_s + sum(one.itl_s) for one in self.requests)
-
-    @property
-    def prefills(self) -> list[float]:
-        return [one.prefill_s for one in self.requests]
-
-    @property
-    def decodes(self) -> list[float]:
-        return [sum(one.itl_s) for one in self.requests]
-
-
-def to_steady(runs: Engine, spent: Spent) -> list[list[float]]:
-    """What must be steady: prefill and decode, each on its own; of a server whole requests, as the
-    network and its queue are in the time to the first token and never stand still."""
-    if hasattr(runs, "serve"):
-        return [[one.prefill_s + sum(one.itl_s) for one in spent.requests]]
-    decodes = [spent.decodes] if spent.requests[0].itl_s else []
-    return [spent.prefills, *decodes]
-
-
-def warm_up(runs: Engine, clock: Clock, workload: Workload, rules: Measure) -> dict[str, Any]:
-    """Requests until both prefill and decode are steady, or the limit is reached.
-
-    At the limit, what only scatters counts as steady, and what still rises or falls does not.
-    """
-    spent = Spent()
-    steady = False
-    while not steady and (not spent.requests or spent.seconds < rules.warmup_max_s):
-        spent.add(request(runs, clock, workload.n_gen))
-        steady = all(is_steady(each, window=rules.warmup_window) for each in to_steady(runs, spent))
-    check_tokens(runs, workload)
-    return {
-        "steady": steady or not any(has_trend(each) for each in to_steady(runs, spent)),
-        "agreed": steady,
-        "prefill_s": spent.prefills,
-        "decode_s": spent.decodes,
-    }
+Emit = Callable[[Event], None]
 
 
 def measure(
     runs: Engine, clock: Clock, reader: Reader, workload: Workload, rules: Measure, phase: Emit
 ) -> dict[str, Any]:
     """Measure one workload: samples, warm-up, readings of the device."""
-    phase({"phase": "warm up"})
+    phase(Phase(phase="warm up"))
     runs.start(workload.n_prompt, workload.n_gen, workload.n_batch)
     warmup = warm_up(runs, clock, workload, rules)
-    phase({"phase": "measure"})  # the last word until the window is full: nothing disturbs it
+    phase(Phase(phase="measure"))  # the last word until the window is full: nothing disturbs it
     gc.collect()
     gc.disable()
     try:
@@ -180,8 +104,8 @@ class Window:
 
 def fill_window(runs: Engine, clock: Clock, workload: Workload, rules: Measure) -> Window:
     """Requests one after the other until the window is full; a server fills it by itself."""
-    if serve := getattr(runs, "serve", None):
-        return of_server(serve(rules.iterations, rules.window_s))
+    if isinstance(runs, Server):
+        return of_server(runs.serve(rules.iterations, rules.window_s))
     spent = Spent()
     while len(spent.requests) < rules.iterations or spent.seconds < rules.window_s:
         spent.add(request(runs, clock, workload.n_gen))
@@ -203,116 +127,53 @@ def of_server(served: Served) -> Window:
     )
 
 
-def samples(requests: Sequence[Request]) -> dict[str, Any]:
-    """The raw figures of some requests: one list an iteration, nothing carried over."""
-    return {
-        "prefill_s": [one.prefill_s for one in requests],
-        "itl_s": [one.itl_s for one in requests],
-        "e2e_s": [one.prefill_s + sum(one.itl_s) for one in requests],
-        "host_s": [one.host_s for one in requests],
-    }
-
-
-def energy(
-    runs: Engine,
-    reader: Reader,
-    workload: Workload,
-    rules: Measure,
-    phase: Emit,
-    reasons: set[str],
-) -> dict[str, Any]:
-    """Energy of prefill and of decode apart, each repeated to fill a window; {} if unreadable.
-
-    A server's cannot be told apart: the energy of its whole window is all there is.
-    """
-    if not reader.has_energy or hasattr(runs, "serve"):
-        return {}
-
-    def prefill() -> int:
-        runs.reset()
-        runs.prefill()
-        return workload.n_prompt * workload.n_batch
-
-    def decode() -> int:
-        runs.rewind()
-        for _ in range(workload.n_gen - 1):
-            runs.step()
-        return (workload.n_gen - 1) * workload.n_batch
-
-    figures: dict[str, Any] = {}
-    prefill()
-    for name, work in (("prefill", prefill), ("decode", decode)):
-        if name == "decode" and workload.n_gen == 1:
-            continue
-        phase({"phase": f"energy of {name}"})
-        try:
-            reading, tokens = fill(reader, runs, work, rules.window_s)
-        except UnsupportedError as error:  # the engine cannot repeat this part alone
-            figures[name] = {"absent": {"energy_j": str(error)}}
-            continue
-        reasons.update(reading.reasons)
-        figures[name] = dict(reading.energy) | {"tokens": tokens, "absent": dict(reading.absent)}
-    return figures
-
-
-def fill(
-    reader: Reader, runs: Engine, work: Callable[[], int], seconds: float
-) -> tuple[Reading, int]:
-    """Repeat `work` for at least `seconds` between the reader's edges; the tokens it made."""
-    tokens = 0
-    work()  # fails, if it must, before the window is open
-    runs.synchronize()
-    reader.begin()
-    end = time.perf_counter() + seconds
-    while tokens == 0 or time.perf_counter() < end:
-        tokens += work()
-        runs.synchronize()
-    return reader.end(), tokens
-
-
-def perform(job: dict[str, Any], emit: Emit) -> None:
+def perform(job: Told, emit: Emit) -> None:
     """Do what the parent asked for, sending an event for each thing done."""
-    task: Task = job["task"]
-    if task == "probe":
-        emit({"event": "probed", **probe(job["device"])})
+    if job.task == "probe":
+        emit(probe(job.device))
         return
-
-    def phase(what: dict[str, Any]) -> None:
-        emit({"event": "phase", **what})
-
-    phase({"phase": "load"})
+    emit(Phase(phase="load"))
     runs, loaded = load(job, emit)
-    if task == "quality":
-        phase({"phase": "quality"})
-        emit({"event": "quality", **quality(runs, job)})
-        return
-    if task == "fit":
-        found = fit(runs, loaded.device, phase, **job["fit"])
-        emit({"event": "fit", **found})
-        return
-    waits_on = getattr(runs, "clock_device", loaded.device)
-    clock = getattr(runs, "clock", None) or clock_for(waits_on)
-    reader = reader_of(loaded.device, getattr(runs, "others", None))
+    if job.quality is not None:
+        emit(Phase(phase="quality"))
+        emit(Quality(figures=quality(runs, job.quality)))
+    elif job.fit is not None:
+        emit(fit(runs, loaded.device, emit, job.fit))
+    elif job.measure is not None:
+        measure_all(runs, loaded, job.workloads, job.measure, emit)
+
+
+def measure_all(
+    runs: Engine, loaded: Loaded, workloads: Sequence[Workload], rules: Measure, emit: Emit
+) -> None:
+    """Every workload in its turn, on what is loaded."""
+    clock = clock_of(runs, loaded.device)
+    reader = reader_of(loaded.device, others_of(runs))
     held = after_loading(loaded.device)
-    rules = Measure(**job["measure"])
     try:
         if reader.has_energy:
-            phase({"phase": "idle power"})
+            emit(Phase(phase="idle power"))
             reader.idle(rules.idle_s)
-        for table in job["workloads"]:
-            workload = Workload(**table)
-            phase({"phase": "start", "workload": table})
+        for workload in workloads:
+            emit(Phase(phase="start", workload=workload))
             try:
-                figures = measure(runs, clock, reader, workload, rules, phase)
+                figures = measure(runs, clock, reader, workload, rules, emit)
                 figures |= memory_parts(figures, held, loaded)
-                emit({"event": "measured", "workload": table, **figures})
+                emit(Measured(workload=workload, **figures))
             except Exception as error:  # one workload that fails must not take the others along
-                emit(failure(error) | {"workload": table})
+                emit(replace(failure(error), workload=workload))
                 release(runs)
                 if is_broken(runs):
                     break  # the parent has the other workloads measured by a fresh process
     finally:
         reader.close()
+
+
+def clock_of(runs: Engine, device: str) -> Clock:
+    """What times its steps on this device."""
+    if isinstance(runs, OwnClock):
+        return runs.clock
+    return clock_for(runs.clock_device if isinstance(runs, WaitsOn) else device)
 
 
 def memory_parts(figures: dict[str, Any], held: Figures, loaded: Loaded) -> dict[str, Any]:
@@ -330,41 +191,48 @@ def memory_parts(figures: dict[str, Any], held: Figures, loaded: Loaded) -> dict
     }
 
 
-def load(job: dict[str, Any], emit: Emit) -> tuple[Engine, Loaded]:
+def load(job: Told, emit: Emit) -> tuple[Engine, Loaded]:
     """Load the engine that the job names, and say what was loaded."""
-    runs = engine(job["engine"])
+    assert job.load is not None
+    runs = engine(job.engine)
     before = time.perf_counter()
-    loaded = runs.load(Job.of(job["load"]))
-    emit({"event": "loaded", "load_s": time.perf_counter() - before, **asdict(loaded)})
+    loaded = runs.load(job.load)
+    emit(Ready(load_s=time.perf_counter() - before, **asdict(loaded)))
     return runs, loaded
 
 
-def quality(runs: Engine, job: dict[str, Any]) -> dict[str, Any]:
+def quality(runs: Engine, task: QualityTask) -> dict[str, Any]:
     """Quality figures of what is loaded, on the job's text."""
     from bench.quality import evaluate
 
-    return evaluate(runs, **job["quality"])
+    return evaluate(
+        runs,
+        task.text,
+        max_tokens=task.max_tokens,
+        window=task.window,
+        base=task.base,
+        keep=task.keep,
+    )
 
 
-def fit(
-    runs: Engine, device: str, phase: Emit, *, n_prompt: int, n_gen: int, most: int
-) -> dict[str, Any]:
+def fit(runs: Engine, device: str, phase: Emit, task: FitTask) -> Fit:
     """The largest batch of such requests that fits on the device."""
     from bench.devices.room import peak_bytes
     from bench.worker.fitting import largest_batch
 
+    n_prompt, n_gen, most = task.n_prompt, task.n_gen, task.most
     steps = min(2, n_gen)  # after a longer prompt: the cache is as full, and sooner
 
     def attempt(n_batch: int) -> int | None:
-        phase({"phase": "fit", "n_batch": n_batch})
-        reader = reader_of(device, getattr(runs, "others", None))
+        phase(Phase(phase="fit", n_batch=n_batch))
+        reader = reader_of(device, others_of(runs))
         try:
             reader.begin()
             runs.start(n_prompt + n_gen - steps, steps, n_batch)
             request(runs, HostClock(), steps)
             return peak_bytes(reader.end(), device)
         except Exception as error:
-            if failure(error)["code"] != "OOM":
+            if failure(error).code != "OOM":
                 raise
             if is_broken(runs):
                 raise UnsupportedError(
@@ -376,21 +244,23 @@ def fit(
             reader.close()
             release(runs)
 
-    most = min(most, getattr(runs, "most_sequences", most))
-    room = room_of(device, getattr(runs, "others", None))
+    if isinstance(runs, Limited):
+        most = min(most, runs.most_sequences)
+    room = room_of(device, others_of(runs))
     found = largest_batch(attempt, room, most)
-    return {"n_batch": found.n_batch, "limited_by": found.limited_by, "peaks": dict(found.peaks)}
+    peaks = {str(n_batch): peak for n_batch, peak in found.peaks.items()}
+    return Fit(n_batch=found.n_batch, limited_by=found.limited_by, peaks=peaks)
 
 
-def probe(device: str) -> dict[str, Any]:
+def probe(device: str) -> Probed:
     """What `device` stands for on this machine, without loading anything."""
     from bench.engines.transformers.engine import resolve_device
 
     found = resolve_device(device)
-    return {"device": found.name, "kind": found.kind, "capability": found.capability}
+    return Probed(device=found.name, kind=found.kind, capability=found.capability)
 
 
-def failure(error: Exception) -> dict[str, Any]:
+def failure(error: Exception) -> Failed:
     """The event for something that went wrong: a code, and one line for the user."""
     if isinstance(error, UnsupportedError):
         code, message = error.code, str(error)
@@ -405,7 +275,7 @@ def failure(error: Exception) -> dict[str, Any]:
         code, message = "CRASH", f"{type(error).__name__}: {first_line(error)}"
         traceback.print_exception(error)
     about = error.about if isinstance(error, UnsupportedError) else {}
-    return {"event": "failed", "code": code, "message": message, "device": about}
+    return Failed(code=code, message=message, device=about)
 
 
 def first_line(error: Exception) -> str:
@@ -425,25 +295,29 @@ def release(runs: Engine) -> None:
         torch.accelerator.empty_cache()
 
 
-def claim_stdout() -> Emit:
-    """Keep stdout for events alone; whatever else is printed goes to stderr."""
+def claim_stdout() -> Callable[[dict[str, Any]], None]:
+    """Keep stdout for JSON objects alone; whatever else is printed goes to stderr."""
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
-    def emit(event: dict[str, Any]) -> None:
-        stream.write(json.dumps(event, allow_nan=False) + "\n")
+    def tell(table: dict[str, Any]) -> None:
+        stream.write(json.dumps(table, allow_nan=False) + "\n")
         stream.flush()
 
-    return emit
+    return tell
 
 
 def main() -> int:
     """One job from stdin."""
-    emit = claim_stdout()
+    tell = claim_stdout()
+
+    def emit(event: Event) -> None:
+        tell(sent(event))
+
     try:
-        perform(json.loads(sys.stdin.readline()), emit)
+        perform(told(json.loads(sys.stdin.readline())), emit)
     except Exception as error:  # reported to the parent, which writes it down
         emit(failure(error))
         return 1
-    emit({"event": "done"})
+    emit(Done())
     return 0

@@ -16,9 +16,10 @@ from bench.devices.figures import Figures
 from bench.devices.gpu.torch_memory import TorchMemory
 from bench.devices.host import peak_bytes, reset_peak
 from bench.devices.room import room_bytes
-from bench.engines.messages import Job
-from bench.engines.transformers.engine import TransformersEngine
+from bench.engines.messages import job_of
+from bench.engines.registry import attribute, spec
 from bench.engines.transformers.ranks import Seat, leave
+from bench.experiment.devices import on_cpu
 from bench.worker import claim_stdout, failure
 
 
@@ -26,7 +27,7 @@ class Memory:
     """What this process holds at most over a window: on its device, and on the host."""
 
     def __init__(self, device: str) -> None:
-        self._device = None if device == "cpu" else TorchMemory(device)
+        self._device = None if on_cpu(device) else TorchMemory(device)
 
     def begin(self) -> None:
         """The window opens; nothing but calls is in it, as in rank 0's, which would wait for us."""
@@ -47,8 +48,8 @@ class Memory:
 def serve(first: dict[str, Any], calls: IO[str], tell: Any) -> None:
     """Load, then do what is told until there is nothing more."""
     seat = Seat(**(first["seat"] | {"devices": tuple(first["seat"]["devices"])}))
-    engine = TransformersEngine(seat)
-    loaded = engine.load(Job.of(first["load"]))
+    engine = attribute(spec(first["engine"]).module)(seat)
+    loaded = engine.load(job_of(first["load"]))
     device = seat.devices[seat.rank]
     memory = Memory(device)
     own = {
@@ -70,7 +71,7 @@ def main() -> int:
         serve(json.loads(sys.stdin.readline()), sys.stdin, tell)
     except Exception as error:  # told to rank 0, which ends the run
         why = failure(error)
-        tell({"failed": why["message"], "code": why["code"]})
+        tell({"failed": why.message, "code": why.code})
         return 1
     return 0
 

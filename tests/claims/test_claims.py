@@ -18,7 +18,7 @@ from bench.claims.files import claim_files, load_claims, validate_claims
 from bench.claims.findings import Finding, as_row, findings, sentences
 from bench.claims.measured import missing
 from bench.cli import main
-from bench.cost.prices import FOLDER, read_book
+from bench.cost.books import FOLDER, read_book
 from bench.errors import InputError
 from bench.predict.published import rows as published_rows
 from bench.records import Environment, QualityRecord, Record

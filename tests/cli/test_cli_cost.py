@@ -159,6 +159,31 @@ def test_the_book_s_spread_is_the_band(bench_cost) -> None:
     assert row["band_low"] < row["usd_per_mtok"] < row["band_high"]
 
 
+def test_prices_say_how_old_they_are_and_warn_past_90_days(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = verb.add(argparse.ArgumentParser().add_subparsers())
+    flags = ("--rent", "book", "--gpu", "RTX 4090", "--on")
+
+    verb.run(parser.parse_args([str(results), *flags, "2026-08-30"]))
+    fresh = capsys.readouterr()
+    verb.run(parser.parse_args([str(results), *flags, "2026-08-31"]))
+    old = capsys.readouterr()
+
+    # The newest row that counts is of 2026-06-01: 90 days before, and 91.
+    assert "(oldest price 90 days old)" in fresh.out
+    assert fresh.err == ""
+    assert "bench: rent: a price of it is 91 days old" in old.err
+
+
+def test_a_stated_rate_is_dated(bench_cost) -> None:
+    flags = ("--scenario", "home-rtx4080-japan", "--rate", "JPY=0.0067@2026-11-20")
+
+    assert "- 1 JPY = 0.0067 USD on 2026-11-20, by --rate" in bench_cost(*flags)
+    with pytest.raises(InputError, match="--rate: 'soon' is not a date"):
+        bench_cost("--rent", "1", "--rate", "JPY=0.0067@soon")
+
+
 def test_yen_in_and_out(bench_cost) -> None:
     found = rows(
         bench_cost(

@@ -10,8 +10,8 @@ import pytest
 
 from bench.cli import cost as cost_verb
 from bench.cli import prices as verb
-from bench.cost import prices
-from bench.cost.prices import ApiPrice, Price
+from bench.cost import books, prices
+from bench.cost.books import ApiPrice, Price
 from bench.errors import InputError
 
 MAY_2025 = datetime.date(2025, 5, 1)
@@ -19,13 +19,13 @@ LATE_2026 = datetime.date(2026, 11, 23)
 
 
 def test_the_shipped_books_have_no_problems() -> None:
-    assert prices.validate_prices() == []
+    assert books.validate_prices() == []
 
 
 def test_every_shipped_price_says_where_and_when_it_was_read() -> None:
-    for kind in prices.KINDS:
-        assert prices.book(kind)
-        for row in prices.book(kind):
+    for kind in books.KINDS:
+        assert books.book(kind)
+        for row in books.book(kind):
             assert row.source
             assert row.since is None or row.source_date is not None
             assert row.since is not None or "date" in row.note
@@ -157,7 +157,7 @@ GOOD = {
 def book(tmp_path: Path, *rows: dict[str, str], kind: str = "rent") -> Path:
     """A book with those rows."""
     path = tmp_path / f"{kind}.csv"
-    columns = prices.COLUMNS[kind]
+    columns = books.COLUMNS[kind]
     lines = [",".join(columns)]
     lines += [",".join((GOOD | row).get(name, "") for name in columns) for row in rows]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -165,7 +165,7 @@ def book(tmp_path: Path, *rows: dict[str, str], kind: str = "rent") -> Path:
 
 
 def test_a_good_row_is_read(tmp_path) -> None:
-    rows, problems = prices.read_book("rent", book(tmp_path, GOOD))
+    rows, problems = books.read_book("rent", book(tmp_path, GOOD))
 
     assert problems == []
     assert isinstance(rows[0], Price)
@@ -195,7 +195,7 @@ def test_a_good_row_is_read(tmp_path) -> None:
 def test_a_fault_is_named_with_its_line_and_column(tmp_path, wrong, said) -> None:
     path = book(tmp_path, GOOD, {"item": "RTX 2", **wrong})
 
-    problems = prices.read_book("rent", path)[1]
+    problems = books.read_book("rent", path)[1]
 
     assert any(problem.startswith(f"{path}:3: {said}") for problem in problems), problems
 
@@ -210,7 +210,7 @@ def test_a_fault_is_named_with_its_line_and_column(tmp_path, wrong, said) -> Non
     ids=["the same", "no end", "one day too long"],
 )
 def test_two_prices_of_one_offer_for_one_day_are_a_problem(tmp_path, row) -> None:
-    problems = prices.read_book("rent", book(tmp_path, GOOD, row))[1]
+    problems = books.read_book("rent", book(tmp_path, GOOD, row))[1]
 
     assert len(problems) == 1
     assert "on the same days" in problems[0]
@@ -219,13 +219,13 @@ def test_two_prices_of_one_offer_for_one_day_are_a_problem(tmp_path, row) -> Non
 def test_one_offer_after_the_other_is_no_problem(tmp_path) -> None:
     later = {"from": "2026-01-01", "until": ""}
 
-    assert prices.read_book("rent", book(tmp_path, GOOD, later))[1] == []
+    assert books.read_book("rent", book(tmp_path, GOOD, later))[1] == []
 
 
 def test_mixed_currencies_of_one_item_are_a_problem(tmp_path) -> None:
     other = {"provider": "Laden", "currency": "EUR"}
 
-    problems = prices.read_book("rent", book(tmp_path, GOOD, other))[1]
+    problems = books.read_book("rent", book(tmp_path, GOOD, other))[1]
 
     assert "currency: EUR, but USD" in problems[0]
 
@@ -233,26 +233,26 @@ def test_mixed_currencies_of_one_item_are_a_problem(tmp_path) -> None:
 def test_wrong_columns_and_short_lines_are_problems(tmp_path) -> None:
     path = tmp_path / "rent.csv"
     path.write_text("item,price\nRTX 1,1\n")
-    assert "missing ['amount'" in prices.read_book("rent", path)[1][0]
+    assert "missing ['amount'" in books.read_book("rent", path)[1][0]
 
     path = book(tmp_path, GOOD)
     path.write_text(path.read_text() + "RTX 2,Shop\n")
-    assert prices.read_book("rent", path)[1] == [f"{path}:3: 2 cells, expected 13"]
+    assert books.read_book("rent", path)[1] == [f"{path}:3: 2 cells, expected 13"]
 
 
 def test_every_problem_of_every_book_is_listed(tmp_path) -> None:
-    for kind in prices.KINDS:
+    for kind in books.KINDS:
         book(tmp_path, {"item": "", "amount": "x"}, {"currency": "?"}, kind=kind)
 
-    problems = prices.validate_prices(tmp_path)
+    problems = books.validate_prices(tmp_path)
 
-    for kind in prices.KINDS:
+    for kind in books.KINDS:
         assert sum(f"{kind}.csv:2:" in problem for problem in problems) >= 2
         assert any(f"{kind}.csv:3: currency" in problem for problem in problems)
 
 
 def test_a_missing_book_is_a_problem(tmp_path) -> None:
-    assert len(prices.validate_prices(tmp_path)) == len(prices.KINDS)
+    assert len(books.validate_prices(tmp_path)) == len(books.KINDS)
 
 
 def test_a_broken_book_gives_no_price(tmp_path) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from bench.engines.graph.attention import attend, attention, way_of
 from bench.engines.graph.compiling import ON_CUDA, Compiling, compiling
+from bench.engines.graph.engine import GraphEngine
 from bench.engines.graph.static import Slots, cache_length
 from bench.engines.messages import Job
 from bench.engines.transformers.engine import TransformersEngine
@@ -59,7 +60,7 @@ def _trace_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def load(job: Job) -> TransformersEngine:
-    runs = TransformersEngine()
+    runs = TransformersEngine() if job.mode == "eager" else GraphEngine()
     runs.load(job)
     return runs
 

@@ -12,8 +12,10 @@ from types import SimpleNamespace
 import pytest
 
 from bench.comparison import opponents
+from bench.engines.registry import ENGINES
 from bench.errors import InputError
-from bench.experiment import Experiment, Variant, Workload, experiments, load_experiment
+from bench.experiment import Experiment, Grid, Variant, Workload, experiments, load_experiment
+from bench.experiment.modes import engine_and_mode
 from bench.experiment.plan import plan
 from bench.experiment.selectors import chosen, selects, short_names
 from bench.identity import key
@@ -163,7 +165,7 @@ def test_arms_written_out_stand_in_for_the_grid_s_combinations(tmp_path):
     assert [(v.model, v.engine, v.quant, v.mode) for v in found] == [
         ("a", "e", "none", "eager"),
         ("b", "e", "none", "eager"),
-        ("c", "transformers", "none", "compiled"),
+        ("c", "graph", "none", "compiled"),
     ]
     assert [dict(v.options) for v in found] == [{"k": 2, "l": 1}] * 2 + [{"k": 1, "l": 1}]
 
@@ -189,3 +191,29 @@ def test_short_names_of_arms_that_differ_by_a_setting_alone_keep_the_scheme():
         "m/t/none": "none",
         "m/t/none/compiled": "none/compiled",
     }
+
+
+def test_a_mode_that_moved_is_taken_as_its_engine_and_said() -> None:
+    grid = Grid(model=("m",), engine=("transformers",), mode=("eager", "cuda-graph"))
+    asked = Experiment(name="e", question="q", grid=grid)
+    assert [(v.engine, v.mode) for v in asked.variants] == [
+        ("transformers", "eager"),
+        ("graph", "cuda-graph"),
+    ]
+    (line,) = asked.moved
+    assert "-e graph --mode cuda-graph" in line
+
+
+def test_an_engine_runs_in_its_default_mode_where_none_is_asked_for() -> None:
+    grid = Grid(model=("m",), engine=("transformers", "graph"))
+    asked = Experiment(name="e", question="q", grid=grid)
+    assert [(v.engine, v.mode) for v in asked.variants] == [
+        ("transformers", "eager"),
+        ("graph", "compiled"),
+    ]
+    assert asked.moved == []
+
+
+def test_the_table_of_default_modes_is_that_of_the_engines() -> None:
+    for name, of in ENGINES.items():
+        assert engine_and_mode(name, None) == (name, of.modes[0])

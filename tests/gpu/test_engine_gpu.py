@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from bench import quantization
+from bench.engines.graph.engine import GraphEngine
 from bench.engines.messages import Job
+from bench.engines.registry import spec
 from bench.engines.transformers.engine import TransformersEngine, resolve_device
 from bench.errors import UnsupportedError
 
@@ -77,7 +79,7 @@ def load(wanted: Job) -> TransformersEngine:
     device = resolve_device("cuda")
     if reason := quantization.refusal(wanted.quant, device, wanted.mode):
         pytest.skip(reason)
-    runs = TransformersEngine()
+    runs = GraphEngine() if wanted.mode in spec("graph").modes else TransformersEngine()
     runs.load(wanted)
     return runs
 
@@ -161,7 +163,7 @@ def test_schemes_of_other_libraries_run_eagerly(quant: str, expected: torch.Tens
 
 def test_what_cannot_be_captured_says_so() -> None:
     with pytest.raises(UnsupportedError, match="cannot run in mode cuda-graph"):
-        TransformersEngine().load(job("bnb-int8", "cuda-graph"))
+        GraphEngine().load(job("bnb-int8", "cuda-graph"))
 
 
 def test_random_weights_are_made_on_the_device_once() -> None:

@@ -18,13 +18,24 @@ RECORD = Record(
     key="a",
     environment="e",
     experiment="x",
-    variant={"model": "llama-3.1-8b@random", "engine": "transformers", "quant": "none"},
+    variant={
+        "name": "a",
+        "model": "llama-3.1-8b@random",
+        "engine": "transformers",
+        "quant": "none",
+        "device": "cuda:0",
+        "dtype": "bfloat16",
+    },
     workload={"n_prompt": 128, "n_gen": 3, "n_batch": 2},
     replicate=0,
     position=0,
     started_at="2026-01-01T00:00:00+00:00",
     status="ok",
-    samples={"prefill_s": [0.02], "itl_s": [[0.02, 0.02], [0.02, 0.03]]},
+    samples={
+        "prefill_s": [0.02, 0.02],
+        "itl_s": [[0.02, 0.02], [0.02, 0.03]],
+        "e2e_s": [0.06, 0.07],
+    },
 )
 
 
@@ -66,7 +77,8 @@ def test_what_cannot_be_used_is_left_out_and_said_once(tmp_path) -> None:
 
 def test_own_rows_move_the_prediction(tmp_path) -> None:
     slow = replace(RECORD, workload={**RECORD.workload, "n_batch": 1})
-    lines = [replace(slow, key=f"k{i}", samples={"itl_s": [[0.1, 0.1]]}) for i in range(8)]
+    samples = {"prefill_s": [0.02], "itl_s": [[0.1, 0.1]], "e2e_s": [0.22]}
+    lines = [replace(slow, key=f"k{i}", samples=samples) for i in range(8)]
     extra, _ = rows_of(written(tmp_path, ENVIRONMENT, *lines))
     target = Predictor(extra).samples[-1].point
 

@@ -14,11 +14,19 @@ from bench.errors import InputError, UnsupportedError
 from bench.records import FILE, SCHEMA, Environment, QualityRecord, Record, from_json, to_json
 from bench.records.file import Writer, read
 
+VARIANT = {
+    "name": "m/transformers/none",
+    "model": "m",
+    "engine": "transformers",
+    "quant": "none",
+    "device": "cpu",
+    "dtype": "float32",
+}
 RECORD = Record(
     key="0123456789abcdef",
     environment="e1",
     experiment="quickstart",
-    variant={"name": "m/transformers/none"},
+    variant=VARIANT,
     workload={"n_prompt": 8, "n_gen": 4, "n_batch": 1},
     replicate=0,
     position=0,
@@ -32,7 +40,7 @@ QUALITY = QualityRecord(
     key="q1",
     environment="e1",
     experiment="quickstart",
-    variant={"name": "m/transformers/none"},
+    variant=VARIANT,
     started_at="2026-11-23T00:00:00+00:00",
     status="ok",
     text={"name": "english"},
@@ -152,7 +160,7 @@ import sys
 from pathlib import Path
 from dataclasses import replace
 from bench.errors import UnsupportedError
-from bench.records import Writer, read
+from bench.records.file import Writer, read
 from tests.records.test_records import RECORD
 folder = Path(sys.argv[1])
 big = replace(RECORD, message="x" * 3000)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.runner.process import Event, converse, last
+from bench.runner.process import Line, converse, events, last
+from bench.worker.messages import Done, Failed, Phase, Probed, Told
 
 
-def talk(program: str, limit_s: float = 20.0) -> list[Event]:
+def talk(program: str, limit_s: float = 20.0) -> list[Line]:
     return list(converse({"a": 1}, limit_s=limit_s, command=(sys.executable, "-c", program)))
 
 
@@ -94,5 +95,16 @@ def test_the_parent_sleeps_while_the_worker_works() -> None:
 
 
 def test_last_is_the_answer() -> None:
-    events = iter([{"event": "phase"}, {"event": "probed", "device": "cpu"}])
-    assert last(events)["device"] == "cpu"
+    answer = Probed(device="cpu", kind="cpu", capability=None)
+    assert last(iter([Phase(phase="load"), answer, Done()])) == answer
+
+
+def test_a_line_that_is_no_event_of_ours_ends_the_conversation() -> None:
+    first_line, bad = '{"event": "phase", "phase": "load"}', '{"event": "fit", "n_batch": "x"}'
+    program = f"print({first_line!r}); print({bad!r})"
+    command = (sys.executable, "-c", program)
+    first, failed = events(Told(task="probe"), limit_s=20.0, command=command)
+    assert first == Phase(phase="load")
+    assert isinstance(failed, Failed)
+    assert failed.code == "CRASH"
+    assert "n_batch: expected a whole number" in failed.message

@@ -24,6 +24,7 @@ from bench.experiment import Experiment, Grid, Quality
 from bench.records import FILE, Environment
 from bench.records.file import Writer, read
 from bench.runner import qualities as quality_run
+from bench.worker.messages import Event, Failed, Told
 from tests.fakes import Quiet
 
 ROOT = Path(__file__).parents[2]
@@ -323,15 +324,16 @@ def test_a_divergence_is_made_once_its_baseline_can_be_measured(
         quality=Quality(max_tokens=64, window=32),
         measure={"pairs": 1, "window_s": 0.0, "warmup_max_s": 1.0},
     )
-    real, asked = quality_run.converse, []
+    real, asked = quality_run.events, []
 
-    def converse(job: dict[str, Any], **more: Any) -> Iterator[dict[str, Any]]:
-        asked.append(job["load"]["quant"])
+    def events(job: Told, **more: Any) -> Iterator[Event]:
+        assert job.load is not None
+        asked.append(job.load.quant)
         if asked == ["none"]:
-            return iter([{"event": "failed", "code": "CRASH", "message": "once"}])
+            return iter([Failed(code="CRASH", message="once")])
         return iter(real(job, **more))
 
-    monkeypatch.setattr(quality_run, "converse", converse)
+    monkeypatch.setattr(quality_run, "events", events)
     for expected in (0, 62, 62):
         runner.run(work, tmp_path / "results", Quiet())
         quality = {q.variant["quant"]: q for q in read(tmp_path / "results").qualities}

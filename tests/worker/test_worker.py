@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.devices import Reading
-from bench.engines.messages import Answered, Job, Served, Timed
+from bench.engines.messages import Answered, Served, Timed
 from bench.errors import InputError, UnsupportedError
 from bench.experiment import LEVELS, Measure, Workload
-from bench.worker import failure, measure, request, warm_up
+from bench.worker import failure, measure, messages, request, warm_up
+from bench.worker.energy import without_prefill
+from bench.worker.messages import (
+    Done,
+    Event,
+    Failed,
+    Fit,
+    Phase,
+    Probed,
+    QualityTask,
+    Told,
+    sent,
+    told,
+)
 from bench.worker.steady import has_trend
 from tests.fakes import FakeClock, FakeEngine, FakeReader
 
@@ -18,7 +33,10 @@ WORKLOAD = Workload(n_prompt=8, n_gen=64)
 RULES = Measure(pairs=1, iterations=5, window_s=0.0, warmup_max_s=99.0)
 
 
-def quiet(event: dict[str, object]) -> None:
+TEXT = QualityTask(text="a text", max_tokens=9, window=3, base=None, keep="there")
+
+
+def quiet(event: Event) -> None:
     pass
 
 
@@ -125,15 +143,36 @@ def test_energy_has_windows_of_its_own_for_prefill_and_decode() -> None:
     assert "rewind" in runs.calls
 
 
-def test_an_engine_that_cannot_go_back_has_no_energy_of_decode_and_says_why() -> None:
+def test_a_cache_that_cannot_go_back_has_its_prompt_read_again_and_taken_off() -> None:
     class Forgetful(FakeEngine):
         def rewind(self) -> None:
             raise UnsupportedError("cannot go back")
 
-    reader = FakeReader(Reading(energy={"energy_j": 4.0}), has_energy=True)
-    figures = measure(Forgetful(), FakeClock([0.1]), reader, WORKLOAD, RULES, quiet)
-    assert figures["energy"]["prefill"]["energy_j"] == 4.0
-    assert figures["energy"]["decode"] == {"absent": {"energy_j": "cannot go back"}}
+    class Counter(FakeReader):
+        """1 J for each prefill and 0.25 J for each step in the window."""
+
+        def end(self) -> Reading:
+            steps = runs.calls[self.before :]
+            joules = steps.count("prefill") + 0.25 * steps.count("step")
+            return Reading(energy={"energy_j": joules, "window_s": joules / 10})
+
+        def begin(self) -> None:
+            self.before = len(runs.calls)
+
+    runs = Forgetful()
+    figures = measure(runs, FakeClock([0.1]), Counter(has_energy=True), WORKLOAD, RULES, quiet)
+    decode = figures["energy"]["decode"]
+    assert figures["energy"]["prefill"]["energy_j"] == 1.0
+    assert decode["energy_j"] / decode["tokens"] == pytest.approx(0.25)
+    assert decode["mean_power_w"] == pytest.approx(10.0)
+    assert decode["measured_as"] == "whole requests less their prefills"
+
+
+def test_a_difference_that_is_not_above_zero_is_no_energy() -> None:
+    window = {"energy_j": 4.0, "window_s": 1.0, "tokens": 63, "absent": {}}
+    found = without_prefill(window, 63, window, 1.0)
+    assert "energy_j" not in found
+    assert "not above zero" in found["absent"]["energy_j"]
 
 
 def test_a_wrong_number_of_tokens_is_an_error() -> None:
@@ -184,8 +223,8 @@ def test_a_request_cannot_take_longer_than_the_host_waited_for_it() -> None:
 )
 def test_failures_have_a_code_and_one_line(error: Exception, code: str) -> None:
     event = failure(error)
-    assert event["code"] == code
-    assert "\n" not in event["message"]
+    assert event.code == code
+    assert "\n" not in event.message
 
 
 def test_every_level_is_longer_than_the_one_before() -> None:
@@ -195,8 +234,6 @@ def test_every_level_is_longer_than_the_one_before() -> None:
 
 
 def test_a_job_holds_what_a_worker_is_sent() -> None:
-    from dataclasses import fields
-
     from bench.experiment import Variant
     from bench.models import resolve_model
     from bench.runner.arms import Arm
@@ -206,8 +243,8 @@ def test_a_job_holds_what_a_worker_is_sent() -> None:
         model=resolve_model("llama-3.2-1b@random"),
         identity="x",
     )
-    sent = arm.job(seed=0, replicate=0)["load"]
-    assert sent.keys() == {field.name for field in fields(Job)}
+    job = Told(task="quality", engine="e", load=arm.job(seed=0, replicate=0), quality=TEXT)
+    assert told(json.loads(json.dumps(sent(job), default=str))) == job
 
 
 class FakeServer(FakeEngine):
@@ -257,5 +294,39 @@ def test_a_server_fills_its_window_by_itself() -> None:
 
 def test_what_was_counted_before_a_failure_goes_along_with_it() -> None:
     event = failure(UnsupportedError("no", "REQUESTS_FAILED", about={"requests": {"n_failed": 2}}))
-    assert event["device"] == {"requests": {"n_failed": 2}}
-    assert failure(ValueError("no"))["device"] == {}
+    assert event.device == {"requests": {"n_failed": 2}}
+    assert failure(ValueError("no")).device == {}
+
+
+EVENTS = (
+    Phase(phase="start", workload=WORKLOAD),
+    Failed(code="OOM", message="no room", workload=WORKLOAD),
+    Fit(n_batch=2, limited_by="memory", peaks={"1": 5}),
+    Probed(device="cpu", kind="cpu", capability=None),
+    Probed(device="cuda:0", kind="cuda", capability=(9, 0)),
+    Done(),
+)
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+def test_an_event_is_read_as_it_was_said(event: Event) -> None:
+    assert messages.event(json.loads(json.dumps(sent(event)))) == event
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ({"event": "sneeze"}, "is not one of"),
+        ({"event": "phase"}, "phase: missing"),
+        ({"event": "failed", "code": "OOM", "message": 3}, "message: expected text"),
+        ({"event": "fit", "n_batch": 1, "limited_by": "memory", "peaks": {"1": "x"}}, "peaks.1"),
+    ],
+)
+def test_what_is_no_event_is_named(line: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        messages.event(line)
+
+
+def test_a_job_without_what_its_task_needs_is_refused() -> None:
+    with pytest.raises(InputError, match="load: missing for task measure"):
+        told({"task": "measure"})

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.devices.figures import Figures, Unreadable
-from bench.experiment.devices import kind_of, members
+from bench.experiment.devices import REMOTE, kind_of, members, on_cpu
 
-ELSEWHERE = ("remote", "synthetic")
+ELSEWHERE = (REMOTE, "synthetic")
 """Devices of which nothing here holds anything."""
 
 
@@ -70,7 +70,7 @@ def parts(
                 memory["peak_device_bytes"], loaded.values.get("device_loaded_bytes"), cache_bytes
             ),
         )
-    elif device == "cpu" and "peak_host_bytes" in memory:
+    elif on_cpu(device) and "peak_host_bytes" in memory:
         found.read(
             "host_other_bytes", lambda: _rest(memory["peak_host_bytes"], weights_bytes, cache_bytes)
         )

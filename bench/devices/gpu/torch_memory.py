@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from bench.devices.figures import Figures, Unreadable
+from bench.experiment.devices import kind_of
 
 
 class TorchMemory:
@@ -49,7 +50,7 @@ class TorchMemory:
 
     def _module(self) -> Any:
         """`torch.accelerator`, or the module of the device's kind where that has the statistics."""
-        kind = self._device.partition(":")[0]
+        kind = kind_of(self._device)
         # Not imported for this: it would take memory of its own on the device.
         torch = sys.modules.get("torch")
         if torch is None:

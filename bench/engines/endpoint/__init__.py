@@ -217,12 +217,6 @@ class EndpointEngine:
     def prefill(self) -> None:
         raise UnsupportedError("a server's prefill cannot be asked for alone")
 
-    def step(self) -> None:
-        raise UnsupportedError("a server's steps cannot be asked for one by one")
-
-    def rewind(self) -> None:
-        raise UnsupportedError("a server's requests cannot be taken back")
-
     def tokens(self) -> list[list[int]]:
         return []  # text and a count of tokens is what comes; each answer's count was checked
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from bench import fields
 from bench.errors import InputError
-from bench.experiment.devices import members
+from bench.experiment.devices import members, served_on
 
 HIDDEN = "***"
 LOCAL = re.compile(r"cpu|cuda:\d+(\+cuda:\d+)*")
@@ -78,7 +78,7 @@ class Settings:
     @property
     def device(self) -> str:
         """What the records name as device: `remote`, or `remote:cuda:0` for a server here."""
-        return f"remote:{self.local}" if self.local else "remote"
+        return served_on(self.local)
 
     @property
     def root(self) -> str:

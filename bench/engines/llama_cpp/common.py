@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from bench import fields
 from bench.engines.messages import Job, Loaded
 from bench.errors import InputError, UnsupportedError
-from bench.experiment.devices import index_of, members
+from bench.experiment.devices import index_of, members, on_cpu
 from bench.models import gguf
 from bench.schemes import scheme
 from bench.schemes.gguf import FLOATS
@@ -101,7 +101,7 @@ def cannot_load(file: gguf.GgufFile | None) -> UnsupportedError:
 
 def gpu_indices(device: str) -> list[int]:
     """Numbers of the GPUs to use, as in `cuda:1` or `cuda:0+cuda:1`; none on a CPU."""
-    return [] if device == "cpu" else [index_of(one) for one in members(device)]
+    return [] if on_cpu(device) else [index_of(one) for one in members(device)]
 
 
 def split_mode(job: Job, settings: Settings) -> str:
@@ -121,7 +121,7 @@ def shares(indices: Sequence[int], length: int) -> list[float]:
 
 def gpu_layers(settings: Settings, device: str) -> int:
     """How many layers to put on the GPU: none on a CPU."""
-    if device == "cpu":
+    if on_cpu(device):
         if settings.n_gpu_layers > 0:
             raise InputError(f"n_gpu_layers = {settings.n_gpu_layers}, and the device is the CPU")
         return 0
@@ -153,7 +153,7 @@ def describe(job: Job, file: gguf.GgufFile, build: Mapping[str, Any]) -> Loaded:
         "tensor_types": file.tensor_types,
         "file": file.path.name,
     }
-    if missing and job.device == "cpu":
+    if missing and on_cpu(job.device):
         details["warning"] = (
             f"this build of {build['package']} does not use {', '.join(missing)}, which this CPU "
             "has: it is slower than llama.cpp compiled here"

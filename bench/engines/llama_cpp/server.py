@@ -230,12 +230,6 @@ class LlamaServerEngine:
     def prefill(self) -> None:
         self.request(1)
 
-    def step(self) -> None:
-        raise UnsupportedError("llama.cpp's server does whole requests, not single steps")
-
-    def rewind(self) -> None:
-        raise UnsupportedError("llama.cpp's server cannot repeat decoding without its prefill")
-
     def synchronize(self) -> None:
         pass
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.errors import UnsupportedError
+from bench.experiment.devices import kind_of, number_of
 
 PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 KEPT: Final = "logits_to_keep"
@@ -29,7 +30,7 @@ class Session:
         import onnxruntime
 
         self.np, self.ort = np, onnxruntime
-        kind, _, index = device.partition(":")
+        kind, index = kind_of(device), number_of(device)
         self.kind, self.index = kind, int(index or 0)
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 3

@@ -2,8 +2,9 @@
 
 Decoding is bound by reading the weights once a token, prefill by arithmetic over the whole prompt;
 they are separate calls here so that they can be timed apart. Greedy: the next token is the argmax,
-chosen on the device, so that no step waits for the host. How a step is executed is its mode:
-`bench.engines.transformers.eager` (eager) and `bench.engines.graph.static` (compiled, cuda-graph).
+chosen on the device, so that no step waits for the host. Stock transformers in eager mode; this
+project's own compiled steps and graphs on the same modules are the engine `graph`
+(`bench.engines.graph.engine`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from bench import quantization, schemes
-from bench.engines.graph.static import Static
 from bench.engines.messages import Job, Loaded
 from bench.engines.registry import spec
 from bench.engines.transformers import placement, splitting
@@ -22,13 +22,16 @@ from bench.engines.transformers.eager import Decoder, Eager
 from bench.engines.transformers.ranks import Ranks, Seat, on_all_ranks
 from bench.engines.transformers.splitting import Split
 from bench.errors import InputError, UnsupportedError, unknown
-from bench.experiment.devices import index_of, kind_of, members, spelled_out
+from bench.experiment.devices import index_of, kind_of, members, number_of, spelled_out
 from bench.models import checkpoint
 from bench.quantization import ready
 
 
 class TransformersEngine:
     """A causal language model with its own key-value cache. See `bench.engines.Engine`."""
+
+    name = "transformers"
+    """Of `bench.engines.registry.ENGINES`."""
 
     def __init__(self, seat: Seat | None = None) -> None:
         self.others: Ranks | None = None
@@ -50,8 +53,8 @@ class TransformersEngine:
 
         device = resolve_device(job.device)
         split, options = splitting.split_of(job.options, device.name)
-        if job.mode not in spec("transformers").modes:
-            raise InputError(unknown("mode", job.mode, spec("transformers").modes))
+        if job.mode not in spec(self.name).modes:
+            raise InputError(unknown("mode", job.mode, spec(self.name).modes))
         stated = ready.stated_in(job.folder)
         if reason := checkpoint.refusal(stated, job.quant, device, job.mode, job.dtype):
             raise UnsupportedError(reason)
@@ -59,8 +62,7 @@ class TransformersEngine:
             split, quant=job.quant, mode=job.mode, random=job.folder is None
         ):
             raise UnsupportedError(reason)
-        if job.mode == "eager" and options:
-            raise InputError(unknown("option of mode eager", next(iter(options)), splitting.NAMES))
+        self._check_options(options)
         if (threads := threads_of(job, split)) is not None:
             torch.set_num_threads(threads)
         self._inference = torch.inference_mode
@@ -86,16 +88,19 @@ class TransformersEngine:
         """Take this process's seat; the one that was not given any leads, and starts the others."""
         if self._seat is None:
             check_heads(job.folder, len(split.devices))
-            self.others = Ranks(job, split.devices)
+            self.others = Ranks(job, split.devices, self.name)
             self._seat = self.others.seat
         self._device = split.devices[self._seat.rank]
         self._seat.take()
 
-    def _decoder_for(self, job: Job, options: Mapping[str, Any]) -> Decoder:
-        if job.mode == "eager":
-            return Eager(self._model)
-        needs = schemes.scheme(job.quant).inductor
-        return Static(self._model, options, graph=job.mode == "cuda-graph", needs=needs)
+    def _check_options(self, options: Mapping[str, Any]) -> None:
+        """Refuse an option, of those that are left, which the engine does not have."""
+        if options:
+            raise InputError(unknown("option of mode eager", next(iter(options)), splitting.NAMES))
+
+    def _decoder_for(self, job: Job, options: Mapping[str, Any]) -> Decoder:  # noqa: ARG002
+        """What executes the steps, in inference mode."""
+        return Eager(self._model)
 
     def _weights(self, job: Job, split: Split, dtype: str) -> tuple[Any, Mapping[str, str] | None]:
         """The model, each weight where it will be used; of layers on several devices, which is
@@ -343,7 +348,7 @@ def _resolve_one(name: str) -> schemes.Device:
         accelerator = torch.accelerator.current_accelerator()
     if name == "auto":
         name = "cpu" if accelerator is None else accelerator.type
-    kind, _, index = name.partition(":")
+    kind, index = kind_of(name), number_of(name)
     if kind == "cpu" and not index:
         return schemes.Device(name="cpu", kind="cpu")
     count = torch.accelerator.device_count() if accelerator and accelerator.type == kind else 0

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from queue import Queue
 from typing import Any, Final, NoReturn, TypeVar
 
-from bench.engines import Engine
+from bench.engines import Engine, others_of
 from bench.engines.messages import Job
 from bench.errors import BenchError, UnsupportedError
 from bench.experiment.devices import index_of, kind_of
@@ -76,7 +76,8 @@ class Seat:
 class Ranks:
     """Rank 0's hold on the others; also the `Others` of `bench.devices.several`."""
 
-    def __init__(self, job: Job, devices: Sequence[str]) -> None:
+    def __init__(self, job: Job, devices: Sequence[str], engine: str) -> None:
+        """`engine`: the name of the one that each of them runs."""
         self._ended, self._told = threading.Event(), threading.Event()
         self._why = self._code = ""
         # On any free port: nothing is left behind, however the processes end.
@@ -88,7 +89,7 @@ class Ranks:
         self.seat = seats[0]
         self.own = self.seat.devices[:1]
         self._answers = [Queue[Any]() for _ in seats[1:]]
-        self._processes = [_start(seat, job) for seat in seats[1:]]
+        self._processes = [_start(seat, job, engine) for seat in seats[1:]]
         for process, answers in zip(self._processes, self._answers, strict=True):
             threading.Thread(target=self._listen, args=(process, answers), daemon=True).start()
         atexit.register(self.close)
@@ -175,7 +176,7 @@ def _store(port: int, **options: Any) -> Any:
     return distributed.TCPStore("127.0.0.1", port, **options)  # type: ignore[attr-defined]  # torch exports it without __all__
 
 
-def _start(seat: Seat, job: Job) -> subprocess.Popen[bytes]:
+def _start(seat: Seat, job: Job, engine: str) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.worker.rank"],
         cwd=import_root(),
@@ -184,15 +185,15 @@ def _start(seat: Seat, job: Job) -> subprocess.Popen[bytes]:
         bufsize=0,
     )
     assert process.stdin is not None
-    first = {"seat": asdict(seat), "load": asdict(job)}
+    first = {"engine": engine, "seat": asdict(seat), "load": asdict(job)}
     process.stdin.write(json.dumps(first, default=str).encode() + b"\n")
     return process
 
 
 def is_broken(runs: Engine) -> bool:
     """Whether the engine's other processes were ended by a failure: it can do no more."""
-    others = getattr(runs, "others", None)
-    return others is not None and others.broken
+    others = others_of(runs)
+    return isinstance(others, Ranks) and others.broken
 
 
 def leave(code: int) -> NoReturn:

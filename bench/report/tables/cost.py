@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.cost.prices import AnyPrice, Price
+from bench.cost.books import KINDS, AnyPrice, Price
+from bench.cost.prices import OLD
 from bench.report.tables import Column, Row, column
 
 PRICE_COLUMNS = (
@@ -44,10 +46,13 @@ def price_row(price: AnyPrice) -> dict[str, Any]:
     }
     if isinstance(price, Price):
         amounts: dict[str, Any] = {
-            "price": f"{price.amount:g} {price.currency}/{price.unit}",
+            "price": f"{price.amount:g} {price.currency}/{price.unit}"
+            + (f" x{price.count}" if price.count > 1 else ""),
             "amount": price.amount,
             "provider": price.provider,
             "listed_as": price.listed_as,
+            "region": price.region or None,
+            "count": price.count,
         }
     else:
         amounts = {
@@ -58,6 +63,43 @@ def price_row(price: AnyPrice) -> dict[str, Any]:
             "provider": price.item.partition("/")[0],
         }
     return row | amounts
+
+
+def price_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """The columns of prices; a region only where one is stated."""
+    columns = list(PRICE_COLUMNS)
+    if any(row.get("region") for row in rows):
+        columns.insert(-2, column("region"))
+    return columns
+
+
+def age_notes(prices: Sequence[AnyPrice], on: datetime.date) -> list[str]:
+    """How old the newest price of each kind is on that day; a warning past `OLD`."""
+    notes = []
+    for kind in KINDS:
+        dated = [one.source_date for one in prices if one.kind == kind and one.source_date]
+        if not dated:
+            continue
+        newest = max(dated)
+        line = f"{kind}: newest price of {newest}, {_age(newest, on)}"
+        notes.append(f"{line}; {REFRESH[kind]}" if on - newest > OLD else line)
+    return notes
+
+
+def _age(day: datetime.date, on: datetime.date) -> str:
+    days = (on - day).days
+    if days < 0:
+        return f"{-days} days later"
+    return f"{days} day{'s' * (days != 1)} old" + (", which is old" if on - day > OLD else "")
+
+
+REFRESH = {
+    "rent": "`bench prices --update` asks the market",
+    "purchase": "docs/cost.md says how to add a row",
+    "electricity": "docs/cost.md says how to add a row",
+    "api": "`bench cost --against` takes today's from genai-prices",
+}
+"""Kind of price -> what brings newer ones."""
 
 
 def _range(low: str, high: str, heading: str) -> Column:
@@ -127,8 +169,8 @@ def cost_columns(rows: Sequence[Mapping[str, Any]], currency: str = "USD") -> li
 def cost_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the figures rest on, and why some are missing: one line each, none twice."""
     notes = [
-        f"{row['scenario']}: {row['assumptions']}; price of {row['price_date']}: "
-        f"{row['price_source']}"
+        f"{row['scenario']}: {row['assumptions']}; price of {row['price_date']}"
+        f"{_how_old(row)}: {row['price_source']}"
         for row in rows
         if row["scenario"]
     ]
@@ -158,7 +200,27 @@ def cost_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _listed(row: Row) -> str:
     if row["price_date"] is None:
         return str(row["price_source"])
-    return f"list price since {row['price_date']}, {row['price_source']}"
+    return f"list price since {row['price_date']}{_how_old(row)}, {row['price_source']}"
+
+
+def _how_old(row: Row) -> str:
+    """Its oldest price's age, where it is not of the day itself."""
+    days = row["price_age_days"]
+    return f" (oldest price {days} days old)" if days else ""
+
+
+def old_prices(rows: Sequence[Row]) -> list[str]:
+    """A warning for each scenario and API whose oldest price is older than `OLD`."""
+    old = {
+        row["scenario"] or row["variant"]: row["price_age_days"]
+        for row in rows
+        if row["price_age_days"] is not None and row["price_age_days"] > OLD.days
+    }
+    return [
+        f"{name}: a price of it is {days} days old; `bench prices` lists newer ones, "
+        "`bench prices --update` asks the market for rents"
+        for name, days in old.items()
+    ]
 
 
 TORNADO_COLUMNS = (

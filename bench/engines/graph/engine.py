@@ -1,0 +1,29 @@
+"""The engine `graph`: transformers' weights and modules, stepped by this project's own code.
+
+A static key-value cache, decoder layers compiled once, each step one CUDA graph where the mode says
+so, and attention by a kernel of this project on a GPU: `bench.engines.graph.static`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bench import schemes
+from bench.engines.graph.static import Static
+from bench.engines.messages import Job
+from bench.engines.transformers.eager import Decoder
+from bench.engines.transformers.engine import TransformersEngine
+
+
+class GraphEngine(TransformersEngine):
+    """See `bench.engines.Steps`; everything but how a step is executed is that of transformers."""
+
+    name = "graph"
+
+    def _check_options(self, options: Mapping[str, Any]) -> None:
+        """Left to `compiling`, which knows the device."""
+
+    def _decoder_for(self, job: Job, options: Mapping[str, Any]) -> Decoder:
+        needs = schemes.scheme(job.quant).inductor
+        return Static(self._model, options, graph=job.mode == "cuda-graph", needs=needs)
