@@ -16,6 +16,7 @@ from bench.records import OWN
 from bench.records.file import Results
 from bench.roofline import RESERVE_BYTES, bound, memory_bytes
 from bench.runner.here import Here
+from bench.runner.naming import why_not
 from bench.schemes.bytes import has_layout
 from bench.summary.limits import at_once
 
@@ -60,8 +61,15 @@ def _about(variant: Variant, place: Here) -> dict[str, Any]:
         "engine": variant.engine,
         "quant": variant.quant,
         "device": REMOTE if spec(variant.engine).remote else place.name,
-        "refusal": None if spec(variant.engine).remote else refusal(variant, place.device),
+        "refusal": _refusal(variant, place),
     }
+
+
+def _refusal(variant: Variant, place: Here) -> str | None:
+    if spec(variant.engine).remote:
+        return None
+    model = resolve_model(variant.model)
+    return why_not(variant, model, place.device) or refusal(variant, place.device)
 
 
 def _limits(variant: Variant, workload: Workload, place: Here) -> dict[str, Any]:

@@ -41,6 +41,14 @@ def named(experiment: Experiment) -> Experiment:
     return made
 
 
+def is_quantized(experiment: Experiment) -> bool:
+    """Whether a model of the experiment was quantized before."""
+    return any(
+        _scheme(replace(variant, quant="none"), _resolved(variant.model)) != "none"
+        for variant in experiment.variants
+    )
+
+
 def _resolved(name: str) -> Model | None:
     try:
         return resolve_model(name)
