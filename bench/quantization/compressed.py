@@ -38,7 +38,9 @@ class CompressedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., in_features] -> [..., out_features]"""
-        stored = {name: getattr(self, name) for name in self._names}
+        stored: dict[str, Any] = {name: getattr(self, name) for name in self._names}
+        if "weight_shape" in stored:  # known here: to read it would wait for the device
+            stored["weight_shape"] = torch.Size((self.out_features, self.in_features))
         weight = self._decompress(stored, self.scheme)["weight"].to(x.dtype)
         if self.scheme.input_activations is not None:
             x = self._round(self, x, "input", self.scheme.input_activations)

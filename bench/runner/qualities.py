@@ -108,9 +108,9 @@ def _measure(session: Session, task: Task, text: Text, about: dict[str, Any]) ->
         message = "a server gives no logits of a whole text, so quality is not measured"
         _save(session, task, about, utc_now(), None, status="failed", message=message)
         return
-    if message := _other_tokens(task):
-        session.progress.say(f"{task.arm.variant.name}: quality: {message}")
-        _save(session, task, about, utc_now(), None, status="failed", message=message)
+    if differs := _other_tokens(task):
+        session.progress.say(f"{task.arm.variant.name}: quality: {differs}")
+        _save(session, task, about, utc_now(), None, status="failed", message=differs)
         return
     store = str(task.store) if task.store else None
     job = Told(

@@ -23,9 +23,7 @@ ROUTED: Final[frozenset[Part]] = frozenset({"head", "router"})
 
 EXPERTS: Final[frozenset[Part]] = frozenset({"expert"})
 
-POINTERS: Final = (
-    "its loader compares addresses of tensors while it computes, which torch.compile cannot trace"
-)
+UNCAPTURED: Final = "its layers have not been captured in a CUDA graph yet"
 
 
 def _compressed(
@@ -40,7 +38,7 @@ def _compressed(
         aliases=(name,) if name.startswith("w") else (),
         layout=layout,
         packages=(COMPRESSED,),
-        refused_modes=dict.fromkeys(("compiled", "cuda-graph"), POINTERS),
+        refused_modes={"cuda-graph": UNCAPTURED},
         kernel="transformers: each layer decompressed to floats, then a float matmul",
     )
 

@@ -124,7 +124,7 @@ class Scheme:
     dtypes: tuple[str, ...] | None = None
     """Float dtypes of the weights that it can start from; None: any."""
     refused_modes: Mapping[str, str] = field(default_factory=dict)
-    """Execution mode -> why the scheme cannot take it."""
+    """Execution mode, or `mode@kind` of device -> why the scheme cannot take it."""
     inductor: Mapping[str, Any] = field(default_factory=dict)
     """Options of torch.compile that it cannot do without on CUDA."""
 
@@ -156,8 +156,9 @@ class Scheme:
                 return f"scheme '{self.name}' {reason}"
         if self.dtypes is not None and dtype not in ("auto", *self.dtypes):
             return f"scheme '{self.name}' starts from {' or '.join(self.dtypes)}, not from {dtype}"
-        if mode in self.refused_modes:
-            return f"scheme '{self.name}' cannot run in mode {mode}: {self.refused_modes[mode]}"
+        for refused in (mode, f"{mode}@{device.kind}"):
+            if why := self.refused_modes.get(refused):
+                return f"scheme '{self.name}' cannot run in mode {mode}: {why}"
         if mode == "cuda-graph" and device.kind != "cuda":
             return f"mode cuda-graph needs a CUDA device, not {device.name}"
         return None
