@@ -11,7 +11,7 @@ from bench.experiment import Experiment, Variant, Workload
 from bench.experiment.devices import REMOTE, count
 from bench.experiment.plan import plan
 from bench.experiment.selectors import short_names
-from bench.models import resolve_model
+from bench.models import Model, gguf, resolve_model
 from bench.records import OWN
 from bench.records.file import Results
 from bench.roofline import RESERVE_BYTES, bound, memory_bytes
@@ -72,26 +72,34 @@ def _refusal(variant: Variant, place: Here) -> str | None:
     return why_not(variant, model, place.device) or refusal(variant, place.device)
 
 
+def _sized(variant: Variant, model: Model) -> str:
+    """The scheme whose bytes are the arm's: of a GGUF file that is here its own mean bits."""
+    if model.source != "gguf" or model.path is None or not model.path.is_file():
+        return variant.quant
+    return f"{gguf.read(model.path).mean_bits:.4f}bpw"
+
+
 def _limits(variant: Variant, workload: Workload, place: Here) -> dict[str, Any]:
     figures: dict[str, Any] = {"memory_bytes": None, "fits": None, "bound_decode_tok_s": None}
     if spec(variant.engine).remote:
         why = "the server's machine and what it has loaded are not known here"
         return figures | {"absent": dict.fromkeys(figures, why)}
-    card = resolve_model(variant.model).card
+    model = resolve_model(variant.model)
+    card, quant = model.card, _sized(variant, model)
     absent: dict[str, str] = {}
-    if not has_layout(variant.quant):
+    if not has_layout(quant):
         absent["memory_bytes"] = f"the bytes of scheme '{variant.quant}' are not known beforehand"
     else:
         dtype = place.dtype if variant.dtype == "auto" else variant.dtype
         work: dict[str, Any] = asdict(workload) | {"engine": variant.engine}
-        needed = memory_bytes(card, variant.quant, dtype=dtype, **work)
+        needed = memory_bytes(card, quant, dtype=dtype, **work)
         figures["memory_bytes"] = needed
         if place.memory_bytes is not None:
             more = (count(place.devices) - 1) * RESERVE_BYTES  # what each card keeps for itself
             figures["fits"] = needed + more <= place.memory_bytes
         if place.gpu is not None:
             together = at_once(asdict(variant) | {"device": place.devices})
-            limit = bound(card, place.gpu, variant.quant, dtype=dtype, n_devices=together, **work)
+            limit = bound(card, place.gpu, quant, dtype=dtype, n_devices=together, **work)
             figures["bound_decode_tok_s"] = limit.decode_tok_s
             figures["bound_prefill_tok_s"] = limit.prefill_tok_s
     if place.gpu is None:
