@@ -17,6 +17,7 @@ from typing import Any, Final
 from bench.errors import UnsupportedError
 from bench.models import Model
 from bench.schemes import DEQUANTIZED, Device, find, scheme
+from bench.schemes.row import Part
 
 KEYS: Final = ("quantization_config", "compression_config")
 
@@ -67,6 +68,11 @@ def refusal(
         return (
             f"the model is quantized already, in '{found.scheme}': '{quant}' on top of it is not "
             "measured; leave -q out"
+        )
+    if found.method == "quanto":
+        return (
+            f"scheme '{quant}': transformers loads no folder that is in quanto already; "
+            "-q quanto-int8 on the model in floats is measured"
         )
     why = row.refusal(device, mode, dtype)
     if why and device.kind not in row.kinds and found.method in DEQUANTIZING:
@@ -369,6 +375,7 @@ OTHERS: Final[Mapping[str, str]] = {
     "hf_quant_config.json": "NVIDIA ModelOpt",
     "quantize_config.json": "AutoGPTQ",
     "quant_config.json": "AutoAWQ",
+    "quanto_qmap.json": "optimum-quanto",
 }
 """Files of tools that state their quantization elsewhere than in config.json."""
 
@@ -409,3 +416,47 @@ def _tensors(path: Path) -> Iterator[tuple[str, str]]:
     for name, about in header.items() if isinstance(header, dict) else ():
         if name != "__metadata__" and isinstance(about, dict):
             yield name, str(about.get("dtype"))
+
+
+PROBES: Final[Mapping[Part, tuple[str, ...]]] = {
+    "head": ("lm_head",),
+    "attention": tuple(f"model.layers.N.self_attn.{name}_proj" for name in "qkvo"),
+    "mlp": tuple(f"model.layers.N.mlp.{name}_proj" for name in ("gate", "up", "down")),
+    "expert": tuple(f"model.layers.N.mlp.experts.0.{name}_proj" for name in ("gate", "up", "down")),
+    "router": ("model.layers.N.mlp.gate",),
+}
+"""Names that transformers' modules have, by the part of a model that they are."""
+
+
+def left_in_floats(config: Mapping[str, Any], n_layers: int) -> dict[Part, float]:
+    """Share of each part that a checkpoint leaves in floats, where its config tells.
+
+    compressed-tensors lists every linear layer that is left; what other methods list comes on top
+    of what their loaders leave anyway.
+    """
+    try:
+        found = stated(config)
+    except UnsupportedError:
+        found = None
+    if found is None:
+        return {}
+    patterns = [_pattern(name) for name in found.left]
+    shares: dict[Part, float] = {}
+    for part, probes in PROBES.items():
+        layers = range(n_layers) if "N" in probes[0] else range(1)
+        names = [probe.replace("N", str(i)) for probe in probes for i in layers]
+        left = sum(any(p.search(name) for p in patterns) for name in names)
+        if left or found.method == "compressed-tensors":
+            shares[part] = left / max(len(names), 1)
+    return shares
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    """`re:...` from the beginning; another name as a module, or what holds it, with `*` in it."""
+    try:
+        if name.startswith("re:"):
+            return re.compile("^(?:" + name[3:] + ")")
+    except re.error:
+        return re.compile("(?!)")
+    whole = re.escape(name).replace(r"\*", r"[^.]+")
+    return re.compile(rf"(^|\.){whole}(\.|$)")

@@ -215,7 +215,7 @@ VLLM_ONLINE: Final = (
         summary="vLLM: fp8 weights, a scale each 128 x 128, cast while loading",
         dynamic="online",
         engines={"vllm": "fp8_per_block"},
-        layout=Layout(bits=8, group=128 * 128, group_bytes=4, leaves=FUSED | HEAD, compute="fp8"),
+        layout=Layout(bits=8, block=128, block_bytes=4, leaves=FUSED | HEAD, compute="fp8"),
         kinds=("cuda",),
         kernel="fp8 weights, a scale each 128 x 128; activations in fp8, a scale each 128, from "
         "Ada on, in 16 bits before",

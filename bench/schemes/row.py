@@ -85,6 +85,9 @@ class Layout:
     """Weights that share a scale."""
     group_bytes: float = 0
     """Its scale, and its zero point where there is one."""
+    block: int | None = None
+    """Side of the squares of a matrix that share a scale."""
+    block_bytes: int = 0
     pad_in: int = 1
     """Rows are padded to a multiple of this."""
     pad_out: int = 1

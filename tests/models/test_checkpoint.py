@@ -14,11 +14,13 @@ import pytest
 
 from bench.errors import UnsupportedError
 from bench.experiment import Experiment, Grid
-from bench.models import resolve_model
+from bench.models import load_card, model_cards, resolve_model
 from bench.models.checkpoint import Checkpoint, base_of, checkpoint_of, refusal, stated
+from bench.models.shapes import shape
 from bench.models.tokenizers import same_tokens
 from bench.runner.naming import named
 from bench.schemes import Device, scheme
+from bench.schemes.bytes import held
 
 CPU = Device(name="cpu", kind="cpu")
 ADA = Device(name="cuda:0", kind="cuda", capability=(8, 9), elsewhere=True)
@@ -248,6 +250,42 @@ def test_arms_are_named_after_what_the_folder_holds(tmp_path: Path) -> None:
     assert named(asked).baselines == tuple(v.name for v in named(asked).variants[:2])
     alone = replace(asked, baseline="none", grid=Grid(model=(str(awq),)))
     assert named(alone).baselines == (f"{awq}/transformers/awq-int4-g128",)
+
+
+def test_layers_that_a_checkpoint_leaves_are_counted_as_floats() -> None:
+    card = load_card(model_cards()["llama-3.1-8b"])
+    config = compressed(FLOAT8, TOKEN8) | {
+        "ignore": ["lm_head", r"re:.*self_attn\.q_proj", "model.layers.0.mlp.up_proj"]
+    }
+    made = shape(replace(card, architecture={**card.architecture, "quantization_config": config}))
+    assert made.left == {
+        "head": 1.0,
+        "attention": 0.25,
+        "mlp": 1 / 96,
+        "expert": 0.0,
+        "router": 0.0,
+    }
+    low = held(made, "compressed-tensors/fp8-dynamic")
+    plain = held(shape(card), "compressed-tensors/fp8-dynamic")
+    assert low.weights_bytes > plain.weights_bytes
+    assert 0.7 < low.quantized_fraction < plain.quantized_fraction
+    # Another scheme of the same shape knows nothing of the list.
+    assert held(made, "int8-weight-only") == held(shape(card), "int8-weight-only")
+    whole = config | {"ignore": []}
+    made = shape(replace(card, architecture={**card.architecture, "quantization_config": whole}))
+    assert held(made, "compressed-tensors/fp8-dynamic").quantized_fraction > 0.93
+
+
+def test_published_sizes_of_8b_folders() -> None:
+    """GB of the safetensors of RedHatAI's and hugging-quants' Llama 3.1 8B."""
+    card = load_card(model_cards()["llama-3.1-8b"])
+    for name, size in (
+        ("compressed-tensors/fp8-dynamic", 9.08),
+        ("compressed-tensors/w8a8-dynamic", 9.08),
+        ("compressed-tensors/w4a16-g128", 5.70),
+        ("awq-int4-g128", 5.73),
+    ):
+        assert held(shape(card), name).weights_bytes / 1e9 == pytest.approx(size, rel=0.01)
 
 
 def test_why_a_checkpoint_cannot_run() -> None:
