@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.cli import add_output, stop_on_terminate
 from bench.cli.grid import LARGEST, add_fleet, add_grid, share, wanted_experiment
+from bench.cli.streams import Guard
+from bench.text import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -99,9 +101,12 @@ def _on_fleet(experiment: Experiment, folder: Path, args: argparse.Namespace) ->
     from bench.runner.arms import check_names
     from bench.runner.fleet import run_on_fleet
     from bench.runner.nodes import connect
+    from bench.runner.pinning import pinned
 
     if args.n_batch == LARGEST or args.target is not None:
         raise InputError("--on: -b max and --target try a single machine; give numbers")
+    with ProgressLine() as progress:
+        experiment = pinned(experiment, progress.say)
     check_names(experiment)
     connect(args.on)
     with ProgressLine() as progress:
@@ -157,7 +162,8 @@ class ProgressLine:
     def __init__(self) -> None:
         from rich.console import Console
 
-        self._console: Console = Console(stderr=True, highlight=False)
+        stream: Any = sys.stderr.own() if isinstance(sys.stderr, Guard) else sys.stderr
+        self._console: Console = Console(file=stream, highlight=False)
         self._status: Any = None
         self._title = ""
         self._began = time.monotonic()
@@ -176,7 +182,7 @@ class ProgressLine:
             self._status.stop()
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(plain(text), markup=False, soft_wrap=True)
 
     def step(self, done: int, total: int, title: str) -> None:
         now = time.monotonic()
@@ -206,6 +212,6 @@ class ProgressLine:
         from rich.text import Text
 
         if self._status is not None:
-            self._status.update(Text(text), refresh=True)
+            self._status.update(Text(plain(text)), refresh=True)
         else:
             print(text, file=sys.stderr, flush=True)

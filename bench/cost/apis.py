@@ -89,8 +89,11 @@ def api_on(model: str, on: datetime.date, *, batch: bool = False) -> ApiPrice:
     if found is None and not own:
         raise InputError(unknown_item("api", model, _known(model)))
     packaged = _packaged(model, *found, on, batch=batch) if found else None
-    if packaged is not None and _ended(packaged, own, on):
-        packaged = None
+    alike = [
+        row for row in rows if isinstance(row, ApiPrice) and found and _found(row.item) == found
+    ]
+    if packaged is not None and _ended(packaged, alike, on):
+        packaged, own = None, own or alike
     if kept is not None and not batch and (packaged is None or on < as_of()):
         return kept
     if packaged is None:

@@ -108,6 +108,11 @@ class Pricer:
             )
         return power
 
+    def hourly(self, one: Throughput) -> cost.HourlyCost:
+        """The hour of one machine, drawing what this throughput draws."""
+        busy_w, idle_w = _watts(self.power(one))
+        return dataclasses.replace(self._base, busy_w=busy_w, idle_w=idle_w)
+
     def band(self, one: Throughput, power: Power | None) -> tuple[float, float] | None:
         """Ends of a busy hour's cost over the draws; None if no figure is a range."""
         if self.draws is None:
@@ -149,9 +154,7 @@ class Pricer:
     def rows(self, one: Throughput, time: cost.TokenTime | None) -> list[CostRow]:
         """The rows of one throughput: one, or one for each API that it is held against."""
         self.check_card(one)
-        power = self.power(one)
-        busy_w, idle_w = _watts(power)
-        made = dataclasses.replace(self._base, busy_w=busy_w, idle_w=idle_w)
+        power, made = self.power(one), self.hourly(one)
         row = self._row(one, made, power, time)
         if not self.terms.against:
             row.absent += (NO_API,)
@@ -212,6 +215,7 @@ class Pricer:
             split_method=time.method if time else "none",
             split_rho=time.rho if time else None,
             energy_source=power.source if power and scenario.basis == "own" else "in the rent",
+            power_limit_w=one.limit_w,
             busy_w=power.busy_w if power else None,
             idle_w=power.idle_w if power else None,
             idle_source=power.idle_source if power else None,

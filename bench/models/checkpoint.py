@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 from bench.errors import UnsupportedError
 from bench.models import Model
+from bench.models.unstated import check_floats
 from bench.schemes import DEQUANTIZED, Device, find, scheme
 from bench.schemes.row import Part
 
@@ -42,7 +42,7 @@ def checkpoint_of(model: Model) -> Checkpoint | None:
     try:
         found = stated(model.card.architecture)
         if found is None and model.path is not None and model.path.is_dir():
-            _check_floats(model.path)
+            check_floats(model.path)
     except UnsupportedError as error:
         raise UnsupportedError(f"model '{model.ref}': {error}") from None
     return found
@@ -369,53 +369,6 @@ def _unknown(method: str, what: str) -> UnsupportedError:
     return UnsupportedError(
         f"config.json: quantization_config: {method}: {what} is not a scheme that is measured here"
     )
-
-
-OTHERS: Final[Mapping[str, str]] = {
-    "hf_quant_config.json": "NVIDIA ModelOpt",
-    "quantize_config.json": "AutoGPTQ",
-    "quant_config.json": "AutoAWQ",
-    "quanto_qmap.json": "optimum-quanto",
-}
-"""Files of tools that state their quantization elsewhere than in config.json."""
-
-LOW: Final = re.compile(r"F8_.*|F4|F6_.*|U4|I4")
-"""Types of safetensors that only quantized weights have."""
-PARTS: Final = re.compile(
-    r"(.*\.)?(qweight|qzeros|weight_packed|weight_scale|weight_scale_inv|SCB|absmax|"
-    r"weight\.absmax|\w+_blocks|weight_qdata|weight__data|_weight_\w*qdata)"
-)
-"""Names of tensors that stand beside or for a quantized weight."""
-
-
-def _check_floats(folder: Path) -> None:
-    """Refuse a folder whose config states no quantization and whose files hold one."""
-    for name, tool in OTHERS.items():
-        if (folder / name).is_file():
-            raise UnsupportedError(
-                f"{name} is there and config.json has no quantization_config: {tool} wrote it, "
-                "and no engine here loads that"
-            )
-    for path in sorted(folder.glob("*.safetensors")):
-        for name, kind in _tensors(path):
-            if LOW.fullmatch(kind) or PARTS.fullmatch(name):
-                raise UnsupportedError(
-                    f"{path.name} holds quantized weights ({name}, {kind}), and config.json has "
-                    "no quantization_config that says how they are to be read"
-                )
-
-
-def _tensors(path: Path) -> Iterator[tuple[str, str]]:
-    """Name and type of each tensor of a safetensors file; nothing of one that is broken."""
-    try:
-        with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length)) if length < 2**30 else {}
-    except (OSError, ValueError, struct.error, MemoryError):
-        return  # whoever loads it says what is wrong
-    for name, about in header.items() if isinstance(header, dict) else ():
-        if name != "__metadata__" and isinstance(about, dict):
-            yield name, str(about.get("dtype"))
 
 
 PROBES: Final[Mapping[Part, tuple[str, ...]]] = {

@@ -128,6 +128,10 @@ class GgufFile:
         return {"model_type": str(kind), **found, "tie_word_embeddings": tied}
 
 
+MOST_NESTED: Final = 8
+"""Arrays within one another; files have one level."""
+
+
 class _Cursor:
     """Reads values one after the other."""
 
@@ -150,8 +154,10 @@ class _Cursor:
         self.at += length
         return self._data[self.at - length : self.at].decode(errors="replace")
 
-    def value(self, kind: int) -> Any:
+    def value(self, kind: int, depth: int = 0) -> Any:
         """A value of that type; of an array its length."""
+        if depth > MOST_NESTED:
+            raise ValueError("nested too deeply")
         if kind == STRING:
             return self.text()
         if kind != ARRAY:
@@ -163,7 +169,7 @@ class _Cursor:
             self.at += length * struct.calcsize(SCALARS[inner])
         else:
             for _ in range(length):
-                self.value(inner)
+                self.value(inner, depth + 1)
         return length
 
 

@@ -67,6 +67,7 @@ def weights_of(module: torch.nn.Module) -> Iterator[Weight]:
             yield Weight(bias.numel(), [bias], quantized=False)
     stored, names = _stored(module)
     yield from stored
+    yield from _buffers(module, counted=bool(own or packed or stored))
     for name, parameter in module.named_parameters(recurse=False):
         if name in names:
             continue
@@ -125,6 +126,23 @@ def _numbers(module: Any, codes: torch.Tensor) -> int:
     if isinstance(inner, int) and isinstance(outer, int):
         return inner * outer
     return codes.numel()
+
+
+def _buffers(module: torch.nn.Module, *, counted: bool) -> Iterator[Weight]:
+    """Weights that a library keeps as buffers: integers or bytes, packed (bitnet, GPTQ)."""
+    import torch
+
+    if counted or any(p.dim() > 1 for p in module.parameters(recurse=False)):
+        return
+    low = (torch.int8, torch.uint8, torch.int32, torch.float8_e4m3fn)
+    buffers = [b for b in module.buffers(recurse=False) if b.dim() > 1]
+    packed = [b for b in buffers if b.dtype in low]
+    if not packed:
+        return
+    n_in, n_out = getattr(module, "in_features", 0), getattr(module, "out_features", 0)
+    largest = max(packed, key=torch.Tensor.numel)
+    rest = [b for b in buffers if b is not largest]
+    yield Weight(int(n_in) * int(n_out) or largest.numel(), [largest, *rest], quantized=True)
 
 
 def weight_parts(module: torch.nn.Module) -> list[torch.Tensor]:

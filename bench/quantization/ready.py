@@ -62,15 +62,19 @@ def settings(quant: str, folder: Path | None, device: Device) -> dict[str, Any]:
     return {"quantization_config": getattr(transformers, kinds[found.method])(**made)}
 
 
+def keep_compressed(model: Any, quant: str) -> None:
+    """Before its first call, which would decompress the whole model (`compressed`)."""
+    if not quant.endswith(schemes.DEQUANTIZED) and hasattr(model, "ct_decompress_hook"):
+        from bench.quantization import compressed
+
+        compressed.hold(model)
+
+
 def found(wanted: Scheme, model: torch.nn.Module) -> Applied:
     """What a loaded model holds. Raises UnsupportedError where that is not the scheme named."""
     from bench.quantization import Applied
 
     floats = wanted.name.endswith(schemes.DEQUANTIZED)
-    if not floats and hasattr(model, "ct_decompress_hook"):
-        from bench.quantization import compressed
-
-        compressed.hold(model)
     low = {
         name: module
         for name, module in model.named_modules()

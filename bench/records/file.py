@@ -6,13 +6,14 @@ import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
 from bench.errors import InputError, UnsupportedError
 from bench.fields import MOST_BYTES
+from bench.hiding import hide_all
 from bench.records import (
     FILE,
     Environment,
@@ -204,6 +205,9 @@ class Writer:
 
     def _write(self, line: Line) -> None:
         assert self._stream is not None
+        told = asdict(line)
+        if (hidden := {name: hide_all(value) for name, value in told.items()}) != told:
+            line = type(line)(**hidden)
         # Half a character, as in names of files that are no text, is not read back either.
         data = (to_json(line) + "\n").encode("utf-8", "replace")
         try:
