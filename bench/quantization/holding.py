@@ -67,7 +67,8 @@ def weights_of(module: torch.nn.Module) -> Iterator[Weight]:
             yield Weight(bias.numel(), [bias], quantized=False)
     stored, names = _stored(module)
     yield from stored
-    yield from _buffers(module, counted=bool(own or packed or stored))
+    others = own is not None or packed is not None or bool(stored)
+    yield from _buffers(module, counted=others)
     for name, parameter in module.named_parameters(recurse=False):
         if name in names:
             continue
