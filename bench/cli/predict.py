@@ -121,8 +121,9 @@ def run(args: argparse.Namespace) -> int:
     rows = [
         _row(found, gpu, args)
         for engine in engines
-        for quant in dict.fromkeys(meant(q, engine) for q in args.quant.split(","))
-        for model in _models(args, quant)
+        for asked in dict.fromkeys(meant(q, engine) for q in args.quant.split(","))
+        for model in _models(args, asked)
+        for quant in [_stored(model, asked)]
         for gpu in cards
         for n_batch in args.n_batch
         for found in [
@@ -160,6 +161,17 @@ def _models(args: argparse.Namespace, quant: str) -> list[ModelCard]:
     if args.weights_bytes is not None:
         return [card_of_size(args.weights_bytes, quant)]
     return [resolve_model(name.strip()).card for name in args.model.split(",")]
+
+
+def _stored(card: ModelCard, quant: str) -> str:
+    """The scheme that a folder is quantized in already, where none was asked for."""
+    from bench.errors import InputError
+    from bench.models.checkpoint import stated
+
+    found = stated(card.architecture)
+    if found is None or quant in ("none", "f16", found.scheme):
+        return found.scheme if found is not None else quant
+    raise InputError(f"{card.name} is quantized already, in '{found.scheme}': leave -q out")
 
 
 def _row(found: Prediction, gpu: Gpu, args: argparse.Namespace) -> dict[str, Any]:

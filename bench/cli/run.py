@@ -27,6 +27,7 @@ examples:
   bench run -m Qwen/Qwen3-8B -d cuda           a model of the hub, by name
   bench run -b max -d cuda                     the most sequences that fit in memory
   bench run -m ./my-model -d cuda -o json      your own safetensors
+  bench run -m ./base,./base-FP8 --baseline ./base   a quantized folder against its base
   bench run --on ray --select gpu=rtx-4080     on machines of a Ray cluster (docs/fleet.md)
 
 Finished replicates are kept in DIR and not run again; run the same command to go on.
