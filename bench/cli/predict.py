@@ -197,8 +197,9 @@ def _rows(
     host = Host(memory_bytes=int(args.host_memory * 2**30), bandwidth=args.host_bandwidth * 1e9)
     rows = []
     for engine in engines:
-        for quant in dict.fromkeys(schemes.meant(q, engine) for q in args.quant.split(",")):
-            for model in _models(args, quant):
+        for asked in dict.fromkeys(schemes.meant(q, engine) for q in args.quant.split(",")):
+            for model in _models(args, asked):
+                quant = _stored(model, asked)
                 for gpu in cards:
                     for n_batch in args.n_batch:
                         found = predictor.predict(
@@ -268,6 +269,17 @@ def _models(args: argparse.Namespace, quant: str) -> list[ModelCard]:
         card_of_config(Path(name)) if is_config(name) else resolve_model(name).card
         for name in names
     ]
+
+
+def _stored(card: ModelCard, quant: str) -> str:
+    """The scheme that a folder is quantized in already, where none was asked for."""
+    from bench.errors import InputError
+    from bench.models.checkpoint import stated
+
+    found = stated(card.architecture)
+    if found is None or quant in ("none", "f16", found.scheme):
+        return found.scheme if found is not None else quant
+    raise InputError(f"{card.name} is quantized already, in '{found.scheme}': leave -q out")
 
 
 def _row(

@@ -27,6 +27,7 @@ examples:
   bench run -m Qwen/Qwen3-8B -d cuda           a model of the hub, by name
   bench run -b max -d cuda                     the most sequences that fit in memory
   bench run -m ./my-model -d cuda -o json      your own safetensors
+  bench run -m ./base,./base-FP8 --baseline ./base   a quantized folder against its base
   bench run --on ray --select gpu=rtx-4080     on machines of a Ray cluster (docs/fleet.md)
 
 Finished replicates are kept in DIR and not run again; run the same command to go on.
@@ -73,13 +74,14 @@ def run(args: argparse.Namespace) -> int:
 def _measure(experiment: Experiment, args: argparse.Namespace) -> int:
     from bench import runner
     from bench.runner.largest_batch import with_largest_batch
+    from bench.runner.naming import named
     from bench.runner.pinning import pinned
 
     folder = args.into or Path("results/local") / experiment.name
     if args.on is not None:
         return _on_fleet(experiment, folder, args)
     with ProgressLine() as progress:
-        experiment = pinned(experiment, progress.say)
+        experiment = named(pinned(experiment, progress.say))
         if args.n_batch == LARGEST:
             experiment = with_largest_batch(experiment, folder, progress.say)
         if args.target is not None:

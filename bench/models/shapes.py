@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final
 
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.models import ModelCard, load_card, model_cards
+from bench.models.checkpoint import left_in_floats
 from bench.models.families import FAMILIES, kind_of, layer_kinds, settings, sparse_layers
 from bench.models.layers import Attention as Attention
 from bench.models.layers import Matrix as Matrix
@@ -33,6 +34,7 @@ from bench.models.layers import (
     short_conv,
 )
 from bench.models.mlp import dense_matrices, expert_matrices, feed_forward, n_active, n_experts
+from bench.schemes.row import Part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,8 @@ class Shape:
     """Multi-head latent attention."""
     mtp: tuple[Matrix, ...] = ()
     """Heads for multi-token prediction, which only speculation loads; not among `matrices`."""
+    left: Mapping[Part, float] = field(default_factory=dict)
+    """Share of a part's weights that a quantized checkpoint leaves in floats, where it says so."""
     name: str = field(default="model")
 
     @property
@@ -132,7 +136,8 @@ def _shape(card: _Frozen) -> Shape:
         )
     a = settings(card.architecture)
     try:
-        return _count(a, card.name)
+        made = _count(a, card.name)
+        return replace(made, left=left_in_floats(card.architecture, made.n_layers))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise InputError(f"model '{card.name}': config: {_what(error)}") from error
 

@@ -3,6 +3,7 @@
 layers   which layers, and why not the others     ao, bnb, quanto,     what a scheme's row names
 seen     what really computes a layer             own, int8_layer      as `convert` and `fits`
 holding  what is held in memory                   mixed                bits by measured layers
+ready    models that were quantized before        compressed           their layers, kept so
 """
 
 from __future__ import annotations
@@ -61,6 +62,10 @@ def apply(
     `tokenize` is asked only by schemes that measure the model before they quantize it.
     """
     wanted = schemes.scheme(name)
+    if wanted.source == "checkpoint" or getattr(model, "hf_quantizer", None) is not None:
+        from bench.quantization import ready
+
+        return ready.found(wanted, model)
     if reason := refusal(name, device):
         raise UnsupportedError(reason)
     if name.startswith(allocation.PREFIX):

@@ -23,6 +23,7 @@ from bench.models.weights import cache_folder
 from bench.records import Environment, QualityRecord, Record
 from bench.records.file import Results, Writer, read
 from bench.runner.arms import Arm, resolve
+from bench.runner.naming import named
 from bench.runner.pinning import pinned
 from bench.runner.qualities import measure_qualities
 from bench.runner.replicates import measure_replicates
@@ -43,9 +44,10 @@ def run(
 
     Raises UnsupportedError if no variant at all can run here.
     """
-    experiment = pinned(experiment, progress.say)
+    experiment = named(pinned(experiment, progress.say))
     text = read_text(experiment.quality.text) if experiment.quality.text else None
-    arms = resolve(experiment, progress.say) if arms is None else arms
+    if arms is None:
+        arms = resolve(experiment, progress.say)
     if all(arm.refusal for arm in arms):
         raise UnsupportedError("\n".join(dict.fromkeys(str(arm.refusal) for arm in arms)))
     outcome = Outcome()

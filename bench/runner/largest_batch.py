@@ -16,6 +16,7 @@ from bench.identity import key
 from bench.runner.arms import Arm, resolve
 from bench.runner.fits import most_that_fit
 from bench.runner.here import place_of
+from bench.runner.naming import named
 from bench.runner.pinning import pinned
 from bench.runner.process import events, last
 from bench.worker.fitting import MOST
@@ -38,7 +39,7 @@ def with_largest_batch(
             "-b max: a server's memory is not seen from here, and it queues what does not fit; "
             "give numbers, such as -b 1,2,4,8"
         )
-    experiment = pinned(experiment, say)
+    experiment = named(pinned(experiment, say))
     every = resolve(experiment, say)
     arms = [arm for arm in every if arm.refusal is None]
     if not arms:

@@ -26,6 +26,8 @@ from bench.engines.transformers.ranks import Ranks, Seat, on_all_ranks
 from bench.engines.transformers.splitting import Split
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.experiment.devices import index_of, kind_of, members, number_of, spelled_out
+from bench.models import checkpoint
+from bench.quantization import ready
 
 
 class TransformersEngine:
@@ -58,7 +60,8 @@ class TransformersEngine:
         split, options = splitting.split_of(job.options, device.name)
         if job.mode not in spec(self.name).modes:
             raise InputError(unknown("mode", job.mode, spec(self.name).modes))
-        if reason := quantization.refusal(job.quant, device, job.mode, job.dtype):
+        stated = ready.stated_in(job.folder)
+        if reason := checkpoint.refusal(stated, job.quant, device, job.mode, job.dtype):
             raise UnsupportedError(reason)
         if reason := splitting.refusal_of(
             split, quant=job.quant, mode=job.mode, random=job.folder is None
@@ -81,6 +84,7 @@ class TransformersEngine:
         model = found.model.eval()
         if places is not None:
             placement.place(model, places, split.devices)
+        ready.keep_compressed(model, job.quant)
         self._check_float(model, job, dtype)
         applied = quantization.apply(job.quant, model, device, self.tokenize)
         self._model = applied.model
@@ -123,6 +127,7 @@ class TransformersEngine:
         logging.disable_progress_bar()
         kind = getattr(torch, dtype)
         settings: dict[str, Any] = {"dtype": kind}
+        settings |= ready.settings(job.quant, job.folder, resolve_device(job.device))
         if job.folder is not None and split.how == "one":
             device_map = {"": self._device}
             return loading.load(job.folder, auto, config, device_map=device_map, **settings), None

@@ -60,7 +60,8 @@ def config_of(folder: Path | None, architecture: Mapping[str, Any]) -> Any:
     try:
         if folder is not None:
             return AutoConfig.from_pretrained(folder, local_files_only=True)
-        rest = {name: value for name, value in architecture.items() if name != "model_type"}
+        apart = ("model_type", "quantization_config")  # made-up weights are floats
+        rest = {name: value for name, value in architecture.items() if name not in apart}
         return AutoConfig.for_model(kind, **rest)
     except Exception as error:
         where = folder / "config.json" if folder is not None else f"model type {kind}"
