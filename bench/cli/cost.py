@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bench.cost.row import CostRow
     from bench.cost.scenario import Basis, Figure, Scenario
     from bench.cost.throughput import Throughput
+    from bench.report.tables import Column
 
 EPILOG = """\
 examples:
@@ -115,26 +116,35 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     return parser
 
 
+Groups = Sequence[tuple[str, Sequence["Throughput"]]]
+"""The throughputs of each model; all of them under no name where models do not matter."""
+
+
 def run(args: argparse.Namespace) -> int:
-    """Price the results and print one table."""
-    from bench.cost import pricing
-    from bench.report.tables import render
-    from bench.report.tables.cost import TORNADO_COLUMNS, cost_columns, cost_notes, old_prices
+    """Price the results and print one table; old prices are warned about on stderr."""
+    from bench.report.tables.cost import old_prices
 
     items, models = _measured(args.results)
     scenarios = _scenarios(args, items)
-    groups = _of_models(items, models) if "hosted" in args.against else [("", items)]
+    groups: Groups = _of_models(items, models) if "hosted" in args.against else [("", items)]
     if args.tornado:
-        if not scenarios:
-            raise InputError("--tornado: needs --scenario, or --rent or --own with ranges")
-        if not any(one.ranges for one in scenarios):
-            raise InputError("--tornado: no figure is a range; write LOW:MODE:HIGH")
-        terms = _terms(args, items, "")
-        bars = [bar for one in scenarios for bar in pricing.tornado_rows(items, one, terms)]
-        print(render(bars, TORNADO_COLUMNS, args.output), end="")
-        return 0
-    if args.tokens_per_day:
-        return _volume(args, scenarios, groups)
+        rows = _tornado(args, scenarios, groups)
+    elif args.tokens_per_day:
+        rows = _volume(args, scenarios, groups)
+    else:
+        rows = _priced(args, scenarios, groups)
+    for line in old_prices(rows):
+        print(f"bench: {line}", file=sys.stderr)
+    return 0
+
+
+def _priced(
+    args: argparse.Namespace, scenarios: Sequence[Scenario], groups: Groups
+) -> list[dict[str, Any]]:
+    """Print the cost of each throughput, and of each API."""
+    from bench.cost import pricing
+    from bench.report.tables.cost import cost_columns, cost_notes
+
     priced: list[CostRow] = []
     listed: list[CostRow] = []
     for model, part in groups:
@@ -143,35 +153,44 @@ def run(args: argparse.Namespace) -> int:
         listed += pricing.api_rows(part, terms)
     rows = [row.table() for row in (*priced, *listed)]
     _in_currency(rows, args.currency, amounts.rates(args.rate))
-    print(render(rows, cost_columns(rows, args.currency), args.output), end="")
-    if args.output == "md":
-        print(
-            "\n"
-            + "\n".join(
-                f"- {note}"
-                for note in (
-                    *cost_notes(rows),
-                    *amounts.rate_notes(args.rate, amounts.day(args.on)),
-                )
-            )
-        )
-    for line in old_prices(rows):
-        print(f"bench: {line}", file=sys.stderr)
-    return 0
+    _show(args, rows, cost_columns(rows, args.currency), cost_notes(rows))
+    return rows
+
+
+def _tornado(
+    args: argparse.Namespace, scenarios: Sequence[Scenario], groups: Groups
+) -> list[dict[str, Any]]:
+    """Print what drives the cost."""
+    from bench.cost.pricing import tornado_rows
+    from bench.report.tables.cost import TORNADO_COLUMNS
+
+    if not scenarios:
+        raise InputError("--tornado: needs --scenario, or --rent or --own with ranges")
+    if not any(one.ranges for one in scenarios):
+        raise InputError("--tornado: no figure is a range; write LOW:MODE:HIGH")
+    rows = [
+        row
+        for model, part in groups
+        for one in scenarios
+        for row in tornado_rows(part, one, _terms(args, part, model))
+    ]
+    _show(args, rows, TORNADO_COLUMNS, [])
+    return rows
 
 
 def _volume(
-    args: argparse.Namespace,
-    scenarios: Sequence[Scenario],
-    groups: Sequence[tuple[str, list[Throughput]]],
-) -> int:
+    args: argparse.Namespace, scenarios: Sequence[Scenario], groups: Groups
+) -> list[dict[str, Any]]:
     """Print what so many tokens a day cost."""
     from bench.cost.volume import volume_rows
-    from bench.report.tables import render
     from bench.report.tables.cost import volume_columns, volume_notes
 
     if not scenarios:
         raise InputError("--tokens-per-day: needs --scenario, --rent or --own")
+    if args.mix or args.currency != "USD":
+        raise InputError(
+            "--tokens-per-day: is in USD, at the measured mix; leave --mix, --currency"
+        )
     days = [amounts.tokens(text) for text in args.tokens_per_day.split(",")]
     rows = [
         row
@@ -179,10 +198,23 @@ def _volume(
         for one in scenarios
         for row in volume_rows(part, one, _terms(args, part, model), days)
     ]
-    print(render(rows, volume_columns(rows), args.output), end="")
-    if args.output == "md":
-        print("\n" + "\n".join(f"- {note}" for note in volume_notes(rows)))
-    return 0
+    _show(args, rows, volume_columns(rows), volume_notes(rows))
+    return rows
+
+
+def _show(
+    args: argparse.Namespace,
+    rows: Sequence[dict[str, Any]],
+    columns: Sequence[Column],
+    notes: Sequence[str],
+) -> None:
+    """Print a table, and below it, to read, what it rests on."""
+    from bench.report.tables import render
+
+    print(render(rows, columns, args.output), end="")
+    lines = [*notes, *amounts.rate_notes(args.rate, amounts.day(args.on))]
+    if args.output == "md" and lines:
+        print("\n" + "\n".join(f"- {line}" for line in lines))
 
 
 def _measured(paths: Sequence[Path]) -> tuple[list[Throughput], dict[str, str]]:

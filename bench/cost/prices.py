@@ -147,6 +147,7 @@ def card_name(device: str) -> str:
 def plain(name: str) -> str:
     """A name without case, punctuation and vendor: `rtx-4080-super` is `RTX 4080 SUPER`."""
     text = re.sub(r"sxm[45]", "sxm", _VENDORS.sub(" ", name).lower())
+    text = re.sub(r"(?<=\d)[ -]gb\b", "gb", text)
     return " ".join(re.sub(r"[^a-z0-9./]+", " ", text).split())
 
 

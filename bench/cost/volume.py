@@ -102,6 +102,8 @@ def _rows(
         "against": api.name if api else None,
         "against_usd_per_month": None if api_mtok is None else api_mtok * mtok,
         "months_to_pay_back": months,
+        "assumptions": pricer.assumed,
+        "price_age_days": pricer.price_age_days,
         "valid": one.valid,
         "reasons": list(one.reasons),
         "absent": absent,

@@ -327,7 +327,7 @@ def test_who_needs_credentials_is_skipped(monkeypatch: pytest.MonkeyPatch) -> No
         ("A100", 40, "", "A100 40GB"),
         ("H100", 80, "", "H100"),
         ("H100", 80, "NVIDIA H100 PCIe", "H100 PCIe"),
-        ("H100NVL", 94, "", "H100 NVL"),
+        ("H100NVL", 94, "", "H100 NVL 94 GB"),
         ("H200", 141, "", "H200 SXM"),
     ],
 )

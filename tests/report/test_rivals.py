@@ -56,7 +56,7 @@ def test_prices_are_dated() -> None:
     lead = of(measured()).lead
 
     assert "Prices on 2026-11-29, from genai-prices" in lead
-    assert "20 days before" in lead
+    assert "19 days before" in lead
 
 
 def test_a_day_without_some_prices_says_which() -> None:

@@ -71,7 +71,7 @@ def section(
     if fastest is not None and scenario is not None:
         blocks += _months(machine, fastest, scenario, rivals, on)
     age = (on - as_of()).days
-    lead = f"Prices on {on}, from {source()}, whose newest is of {as_of()} ({age} days before)."
+    lead = f"Prices on {on}, from {source()} of {as_of()} ({age} days before)."
     if not priced:
         lead += " What the machine costs was not given: `bench report --rent USD_PER_HOUR`."
     if scenario is None:

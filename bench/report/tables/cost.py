@@ -296,7 +296,12 @@ def volume_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
 
 def volume_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the table takes for granted, and why figures are missing."""
-    notes = ["the batch that was measured is full whenever there is work; a month is 365/12 days"]
+    notes = [
+        f"{row['scenario']}: {row['assumptions']}; oldest price {row['price_age_days']} days old"
+        for row in rows
+    ]
+    notes = list(dict.fromkeys(notes))
+    notes.append("the measured batch is full whenever there is work; a month is 365/12 days")
     if any(row["usd_per_month_by_use"] is not None for row in rows):
         notes.append(
             "USD/month pays every hour, reserved; only hours of use: those billed at the "
