@@ -34,6 +34,9 @@ def faults(folder: Path) -> Iterator[str]:
     """What is wrong with a folder, one line each, the plainest first."""
     try:
         names = {path.name for path in folder.iterdir()}
+    except FileNotFoundError:
+        yield f"{folder}: no such folder, so no config.json there"
+        return
     except OSError as error:
         yield f"{folder}: {error.strerror or error}"
         return

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from bench.engines.graph.compiling import Compiling
 from bench.engines.graph.engine import GraphEngine
 from bench.engines.messages import Job
-from bench.engines.transformers import loading
+from bench.engines.transformers import loading, self_check
 from bench.engines.transformers.engine import TransformersEngine
 from bench.errors import BenchError
 from tests.zoo import configs
@@ -57,6 +57,9 @@ def attempt(name: str, engine: str) -> Trial:
         wanted = job(name, mode)
         with uncompiled() if engine == "graph" else contextlib.nullcontext():
             runs.load(wanted)
+            shake(runs._model)
+            if not remembers(runs):
+                return Trial(name=name, engine=engine, outcome="refused", why=FORGETS)
             runs.start(N_PROMPT, N_GEN, N_BATCH)
             runs.reset()
             runs.prefill()
@@ -77,6 +80,30 @@ def attempt(name: str, engine: str) -> Trial:
     if theirs is not None and made != theirs:
         return Trial(name=name, engine=engine, outcome="wrong", why="tokens of generate()")
     return Trial(name=name, engine=engine, outcome="right")
+
+
+FORGETS = "no tiny form: what comes before a token does not show in its logits"
+
+
+def shake(model: Any) -> None:
+    """Weights so wide that whatever a layer does shows: some are made as if it did nothing."""
+    import torch
+
+    draw = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data.normal_(std=0.1, generator=draw)
+
+
+def remembers(runs: Any) -> bool:
+    """Whether the logits of a prompt's last token are other than those of that token alone: else
+    a cache that is lost would not be seen."""
+    import torch
+
+    prompt = torch.arange(3, 3 + N_PROMPT)[None]
+    with runs._inference(), loading.refusing(type(runs._model).__name__):
+        alone, whole = runs._full(prompt[:, -1:], 1), runs._full(prompt, 1)
+    return float(self_check.difference(alone, whole).min()) > 0.02
 
 
 def no_tiny_form(name: str) -> str | None:

@@ -197,6 +197,7 @@ class Static:
         with self.plain():
             self._eager.start(self._prompt, 1)
             self._eager.checked(full, tolerance)
+            self._eager.reset()
         room = self._out.shape[1] - 1 - self._n_prompt
         steps = min(self_check.STEPS, room)
         self._kept = []

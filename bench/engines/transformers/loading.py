@@ -27,6 +27,9 @@ FILES: Final[Mapping[str, Any]] = {
 HEADS: Final = re.compile(r"(ForCausalLM\w*|LMHead\w*|ForConditionalGeneration\w*)$", re.IGNORECASE)
 """Ends of the names of classes that predict the next token."""
 
+STEPS_BY: Final = "_supports_default_dynamic_cache"
+"""What a model has that `generate()` steps token by token."""
+
 SPARE: Final = re.compile(
     r"(^|\.)(mtp|mtp_\w+|nextn|eh_proj|enorm|hnorm|shared_head|rotary_emb|inv_freq|masked_bias|"
     r"attn\.bias|attention\.bias|vision\w*|visual|audio\w*|\w*projector|embed_vision|embed_audio|"
@@ -135,7 +138,7 @@ def on_meta(config: Any, auto: Any) -> Any:
     try:
         with torch.device("meta"):
             model = auto.from_config(config)
-        if (more := needs_more(model)) is None and hasattr(model, "generate"):
+        if (more := needs_more(model)) is None and hasattr(model, STEPS_BY):
             return model
     except Exception as error:
         raise UnsupportedError(
