@@ -24,6 +24,7 @@ REASONS: Final[Mapping[str, str]] = MappingProxyType(
         "CV": "replicates differ by more than 5%",
         "CLOCK_NOT_BRACKETED": "the energy counter's edges could not be aligned with the window",
         "COUNTER_RESET": "the energy counter went backwards",
+        "SUSPENDED": "the machine slept within the measured window",
         "SAMPLE_GAP": "device samples are more than 3 s apart",
         "NONFINITE": "logits or figures are not finite numbers",
         "QUALITY_GATE": "quality is outside the stated gate",
