@@ -57,15 +57,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _row(card: Any, place: Any) -> dict[str, Any]:
-    from bench.roofline import active_params, memory_bytes, n_params, weights_bytes
+    from bench.experiment import Variant, Workload
+    from bench.roofline import active_params, n_params, weights_bytes
+    from bench.runner.fits import needs
     from bench.schemes.bytes import sized
 
+    work = Workload(n_prompt=128, n_gen=32)
+
     sizes = {scheme: weights_bytes(card, scheme, place.dtype) for scheme in sized()}
-    needed = {
-        scheme: memory_bytes(card, scheme, n_prompt=128, n_gen=32, dtype=place.dtype)
+    fit = {
+        scheme: needs(Variant(model=card.name, quant=scheme), work, card, place).fit
         for scheme in sized()
     }
-    there = place.memory_bytes
     return {
         "model": card.name,
         "title": card.title,
@@ -76,8 +79,10 @@ def _row(card: Any, place: Any) -> dict[str, Any]:
         "device": place.name,
         "weights_bytes": sizes,
         "fits": {
-            scheme: None if there is None else need <= there for scheme, need in needed.items()
+            scheme: None if word is None else word in ("yes", "tight")
+            for scheme, word in fit.items()
         },
+        "fit": fit,
         "note": card.note,
     }
 

@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         column("n_batch", "batch"),
         column("replicates"),
         Column(heading="memory GB", show=lambda r: _gigabytes(r["memory_bytes"])),
+        Column(heading="loading GB", show=lambda r: _gigabytes(r["loading_bytes"])),
         Column(heading="fits", show=_fits),
         column("bound_decode_tok_s", "decode at most, tok/s", ",.1f"),
         column("estimate_s", "about, s", ".0f"),
@@ -97,7 +98,7 @@ def _on_fleet(experiment: Experiment, args: argparse.Namespace) -> int:
 
 
 def _fits(row: Mapping[str, Any]) -> str:
-    return "REFUSED" if row["refusal"] else {None: "-", True: "yes", False: "NO"}[row["fits"]]
+    return "REFUSED" if row["refusal"] else row["fit"] or "-"
 
 
 def _gigabytes(size: int | None) -> str:

@@ -100,9 +100,12 @@ def _on_fleet(experiment: Experiment, folder: Path, args: argparse.Namespace) ->
     from bench.runner.arms import check_names
     from bench.runner.fleet import run_on_fleet
     from bench.runner.nodes import connect
+    from bench.runner.pinning import pinned
 
     if args.n_batch == LARGEST or args.target is not None:
         raise InputError("--on: -b max and --target try a single machine; give numbers")
+    with ProgressLine() as progress:
+        experiment = pinned(experiment, progress.say)
     check_names(experiment)
     connect(args.on)
     with ProgressLine() as progress:

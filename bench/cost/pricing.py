@@ -86,9 +86,10 @@ class Pricer:
         self.draws = bands.draw(scenario, terms.rates) if scenario.ranges else None
         self._base = machine(scenario.basis, self.values, 0.0, 0.0)
         self._bands: dict[tuple[Any, ...], tuple[float, float]] = {}
-        self._assumed = str(scenario)
+        self.assumed = str(scenario)
         paid = scenario.rent_per_hour or scenario.price
-        self._age = (terms.on or today()) - min(one.date for one in scenario.prices)
+        oldest = min(one.date for one in scenario.prices)
+        self.price_age_days = ((terms.on or today()) - oldest).days
         self._paid = (paid.date.isoformat(), paid.source) if paid else (None, None)
 
     def power(self, one: Throughput) -> Power | None:
@@ -107,6 +108,11 @@ class Pricer:
                 "or --utilization 1"
             )
         return power
+
+    def hourly(self, one: Throughput) -> cost.HourlyCost:
+        """The hour of one machine, drawing what this throughput draws."""
+        busy_w, idle_w = _watts(self.power(one))
+        return dataclasses.replace(self._base, busy_w=busy_w, idle_w=idle_w)
 
     def band(self, one: Throughput, power: Power | None) -> tuple[float, float] | None:
         """Ends of a busy hour's cost over the draws; None if no figure is a range."""
@@ -149,9 +155,7 @@ class Pricer:
     def rows(self, one: Throughput, time: cost.TokenTime | None) -> list[CostRow]:
         """The rows of one throughput: one, or one for each API that it is held against."""
         self.check_card(one)
-        power = self.power(one)
-        busy_w, idle_w = _watts(power)
-        made = dataclasses.replace(self._base, busy_w=busy_w, idle_w=idle_w)
+        power, made = self.power(one), self.hourly(one)
         row = self._row(one, made, power, time)
         if not self.terms.against:
             row.absent += (NO_API,)
@@ -212,6 +216,7 @@ class Pricer:
             split_method=time.method if time else "none",
             split_rho=time.rho if time else None,
             energy_source=power.source if power and scenario.basis == "own" else "in the rent",
+            power_limit_w=one.limit_w,
             busy_w=power.busy_w if power else None,
             idle_w=power.idle_w if power else None,
             idle_source=power.idle_source if power else None,
@@ -219,8 +224,8 @@ class Pricer:
             co2_g_per_mtok=None if wh is None or co2 is None else wh / 1000 * co2,
             price_date=self._paid[0],
             price_source=self._paid[1],
-            price_age_days=self._age.days,
-            assumptions=self._assumed if gpus == 1 else f"{self._assumed}; {gpus} of that machine",
+            price_age_days=self.price_age_days,
+            assumptions=self.assumed if gpus == 1 else f"{self.assumed}; {gpus} of that machine",
             valid=not one.reasons,
             reasons=one.reasons,
             absent=tuple(absent),
@@ -400,6 +405,7 @@ def _tornado(pricer: Pricer, one: Throughput) -> list[dict[str, Any]]:
             "usd_per_mtok_at_low": bar.low_usd * per_usd_per_hour,
             "usd_per_mtok_at_high": bar.high_usd * per_usd_per_hour,
             "variance_share": bar.share,
+            "price_age_days": pricer.price_age_days,
         }
         for bar in bands.tornado(scenario, hourly, pricer.terms.rates, log_sd(one))
     ]

@@ -48,6 +48,8 @@ class CostRow:
     """Price of an output token over that of an input token."""
     energy_source: str
     """Where the watts come from, or that the price includes electricity."""
+    power_limit_w: float | None = None
+    """Power limit of each card while it was measured; its data sheet's where none was read."""
     busy_w: float | None = None
     idle_w: float | None = None
     idle_source: str | None = None

@@ -74,7 +74,7 @@ def _found(path: Path, run: Json, given: Given) -> Found:
         started_at=parse_time(path, "start_time", run.get("start_time")),
         samples=samples,
         absent=absent | unsaid(TOOL, given, _card(run)),
-        reasons=("FAILED_REQUESTS",) if failed or run.get("was_cancelled") else (),
+        reasons=("REQUESTS_FAILED",) if failed or run.get("was_cancelled") else (),
         identity={"gpu": given.gpu or _card(run), "cpu": None, "aiperf": run.get("aiperf_version")},
         state={
             "requests": _average(run, "request_count"),

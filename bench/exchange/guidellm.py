@@ -96,7 +96,7 @@ def _found(path: Path, one: object, about: Json, given: Given) -> Found:
         started_at=utc(datetime.datetime.fromtimestamp(timing["measure_start_time"], datetime.UTC)),
         samples=samples,
         absent=absent | unsaid(TOOL, given),
-        reasons=("FAILED_REQUESTS",) if failed else (),
+        reasons=("REQUESTS_FAILED",) if failed else (),
         identity={"gpu": given.gpu, "cpu": None, "guidellm": about["guidellm_version"]},
         state={"requests": len(requests), "failed": failed, "duration_s": seconds},
     )

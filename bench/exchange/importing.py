@@ -15,8 +15,8 @@ from bench.exchange.foreign import Found, Given, lines, parse_json, read_text
 from bench.models import model_cards
 from bench.records import Environment, Line, Record, from_json, to_json
 from bench.records.file import Results, Writer, read
+from bench.report.tables.row import shown, table
 from bench.summary import summarise
-from bench.summary.limits import with_limits
 
 SHAPE: Final = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError)
 """What reading a table of another shape raises."""
@@ -48,7 +48,8 @@ def _foreign(tool: str, path: Path, given: Given) -> list[Line]:
         for line in made:
             _check(path, line)
         made_of = [line for line in made if isinstance(line, Record)]
-        with_limits(summarise(Results(records=made_of)), Results(records=made_of))
+        for one in shown(summarise(Results(records=made_of))):
+            table(one)
     except SHAPE as error:
         # Importers check the values that they take, and not the shape of every table on the way.
         raise InputError(

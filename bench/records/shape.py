@@ -74,6 +74,7 @@ class WorkloadTable(TypedDict):
 class Warmup(TypedDict, total=False):
     steady: bool
     agreed: bool
+    unsteady: list[str]
     prefill_s: list[Gap]
     decode_s: list[Gap]
 

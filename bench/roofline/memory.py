@@ -11,7 +11,8 @@ from typing import Final, Literal
 
 from bench.models import ModelCard
 from bench.models.shapes import Shape, shape
-from bench.schemes.bytes import float_bytes, held
+from bench.schemes import allocation
+from bench.schemes.bytes import ON_MODULES, float_bytes, held, layout
 
 Fit = Literal["yes", "tight", "offload", "no"]
 
@@ -107,6 +108,37 @@ def cache_bytes(s: Shape, positions: int, width: float = 2) -> float:
     """
     growing = sum(a.keeps * a.cache_width * a.kept(positions) for a in s.attention)
     return width * growing + STATE_BYTES * sum(a.layers * a.state_width for a in s.attention)
+
+
+def loading_bytes(
+    card: ModelCard,
+    quant: str = "none",
+    *,
+    dtype: str = "auto",
+    engine: str = "transformers",
+    n_devices: int = 1,
+    reserve_bytes: int = RESERVE_BYTES,
+) -> int | None:
+    """Peak while a model loads, reserve included; None for engines whose loading is not known.
+
+    torch's engines load on one device a layer at a time (`bench.quantization.streaming`): the
+    quantized model, one layer in floats, and the head in floats beside its quantized form. On
+    several devices, and for schemes that measure the model first, it is there in floats before.
+    """
+    if engine not in ON_MODULES:
+        return None
+    s, width = shape(card), float_bytes(dtype)
+    weights = held(s, quant, dtype, engine).weights_bytes
+    floats = held(s, "none", dtype, engine).weights_bytes
+    if weights >= floats:
+        return weights + reserve_bytes
+    if n_devices > 1 or quant.startswith(allocation.PREFIX):
+        return floats + reserve_bytes
+    parts = [m for m in s.matrices if m.part not in ("embedding", "head")]
+    layer = -(-sum(m.n_params for m in parts) // s.n_layers) * width
+    head = next((m.n_params for m in s.matrices if m.part == "head"), 0) * width
+    keeps = "head" in layout(quant, engine).leaves
+    return weights + layer + (0 if keeps else head) + reserve_bytes
 
 
 def with_loading(memory: Memory, loading_bytes: int) -> Memory:

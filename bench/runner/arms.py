@@ -18,6 +18,8 @@ from bench.experiment.selectors import chosen
 from bench.identity import key
 from bench.models import Model, gguf, model_cards, named_model, resolve_model, weights
 from bench.runner import venvs
+from bench.runner.fits import too_large
+from bench.runner.here import Here, place_of
 from bench.runner.process import WORKER, events, last
 from bench.runner.venvs import Home
 from bench.worker.messages import Failed, Probed, Told
@@ -165,10 +167,13 @@ def resolve(experiment: Experiment, say: Callable[[str], None]) -> list[Arm]:
     """The experiment's arms on this machine; weights are fetched and converted where needed."""
     check_names(experiment)
     device = find_device(experiment)
-    return [_resolved(variant, device, say) for variant in experiment.variants]
+    place = place_of(device.name)
+    return [_resolved(variant, device, place, say) for variant in experiment.variants]
 
 
-def _resolved(variant: Variant, device: schemes.Device, say: Callable[[str], None]) -> Arm:
+def _resolved(
+    variant: Variant, device: schemes.Device, place: Here | None, say: Callable[[str], None]
+) -> Arm:
     model, engine = model_of(variant), spec(variant.engine)
     if engine.remote:
         asked = settings(variant.options)
@@ -182,6 +187,8 @@ def _resolved(variant: Variant, device: schemes.Device, say: Callable[[str], Non
         return arm
     if reason := refusal(variant, device):
         return replace(arm, refusal=reason)
+    if place is not None and (reason := too_large(variant, model.card, place)):
+        return replace(arm, refusal=reason)  # before gigabytes are fetched
     if engine.weights == "gguf":
         check_file(variant, weights.prepare_gguf(model, say))
     elif engine.weights == "folder":

@@ -7,16 +7,17 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.engines.registry import refusal, spec
+from bench.errors import UnsupportedError
 from bench.experiment import Experiment, Variant, Workload
-from bench.experiment.devices import REMOTE, count
+from bench.experiment.devices import REMOTE
 from bench.experiment.plan import plan
 from bench.experiment.selectors import short_names
-from bench.models import resolve_model
+from bench.models import ModelCard, resolve_model
 from bench.records import OWN
 from bench.records.file import Results
-from bench.roofline import RESERVE_BYTES, bound, memory_bytes
+from bench.roofline import bound
+from bench.runner.fits import needs
 from bench.runner.here import Here
-from bench.schemes.bytes import has_layout
 from bench.summary.limits import at_once
 
 START_S = 12.0
@@ -65,30 +66,52 @@ def _about(variant: Variant, place: Here) -> dict[str, Any]:
 
 
 def _limits(variant: Variant, workload: Workload, place: Here) -> dict[str, Any]:
-    figures: dict[str, Any] = {"memory_bytes": None, "fits": None, "bound_decode_tok_s": None}
+    names = ("memory_bytes", "loading_bytes", "fits", "fit", "bound_decode_tok_s")
+    figures: dict[str, Any] = dict.fromkeys(names)
     if spec(variant.engine).remote:
         why = "the server's machine and what it has loaded are not known here"
         return figures | {"absent": dict.fromkeys(figures, why)}
     card = resolve_model(variant.model).card
     absent: dict[str, str] = {}
-    if not has_layout(variant.quant):
-        absent["memory_bytes"] = f"the bytes of scheme '{variant.quant}' are not known beforehand"
+    try:
+        found = needs(variant, workload, card, place)
+    except UnsupportedError as error:
+        absent["memory_bytes"] = str(error)
     else:
-        dtype = place.dtype if variant.dtype == "auto" else variant.dtype
-        work: dict[str, Any] = asdict(workload) | {"engine": variant.engine}
-        needed = memory_bytes(card, variant.quant, dtype=dtype, **work)
-        figures["memory_bytes"] = needed
-        if place.memory_bytes is not None:
-            more = (count(place.devices) - 1) * RESERVE_BYTES  # what each card keeps for itself
-            figures["fits"] = needed + more <= place.memory_bytes
-        if place.gpu is not None:
-            together = at_once(asdict(variant) | {"device": place.devices})
-            limit = bound(card, place.gpu, variant.quant, dtype=dtype, n_devices=together, **work)
-            figures["bound_decode_tok_s"] = limit.decode_tok_s
-            figures["bound_prefill_tok_s"] = limit.prefill_tok_s
+        figures |= {
+            "memory_bytes": found.memory.running_bytes,
+            "loading_bytes": found.memory.loading_bytes,
+            "reserve_bytes": found.memory.reserve_bytes,
+            "fit": found.fit,
+            "fits": None if found.fit is None else found.fit in ("yes", "tight"),
+        }
+        if found.memory.loading_bytes is None:
+            absent["loading_bytes"] = f"how {variant.engine} loads is not known beforehand"
+        figures |= _bounds(variant, workload, card, place)
     if place.gpu is None:
         absent["bound_decode_tok_s"] = f"no data sheet of {place.name} in the catalog; try --gpu"
     return figures | {"absent": absent}
+
+
+def _bounds(
+    variant: Variant, workload: Workload, card: ModelCard, place: Here
+) -> dict[str, float | None]:
+    if place.gpu is None:
+        return {}
+    together = at_once(asdict(variant) | {"device": place.devices})
+    limit = bound(
+        card,
+        place.gpu,
+        variant.quant,
+        dtype=place.dtype if variant.dtype == "auto" else variant.dtype,
+        n_devices=together,
+        engine=variant.engine,
+        **asdict(workload),
+    )
+    return {
+        "bound_decode_tok_s": limit.decode_tok_s,
+        "bound_prefill_tok_s": limit.prefill_tok_s,
+    }
 
 
 def _time(experiment: Experiment, row: Mapping[str, Any], before: Results) -> dict[str, Any]:

@@ -5,14 +5,17 @@ The driver and the operating system are asked for names and sizes; nothing is lo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, field
 
 from bench.devices.figures import Unreadable
 from bench.devices.gpu import nvml
+from bench.devices.gpu.spill import spills_here
 from bench.devices.host import machine
 from bench.errors import UnsupportedError
-from bench.experiment.devices import count, members, spelled_out
+from bench.experiment.devices import count, kind_of, members, spelled_out
 from bench.roofline.gpus import Gpu, match, resolve_gpu
+from bench.roofline.reserve import Reserve, reserve_of
 from bench.schemes import Device
 
 
@@ -30,6 +33,8 @@ class Here:
     """Several that hold one model, as torch names them; `memory_bytes` is of all."""
     elsewhere: bool = False
     """Whether it was named, and need not be in this machine."""
+    reserve: Reserve = field(default_factory=Reserve)
+    """What of each device's memory no model can have."""
 
     @property
     def dtype(self) -> str:
@@ -65,6 +70,7 @@ def here(device: str = "auto", gpu: str | None = None) -> Here:
             gpu=card,
             devices=devices if cards > 1 else "",
             elsewhere=True,
+            reserve=reserve_of(card),
         )
     if device != "cpu":
         try:
@@ -83,7 +89,20 @@ def here(device: str = "auto", gpu: str | None = None) -> Here:
         memory = machine.memory_bytes()
     except Unreadable:
         memory = None
+    with contextlib.suppress(Unreadable, OSError, ValueError):
+        if memory is not None and (limit := machine.memory_limit()) is not None:
+            memory = min(memory, limit)
     return Here(name=name, kind="cpu", memory_bytes=memory)
+
+
+def place_of(device: str) -> Here | None:
+    """A resolved device of this machine without touching it; None where nothing is known of it."""
+    if kind_of(device) not in ("cpu", "cuda"):
+        return None
+    try:
+        return here(device)
+    except UnsupportedError:
+        return None
 
 
 def _cards(device: str) -> Here:
@@ -92,10 +111,20 @@ def _cards(device: str) -> Here:
     names = list(dict.fromkeys(str(facts["gpu"]) for facts in each))
     alike = len(names) == 1
     sizes = [facts["gpu_memory_bytes"] for facts in each]
+    card = match(names[0]) if alike else None
     return Here(
         name=f"{len(each)} x {names[0]}" if alike and len(each) > 1 else " + ".join(names),
         kind="cuda",
         memory_bytes=None if None in sizes else sum(sizes),
-        gpu=match(names[0]) if alike else None,
+        gpu=card,
         devices=device if len(each) > 1 else "",
+        reserve=reserve_of(card, wddm=spills_here(), used_bytes=_used(device)),
     )
+
+
+def _used(device: str) -> int | None:
+    """The most that other programs hold on one of the cards now; None where it is not known."""
+    try:
+        return max(nvml.used_bytes(None if one == "auto" else one) for one in members(device))
+    except Unreadable:
+        return None

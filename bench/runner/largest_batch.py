@@ -10,10 +10,12 @@ from typing import Annotated
 
 from bench.engines.registry import spec
 from bench.errors import InputError, UnsupportedError
-from bench.experiment import Experiment
+from bench.experiment import Experiment, Workload
 from bench.fields import Between, convert, read_json
 from bench.identity import key
 from bench.runner.arms import Arm, resolve
+from bench.runner.fits import most_that_fit
+from bench.runner.here import place_of
 from bench.runner.pinning import pinned
 from bench.runner.process import events, last
 from bench.worker.fitting import MOST
@@ -37,7 +39,10 @@ def with_largest_batch(
             "give numbers, such as -b 1,2,4,8"
         )
     experiment = pinned(experiment, say)
-    arms = [arm for arm in resolve(experiment, say) if arm.refusal is None]
+    every = resolve(experiment, say)
+    arms = [arm for arm in every if arm.refusal is None]
+    if not arms:
+        raise UnsupportedError("\n".join(dict.fromkeys(str(arm.refusal) for arm in every)))
     n_prompt, n_gen = max(experiment.grid.n_prompt), max(experiment.grid.n_gen)
     name = key(
         "fit",
@@ -48,14 +53,24 @@ def with_largest_batch(
     path = folder / KEPT
     kept = _kept(path)
     if name not in kept:
-        shape = FitTask(n_prompt=n_prompt, n_gen=n_gen, most=most)
-        kept[name] = min(_ask(arm, experiment, shape, say) for arm in arms)
+        kept[name] = min(
+            _ask(arm, experiment, _task(arm, n_prompt, n_gen, most), say) for arm in arms
+        )
         folder.mkdir(parents=True, exist_ok=True)
         half = path.with_suffix(".part")
         half.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
         half.replace(path)
     say(f"largest batch that fits: {kept[name]} ({n_prompt} + {n_gen} tokens, every arm)")
     return replace(experiment, grid=replace(experiment.grid, n_batch=(kept[name],)))
+
+
+def _task(arm: Arm, n_prompt: int, n_gen: int, most: int) -> FitTask:
+    """What an arm is asked; a batch that surely does not fit is not tried."""
+    place = place_of(arm.variant.device)
+    if place is not None and place.kind != "cpu":  # there, what others hold changes all the time
+        work = Workload(n_prompt=n_prompt, n_gen=n_gen)
+        most = min(most, most_that_fit(arm.variant, work, arm.model.card, place) or most)
+    return FitTask(n_prompt=n_prompt, n_gen=n_gen, most=most)
 
 
 def _kept(path: Path) -> dict[str, int]:

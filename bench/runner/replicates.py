@@ -13,7 +13,7 @@ from bench.runner.process import events
 from bench.runner.session import Session
 from bench.worker.messages import Failed, Measured, Phase, Ready, Told
 
-ONCE = frozenset({"UNSUPPORTED", "OOM", "INPUT", "NONFINITE"})
+ONCE = frozenset({"UNSUPPORTED", "OOM", "INPUT", "NONFINITE", "NOT_LOADED", "WRONG_MODEL"})
 """Failures that a fresh process would only repeat."""
 
 

@@ -21,6 +21,7 @@ from typing import Any, Final
 from bench.devices import Reader
 from bench.devices.clock import Clock, HostClock, clock_for, suspended_s
 from bench.devices.figures import Figures
+from bench.devices.gpu import spill
 from bench.devices.gpu.parts import after_loading, parts
 from bench.devices.opening import reader_of
 from bench.devices.several import room_of
@@ -138,18 +139,24 @@ def perform(job: Told, emit: Emit) -> None:
         emit(probe(job.device))
         return
     emit(Phase(phase="load"))
+    watched = None if job.load is None else spill.watch(job.load.device)
     runs, loaded = load(job, emit)
     if job.quality is not None:
         emit(Phase(phase="quality"))
         emit(Quality(figures=quality(runs, job.quality)))
     elif job.fit is not None:
-        emit(fit(runs, loaded.device, emit, job.fit))
+        emit(fit(runs, loaded.device, emit, job.fit, watched))
     elif job.measure is not None:
-        measure_all(runs, loaded, job.workloads, job.measure, emit)
+        measure_all(runs, loaded, job.workloads, job.measure, emit, watched)
 
 
 def measure_all(
-    runs: Engine, loaded: Loaded, workloads: Sequence[Workload], rules: Measure, emit: Emit
+    runs: Engine,
+    loaded: Loaded,
+    workloads: Sequence[Workload],
+    rules: Measure,
+    emit: Emit,
+    watched: spill.Watch | None = None,
 ) -> None:
     """Every workload in its turn, on what is loaded."""
     clock = clock_of(runs, loaded.device)
@@ -164,6 +171,7 @@ def measure_all(
             try:
                 figures = measure(runs, clock, reader, workload, rules, emit)
                 figures |= memory_parts(figures, held, loaded)
+                figures |= spill.marked(watched, figures)
                 emit(Measured(workload=workload, **figures))
             except Exception as error:  # one workload that fails must not take the others along
                 emit(replace(failure(error), workload=workload))
@@ -201,7 +209,14 @@ def load(job: Told, emit: Emit) -> tuple[Engine, Loaded]:
     assert job.load is not None
     runs = engine(job.engine)
     before = time.perf_counter()
-    loaded = runs.load(job.load)
+    try:
+        loaded = runs.load(job.load)
+    except Exception as error:
+        if failure(error).code != "CRASH":
+            raise
+        # It would fail again in every replicate: said once, and no process died of it.
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise UnsupportedError(why, "NOT_LOADED") from error
     emit(Ready(load_s=time.perf_counter() - before, **asdict(loaded)))
     return runs, loaded
 
@@ -220,7 +235,9 @@ def quality(runs: Engine, task: QualityTask) -> dict[str, Any]:
     )
 
 
-def fit(runs: Engine, device: str, phase: Emit, task: FitTask) -> Fit:
+def fit(
+    runs: Engine, device: str, phase: Emit, task: FitTask, watched: spill.Watch | None = None
+) -> Fit:
     """The largest batch of such requests that fits on the device."""
     from bench.devices.room import peak_bytes
     from bench.worker.fitting import largest_batch
@@ -235,7 +252,10 @@ def fit(runs: Engine, device: str, phase: Emit, task: FitTask) -> Fit:
             reader.begin()
             runs.start(n_prompt + n_gen - steps, steps, n_batch)
             request(runs, HostClock(), steps)
-            return peak_bytes(reader.end(), device)
+            reading = reader.end()
+            if watched is not None and watched.spilled(reading.memory):
+                return None
+            return peak_bytes(reading, device)
         except Exception as error:
             if failure(error).code != "OOM":
                 raise

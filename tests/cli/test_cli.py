@@ -194,10 +194,11 @@ def test_plan_shows_order_and_fit(capsys: pytest.CaptureFixture[str], tmp_path: 
     # 8.03e9 bf16 weights over 736.3 GB/s: about 49 tok/s at most.
     assert none["bound_decode_tok_s"] == pytest.approx(49, rel=0.02)
     assert int8["bound_decode_tok_s"] > 1.8 * none["bound_decode_tok_s"]
-    assert none["fits"] is True
+    assert (none["fits"], none["fit"]) == (False, "no")  # 16.06 GB, and what the card keeps
+    assert (int8["fits"], int8["fit"]) == (True, "yes")
     assert main([*arguments, "--gpu", "rtx-3080-10gb"]) == 0
     out, err = capsys.readouterr()
-    assert "NO" in out
+    assert "| no " in out
     assert "does not fit" in err
     assert "Order: " in out
 

@@ -46,11 +46,11 @@ from bench.records import Environment
 from bench.records.file import Results, Writer, read
 from bench.report.page import Options, assemble
 from bench.report.page.webpage import to_html
-from bench.report.tables.run import priced
+from bench.report.tables.row import shown, table
 from bench.runner.process import converse
 from bench.schemes import Device
 from bench.summary import summarise
-from bench.summary.limits import at_once, with_limits
+from bench.summary.limits import at_once
 from bench.worker import rank
 from tests.conftest import TINY
 from tests.conversing import WORKLOADS, conversation
@@ -751,12 +751,10 @@ def test_two_cards_are_priced_as_two(tmp_path: Path) -> None:
 
 def test_every_table_prices_two_cards_as_two(tmp_path: Path) -> None:
     results = on_two_cards(tmp_path)
-    (row,) = summarise(results)
     cost = CostAssumption(usd_per_hour=1.8, source="this test", utilization=0.5)
-    experiment: Any = SimpleNamespace(cost=cost)
-    expected = 2 * usd_per_mtok(row["total_tok_s"], 1.8, 0.5)
-    (run,) = priced(experiment, [row])
-    assert run["usd_per_mtok"] == pytest.approx(expected)
+    (run,) = shown(summarise(results), cost)
+    expected = 2 * usd_per_mtok(run.value("total_tok_s"), 1.8, 0.5)
+    assert run.usd_per_mtok == pytest.approx(expected)
     assert f"{expected:.3f}" in markdown(results, cost).data.decode()
     folder = stored(results, tmp_path / "two")
     page = to_html(assemble([folder], Options(cost=cost, claims=())))
@@ -774,7 +772,7 @@ def test_cards_of_a_server_are_those_that_it_is_said_to_have() -> None:
 def test_only_cards_that_work_at_once_raise_the_bound(tmp_path: Path) -> None:
     layers = on_two_cards(tmp_path / "a")
     tensor = on_two_cards(tmp_path / "b", split="tensor")
-    (one,), (two,) = (with_limits(summarise(r), r) for r in (layers, tensor))
+    (one,), (two,) = (map(table, shown(summarise(r))) for r in (layers, tensor))
     assert two["bound_decode_tok_s"] == pytest.approx(2 * one["bound_decode_tok_s"])
     for name in ("mbu", "mfu", "mbu_measured", "mfu_measured"):
         assert two[name] == pytest.approx(one[name] / 2), name

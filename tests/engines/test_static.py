@@ -12,7 +12,7 @@ import torch
 from bench.engines.graph.attention import attend, attention, way_of
 from bench.engines.graph.compiling import ON_CUDA, Compiling, compiling
 from bench.engines.graph.engine import GraphEngine
-from bench.engines.graph.static import Slots, cache_length
+from bench.engines.graph.slots import Slots, cache_length
 from bench.engines.messages import Job
 from bench.engines.transformers.engine import TransformersEngine
 from bench.errors import InputError, UnsupportedError
@@ -292,7 +292,7 @@ def test_cache_lengths_are_whole_blocks() -> None:
 def test_attention_that_is_not_built_here_is_refused() -> None:
     query = torch.zeros(1, 2, 4, 8)
     for name in ("softcap", "s_aux", "position_bias"):
-        with pytest.raises(UnsupportedError, match=f"has no {name}: use mode eager"):
+        with pytest.raises(UnsupportedError, match=f"has no {name}: use -e transformers"):
             attention(None, query, query, query, None, **{name: torch.ones(1)})
 
 

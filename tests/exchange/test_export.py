@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.api import summarise
 from bench.cli import main, parser
 from bench.errors import InputError, UnsupportedError
 from bench.exchange import FORMATS, TOOLS
@@ -25,7 +26,7 @@ from bench.exchange.importing import import_file
 from bench.experiment import CostAssumption
 from bench.records import Environment, QualityRecord, Record
 from bench.records.file import Results, Writer, read
-from bench.summary import SPEEDS, summarise
+from bench.summary import SPEEDS
 from bench.text import csv_cell
 from tests.summary.test_summary import quality, record
 

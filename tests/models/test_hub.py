@@ -22,6 +22,7 @@ from huggingface_hub import constants
 from bench.errors import BenchError, InputError, UnsupportedError
 from bench.experiment import Experiment, Grid
 from bench.models import hub, hub_fetch, resolve_model, weights
+from bench.models.hub_errors import telling
 from bench.runner.pinning import pinned
 from tests.conftest import TINY
 from tests.hub_server import TOKEN, Hub, Repo, running
@@ -200,6 +201,10 @@ def test_a_branch_and_a_commit_by_name(server: Hub) -> None:
     first = server.push("org/name", FILES)
     server.push("org/name", FILES | {"tokenizer.json": b"{}"})
     assert look_up(f"org/name@{first}").revision == first
+    newest = server.repos["org/name"].main
+    assert look_up(f"org/name@{newest[:12]}").revision == newest
+    with pytest.raises(InputError, match="has no revision '0123456789ab'"):
+        look_up("org/name@0123456789ab")
     with pytest.raises(InputError, match="org/name has no revision 'v2'"):
         look_up("org/name@v2")
 
@@ -629,7 +634,7 @@ def test_the_first_error_stops_the_others(server: Hub, monkeypatch: pytest.Monke
 
 
 def test_an_error_that_is_not_known_is_not_hidden() -> None:
-    with pytest.raises(KeyError), hub.telling(hub.Ref(repo="a/b")):
+    with pytest.raises(KeyError), telling(hub.Ref(repo="a/b")):
         raise KeyError("x")
-    with pytest.raises(BenchError, match="a/b: OSError: disk"), hub.telling(hub.Ref(repo="a/b")):
+    with pytest.raises(BenchError, match="a/b: OSError: disk"), telling(hub.Ref(repo="a/b")):
         raise OSError("disk\nmore")

@@ -19,7 +19,7 @@ from bench.cli import main
 from bench.errors import InputError
 from bench.pytest_plugin import run as pytest_run
 from bench.records.file import read
-from bench.summary import replicate_figures
+from bench.summary.replicate import speeds
 
 pytest_plugins = ["pytester"]
 
@@ -130,8 +130,8 @@ def test_bench_import_makes_records_of_what_it_saved(
     kept = [r for folder in pytester.path.glob("kept/*/*") for r in read(folder).records]
     assert len(back) == len(kept) == 4
     for record in kept:
-        found = replicate_figures(back[record.variant["quant"], record.replicate])
-        assert found == pytest.approx(replicate_figures(record))
+        found = speeds(back[record.variant["quant"], record.replicate])
+        assert found == pytest.approx(speeds(record))
 
 
 def test_a_part_of_the_request_may_be_what_is_timed(run: Run, pytester: pytest.Pytester) -> None:

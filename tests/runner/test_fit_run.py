@@ -12,6 +12,7 @@ from bench.errors import UnsupportedError
 from bench.experiment import Experiment, Grid
 from bench.runner.largest_batch import KEPT, with_largest_batch
 from bench.worker import fit
+from bench.worker.messages import FitTask
 from tests.fakes import FakeEngine
 
 
@@ -47,8 +48,8 @@ class Full(FakeEngine):
 
 def test_running_out_is_an_answer_and_the_whole_length_is_tried() -> None:
     runs = Full()
-    found = fit(runs, "cpu", lambda _: None, n_prompt=10, n_gen=5, most=64)
-    assert found["n_batch"] == 3
+    found = fit(runs, "cpu", lambda _: None, FitTask(n_prompt=10, n_gen=5, most=64))
+    assert found.n_batch == 3
     assert runs.asked == (13, 2)
 
 
@@ -58,7 +59,7 @@ def test_other_errors_are_not_taken_for_a_full_memory() -> None:
             raise UnsupportedError("15 tokens are more than the model's context of 8")
 
     with pytest.raises(UnsupportedError, match="context of 8"):
-        fit(Broken(), "cpu", lambda _: None, n_prompt=10, n_gen=5, most=64)
+        fit(Broken(), "cpu", lambda _: None, FitTask(n_prompt=10, n_gen=5, most=64))
 
 
 def test_a_plan_cannot_know_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,6 +119,24 @@ def describe(device: str | None = None, library: Any = None) -> dict[str, Any]:
         nvml.close()
 
 
+def used_bytes(device: str | None = None, library: Any = None) -> int:
+    """Bytes that all programs hold on one card now, the display among them. Raises Unreadable."""
+    nvml = Nvml(library)
+    try:
+        return int(nvml.call("nvmlDeviceGetMemoryInfo", nvml.handle_for(device)).used)
+    finally:
+        nvml.close()
+
+
+def free_bytes(device: str | None = None, library: Any = None) -> int:
+    """Bytes of one card that no program holds now. Raises Unreadable."""
+    nvml = Nvml(library)
+    try:
+        return int(nvml.call("nvmlDeviceGetMemoryInfo", nvml.handle_for(device)).free)
+    finally:
+        nvml.close()
+
+
 def card_identity(nvml: Nvml, handle: Any) -> dict[str, Any]:
     """Name, memory, driver, power limit, ECC, MIG, persistence; None where NVML does not say."""
     found = Figures()

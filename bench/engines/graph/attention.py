@@ -62,7 +62,9 @@ def attention(
     """
     for name in ("softcap", "s_aux", "position_bias"):
         if rest.get(name) is not None:
-            raise UnsupportedError(f"the static cache's attention has no {name}: use mode eager")
+            raise UnsupportedError(
+                f"the static cache's attention has no {name}: use -e transformers"
+            )
     if mask is None:
         gqa = key.shape[1] != query.shape[1]
         causal = query.shape[2] > 1

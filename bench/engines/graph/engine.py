@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench import schemes
+from bench.engines.graph.forms import refuse_form
 from bench.engines.graph.static import Static
 from bench.engines.messages import Job
 from bench.engines.transformers.eager import Decoder
@@ -23,6 +24,9 @@ class GraphEngine(TransformersEngine):
 
     def _check_options(self, options: Mapping[str, Any]) -> None:
         """Left to `compiling`, which knows the device."""
+
+    def _refuse(self, shape: Any) -> None:
+        refuse_form(shape)
 
     def _decoder_for(self, job: Job, options: Mapping[str, Any]) -> Decoder:
         needs = schemes.scheme(job.quant).inductor

@@ -11,78 +11,26 @@ under a mask (`bench.engines.graph.attention`; `attention` and `cache_length` of
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from bench.engines.graph.compiling import NOTHING, compiling, leave_out_slow_products
+from bench.engines.graph.forms import check_window, layers_of, refuse_form
+from bench.engines.graph.slots import Memory, Slots, cache_length
 from bench.engines.graph.written import largest_matrix, listening, of_step
+from bench.engines.transformers import self_check
 from bench.engines.transformers.eager import Eager
+from bench.engines.transformers.loading import refusing
+from bench.engines.transformers.self_check import Full, Judged
 from bench.errors import UnsupportedError
-
-CACHE_STEP: Final = 256
-"""Cache lengths are multiples of this, so that nearby prompts share one compiled step."""
 
 CHECKED: Final = 16
 """Tokens whose agreement with eager mode is looked at when a workload starts."""
 
 WARM: Final = 3
 """Calls before capture: they compile, and let libraries make their workspaces."""
-
-
-def cache_length(n_prompt: int, n_gen: int) -> int:
-    """Positions of the static cache for such a request."""
-    return -(-(n_prompt + n_gen) // CACHE_STEP) * CACHE_STEP
-
-
-class Slots:
-    """Keys and values of one layer, [batch, heads, length, dimension]."""
-
-    def __init__(self, length: int, position: Any) -> None:
-        self._length = length
-        self._position = position
-        self.keys: Any = None
-        self.values: Any = None
-
-    def make(self, key: Any, value: Any) -> None:
-        """Memory for tensors of these shapes."""
-        self.keys = key.new_zeros((*key.shape[:2], self._length, *key.shape[3:]))
-        self.values = value.new_zeros((*value.shape[:2], self._length, *value.shape[3:]))
-
-    def update(self, key: Any, value: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
-        """Keep new keys and values; what attention shall look at.
-
-        Several tokens are a prompt, which starts at 0 and looks at itself; one token goes to
-        `position` and looks at everything, under a mask.
-        """
-        if self.keys is None:
-            self.make(key, value)
-        n = key.shape[2]
-        if n > 1:
-            self.keys[:, :, :n].copy_(key)
-            self.values[:, :, :n].copy_(value)
-            return key, value
-        self.keys.index_copy_(2, self._position, key)
-        self.values.index_copy_(2, self._position, value)
-        return self.keys, self.values
-
-
-class Memory:
-    """The static cache of a model: one `Slots` a layer."""
-
-    def __init__(self, n_layers: int, length: int, position: Any) -> None:
-        self.layers = [Slots(length, position) for _ in range(n_layers)]
-        self.made = False
-        """Whether the tensors are there: what is compiled must not make them."""
-
-    def update(self, key: Any, value: Any, layer: int, *_: Any, **__: Any) -> tuple[Any, Any]:
-        """As a transformers cache."""
-        return self.layers[layer].update(key, value)
-
-    @property
-    def n_bytes(self) -> int:
-        tensors = [t for s in self.layers for t in (s.keys, s.values) if t is not None]
-        return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def run_layer(layer: Any, slots: Slots, *args: Any, **options: Any) -> Any:
@@ -129,34 +77,6 @@ def share_compiled_layer(model: Any, compiled: Callable[..., Any]) -> None:
         layer.forward = patched(layer, index)
 
 
-def layers_of(model: Any) -> Any:
-    """The decoder layers. Raises UnsupportedError where they are not built as expected."""
-    layers = getattr(model.get_decoder(), "layers", None)
-    if layers is None or any(getattr(x, "self_attn", None) is None for x in layers):
-        kind = type(model).__name__
-        raise UnsupportedError(f"{kind} has no decoder layers of the known form: use mode eager")
-    return layers
-
-
-def check_window(config: Any, length: int) -> None:
-    """A sliding window shorter than the sequence needs a cache that forgets: not built here."""
-    window = getattr(config, "sliding_window", None)
-    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
-    if slides and window is not None and length > window:
-        raise UnsupportedError(
-            f"{length} tokens are more than this model's sliding window of {window}, "
-            "which the static cache does not have: use mode eager"
-        )
-
-
-def refuse_sinks(model: Any) -> None:
-    if any(hasattr(layer.self_attn, "sinks") for layer in layers_of(model)):
-        raise UnsupportedError(
-            f"{type(model).__name__} has attention sinks, which the static cache's attention "
-            "does not have: use mode eager"
-        )
-
-
 class Static:
     """A `Decoder` with a static cache and compiled layers; with `graph`, captured steps."""
 
@@ -181,13 +101,15 @@ class Static:
         self._graphs: list[Any] = []
         self._written: dict[tuple[int, int], dict[str, Any] | None] = {}
         """What a step's layer was compiled to, by batch and length of the cache."""
-        refuse_sinks(model)
+        refuse_form(model)
         self._decoder, self._head = model.get_decoder(), model.get_output_embeddings()
-        if getattr(self._decoder, "norm", None) is None or self._head is None:
-            raise UnsupportedError(f"{type(model).__name__} ends in an unknown way: use mode eager")
+        self._kept: list[Any] | None = None
+        """What the last layer says of each token while the workload is checked."""
+        self._theirs, self._ours = model.config._attn_implementation, attention.NAME
         self._nothing = torch.nn.Identity()
         attention.register()
         model.set_attn_implementation(attention.NAME)
+        self._norm_is_last = True
         kind = model.device.type
         self._attention = attention.way_of(options.get("attention"), kind)
         # One graph for each prompt length, batch and layer form, and one for the step.
@@ -209,8 +131,9 @@ class Static:
 
         self._graphs.clear()  # before new memory is asked for
         self._memory = None
-        check_window(self._model.config.get_text_config(), prompt.shape[1] + n_gen)
-        expected = self._expected(prompt, min(n_gen, CHECKED))
+        check_window(self._model, prompt.shape[1] + n_gen)
+        with self.plain():
+            expected = self._expected(prompt, min(n_gen, CHECKED))
         n_batch, self._n_prompt = prompt.shape
         length = cache_length(self._n_prompt, n_gen)
         device = prompt.device
@@ -227,7 +150,7 @@ class Static:
             "attention": self._attention,
             "inductor": dict(self._how.inductor),
             "inductor_prompts": dict(self._how.for_prompts),
-            **self._build(self._memory),
+            **self._built(self._memory),
         }
         self.notes = {**self.notes, **self._agreement(expected)}
         self.reset()
@@ -254,9 +177,77 @@ class Static:
         same = (self.tokens() == expected).long().cumprod(dim=1).sum(dim=1)
         return {"tokens_checked": expected.shape[1], "tokens_as_eager": int(same.min())}
 
+    @contextlib.contextmanager
+    def plain(self) -> Iterator[None]:
+        """Meanwhile attention is transformers' own."""
+        self._model.set_attn_implementation(self._theirs)
+        try:
+            yield
+        finally:
+            self._model.set_attn_implementation(self._ours)
+
+    def checked(self, full: Full, tolerance: float) -> Judged:
+        """The logits of a prefill and some steps as they are compiled, and the tokens that the
+        steps make as they will be measured, against passes without a cache."""
+        import torch
+
+        rows = [0] if self._prompt.shape[0] == 1 else [0, -1]
+        kind = type(self._model).__name__
+        what = f"{kind} with a static cache and compiled steps"
+        with self.plain():
+            self._eager.start(self._prompt, 1)
+            self._eager.checked(full, tolerance)
+        room = self._out.shape[1] - 1 - self._n_prompt
+        steps = min(self_check.STEPS, room)
+        self._kept = []
+        try:
+            self._prefill()
+            for _ in range(steps):
+                self._step()
+            hidden = torch.cat(self._kept, dim=1)[rows]
+        finally:
+            self._kept = None
+        tokens = self._out[rows, : self._n_prompt + steps].clone()
+        tokens[:, : self._n_prompt] = self._prompt[rows]
+        with self.plain():
+            expected = self._decoder(input_ids=tokens, use_cache=False).last_hidden_state
+        norm = self._decoder.norm
+        found = self._head(norm(hidden) if self._norm_is_last else hidden)
+        judged = self_check.judge(found, self._head(expected[:, -steps - 1 :]), tolerance, what)
+        self._check_tokens(full, tolerance, rows, what)
+        return judged
+
+    def _check_tokens(self, full: Full, tolerance: float, rows: list[int], what: str) -> None:
+        """Each token that is made as it will be measured is the likeliest, but for a tie."""
+        import torch
+
+        n = min(CHECKED, self._out.shape[1] - 1 - self._n_prompt)
+        self.reset()
+        self.prefill()
+        for _ in range(n - 1):
+            self.step()
+        made = self.tokens()[rows]
+        self.reset()
+        logits = full(torch.cat([self._prompt[rows], made[:, :-1]], dim=1), made.shape[1])
+        worst = float(self_check.shortfall(made, logits).amax(0).median())
+        if not worst <= 10 * tolerance:
+            raise UnsupportedError(
+                f"{what} makes other tokens than a pass over the same tokens would", "WRONG_MODEL"
+            )
+
+    def _built(self, memory: Memory) -> dict[str, Any]:
+        """As `_build`; what the compiler cannot do is refused in a line."""
+        with refusing(f"{type(self._model).__name__} with a static cache"):
+            return self._build(memory)
+
     def _build(self, memory: Memory) -> dict[str, Any]:
         """Compile, and capture, with the seconds that each took."""
+        calls: list[Any] = []
+        watch = self._decoder.norm.register_forward_hook(lambda *_: calls.append(None))
         self._hidden(self._token, self._seen(self._places[:1]), self._places[None, :1], memory)
+        watch.remove()
+        self._norm_is_last = len(calls) == 1
+        """Else the norm is also used before the layers, and stays where it is."""
         memory.made = True
         notes: dict[str, Any] = {"cache_bytes": memory.n_bytes}
         self._run_prefill, self._run_step = self._prefill, self._step
@@ -311,11 +302,16 @@ class Static:
 
     def _run(self, tokens: Any, mask: Any, positions: Any, after: int) -> None:
         """Process tokens, move `position` by `after`, and choose the token that stands there."""
-        norm, self._decoder.norm = self._decoder.norm, self._nothing
+        norm = self._decoder.norm if self._norm_is_last else self._nothing
+        if self._norm_is_last:
+            self._decoder.norm = self._nothing
         try:
             hidden = self._body(tokens, mask, positions, self._memory)
         finally:
-            self._decoder.norm = norm
+            if self._norm_is_last:
+                self._decoder.norm = norm
+        if self._kept is not None:
+            self._kept.append(hidden.clone())
         if after:
             self._position.add_(after)
         self._choose(norm, self._head, hidden, self._position, self._token, self._out)

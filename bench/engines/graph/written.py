@@ -67,7 +67,10 @@ def told(code: str) -> dict[str, Any] | None:
     names = [re.sub(r"\.(run|default)$", "", name) for name in CALL.findall(call)]
     own = {"triton_tem": "triton template", "triton": "triton", "cpp": "cpp"}
     kinds = [next((own[o] for o in own if name.startswith(f"{o}_")), name) for name in names]
-    made = [math.prod(ast.literal_eval(shape)) for shape in MADE.findall(call)]
+    try:
+        made = [math.prod(ast.literal_eval(shape)) for shape in MADE.findall(call)]
+    except (ValueError, SyntaxError):  # a size that is known only as it runs
+        return None
     return {
         "calls": len(names),
         "by": dict(Counter(kinds)),

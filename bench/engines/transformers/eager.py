@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final, Protocol
 
+from bench.engines.transformers import self_check
+from bench.engines.transformers.self_check import Full, Judged
 from bench.errors import UnsupportedError
 
 
@@ -33,23 +37,66 @@ class Decoder(Protocol):
     def tokens(self) -> Any:
         """New tokens since `reset`, a tensor [batch, made]."""
 
+    def plain(self) -> AbstractContextManager[Any]:
+        """Meanwhile the model computes as transformers alone has it."""
+
+    def checked(self, full: Full, tolerance: float) -> Judged:
+        """Hold the workload that was started against full passes. Raises UnsupportedError."""
+
+
+CACHES: Final[Mapping[str, str]] = {
+    "past_key_values": "past_key_values",
+    "cache_params": "cache_params",
+    "state": "state",
+    "mems": "past_key_values",
+    "past_buckets_states": "past_key_values",
+}
+"""What models call the cache that they return -> the argument that takes it at the next step."""
+
+
+def new_cache(model: Any) -> dict[str, Any]:
+    """The cache that `generate()` would hand the model first, by its argument; {} for a model that
+    makes its own."""
+    from transformers import DynamicCache
+
+    if not model._supports_default_dynamic_cache():
+        return {}
+    accepts = inspect.signature(model.forward).parameters
+    name = "past_key_values" if "past_key_values" in accepts else "cache_params"
+    return {name: DynamicCache(config=model.config.get_text_config(decoder=True))}
+
+
+def tensors_in(value: Any, seen: dict[int, Any]) -> dict[int, Any]:
+    """Every tensor within a cache, keys, values and states of linear layers, by its memory."""
+    if hasattr(value, "element_size"):
+        seen[value.data_ptr()] = value
+    elif isinstance(value, dict):
+        for item in value.values():
+            tensors_in(item, seen)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            tensors_in(item, seen)
+    elif type(value).__module__.startswith("transformers.") and hasattr(value, "__dict__"):
+        for item in vars(value).values():
+            tensors_in(item, seen)
+    return seen
+
 
 class Eager:
     """Each operation launched from Python, in a cache that grows: what `generate()` does."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._cache: Any = None
+        accepts = inspect.signature(model.forward).parameters
+        self._positions = "position_ids" in accepts
+        self._one = {"logits_to_keep": 1} if "logits_to_keep" in accepts else {}
+        self._cache: dict[str, Any] = {}
+        self._length = 0
 
     @property
     def notes(self) -> Mapping[str, Any]:
         """Bytes of the keys and values that the cache holds now, its state of linear layers too."""
-        tensors = [
-            value
-            for layer in getattr(self._cache, "layers", ())
-            for value in vars(layer).values()
-            if hasattr(value, "element_size")
-        ]
+        tensors = tensors_in(self._cache, {}).values()
         return {"cache_bytes": sum(t.numel() * t.element_size() for t in tensors)}
 
     def start(self, prompt: Any, n_gen: int) -> None:  # noqa: ARG002  # the cache grows by itself
@@ -57,9 +104,8 @@ class Eager:
         self.reset()
 
     def reset(self) -> None:
-        from transformers import DynamicCache
-
-        self._cache = DynamicCache(config=self._model.config)
+        self._cache = new_cache(self._model)
+        self._length = 0
         self._new: list[Any] = []
 
     def _next(self, tokens: Any) -> Any:
@@ -68,9 +114,41 @@ class Eager:
 
     def logits(self, tokens: Any) -> Any:
         """Logits [batch, vocabulary] after the last of `tokens` [batch, length]."""
-        return self._model(
-            input_ids=tokens, past_key_values=self._cache, use_cache=True, logits_to_keep=1
-        ).logits[:, -1]
+        import torch
+
+        given = dict(self._cache)
+        end = self._length + tokens.shape[1]
+        if self._positions:  # some models count from 0 at each step without
+            given["position_ids"] = torch.arange(self._length, end, device=tokens.device)[None]
+        made = self._model(input_ids=tokens, use_cache=True, **given, **self._one)
+        self._length = end
+        for name, argument in CACHES.items():
+            if made.get(name) is not None:
+                self._cache = {argument: made[name]}
+                break
+        return made.logits[:, -1]
+
+    def plain(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def checked(self, full: Full, tolerance: float) -> Judged:
+        import torch
+
+        prompt, whole = self_check.rows_of(self._prompt), self._prompt
+        self._prompt = prompt
+        try:
+            self.reset()
+            found = [self.logits(prompt)]
+            tokens = [prompt]
+            for _ in range(self_check.STEPS):
+                tokens.append(found[-1].argmax(-1, keepdim=True).to(prompt.device))
+                found.append(self.logits(tokens[-1]))
+            expected = self_check.finite(full(torch.cat(tokens, dim=1), len(found)))
+            what = f"a step of {type(self._model).__name__} with its cache"
+            return self_check.judge(torch.stack(found, dim=1), expected, tolerance, what)
+        finally:
+            self._prompt = whole
+            self.reset()
 
     def prefill(self) -> None:
         self._new = [self._next(self._prompt)]
@@ -79,12 +157,16 @@ class Eager:
         self._new.append(self._next(self._new[-1]))
 
     def rewind(self) -> None:
-        if len(self._new) == 1:
+        made = len(self._new) - 1
+        if made == 0:
             return
         try:
-            self._cache.crop(-(len(self._new) - 1))  # negative: tokens to drop from the end
-        except ValueError as error:  # a sliding window has forgotten what it would go back to
+            for cache in self._cache.values():
+                cache.crop(-made)  # negative: tokens to drop from the end
+        except (AttributeError, RuntimeError, ValueError, NotImplementedError) as error:
+            # A sliding window or a linear layer has forgotten what it would go back to.
             raise UnsupportedError(f"this model's cache cannot go back: {error}") from error
+        self._length -= made
         del self._new[1:]
 
     def tokens(self) -> Any:

@@ -9,16 +9,19 @@ project's own compiled steps and graphs on the same modules are the engine `grap
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from bench import quantization, schemes
 from bench.engines.messages import Job, Loaded
 from bench.engines.registry import spec
-from bench.engines.transformers import placement, splitting
+from bench.engines.transformers import loading, placement, self_check, splitting
 from bench.engines.transformers.eager import Decoder, Eager
+from bench.engines.transformers.loading import Found
 from bench.engines.transformers.ranks import Ranks, Seat, on_all_ranks
 from bench.engines.transformers.splitting import Split
 from bench.errors import InputError, UnsupportedError, unknown
@@ -43,6 +46,8 @@ class TransformersEngine:
         self._device = "cpu"
         self._folder: Any = None
         self._seed = 0
+        self._checked: Mapping[str, Any] = {}
+        self._stays_plain = ExitStack()
 
     def load(self, job: Job) -> Loaded:
         # Nothing here may reach for a model hub: weights were prepared before.
@@ -69,17 +74,22 @@ class TransformersEngine:
             self._join(job, split)
         else:
             make_current(self._device)
-        model, places = self._weights(job, split, dtype)
-        model = model.eval()
+        config = loading.config_of(job.folder, job.architecture)
+        auto = loading.auto_class(config, job.folder)
+        self._refuse(loading.on_meta(config, auto))
+        found, places = self._weights(job, split, dtype, config, auto)
+        model = found.model.eval()
         if places is not None:
             placement.place(model, places, split.devices)
+        self._check_float(model, job, dtype)
         applied = quantization.apply(job.quant, model, device, self.tokenize)
         self._model = applied.model
         if places is not None:  # a scheme may have put other modules in
             placement.place(self._model, places, split.devices)
         with self._inference():
             self._decoder = self._decoder_for(job, options)
-        return self._describe(job, device, dtype, applied, split)
+        details = {**found.details, **loading.text_model_note(self._model)}
+        return self._describe(job, device, dtype, applied, split, details)
 
     def _join(self, job: Job, split: Split) -> None:
         """Take this process's seat; the one that was not given any leads, and starts the others."""
@@ -99,70 +109,65 @@ class TransformersEngine:
         """What executes the steps, in inference mode."""
         return Eager(self._model)
 
-    def _weights(self, job: Job, split: Split, dtype: str) -> tuple[Any, Mapping[str, str] | None]:
+    def _refuse(self, shape: Any) -> None:
+        """Refuse a model that this engine cannot step, by its form (on the meta device)."""
+
+    def _weights(
+        self, job: Job, split: Split, dtype: str, config: Any, auto: Any
+    ) -> tuple[Found, Mapping[str, str] | None]:
         """The model, each weight where it will be used; of layers on several devices, which is
-        where."""
+        where. Which attention it has is transformers' own choice."""
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        settings: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": "sdpa"}
-        files: dict[str, Any] = {
-            "local_files_only": True,
-            "use_safetensors": True,
-            "trust_remote_code": False,
-        }
+        kind = getattr(torch, dtype)
+        settings: dict[str, Any] = {"dtype": kind}
         if job.folder is not None and split.how == "one":
-            return AutoModelForCausalLM.from_pretrained(
-                job.folder, device_map={"": self._device}, **files, **settings
-            ), None
+            device_map = {"": self._device}
+            return loading.load(job.folder, auto, config, device_map=device_map, **settings), None
         if job.folder is not None and split.how == "tensor":
-            model = self._tensor_parallel(job.folder, split, files | settings)
+            model = self._tensor_parallel(job.folder, split, {**loading.FILES, **settings})
             if job.mode != "eager" and (name := placement.uneven(model, len(split.devices))):
                 raise UnsupportedError(
                     f"mode {job.mode} needs parts of equal size: {name} does not divide by "
                     f"{len(split.devices)}"
                 )
-            return model, None
-        if job.folder is not None:
-            config = AutoConfig.from_pretrained(job.folder, local_files_only=True)
-        else:
-            architecture = dict(job.architecture)
-            config = AutoConfig.for_model(architecture.pop("model_type"), **architecture)
+            return Found(model=model), None
+        if job.folder is None:
             config.initializer_range = job.initializer_range
         torch.manual_seed(job.random_seed)
         if split.how == "one":
-            with torch.device(self._device):  # made where they will be used, in their own dtype
-                return AutoModelForCausalLM.from_config(config, **settings), None
+            return Found(model=loading.random(config, auto, kind, self._device)), None
+        details: Mapping[str, Any] = {}
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, **settings)
+            model = auto.from_config(config, **settings)
         shares = [placement.memory_of(device) for device in split.devices]
         places = placement.layer_map(model, split.devices, shares)
         if job.folder is None:
             placement.make_random(model, places)
         else:
-            model = AutoModelForCausalLM.from_pretrained(
-                job.folder, device_map=dict(places), **files, **settings
-            )
+            found = loading.load(job.folder, auto, config, device_map=dict(places), **settings)
+            model, details = found.model, found.details
             placement.strip_hooks(model)
         placement.check_places(model, split.devices)
-        return model, places
+        return Found(model=model, details=details), places
 
     def _tensor_parallel(self, folder: Path, split: Split, settings: Mapping[str, Any]) -> Any:
         """A part of each layer, by the plan that transformers has for the model."""
         from transformers import AutoModelForCausalLM
         from transformers.distributed import DistributedConfig
 
-        config = DistributedConfig(tp_size=len(split.devices))
+        parallel = DistributedConfig(tp_size=len(split.devices))
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, distributed_config=config, **settings
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder, distributed_config=parallel, output_loading_info=True, **settings
             )
         except ValueError as error:  # transformers has no plan for this model
             raise UnsupportedError(f"this model cannot be split by tensor: {error}") from error
         if not any(placement.shards(model)):  # and does not say so before 5.2x
             raise UnsupportedError("this model cannot be split by tensor: there is no plan for it")
+        loading.verified(folder, model, model.config, info)
         return model
 
     def _describe(
@@ -172,6 +177,7 @@ class TransformersEngine:
         dtype: str,
         applied: quantization.Applied,
         split: Split,
+        details: Mapping[str, Any],
     ) -> Loaded:
         import torch
 
@@ -193,6 +199,7 @@ class TransformersEngine:
                 "attention": self._model.config._attn_implementation,
                 "threads": torch.get_num_threads(),
                 "weights": "random" if job.folder is None else "loaded",
+                **details,
                 **spread,
                 **applied.details,
             },
@@ -202,20 +209,45 @@ class TransformersEngine:
     def start(self, n_prompt: int, n_gen: int, n_batch: int) -> None:
         import torch
 
-        config = self._model.config.get_text_config()
-        limit = getattr(config, "max_position_embeddings", None)
+        limit = self._context
         if limit is not None and n_prompt + n_gen > limit:
             raise UnsupportedError(
                 f"{n_prompt} + {n_gen} tokens are more than the model's context of {limit}"
             )
         draw = torch.Generator().manual_seed(self._seed)
-        prompt = torch.randint(0, config.vocab_size, (n_batch, n_prompt), generator=draw)
+        prompt = torch.randint(0, self._vocabulary, (n_batch, n_prompt), generator=draw)
         self._prompt = prompt.to(self._device)
-        with self._inference():
-            first = self._model(input_ids=self._prompt, use_cache=False, logits_to_keep=1).logits
-            if not bool(torch.isfinite(first).all()):
-                raise UnsupportedError("the model's logits are not finite", "NONFINITE")
+        with self._inference(), loading.refusing(type(self._model).__name__):
             self._decoder.start(self._prompt, n_gen)
+            few = self_check.rows_of(self._prompt)
+            tolerance = self_check.tolerance_for(self._dtype, self._full, few, scaled=self._scaled)
+            self._checked = self._decoder.checked(self._full, tolerance).record()
+
+    def _full(self, tokens: Any, n: int) -> Any:
+        """Logits of the last `n` places of a pass without a cache, as transformers computes it."""
+        keep = {"logits_to_keep": n} if "logits_to_keep" in self._accepts else {}
+        with self._decoder.plain():
+            return self._model(input_ids=tokens, use_cache=False, **keep).logits[:, -n:]
+
+    def _check_float(self, model: Any, job: Job, dtype: str) -> None:
+        """Whether the model, before a scheme changes it, decodes what it computes."""
+        import torch
+
+        self._model, self._decoder = model, Eager(model)
+        self._accepts = inspect.signature(model.forward).parameters
+        config = model.config.get_text_config()
+        self._context = getattr(config, "max_position_embeddings", None)
+        rows = model.get_input_embeddings().weight.shape[0]
+        self._vocabulary = min(getattr(config, "vocab_size", None) or rows, rows)
+        self._dtype, row = dtype, schemes.scheme(job.quant)
+        self._scaled = row.dynamic == "activations"
+        prompt = (torch.arange(8)[None] % self._vocabulary).to(self._device)
+        with self._inference(), loading.refusing(type(model).__name__):
+            if getattr(model, "hf_quantizer", None) is not None:
+                self._full(prompt, 1)  # some formats unpack when they first compute
+            elif self._scaled and self._seat is None:
+                self._decoder.start(prompt, 1)
+                self._decoder.checked(self._full, self_check.TOLERANCE[dtype])
 
     @on_all_ranks
     def set_prompt(self, tokens: Sequence[int]) -> None:
@@ -223,11 +255,12 @@ class TransformersEngine:
         import torch
 
         self._prompt = torch.tensor([list(tokens)], device=self._device)
+        self._stays_plain.enter_context(self._decoder.plain())
         self._decoder = Eager(self._model)
         self._decoder.start(self._prompt, 1)
 
     def notes(self) -> Mapping[str, Any]:
-        found = dict(self._decoder.notes)
+        found = {**self._decoder.notes, "self_check": self._checked}
         if self.others is not None and "cache_bytes" in found:
             found["cache_bytes"] += sum(self.others.ask("cache_bytes"))
         return found
@@ -267,9 +300,19 @@ class TransformersEngine:
     def log_probs(self, window: Sequence[int]) -> Any:
         import torch
 
+        if self._context is not None and len(window) > self._context:
+            raise InputError(
+                f"a window of {len(window)} tokens is more than the model's context of "
+                f"{self._context}: give a smaller [quality] window"
+            )
+        if (highest := max(window)) >= self._vocabulary:
+            raise InputError(
+                f"the tokenizer makes token {highest}, and the model knows {self._vocabulary}: "
+                "they are not of one model"
+            )
         tokens = torch.tensor([list(window)], device=self._device)
         with self._inference():
-            logits = self._model(input_ids=tokens, use_cache=False).logits
+            logits = self._full(tokens, len(window))
             return torch.log_softmax(logits[0, :-1].float(), dim=-1).cpu()
 
     def tokenize(self, text: str) -> list[int]:

@@ -32,9 +32,9 @@ def _rows(folder: Path) -> list[dict[str, str]]:
         {
             "results": f"[{folder.name}]({folder.name})",
             "machine": machine.label,
-            "measured": min(record.started_at for record in machine.results.records)[:10],
+            "measured": min(one.started_at for one in machine.summary.replicates)[:10],
             "question": experiment.question,
-            "replicates": str(max(len(group) for group in machine.groups.values())),
+            "replicates": str(max(len(row.row.replicates) for row in machine.rows)),
             "what came out": _said(verdicts(machine)) or f"no comparison: {machine.not_compared}",
         }
         for machine in machines(read(folder), {experiment.name: experiment})
