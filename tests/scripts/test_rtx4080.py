@@ -49,7 +49,7 @@ def test_it_runs_the_doctor_the_experiments_and_the_claims(tmp_path: Path) -> No
         "claims",
         "export",
     ]
-    assert f"send the folder {tmp_path}/out" in said
+    assert f"send {tmp_path}/out/rtx4080.tar.gz" in said
     assert (tmp_path / "out" / "doctor.txt").exists()
 
 
