@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import socket
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -43,6 +44,50 @@ def hide(text: str, *more: str) -> str:
 def hide_all(value: Any, *more: str) -> Any:
     """The same in every text of a JSON value; in names of its keys, long secrets alone."""
     return _all(value, found) if (found := _secrets(more)) else value
+
+
+def rename(path: str, name: str) -> None:
+    """Say `name` where records would hold this path."""
+    for one in (path, os.path.abspath(os.path.expanduser(path)), os.path.realpath(path)):  # noqa: PTH100, PTH111
+        if "/" in one or "\\" in one:
+            _renamed[one] = name
+
+
+def private(value: Any) -> Any:
+    """A JSON value as records hold it: without paths of models and texts, homes, users, hosts."""
+    if isinstance(value, str):
+        return _private(value)
+    if isinstance(value, dict):
+        return {_private(key): private(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        kinds = set(map(type, value))
+        if kinds <= {int, float, bool, type(None)}:
+            return value
+        return type(value)(private(item) for item in value)
+    return value
+
+
+def _private(text: str) -> str:
+    if "/" in text or "\\" in text:
+        for path in sorted(_renamed, key=len, reverse=True):
+            text = text.replace(path, _renamed[path])
+        if len(home := str(Path.home())) > 1:
+            text = text.replace(home, "~")
+        text = HOME.sub("~", text)
+    host = socket.gethostname()
+    if len(host) >= LEAST_HOST and host != "localhost" and host in text:
+        text = re.sub(rf"(?<![\w.-]){re.escape(host)}(?![\w-])", "HOST", text)
+    return text
+
+
+HOME: Final = re.compile(
+    r"(?<![\w.~])(?:(?:/[\w.-]+)*?/(?:home|Users)/[^/\s\"'`:;,)]+|/root(?=[/\s\"'`:;,)]|$)"
+    r"|[A-Za-z]:[\\/]+Users[\\/]+[^\\/\s\"'`:;,)]+)"
+)
+"""Anybody's home."""
+LEAST_HOST: Final = 4
+
+_renamed: dict[str, str] = {}
 
 
 def _secrets(more: tuple[str, ...]) -> tuple[str, ...]:

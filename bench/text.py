@@ -7,7 +7,7 @@ only.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 CONTROL: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and newline, DEL, C1
@@ -32,6 +32,15 @@ def plain(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def plain_all(value: Any) -> Any:
+    """A JSON value with each of its texts made plain."""
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, dict):
+        return {plain(key): plain_all(item) for key, item in value.items()}
+    return [plain_all(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def one_line(text: str) -> str:

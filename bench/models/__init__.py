@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from typing import Any, Literal
 from bench import fields
 from bench.data import shipped
 from bench.errors import InputError, unknown
-from bench.models import folders, gguf, hub
+from bench.models import folders, gguf, hub, places
 from bench.models.architecture import problems as shape_problems
 
 WeightSource = Literal["wheel", "hub", "random", "path", "gguf", "server"]
@@ -177,6 +177,8 @@ def resolve_model(ref: str) -> Model:
     if ref.endswith(".gguf") or "/" in ref or "\\" in ref or ref in (".", ".."):
         return _model_at(ref)
     name, _, source = ref.partition("@")
+    if (place := places.known(ref)) is not None:
+        return replace(resolve_model(place), ref=ref)
     cards = model_cards()
     if name not in cards and Path(ref).is_dir():
         raise InputError(f"model '{ref}' is no card; ./{ref} names the folder")
@@ -285,15 +287,25 @@ def _model_at(ref: str) -> Model:
     architecture = folders.config(path)
     if found := shape_problems(architecture):
         raise InputError(*(f"{path / 'config.json'}: {problem}" for problem in found))
+    title = _title(path.resolve(), architecture)
     card = ModelCard(
-        name=name_of(path.resolve().name),
-        title=path.resolve().name,
+        name=name_of(title),
+        title=title,
         license="not stated",
         architecture=architecture,
         architecture_source="config.json",
         weights=Weights(random=RandomWeights()),
     )
     return Model(ref=ref, card=card, source="path", path=path.resolve())
+
+
+def _title(folder: Path, architecture: Mapping[str, Any]) -> str:
+    """What a folder's model is called: as its config says, else as the folder, never a home."""
+    told = architecture.get("_name_or_path")
+    last = re.split(r"[/\\]", told.rstrip("/\\"))[-1] if isinstance(told, str) else ""
+    if last and last not in (".", ".."):
+        return last
+    return str(architecture.get("model_type", "model")) if folder == Path.home() else folder.name
 
 
 def _gguf_card(path: Path) -> ModelCard:

@@ -82,6 +82,7 @@ CODES: Final[dict[str, Code]] = {
         ),
         _excluding("COUNTER_RESET", "the energy counter went backwards", ENERGY),
         _excluding("SAMPLE_GAP", "device samples are more than 3 s apart", ENERGY),
+        _excluding("SUSPENDED", "the machine slept within the measured window", ALL),
         _excluding("NONFINITE", "logits or figures are not finite numbers"),
         _excluding(
             "REQUESTS_FAILED",

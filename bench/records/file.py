@@ -13,7 +13,7 @@ from typing import IO
 
 from bench.errors import InputError, UnsupportedError
 from bench.fields import MOST_BYTES
-from bench.hiding import hide_all
+from bench.hiding import hide_all, private
 from bench.records import (
     FILE,
     Environment,
@@ -206,7 +206,7 @@ class Writer:
     def _write(self, line: Line) -> None:
         assert self._stream is not None
         told = asdict(line)
-        if (hidden := {name: hide_all(value) for name, value in told.items()}) != told:
+        if (hidden := {name: private(hide_all(value)) for name, value in told.items()}) != told:
             line = type(line)(**hidden)
         # Half a character, as in names of files that are no text, is not read back either.
         data = (to_json(line) + "\n").encode("utf-8", "replace")
