@@ -36,9 +36,9 @@ MOST: Final = 0.35
 
 PROMPT: Final = 64
 """Tokens on which a model is checked before a scheme that scales activations is applied. With it
-the logits of one token and of many differ by as much as those of another model may (on the embedded
-model by 0.3 of their spread with a scale for each token, by 1 to 3 with one for the tensor), so that
-afterwards the difference is recorded and judged only where that is asked for."""
+the logits of one token and of many differ by as much as those of another model may (on the
+embedded model by 0.3 of their spread with a scale for each token, by 1 to 3 with one for the
+tensor), so that afterwards the difference is recorded and judged only where that is asked for."""
 
 Full = Callable[[Any, int], Any]
 """Logits [batch, n, vocabulary] of the last `n` places of tokens [batch, length], with no cache."""
