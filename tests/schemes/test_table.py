@@ -7,12 +7,12 @@ import subprocess
 import sys
 
 import pytest
-from bench.predict.efficiency import kernel
 
 from bench import schemes
 from bench.cli import main
 from bench.errors import InputError
 from bench.experiment import Experiment, Grid
+from bench.predict.terms import kernel
 from bench.runner.arms import check_names
 from bench.schemes import SCHEMES, Layout, Scheme, find, meant, scheme
 from bench.schemes.bytes import check_quant, has_layout, layout
