@@ -112,7 +112,7 @@ class ModelTable(TypedDict, total=False):
     quantized_fraction: Annotated[float, Between(0.0, 1.0)] | None
     dynamic: str | None
     kernel: Words | None
-    load_s: Gap
+    load_s: Gap | None
     details: Details
     notes: Notes
 
@@ -203,8 +203,9 @@ class Continuation(TypedDict, total=False):
 
 
 class QualityFigures(TypedDict, total=False):
-    method: str
-    scored_tokens: Count
+    method: str | None
+    """How a divergence was made; None where there is none."""
+    scored_tokens: Count | None
     continuations: list[Continuation]
     rest_mass: NotNegative | None
 
