@@ -183,9 +183,10 @@ def _resolved(
         Key(asked.key_env)  # one that is not set is said before any worker starts
         where = replace(variant, device=asked.device)
         return Arm(variant=where, model=model, identity=key("served", model=model.ref))
-    arm = Arm(
-        variant=replace(variant, device=device.name), model=model, identity=weights.identity(model)
-    )
+    # What loads no weights needs no commit of a hub.
+    bare = engine.weights == "none" and model.source == "hub"
+    identity = key("named", model=model.ref) if bare else weights.identity(model)
+    arm = Arm(variant=replace(variant, device=device.name), model=model, identity=identity)
     if engine.scripted:
         return arm
     if reason := why_not(variant, model, device) or refusal(variant, device):

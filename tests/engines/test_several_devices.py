@@ -52,6 +52,7 @@ from bench.schemes import Device
 from bench.summary import summarise
 from bench.summary.limits import at_once
 from bench.worker import rank
+from bench.worker.messages import FitTask
 from tests.conftest import TINY
 from tests.conversing import WORKLOADS, conversation
 from tests.fake_nvml import FakeNvml
@@ -417,7 +418,7 @@ def test_a_model_that_is_held_whole_by_every_rank_is_refused(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: tiny())
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: (tiny(), {}))
     split = splitting.Split(how="tensor", devices=("cuda:0", "cuda:1"))
     with pytest.raises(UnsupportedError, match="there is no plan for it"):
         TransformersEngine()._tensor_parallel(three_ways, split, {})
@@ -446,7 +447,7 @@ def test_a_rank_that_dies_ends_the_worker_and_says_so(
     monkeypatch.setattr(ranks.os, "_exit", lambda code: ended.append(code))
     monkeypatch.setattr(ranks.threading, "Thread", lambda **_: SimpleNamespace(start=lambda: None))
     monkeypatch.setattr(ranks, "GRACE_S", 0.1)
-    runs = Ranks(a_job(three_ways, quant="nonsense"), ("cpu", "cpu"))
+    runs = Ranks(a_job(three_ways, quant="nonsense"), ("cpu", "cpu"), "transformers")
     process, answers = runs._processes[0], runs._answers[0]
     runs._listen(process, answers)
     assert ended == [os.EX_SOFTWARE]
@@ -473,7 +474,7 @@ def test_the_largest_batch_is_not_looked_for_beyond_ranks_that_are_gone(
     reader = SimpleNamespace(begin=lambda: None, end=lambda: None, close=lambda: None)
     monkeypatch.setattr(worker, "reader_of", lambda *_: reader)
     with pytest.raises(UnsupportedError, match="memory ran out at 1 sequences"):
-        worker.fit(runs, "cpu", lambda _: None, n_prompt=8, n_gen=4, most=8)
+        worker.fit(runs, "cpu", lambda _: None, FitTask(n_prompt=8, n_gen=4, most=8))
 
 
 @pytest.mark.parametrize("broken", [True, False])
@@ -722,7 +723,8 @@ def on_two_cards(tmp_path: Path, **options: Any) -> Any:
         replace(record, variant=variant, origin="measured", environment="two")
         for record in results.records
     ]
-    peaks = {"device": "cuda:0", "copy_bytes_s": 900e9, "matmul_flop_s": {"bfloat16": 150e12}}
+    rates = {"bfloat16": 150e12}
+    peaks = {"device": "cuda:0", "copy_bytes_s": 900e9, "matmul_flop_s": rates, "threads": None}
     known = Environment(id="two", identity=identity, state={"peaks": peaks})
     return replace(results, records=records, environments={"two": known})
 

@@ -342,7 +342,7 @@ def test_the_plugin_is_light_and_has_its_module_for_its_name() -> None:
     )
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
     ours = {name for name in imported if name == "bench" or name.startswith("bench.")}
-    assert ours == {"bench", "bench.pytest_plugin"}
+    assert ours == {"bench", "bench._version", "bench.pytest_plugin"}
     assert imported & {"torch", "pandas", "numpy", "scipy", "rich", "pytest_benchmark"} == set()
     # Installed, the entry point and `-p bench.pytest_plugin` must be one plugin, not two.
     declared = (ROOT / "pyproject.toml").read_text()

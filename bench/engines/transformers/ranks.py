@@ -194,7 +194,7 @@ def _start(seat: Seat, job: Job, engine: str) -> subprocess.Popen[bytes]:
 def is_broken(runs: Engine) -> bool:
     """Whether the engine's other processes were ended by a failure: it can do no more."""
     others = others_of(runs)
-    return isinstance(others, Ranks) and others.broken
+    return others is not None and others.broken
 
 
 def leave(code: int) -> NoReturn:
