@@ -59,17 +59,15 @@ def run(
 
 
 def summarise(results: AnyResults, experiment: Experiment | None = None) -> list[Row]:
-    """One row a variant and workload: speed, memory, energy, quality, validity.
+    """One row a variant, workload and machine: speed, memory, energy, quality, validity.
 
     `experiment`: the one whose price of an hour `usd_per_mtok` is computed under.
     """
-    from bench.report.tables.run import priced
+    from bench.report.tables.row import shown, table
     from bench.summary import summarise as rows_of
-    from bench.summary.limits import with_limits
 
-    found = _results(results)
-    rows = with_limits(rows_of(found), found)
-    return priced(experiment, rows) if experiment is not None else rows
+    price = experiment.cost if experiment is not None else None
+    return [table(one) for one in shown(rows_of(_results(results)), price)]
 
 
 def compare(
@@ -89,23 +87,27 @@ def compare(
     `baseline`, `candidate`: an arm's name, scheme, engine, mode or model. `against`: results of
     another run, in which each arm's baseline is the arm of its own name. Raises InputError.
     """
-    from bench.comparison import MARGIN, METRICS, QUALITY, Rules
+    from bench.comparison import MARGIN, Rules
     from bench.comparison import compare as rows_of
+    from bench.comparison import metrics as all_metrics
     from bench.comparison.stored import beside
     from bench.experiment import Gate
+    from bench.report.tables.compare import table
 
     rules = Rules(
         margin=MARGIN if margin is None else margin,
         confidence=confidence,
-        metrics=tuple(metrics) if metrics is not None else (*METRICS, QUALITY),
+        metrics=tuple(metrics) if metrics is not None else all_metrics(),
         gate=Gate(max_ppl_ratio=max_ppl_ratio),
         pool=pool,
     )
-    if against is None:
-        return rows_of(_results(results), rules, baseline, candidate)
-    if baseline is not None:
+    if against is not None and baseline is not None:
         raise InputError("baseline: with `against`, each arm's baseline is the stored one")
-    return beside(_results(results), _results(against), rules, candidate)
+    if against is None:
+        rows = rows_of(_results(results), rules, baseline, candidate)
+    else:
+        rows = beside(_results(results), _results(against), rules, candidate)
+    return [table(row) for row in rows]
 
 
 def price(

@@ -72,6 +72,9 @@ def _compressed(preset: str, source: Path, target: Path) -> None:
 
     model = _model(source)
     scheme = preset_name_to_scheme(preset, ["Linear"])
+    if preset == "W4A16" and model.config.hidden_size % 128:
+        assert scheme.weights is not None
+        scheme.weights.group_size = 64  # groups have to fill a row
     config = QuantizationConfig(
         config_groups={"group_0": scheme},
         ignore=["lm_head"],

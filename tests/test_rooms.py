@@ -28,6 +28,7 @@ TORCH_FILES = {"models/convert.py"}
 KERNELS = {
     "engines/graph/attention.py",
     "engines/graph/attention_kernels.py",
+    "quantization/compressed.py",
     "quantization/int8_layer.py",
     "quantization/int8_kernels.py",
 }

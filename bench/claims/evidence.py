@@ -260,10 +260,10 @@ def _by_prediction(part: SubClaim, way: ByPrediction, baseline: str) -> Evidence
         low=found.low,
         high=found.high,
         scope=f"{way.model}, {way.quant}, {way.engine}",
-        source="bench/data/published/throughput.csv; docs/predict.md",
+        source="bench/data/predict/model.json; docs/predict.md",
         note=f"{part.treatment} over {baseline} predicted: {shown}",
         steps=(
-            f"efficiency fitted on {len(by.samples)} published decode rates; predicted {shown}",
+            f"efficiency fitted on {by.n_rows} published decode rates; predicted {shown}",
             "the interval: how far the errors of two cards lay apart when each was left out",
         ),
     )

@@ -12,6 +12,7 @@ from bench.claims.evidence import gather
 from bench.claims.measured import measured
 from bench.claims.verdicts import Evidence, Verdict, decide, readings
 from bench.records.file import Results
+from bench.summary import Summary, summarise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +29,9 @@ class Finding:
     note: str
 
 
-def findings(file: ClaimFile, results: Results | None = None) -> list[Finding]:
+def findings(file: ClaimFile, results: Results | Summary | None = None) -> list[Finding]:
     """Every finding on the claims of one source, in the file's order."""
-    have = results or Results()
+    have = summarise(Results() if results is None else results)
     return [
         found
         for claim in file.claims
@@ -41,14 +42,14 @@ def findings(file: ClaimFile, results: Results | None = None) -> list[Finding]:
 
 
 def _against(
-    file: ClaimFile, claim: Claim, part: SubClaim, baseline: str | None, results: Results
+    file: ClaimFile, claim: Claim, part: SubClaim, baseline: str | None, summary: Summary
 ) -> list[Finding]:
     why = part.decided_by.not_testable
     if why:
         verdicts = [Verdict(outcome="not_testable", threshold=None, note=why, steps=(why,))]
         evidence: list[Evidence] = []
     else:
-        evidence = gather(part, baseline) + measured(part, baseline, results)
+        evidence = gather(part, baseline) + measured(part, baseline, summary)
         verdicts = [
             decide(
                 evidence,

@@ -8,158 +8,154 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Final
 
 from bench.claims import ByRecords, ClaimFile, SubClaim
 from bench.claims.verdicts import Evidence
 from bench.experiment import experiments, load_experiment
-from bench.experiment.devices import on_cpu
 from bench.experiment.plan import plan
-from bench.records import Record
+from bench.records.codes import Part
 from bench.records.file import Results
 from bench.roofline.gpus import match
-from bench.summary import replicate_figures
-from bench.summary.quality import all_figures, check_gate
-from bench.summary.statistics import paired_ratio
+from bench.statistics.paired import PairedRatio, paired_ratio
+from bench.summary import METRICS, Replicate, Row, Sizes, Summary, summarise
+from bench.summary.quality import check_gate
+from bench.summary.replicate import against
 
-FINAL = frozenset({"UNSUPPORTED", "OOM"})
+FINAL: Final = frozenset({"UNSUPPORTED", "OOM"})
 """Failures that measuring again does not mend."""
 
-SIZES = ("n_prompt", "n_gen", "n_batch")
+FIGURES: Final = {"usd_per_mtok": "machine_s_per_token"}
+"""A claim's figure -> the metric whose ratio is the same: at one price an hour a token's price is
+the machine's time for it. Others have the metric's own name."""
 
-Group = tuple[str, tuple[tuple[str, str], ...], int, int, int]
-"""Environment, every setting of the variant but its scheme, and the workload."""
+COUNTED: Final = "weights_bytes"
+"""Counted, not timed: the same in every replicate."""
+
+Group = tuple[str, tuple[tuple[str, str], ...], Sizes]
+"""Environment, every setting of the arm but its scheme, and the workload."""
 
 
-def measured(part: SubClaim, baseline: str | None, results: Results) -> list[Evidence]:
+def measured(part: SubClaim, baseline: str | None, summary: Summary) -> list[Evidence]:
     """One for each model, workload and machine on which both schemes were measured."""
     way = part.decided_by.records
     if way is None or baseline is None:
         return []
-    groups: dict[Group, dict[str, dict[int, Record]]] = {}
-    for record in results.records:
-        if _counts(record, way, results) and record.variant.get("quant") in (
-            part.treatment,
-            baseline,
-        ):
-            arms = groups.setdefault(_group(record), {})
-            arms.setdefault(str(record.variant["quant"]), {})[record.replicate] = record
+    groups: dict[Group, dict[str, dict[int, Replicate]]] = {}
+    rows: dict[Group, Row] = {}
+    for row in summary:
+        if row.arm.quant not in (part.treatment, baseline) or not _of_card(row, way):
+            continue
+        for one in row.replicates:
+            if _counts(one, way):
+                key = _group(one)
+                groups.setdefault(key, {}).setdefault(one.arm.quant, {})[one.index] = one
+                if one.arm.quant == part.treatment:
+                    rows[key] = row
     return [
-        _evidence(part, way, arms[baseline], arms[part.treatment], results)
-        for arms in groups.values()
+        _evidence(part, way, arms[baseline], arms[part.treatment], rows[key])
+        for key, arms in groups.items()
         if baseline in arms and part.treatment in arms
     ]
 
 
-def _counts(record: Record, way: ByRecords, results: Results) -> bool:
-    """Whether it was measured, in that experiment, at that batch size, on that card."""
-    if record.experiment not in (way.experiment, *way.also) or record.origin != "measured":
+def _counts(one: Replicate, way: ByRecords) -> bool:
+    """Whether it was measured, in that experiment, at that batch size."""
+    if one.experiment not in (way.experiment, *way.also) or one.origin != "measured":
         return False
-    if way.n_batch not in (None, record.workload.get("n_batch")):
+    return way.n_batch in (None, one.sizes.n_batch)
+
+
+def _of_card(row: Row, way: ByRecords) -> bool:
+    """Whether it ran on the card that the claim is about; never a CPU, or several cards."""
+    if way.gpu is None:
+        return True
+    if row.host.gpu is None or row.arm.on_cpu or row.host.gpus > 1:
         return False
-    return way.gpu is None or way.gpu == _card(record, results)
+    card = match(row.host.gpu)
+    return card is not None and card.name == way.gpu
 
 
-def _card(record: Record, results: Results) -> str | None:
-    """Catalog name of the card it ran on; None on a CPU, or on several cards."""
-    environment = results.environments.get(record.environment)
-    if environment is None or on_cpu(str(record.variant.get("device", ""))):
-        return None
-    if environment.identity.get("gpus", 1) > 1:
-        return None
-    card = match(str(environment.identity.get("gpu") or ""))
-    return None if card is None else card.name
-
-
-def _group(record: Record) -> Group:
-    work = record.workload
+def _group(one: Replicate) -> Group:
     settings = tuple(
-        sorted((k, str(v)) for k, v in record.variant.items() if k not in ("name", "quant"))
+        sorted((k, str(v)) for k, v in one.arm.settings.items() if k not in ("name", "quant"))
     )
-    settings += (("experiment", record.experiment),)  # pairs are those of one experiment
-    return record.environment, settings, work["n_prompt"], work["n_gen"], work["n_batch"]
+    settings += (("experiment", one.experiment),)  # pairs are those of one experiment
+    return one.environment, settings, one.sizes
 
 
 def _evidence(
     part: SubClaim,
     way: ByRecords,
-    base: Mapping[int, Record],
-    ours: Mapping[int, Record],
-    results: Results,
+    base: Mapping[int, Replicate],
+    ours: Mapping[int, Replicate],
+    row: Row,
 ) -> Evidence:
     both = sorted(base.keys() & ours.keys())
-    first = next(iter(ours.values()))
-    scope = _scope(first, results)
+    scope = _scope(row)
     pairs = [(base[i], ours[i]) for i in both]
-    reasons = sorted({code for pair in pairs for record in pair for code in record.reasons})
-    failed = [record for pair in pairs for record in pair if record.status != "ok"]
+    doubts = [doubt for pair in pairs for one in pair for doubt in one.doubts]
+    reasons = against(doubts, _parts(way.figure))
+    failed = [one for pair in pairs for one in pair if not one.ok]
     if reasons or failed or not pairs:
         why = ", ".join(reasons) or (failed[0].message if failed else "no replicates in pairs")
         return Evidence(level="measured", value=None, invalid=f"{why} ({scope})", scope=scope)
-    below = [figure(record, way.figure) for record, _ in pairs]
-    above = [figure(record, way.figure) for _, record in pairs]
-    known = [(b, a) for b, a in zip(below, above, strict=True) if b is not None and a is not None]
+    values = [(figure(one, way.figure), figure(other, way.figure)) for one, other in pairs]
+    known = [(b, a) for b, a in values if b is not None and a is not None]
     if len(known) < len(pairs):
         reason = f"{way.figure} is not known in every replicate ({scope})"
         return Evidence(level="measured", value=None, invalid=reason, scope=scope)
     found = paired_ratio([b for b, _ in known], [a for _, a in known])
-    note = f"{found.n_pairs} pairs"
-    if found.ci_low is None:
-        note += ": too few for an interval"
     return Evidence(
         level="measured",
         value=found.ratio,
         low=found.ci_low,
         high=found.ci_high,
         scope=scope,
-        exact=way.figure == "weights_bytes",  # counted, not timed: the same in every replicate
-        gate_problems=_gate(part, first, results),
-        note=note,
-        source=f"records of {first.experiment}",
+        exact=way.figure == COUNTED,
+        gate_problems=_gate(part, row),
+        note=f"{found.n_pairs} pairs{': too few for an interval' * (found.ci_low is None)}",
+        source=f"records of {next(iter(ours.values())).experiment}",
         steps=(
             f"{scope}: {found.n_pairs} pairs of {way.figure}, ratio {found.ratio:.4g}",
-            "95% interval: "
-            + (
-                "none"
-                if found.ci_low is None or found.ci_high is None
-                else f"{found.ci_low:.4g} to {found.ci_high:.4g}"
-            ),
+            f"95% interval: {_interval(found)}",
         ),
     )
 
 
-def figure(record: Record, name: str) -> float | None:
-    """A replicate's figure; at one price an hour, a token's price is the inverse of its rate."""
-    if name == "weights_bytes":
-        held = record.model.get("weights_bytes")
-        return None if held is None else float(held)
-    found = replicate_figures(record)
-    if name == "usd_per_mtok":
-        total = found["total_tok_s"]
-        return 1 / total if total else None
-    return found[name]
+def _interval(found: PairedRatio) -> str:
+    if found.ci_low is None or found.ci_high is None:
+        return "none"
+    return f"{found.ci_low:.4g} to {found.ci_high:.4g}"
 
 
-def _scope(record: Record, results: Results) -> str:
-    work, environment = record.workload, results.environments.get(record.environment)
-    device: Any = record.variant.get("device", "this machine")
-    if environment is not None:
-        part = "cpu" if on_cpu(str(device)) else "gpu"
-        device = environment.identity.get(part) or device
-    sizes = f"{work['n_prompt']}+{work['n_gen']} tokens, batch {work['n_batch']}"
-    return f"{record.variant['model']}, {sizes}, on {device}"
+def _parts(name: str) -> frozenset[Part]:
+    """What a claim's figure is made of."""
+    if name == COUNTED:
+        return frozenset({"memory"})
+    return METRICS[FIGURES.get(name, name)].parts
 
 
-def _gate(part: SubClaim, ours: Record, results: Results) -> tuple[str, ...] | None:
+def figure(one: Replicate, name: str) -> float | None:
+    """A replicate's figure, or one whose ratio is the same."""
+    if name == COUNTED:
+        return one.loaded.weights_bytes
+    return one.figures[FIGURES.get(name, name)]
+
+
+def _scope(row: Row) -> str:
+    sizes, device = row.sizes, row.arm.device
+    if row.host.recorded is not None:
+        device = (row.host.cpu if row.arm.on_cpu else row.host.gpu) or device
+    work = f"{sizes.n_prompt}+{sizes.n_gen} tokens, batch {sizes.n_batch}"
+    return f"{row.arm.model}, {work}, on {device}"
+
+
+def _gate(part: SubClaim, row: Row) -> tuple[str, ...] | None:
     """Why quality is not equal; None where it was not measured or is no part of the claim."""
-    if part.quality_gate is None:
+    if part.quality_gate is None or row.quality is None:
         return None
-    records = [r for r in results.qualities if r.environment == ours.environment]
-    figures = all_figures(records)
-    for record in records:
-        if record.variant["name"] == ours.variant["name"]:
-            return tuple(check_gate(part.quality_gate, figures[record.key]))
-    return None
+    return tuple(check_gate(part.quality_gate, row.quality))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,17 +169,17 @@ class Missing:
     to_write: str = ""
 
 
-def missing(claims: ClaimFile, results: Results) -> list[Missing]:
+def missing(claims: ClaimFile, results: Results | Summary) -> list[Missing]:
     """What is still to be measured for the claims of one source, an experiment each."""
     wanted: dict[str, list[SubClaim]] = {}
     for claim in claims.claims:
         for part in claim.sub_claims:
             if part.decided_by.records is not None:
                 wanted.setdefault(part.decided_by.records.experiment, []).append(part)
-    return list(_missing(wanted, results))
+    return list(_missing(wanted, summarise(results)))
 
 
-def _missing(wanted: Mapping[str, Sequence[SubClaim]], results: Results) -> Iterator[Missing]:
+def _missing(wanted: Mapping[str, Sequence[SubClaim]], summary: Summary) -> Iterator[Missing]:
     for name, parts in wanted.items():
         ids = tuple(part.id for part in parts)
         if name not in experiments():
@@ -194,9 +190,9 @@ def _missing(wanted: Mapping[str, Sequence[SubClaim]], results: Results) -> Iter
             continue
         experiment = load_experiment(name)
         done = {
-            (r.variant["name"], r.replicate, *(r.workload[key] for key in SIZES))
-            for r in results.records
-            if r.experiment == name and (r.status == "ok" or FINAL & set(r.reasons))
+            (one.arm.name, one.index, *one.sizes)
+            for one in summary.replicates
+            if one.experiment == name and (one.ok or FINAL & set(one.reasons))
         }
         todo = [
             (step.variant.name, step.index, w.n_prompt, w.n_gen, w.n_batch)

@@ -7,15 +7,18 @@ returns the exit code. Modules import what they need inside `run`, so that `benc
 from __future__ import annotations
 
 import argparse
+import errno
 import keyword
-import os
 import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from types import FrameType
+from typing import Final
 
-from bench.errors import EXIT_INTERRUPTED, EXIT_UNSUPPORTED, BenchError
+from bench.cli.streams import guarded
+from bench.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_UNSUPPORTED, BenchError, UnsupportedError
+from bench.text import one_line
 
 VERBS = (
     "run",
@@ -35,6 +38,9 @@ VERBS = (
     "validate",
 )
 
+LEAST_BYTES: Final = 512 << 20
+"""Of address space: what numpy's library of linear algebra takes at its start on a few cores."""
+
 EPILOG = """\
 examples:
   bench run                             the quickstart: a small real model, four schemes
@@ -48,29 +54,61 @@ exit codes: 0 done, 1 a gate failed, 2 bad input, 3 this machine cannot do it, 1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return its exit code."""
-    args = parser().parse_args(argv)
+    with guarded():
+        args = parser().parse_args(argv)
+        try:
+            check_room()
+            code: int = args.run(args)
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:  # `bench ... | head`: the reader has seen enough
+            return EXIT_OK
+        except KeyboardInterrupt:
+            print("bench: interrupted; everything finished is kept", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        except Exception as error:
+            told = None if args.debug else _told(error)
+            if told is None:
+                raise
+            code, text = told
+            for line in text.splitlines():
+                print(f"bench: {line}", file=sys.stderr)
+            return code
+
+
+def check_room() -> None:
+    """Refuse an address space in which libraries abort the whole process without a word of ours."""
     try:
-        code: int = args.run(args)
-        sys.stdout.flush()
-        return code
-    except BenchError as error:
-        if args.debug:
-            raise
-        for line in str(error).splitlines():
-            print(f"bench: {line}", file=sys.stderr)
-        return error.exit_code
-    except ModuleNotFoundError as error:
+        import resource
+    except ImportError:  # not POSIX
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < LEAST_BYTES:
+        raise UnsupportedError(
+            f"this process may use {limit >> 20} MiB of addresses (`ulimit -v`), which is too "
+            f"little; give it {LEAST_BYTES >> 20} or more"
+        )
+
+
+def _told(error: Exception) -> tuple[int, str] | None:
+    """The exit code and what to say of an error that a user can meet; None of a fault of ours."""
+    if isinstance(error, BenchError):
+        return error.exit_code, str(error)
+    if isinstance(error, ModuleNotFoundError):
         package = (error.name or "").partition(".")[0]
-        if args.debug or package in ("", "bench"):
-            raise
-        print(f"bench: this needs the package {package}, which is not installed", file=sys.stderr)
-        return EXIT_UNSUPPORTED
-    except BrokenPipeError:  # `bench ... | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        print("bench: interrupted; everything finished is kept", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        if package in ("", "bench"):
+            return None
+        text = f"this needs the package {package}, which is not installed"
+        return EXIT_UNSUPPORTED, text
+    if isinstance(error, ImportError):  # a library that finds no memory or no file handle
+        return EXIT_UNSUPPORTED, f"a package cannot be loaded: {one_line(str(error))}"
+    if isinstance(error, MemoryError):
+        return EXIT_UNSUPPORTED, "this process is given too little memory (`ulimit -v`)"
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{error.filename}: " if error.filename else ""
+        hint = "; raise `ulimit -n`" if error.errno == errno.EMFILE else ""
+        return EXIT_UNSUPPORTED, f"{where}{error.strerror}{hint}"
+    return None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -97,12 +135,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def stop_on_terminate() -> None:
-    """Take SIGTERM (`timeout`, a batch system, CI) for Ctrl-C: what was started is ended too."""
+    """Take SIGTERM (`timeout`, a batch system, CI) and SIGHUP (a closed terminal, a dropped ssh)
+    for Ctrl-C: what was started is ended too. `nohup` is respected."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
+        for one in taken:  # once is enough: ending the worker must not be interrupted
+            signal.signal(one, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    wanted = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    taken = [one for one in wanted if signal.getsignal(one) is not signal.SIG_IGN]
+    for one in taken:
+        signal.signal(one, interrupt)
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:

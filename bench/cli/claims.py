@@ -57,9 +57,10 @@ def run(args: argparse.Namespace) -> int:
     from bench.errors import EXIT_GATE, EXIT_OK
     from bench.report.tables import render
     from bench.report.tables.claims import to_markdown
+    from bench.summary import summarise
 
     files = [load_claims(name) for name in args.claim or claim_files()]
-    results = _results(args.results)
+    results = summarise(_results(args.results))
     judged = [(file, findings(file, results)) for file in files]
     rows = [as_row(found) for _, found_all in judged for found in found_all]
     if args.output == "md":

@@ -89,12 +89,12 @@ def add(verbs: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Print the comparison; return 1 if a gate failed."""
-    from bench.comparison import METRICS, QUALITY, Rules, compare
+    from bench.comparison import Rules, compare, metrics
     from bench.comparison.stored import beside
     from bench.errors import InputError
     from bench.experiment import Gate
     from bench.report.tables import render
-    from bench.report.tables.compare import columns, gate_failures, words
+    from bench.report.tables.compare import columns, gate_failures, table, words
 
     for name in ("margin", "confidence"):
         if not 0 < getattr(args, name) < 1:
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     rules = Rules(
         margin=args.margin,
         confidence=args.confidence,
-        metrics=args.metric or (*METRICS, QUALITY),
+        metrics=args.metric or metrics(),
         gate=Gate(max_ppl_ratio=args.max_ppl_ratio),
         pool=args.pool,
     )
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
         from bench.report.page.evidence import plot
 
         plot(rows, args.plot)
-    print(render(rows, columns(rows, rules), args.output), end="")
+    print(render(rows, columns(rows, rules), args.output, table), end="")
     if args.output == "md":
         print("".join(f"\n- {line}" for line in words(rows, rules)))
     gated = args.metric or ("decode",)
@@ -147,7 +147,7 @@ def _pareto(args: argparse.Namespace) -> int:
     from bench.report.tables import pareto, render
 
     rows = pareto.rows(_read(*args.results), stated(args.rent))
-    print(render(rows, pareto.columns(rows), args.output), end="")
+    print(render(rows, pareto.columns(rows), args.output, pareto.table), end="")
     if args.output == "md":
         print("".join(f"\n- {line}" for line in pareto.words(rows)))
     return 0

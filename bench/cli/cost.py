@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli import add_output
+from bench.cli import add_output, amounts
 from bench.errors import InputError
 
 if TYPE_CHECKING:
     from bench.cost.books import ApiPrice, ApiTier
+    from bench.cost.prices import Market
     from bench.cost.pricing import Against, Terms
     from bench.cost.row import CostRow
     from bench.cost.scenario import Basis, Figure, Scenario
     from bench.cost.throughput import Throughput
+    from bench.report.tables import Column
 
 EPILOG = """\
 examples:
@@ -27,6 +29,7 @@ examples:
       --kwh 0.17 --watts-busy 420 --watts-idle 80 --utilization 0.3 --against openai/gpt-4o
   bench cost RESULTS --scenario home-rtx4080-japan --rate JPY=0.0067 --against 2.50:10 --mix 3:1
   bench cost RESULTS --rent book --gpu 'H200 SXM' --on 2026-06-01
+  bench cost RESULTS --scenario home-rtx4080-us --against openai/gpt-5 --tokens-per-day 1M,10M
   bench cost RESULTS --rent 0.42 --against openai/gpt-5 --cached 0.5 --against hosted
 
 A figure is a number or a range LOW:MODE:HIGH; ranges give the band. `book` takes the dated price
@@ -103,28 +106,45 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--tornado", action="store_true", help="show what drives the cost instead of the cost"
     )
+    parser.add_argument(
+        "--tokens-per-day",
+        metavar="N,N...",
+        help="show a month at so many tokens a day (1M, 200k, 1e7): machines, reserved hours "
+        "against hours of use, months until a bought one has paid --against",
+    )
     add_output(parser)
     return parser
 
 
+Groups = Sequence[tuple[str, Sequence["Throughput"]]]
+"""The throughputs of each model; all of them under no name where models do not matter."""
+
+
 def run(args: argparse.Namespace) -> int:
-    """Price the results and print one table."""
-    from bench.cost import pricing
-    from bench.report.tables import render
-    from bench.report.tables.cost import TORNADO_COLUMNS, cost_columns, cost_notes, old_prices
+    """Price the results and print one table; old prices are warned about on stderr."""
+    from bench.report.tables.cost import old_prices
 
     items, models = _measured(args.results)
     scenarios = _scenarios(args, items)
-    groups = _of_models(items, models) if "hosted" in args.against else [("", items)]
+    groups: Groups = _of_models(items, models) if "hosted" in args.against else [("", items)]
     if args.tornado:
-        if not scenarios:
-            raise InputError("--tornado: needs --scenario, or --rent or --own with ranges")
-        if not any(one.ranges for one in scenarios):
-            raise InputError("--tornado: no figure is a range; write LOW:MODE:HIGH")
-        terms = _terms(args, items, "")
-        bars = [bar for one in scenarios for bar in pricing.tornado_rows(items, one, terms)]
-        print(render(bars, TORNADO_COLUMNS, args.output), end="")
-        return 0
+        rows = _tornado(args, scenarios, groups)
+    elif args.tokens_per_day:
+        rows = _volume(args, scenarios, groups)
+    else:
+        rows = _priced(args, scenarios, groups)
+    for line in old_prices(rows):
+        print(f"bench: {line}", file=sys.stderr)
+    return 0
+
+
+def _priced(
+    args: argparse.Namespace, scenarios: Sequence[Scenario], groups: Groups
+) -> list[dict[str, Any]]:
+    """Print the cost of each throughput, and of each API."""
+    from bench.cost import pricing
+    from bench.report.tables.cost import cost_columns, cost_notes
+
     priced: list[CostRow] = []
     listed: list[CostRow] = []
     for model, part in groups:
@@ -132,13 +152,69 @@ def run(args: argparse.Namespace) -> int:
         priced += [row for one in scenarios for row in pricing.price(part, one, terms)]
         listed += pricing.api_rows(part, terms)
     rows = [row.table() for row in (*priced, *listed)]
-    _in_currency(rows, args.currency, _rates(args.rate))
-    print(render(rows, cost_columns(rows, args.currency), args.output), end="")
-    if args.output == "md":
-        print("\n" + "\n".join(f"- {note}" for note in (*cost_notes(rows), *_rate_notes(args))))
-    for line in old_prices(rows):
-        print(f"bench: {line}", file=sys.stderr)
-    return 0
+    _in_currency(rows, args.currency, amounts.rates(args.rate))
+    _show(args, rows, cost_columns(rows, args.currency), cost_notes(rows))
+    return rows
+
+
+def _tornado(
+    args: argparse.Namespace, scenarios: Sequence[Scenario], groups: Groups
+) -> list[dict[str, Any]]:
+    """Print what drives the cost."""
+    from bench.cost.pricing import tornado_rows
+    from bench.report.tables.cost import TORNADO_COLUMNS
+
+    if not scenarios:
+        raise InputError("--tornado: needs --scenario, or --rent or --own with ranges")
+    if not any(one.ranges for one in scenarios):
+        raise InputError("--tornado: no figure is a range; write LOW:MODE:HIGH")
+    rows = [
+        row
+        for model, part in groups
+        for one in scenarios
+        for row in tornado_rows(part, one, _terms(args, part, model))
+    ]
+    _show(args, rows, TORNADO_COLUMNS, [])
+    return rows
+
+
+def _volume(
+    args: argparse.Namespace, scenarios: Sequence[Scenario], groups: Groups
+) -> list[dict[str, Any]]:
+    """Print what so many tokens a day cost."""
+    from bench.cost.volume import volume_rows
+    from bench.report.tables.cost import volume_columns, volume_notes
+
+    if not scenarios:
+        raise InputError("--tokens-per-day: needs --scenario, --rent or --own")
+    if args.mix or args.currency != "USD":
+        raise InputError(
+            "--tokens-per-day: is in USD, at the measured mix; leave --mix, --currency"
+        )
+    days = [amounts.tokens(text) for text in args.tokens_per_day.split(",")]
+    rows = [
+        row
+        for model, part in groups
+        for one in scenarios
+        for row in volume_rows(part, one, _terms(args, part, model), days)
+    ]
+    _show(args, rows, volume_columns(rows), volume_notes(rows))
+    return rows
+
+
+def _show(
+    args: argparse.Namespace,
+    rows: Sequence[dict[str, Any]],
+    columns: Sequence[Column],
+    notes: Sequence[str],
+) -> None:
+    """Print a table, and below it, to read, what it rests on."""
+    from bench.report.tables import render
+
+    print(render(rows, columns, args.output), end="")
+    lines = [*notes, *amounts.rate_notes(args.rate, amounts.day(args.on))]
+    if args.output == "md" and lines:
+        print("\n" + "\n".join(f"- {line}" for line in lines))
 
 
 def _measured(paths: Sequence[Path]) -> tuple[list[Throughput], dict[str, str]]:
@@ -170,18 +246,18 @@ def _of_models(
 def _terms(args: argparse.Namespace, items: Sequence[Throughput], model: str) -> Terms:
     from bench.cost.pricing import Terms
 
-    mix = _parts("--mix", args.mix) if args.mix else None
+    mix = amounts.parts("--mix", args.mix) if args.mix else None
     if "hosted" in args.against and mix is None:
         tokens = [sum(getattr(one, name) for one in items) for name in ("n_prompt", "n_gen")]
         weights = (float(tokens[0]), float(tokens[1]))
     else:
         weights = mix or (1.0, 1.0)
     return Terms(
-        rates=_rates(args.rate),
+        rates=amounts.rates(args.rate),
         against=tuple(api for text in args.against for api in _against(text, args, model, weights)),
         mix=mix,
-        co2_g_per_kwh=_number("--co2", args.co2) if args.co2 else None,
-        on=_on(args),
+        co2_g_per_kwh=amounts.number("--co2", args.co2) if args.co2 else None,
+        on=amounts.day(args.on),
         any_card=args.gpu is not None,
     )
 
@@ -198,13 +274,13 @@ def _against(
     elif text == "hosted":
         if args.batch:
             raise InputError("--batch: hosters' batch prices are not compared; name one of them")
-        found = hosted(model, _on(args), *weights)
+        found = hosted(model, amounts.day(args.on), *weights)
         of = f"of {found.count} hosters"
         yield _at_price(f"{found.cheapest.item} (cheapest {of})", found.cheapest, args)
         if found.count > 1:
             yield _at_price(f"{found.median.item} (median {of})", found.median, args)
     else:
-        yield _at_price(text, api_on(text, _on(args), batch=args.batch), args)
+        yield _at_price(text, api_on(text, amounts.day(args.on), batch=args.batch), args)
 
 
 def _at_price(name: str, found: ApiPrice | None, args: argparse.Namespace) -> Against:
@@ -214,18 +290,18 @@ def _at_price(name: str, found: ApiPrice | None, args: argparse.Namespace) -> Ag
     from bench.cost.pricing import Against
 
     if found is None:
-        asked = dict(zip(("input", "output"), _parts("--against", name), strict=True))
+        asked = dict(zip(("input", "output"), amounts.parts("--against", name), strict=True))
         rates = ApiRates(**asked)
         tiers: tuple[ApiTier, ...] = ()
     else:
-        one = to_usd(1.0, found.currency, _rates(args.rate))
+        one = to_usd(1.0, found.currency, amounts.rates(args.rate))
         rates, tiers = found.rates(0).times(one), tuple(tier.times(one) for tier in found.tiers)
     api = Against(
         name=name,
         rates=rates,
         tiers=tiers,
-        cached_share=_number("--cached", args.cached or "0"),
-        batch_discount=_number("--batch-discount", args.batch_discount or "0"),
+        cached_share=amounts.number("--cached", args.cached or "0"),
+        batch_discount=amounts.number("--batch-discount", args.batch_discount or "0"),
         price=found,
     )
     if not api.usd_per_mtok(1, 1) > 0:
@@ -238,13 +314,15 @@ def _scenarios(args: argparse.Namespace, items: Sequence[Throughput]) -> list[Sc
     from bench.cost.prices import plain
     from bench.cost.scenario import adapt, load_scenario
 
-    on = _on(args)
+    on = amounts.day(args.on)
     made: list[Scenario] = []
     for ref in args.scenario:
         base = load_scenario(ref)
         if args.gpu and base.gpu and plain(args.gpu) != plain(base.gpu):
             raise InputError(f"--gpu: scenario '{base.name}' prices a {base.gpu}, not {args.gpu}")
         given = _given(args, on, base.gpu, items)
+        if base.basis == "rent" and "rent_per_hour" not in given and not ref.endswith(".toml"):
+            given |= _rent_of_the_market(args.gpu or base.gpu, on)
         made.append(adapt(base, base.basis, given, gpus=args.gpus))
     if not args.scenario:
         both: tuple[tuple[Basis, str | None], ...] = (
@@ -292,21 +370,33 @@ def _given(
         elif name == "electricity_per_kwh" and text[:1].isalpha():
             figures[name] = _from_book(name, text, on)
         else:
-            figures[name] = Figure(value=_value(flag, text), source=flag, date=on)
+            figures[name] = Figure(value=amounts.value(flag, text), source=flag, date=on)
     return figures
 
 
 def _from_book(name: str, item: str, on: datetime.date) -> Figure:
     """A figure from the price book: the prices in force on that day, as a range if they differ."""
     from bench.cost import prices
-    from bench.cost.scenario import Figure, Range
 
     books: dict[str, Callable[[str, datetime.date], prices.Market]] = {
         "rent_per_hour": prices.gpu_rent,
         "price": prices.gpu_purchase,
         "electricity_per_kwh": prices.electricity,
     }
-    market = books[name](item, on)
+    return _figure(books[name](item, on))
+
+
+def _rent_of_the_market(gpu: str | None, on: datetime.date) -> dict[str, Figure]:
+    """The rent that a shipped scenario takes where `bench prices --update` found offers."""
+    from bench.cost.prices import market_rent
+
+    market = market_rent(gpu, on) if gpu else None
+    return {} if market is None else {"rent_per_hour": _figure(market)}
+
+
+def _figure(market: Market) -> Figure:
+    from bench.cost.scenario import Figure, Range
+
     value: float | Range = market.mode
     if market.low < market.high:
         value = Range(low=market.low, mode=market.mode, high=market.high)
@@ -324,68 +414,6 @@ def _only_card(items: Sequence[Throughput]) -> str:
     if card is None:
         raise InputError("`book`: the results name no card, or several; give --gpu NAME")
     return card
-
-
-def _value(flag: str, text: str) -> Any:
-    """A number, or a range LOW:MODE:HIGH."""
-    from bench.cost.scenario import Range
-
-    if ":" not in text:
-        return _number(flag, text)
-    parts = [_number(flag, part) for part in text.split(":")]
-    if len(parts) != 3:
-        raise InputError(f"{flag}: {text!r} is neither a number nor LOW:MODE:HIGH")
-    return Range(low=parts[0], mode=parts[1], high=parts[2])
-
-
-def _parts(flag: str, text: str) -> tuple[float, float]:
-    parts = [_number(flag, part) for part in text.split(":")]
-    if len(parts) != 2 or min(parts) < 0 or not sum(parts) > 0:
-        raise InputError(f"{flag}: {text!r} is not IN:OUT, such as 3:1")
-    return parts[0], parts[1]
-
-
-def _number(flag: str, text: str) -> float:
-    import math
-
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise InputError(f"{flag}: {text!r} is not a number")
-    return value
-
-
-def _rates(texts: Sequence[str]) -> dict[str, float]:
-    """Dollars for one unit of each currency, from `CODE=USD` or `CODE=USD@DATE`."""
-    rates = {}
-    for text in texts:
-        code, _, rate = text.partition("@")[0].partition("=")
-        value = _number("--rate", rate)
-        if not (len(code) == 3 and code.isupper() and value > 0):
-            raise InputError(f"--rate: {text!r} is not CODE=USD, such as JPY=0.0067")
-        rates[code] = value
-    return rates
-
-
-def _rate_notes(args: argparse.Namespace) -> list[str]:
-    """Each rate that was stated, with its day."""
-    from bench.cost.prices import parse_date
-
-    notes = []
-    for text in args.rate:
-        rate, _, day = text.partition("@")
-        code, _, dollars = rate.partition("=")
-        dated = parse_date(day, "--rate") if day else _on(args)
-        notes.append(f"1 {code} = {dollars} USD on {dated}, by --rate")
-    return notes
-
-
-def _on(args: argparse.Namespace) -> datetime.date:
-    from bench.cost.prices import parse_date
-
-    return parse_date(args.on) if args.on else datetime.datetime.now(datetime.UTC).date()
 
 
 def _in_currency(rows: Sequence[dict[str, Any]], currency: str, rates: Mapping[str, float]) -> None:

@@ -14,6 +14,8 @@ examples:
   bench export results/local/mine --to pytest-benchmark --rent 0.42 --out mine.json
   pytest-benchmark compare mine.json
 
+  bench export results/local/mine --share mine.tar.gz
+
 What a format cannot hold is dropped, with a line on stderr. docs/exchange.md, docs/data.md.
 exit codes: 0 done, 2 bad input, 3 a package is missing (parquet needs pyarrow)
 """
@@ -30,8 +32,13 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         description="Write results for a notebook, a test suite, a dashboard or another folder.",
     )
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS")
-    parser.add_argument(
-        "--to", required=True, choices=FORMATS, metavar="FORMAT", help=", ".join(FORMATS)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--to", choices=FORMATS, metavar="FORMAT", help=", ".join(FORMATS))
+    where.add_argument(
+        "--share",
+        type=Path,
+        metavar="FILE",
+        help="one .tar.gz to hand on: lists what is in it, then writes it",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: stdout")
     parser.add_argument(
@@ -57,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
     from bench.exchange.exporting import export, save
     from bench.records.file import read
 
+    if args.share is not None:
+        return _share(args.results, args.share)
     price = stated(args.rent, args.utilization)
     if args.to in BINARY and args.out is None:
         raise InputError(f"--to {args.to} is no text: give --out FILE")
@@ -72,4 +81,18 @@ def run(args: argparse.Namespace) -> int:
         print(made.data.decode(), end="")
     else:
         save(made.data, args.out)
+    return 0
+
+
+def _share(results: list[Path], to: Path) -> int:
+    """Say what the archive will hold, then write it."""
+    from bench.exchange.exporting import save
+    from bench.exchange.sharing import archive, listed, members
+
+    found = members(results)
+    for line in listed(found):
+        print(line)
+    sys.stdout.flush()
+    save(archive(found), to)
+    print(f"written to {to}; no home, user, host name nor key is in it", file=sys.stderr)
     return 0

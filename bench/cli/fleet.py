@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -17,39 +15,18 @@ def show(experiment: Experiment, fleet: Fleet, output: str) -> str:
     """Each machine's table; as JSON one list whose rows name the machine."""
     from bench.records import FILE
     from bench.records.file import read
+    from bench.report.tables import render
     from bench.report.tables import run as summary
 
     texts: dict[str, str] = {}
     for name, folder in fleet.folders.items():
         if (folder / FILE).is_file():
-            texts[name] = summary.show(experiment, read(folder), folder, output)
+            form = "md" if output == "md" else "json"
+            texts[name] = summary.show(experiment, read(folder), folder, form)
     if output == "md":
         return "\n".join(f"## {name}\n\n{text}" for name, text in texts.items())
-    if output == "csv":
-        return _csv(texts)
-    rows = [{"machine": name} | row for name, text in texts.items() for row in _rows(text, output)]
-    if output == "jsonl":
-        return "".join(json.dumps(row) + "\n" for row in rows)
-    return json.dumps(rows, indent=2) + "\n"
-
-
-def _rows(text: str, output: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = (
-        json.loads(text) if output == "json" else [json.loads(line) for line in text.splitlines()]
-    )
-    return found
-
-
-def _csv(texts: dict[str, str]) -> str:
-    """One table with the machine as its first column."""
-    rows: list[list[str]] = []
-    for name, text in texts.items():
-        head, *body = csv.reader(io.StringIO(text))
-        rows = rows or [["machine", *head]]
-        rows += [[name, *row] for row in body]
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows(rows)
-    return stream.getvalue()
+    rows = [row | {"machine": name} for name, text in texts.items() for row in json.loads(text)]
+    return render(rows, (), output)
 
 
 def plan_of(experiment: Experiment, select: str | None, output: str) -> str:

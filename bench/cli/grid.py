@@ -83,6 +83,8 @@ def add_fleet(parser: argparse.ArgumentParser) -> None:
 
 def wanted_experiment(args: argparse.Namespace) -> Experiment:
     """The experiment with the flags laid over it, checked again."""
+    from bench.runner.naming import is_quantized, named
+
     asks = args.url is not None or args.engine == (ENDPOINT,)
     name = args.experiment or ("serving" if asks else "quickstart")
     experiment = load_experiment(name)
@@ -129,6 +131,10 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
         raise InputError(*(f"{name}: {problem}" for problem in problems))
     for line in changed.moved:
         sys.stderr.write(f"{line}\n")
+    if args.experiment is None and args.quant is None and is_quantized(changed):
+        # A folder holds its own scheme; nobody asked for others on top of it.
+        changed = replace(changed, arm=(), grid=replace(changed.grid, quant=("none",)))
+    changed = named(changed)
     if args.baseline is None and _tells_arms_apart(experiment) and not _tells_arms_apart(changed):
         # The file's baseline is not among what was asked for: the first arm takes its place.
         changed = replace(changed, baseline=changed.variants[0].name)

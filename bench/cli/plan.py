@@ -50,12 +50,13 @@ def run(args: argparse.Namespace) -> int:
     from bench.runner.arms import check_names
     from bench.runner.forecast import forecast, order, total_s
     from bench.runner.here import here
+    from bench.runner.naming import named
     from bench.runner.pinning import pinned
 
     if args.n_batch == LARGEST:
         raise InputError("-b max: only `bench run` can find it, by trying; a plan needs numbers")
     experiment = wanted_experiment(args)
-    experiment = pinned(experiment, partial(print, file=sys.stderr), planning=True)
+    experiment = named(pinned(experiment, partial(print, file=sys.stderr), planning=True))
     check_names(experiment)
     if args.on is not None:
         return _on_fleet(experiment, args)

@@ -10,8 +10,10 @@ from bench.cli import add_output
 
 if TYPE_CHECKING:
     from bench.models import ModelCard
-    from bench.predict import Prediction
+    from bench.predict import Prediction, Predictor
+    from bench.predict.published import Row
     from bench.roofline.gpus import Gpu
+    from bench.roofline.memory import Host
 
 EPILOG = """\
 examples:
@@ -20,9 +22,15 @@ examples:
   bench predict -m deepseek-r1 -q ud-iq1_s --gpu h100-sxm --n-gpus 2 --rent 6.98
   bench predict --weights-bytes 4.9e9 -q q4_k_m --gpu rtx-3060
   bench predict -m llama-3.1-8b -q fp16 --gpu rtx-5080 --measured 68
+  bench predict -m qwen3.6-35b-a3b -q q4_k_m --gpu rtx-5070 --host-bandwidth 60
+  bench predict -m qwen3.6-27b -q q4_k_m --gpu all --min-tok-s 30 --max-usd-per-mtok 2
+  bench predict -m all -q q4_k_m --gpu rtx-4080-super --min-tok-s 60
+  bench predict -m path/to/config.json -q q4_k_m --gpu rtx-3060
 
-The interval holds 90 of 100 new measurements where the question is like those fitted
-(docs/predict.md). No prediction is above the bound.
+The interval holds 90 of 100 measurements that were left out of the fit (docs/predict.md). No
+prediction is above the bound. `fit` is yes, tight (within 7% of the memory), offload (the host
+holds and computes a part) or no (no rate). A rate that is measured below the interval gets its
+likely causes, each with the command that tells it from the others.
 """
 
 
@@ -35,7 +43,11 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         epilog=EPILOG,
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("-m", "--model", help="models, with commas (see `bench models`)")
+    what.add_argument(
+        "-m",
+        "--model",
+        help="models, with commas (see `bench models`), or all; a config.json or its folder",
+    )
     what.add_argument(
         "--weights-bytes",
         type=_bytes,
@@ -45,6 +57,35 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     parser.add_argument("-q", "--quant", default="none", help="schemes, with commas")
     parser.add_argument("-e", "--engine", default="llama.cpp", help="engines (default: llama.cpp)")
     parser.add_argument("--gpu", default="all", help="cards, with commas (default: all)")
+    parser.add_argument(
+        "--memory",
+        type=_amount,
+        metavar="GIB",
+        help="memory of the device, where it is sold in sizes",
+    )
+    parser.add_argument(
+        "--host-memory",
+        type=_amount,
+        default=64.0,
+        metavar="GIB",
+        help="memory of the host, for what does not fit (default: 64)",
+    )
+    parser.add_argument(
+        "--host-bandwidth",
+        type=_amount,
+        default=35.0,
+        metavar="GB_S",
+        help="rate at which the host reads weights while it computes (default: 35)",
+    )
+    parser.add_argument(
+        "--min-tok-s", type=_amount, metavar="TOK_S", help="only what is at least so fast"
+    )
+    parser.add_argument(
+        "--max-usd-per-mtok",
+        type=_amount,
+        metavar="USD",
+        help="only what costs at most so much, at --rent or at the listed rent of each card",
+    )
     parser.add_argument("-p", "--n-prompt", type=_whole, default=512, metavar="N")
     parser.add_argument("-n", "--n-gen", type=_whole, default=128, metavar="N")
     parser.add_argument("-b", "--n-batch", type=_wholes, default=[1], metavar="N,...")
@@ -83,6 +124,16 @@ def _bytes(text: str) -> int:
     return value
 
 
+def _amount(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
 def _whole(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
@@ -97,12 +148,12 @@ def run(args: argparse.Namespace) -> int:
     """Predict every combination."""
     import sys
 
+    from bench import schemes
     from bench.errors import InputError
     from bench.predict import Predictor
     from bench.predict.names import engine_for
-    from bench.predict.user_rows import rows_of
+    from bench.predict.published import sized
     from bench.report.tables import render
-    from bench.schemes import meant
     from bench.schemes.bytes import check_quant
 
     for name in ("measured", "rent"):
@@ -110,102 +161,244 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"--{name}: must be above 0")
     engines = [engine_for(name) for name in args.engine.split(",")]
-    quants = [meant(quant, e) for e in engines for quant in args.quant.split(",")]
-    for quant in quants:
-        check_quant(quant)
-    cards = _cards(args.gpu)
-    extra, skipped = rows_of(args.results)
+    for engine in engines:
+        for quant in args.quant.split(","):
+            check_quant(sized(schemes.meant(quant, engine)))
+    cards = _cards(args.gpu, args.memory)
+    extra, skipped = _own_rows(args.results)
     for line in skipped:
         print(f"bench: {line}", file=sys.stderr)
-    predictor = Predictor(extra)
-    rows = [
-        _row(found, gpu, args)
-        for engine in engines
-        for quant in dict.fromkeys(meant(q, engine) for q in args.quant.split(","))
-        for model in _models(args, quant)
-        for gpu in cards
-        for n_batch in args.n_batch
-        for found in [
-            predictor.predict(
-                model,
-                gpu,
-                quant,
-                engine,
-                n_prompt=args.n_prompt,
-                n_gen=args.n_gen,
-                n_batch=n_batch,
-                n_gpus=args.n_gpus,
-            )
-        ]
-    ]
+    rows = _sought(_rows(Predictor(extra), engines, cards, args), args)
     print(render(rows, _columns(args), args.output), end="")
     if args.output == "md":
+        for row in rows:
+            for line in _why_lines(row):
+                print(line)
         for line in _notes(rows):
             print(f"bench: {line}", file=sys.stderr)
     return 0
 
 
-def _cards(names: str) -> list[Gpu]:
+def _own_rows(results: list[Path]) -> tuple[list[Row], list[str]]:
+    """Rows of one's own records; without any, their readers are not even imported."""
+    if not results:
+        return [], []
+    from bench.predict.user_rows import rows_of
+
+    return rows_of(results)
+
+
+def _rows(
+    predictor: Predictor, engines: list[str], cards: list[Gpu], args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    from bench import schemes
+    from bench.roofline.memory import Host
+
+    host = Host(memory_bytes=int(args.host_memory * 2**30), bandwidth=args.host_bandwidth * 1e9)
+    rows = []
+    for engine in engines:
+        for asked in dict.fromkeys(schemes.meant(q, engine) for q in args.quant.split(",")):
+            for model in _models(args, asked):
+                quant = _stored(model, asked)
+                for gpu in cards:
+                    for n_batch in args.n_batch:
+                        found = predictor.predict(
+                            model,
+                            gpu,
+                            quant,
+                            engine,
+                            n_prompt=args.n_prompt,
+                            n_gen=args.n_gen,
+                            n_batch=n_batch,
+                            n_gpus=args.n_gpus,
+                            host=host,
+                            bytes_known=args.weights_bytes is None,
+                        )
+                        rows.append(_row(predictor, model, found, gpu, host, args))
+    return rows
+
+
+def _sought(rows: list[dict[str, Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """What is fast and cheap enough, the cheapest first; every row where nothing is sought."""
+    if args.min_tok_s is None and args.max_usd_per_mtok is None:
+        return rows
+    kept = []
+    for row in rows:
+        rate, low, usd = row["decode_tok_s"], row["low"], row.get("usd_per_mtok")
+        if rate is None or (args.min_tok_s is not None and rate < args.min_tok_s):
+            continue
+        if args.max_usd_per_mtok is not None and (usd is None or usd > args.max_usd_per_mtok):
+            continue
+        sure = args.min_tok_s is None or low >= args.min_tok_s
+        dear = row.get("usd_per_mtok_high")
+        cheap = args.max_usd_per_mtok is None or (
+            dear is not None and dear <= args.max_usd_per_mtok
+        )
+        row["meets"] = "yes" if sure and cheap and row["fit"] != "tight" else "likely"
+        kept.append(row)
+
+    def order(row: dict[str, Any]) -> tuple[bool, float, float]:
+        usd = row.get("usd_per_mtok")
+        return usd is None, usd or 0.0, -row["decode_tok_s"]
+
+    return sorted(kept, key=order)
+
+
+def _cards(names: str, memory_gib: float | None) -> list[Gpu]:
     from bench.roofline.gpus import gpus, resolve_gpu
 
     if names == "all":
-        return list(gpus().values())
-    return [resolve_gpu(name.strip()) for name in names.split(",")]
+        found = list(gpus().values())
+    else:
+        found = [resolve_gpu(name.strip()) for name in names.split(",")]
+    return [card.with_memory(memory_gib) for card in found] if memory_gib else found
 
 
 def _models(args: argparse.Namespace, quant: str) -> list[ModelCard]:
-    from bench.models import resolve_model
+    from bench.models import load_card, model_cards, resolve_model
+    from bench.models.config_file import card_of_config, is_config
     from bench.predict.names import card_of_size
+    from bench.predict.published import sized
 
     if args.weights_bytes is not None:
-        return [card_of_size(args.weights_bytes, quant)]
-    return [resolve_model(name.strip()).card for name in args.model.split(",")]
+        return [card_of_size(args.weights_bytes, sized(quant))]
+    if args.model == "all":
+        return [load_card(path) for path in model_cards().values()]
+    names = [name.strip() for name in args.model.split(",")]
+    return [
+        card_of_config(Path(name)) if is_config(name) else resolve_model(name).card
+        for name in names
+    ]
 
 
-def _row(found: Prediction, gpu: Gpu, args: argparse.Namespace) -> dict[str, Any]:
+def _stored(card: ModelCard, quant: str) -> str:
+    """The scheme that a folder is quantized in already, where none was asked for."""
+    from bench.errors import InputError
+    from bench.models.checkpoint import stated
+
+    found = stated(card.architecture)
+    if found is None or quant in ("none", "f16", found.scheme):
+        return found.scheme if found is not None else quant
+    raise InputError(f"{card.name} is quantized already, in '{found.scheme}': leave -q out")
+
+
+def _row(
+    predictor: Predictor,
+    model: ModelCard,
+    found: Prediction,
+    gpu: Gpu,
+    host: Host,
+    args: argparse.Namespace,
+) -> dict[str, Any]:
     import dataclasses
-
-    from bench.cost import usd_per_mtok
-    from bench.roofline import above_bound
 
     row: dict[str, Any] = dataclasses.asdict(found)
     row["extrapolates"] = list(found.extrapolates)
     row["absent"] = [f"{figure}: {why}" for figure, why in found.absent.items()]
     _add_energy(row, found, gpu)
-    if args.rent is not None and found.decode_tok_s is not None:
-        for key, rate in (
-            ("usd_per_mtok", found.decode_tok_s),
-            ("usd_per_mtok_low", found.high),
-            ("usd_per_mtok_high", found.low),
-        ):
-            row[key] = None if rate is None else usd_per_mtok(rate, args.rent)
+    _add_cost(row, found, gpu, args)
     if args.measured is not None:
-        row["measured_tok_s"] = args.measured
-        row["share_of_bound"] = args.measured / found.bound_decode_tok_s
-        row["reasons"] = (
-            ["ABOVE_BOUND"] if above_bound(args.measured, found.bound_decode_tok_s) else []
-        )
+        _add_measured(row, predictor, model, found, gpu, host, args.measured)
     return row
+
+
+def _add_cost(row: dict[str, Any], found: Prediction, gpu: Gpu, args: argparse.Namespace) -> None:
+    """Dollars for a million new tokens, at the rent given or at the listed one of the card."""
+    usd_per_hour = args.rent
+    if usd_per_hour is None:
+        if args.max_usd_per_mtok is None and args.min_tok_s is None:
+            return
+        from bench.cost.prices import gpu_rent, today
+        from bench.errors import InputError
+
+        try:
+            usd_per_hour = gpu_rent(gpu.title, today()).mode * found.n_gpus
+        except InputError:
+            row["absent"] = [*row["absent"], f"usd_per_mtok: no rent of {gpu.title} is in force"]
+    row["usd_per_hour"] = usd_per_hour
+    for key, rate in (
+        ("usd_per_mtok", found.decode_tok_s),
+        ("usd_per_mtok_low", found.high),
+        ("usd_per_mtok_high", found.low),
+    ):
+        known = rate is not None and usd_per_hour is not None
+        row[key] = usd_per_hour / 3600 / rate * 1e6 if known else None
+
+
+def _add_measured(
+    row: dict[str, Any],
+    predictor: Predictor,
+    model: ModelCard,
+    found: Prediction,
+    gpu: Gpu,
+    host: Host,
+    measured: float,
+) -> None:
+    """A stated rate against the bound and the interval, with the causes that would explain it."""
+    import dataclasses
+
+    from bench.predict.causes import Question, causes
+    from bench.roofline import above_bound
+
+    row["measured_tok_s"] = measured
+    row["share_of_bound"] = measured / found.bound_decode_tok_s
+    above = above_bound(measured, found.bound_decode_tok_s)
+    row["reasons"] = ["ABOVE_BOUND"] if above and found.bound_sure else []
+    row["share_of_expected"] = None if found.decode_tok_s is None else measured / found.decode_tok_s
+    row["against_interval"] = _against(measured, found)
+    question = Question(
+        predictor=predictor, model=model, gpu=gpu, found=found, measured_tok_s=measured, host=host
+    )
+    row["causes"] = [dataclasses.asdict(cause) for cause in causes(question)]
+    if above and not found.bound_sure:
+        why = "the bytes of weights or cache are a guess, so a figure above the bound may be right"
+        row["absent"] = [*row["absent"], f"reasons: {why}"]
+
+
+def _against(measured: float, found: Prediction) -> str | None:
+    if found.low is None or found.high is None:
+        return None
+    if measured < found.low:
+        return "below"
+    return "above" if measured > found.high else "within"
+
+
+def _why_lines(row: dict[str, Any]) -> list[str]:
+    """Why a measured rate is below the interval, for people."""
+    if row.get("against_interval") != "below":
+        return []
+    lines = [
+        "",
+        f"{row['gpu']}, {row['model']}, {row['quant']}: {row['measured_tok_s']:g} tok/s is "
+        f"{row['share_of_expected']:.0%} of the {row['decode_tok_s']:.3g} expected "
+        f"({row['low']:.3g} .. {row['high']:.3g}). Likely causes, most likely first:",
+    ]
+    for number, cause in enumerate(row["causes"], 1):
+        rate = cause["expected_tok_s"]
+        would = "" if rate is None else f" (would give about {rate:.3g} tok/s)"
+        lines += [f"{number}. {cause['cause']}{would}", f"   Check: {cause['check']}"]
+    return lines
 
 
 def _add_energy(row: dict[str, Any], found: Prediction, gpu: Gpu) -> None:
     """Joules of the boards for each new token, in decode: what they draw, and at most."""
     from bench.predict.board_power import expected_share
 
-    share = expected_share(gpu, found.n_batch)
-    if gpu.tdp_w is None:
+    rate = found.decode_tok_s
+    if gpu.tdp_w is None or rate is None or found.low is None or found.high is None:
         return
     limit_w = gpu.tdp_w * found.n_gpus
-    if found.decode_tok_s is None or found.low is None or found.high is None:
-        return
+    read = None if found.host_bytes else rate / found.bound_decode_tok_s
+    share = expected_share(gpu, found.n_batch, read)
     row["energy_per_output_token_j_max"] = limit_w / found.low
-    for key in ("energy_per_output_token_j", "energy_low_j", "energy_high_j"):
+    for key in ("power_w", "energy_per_output_token_j", "energy_low_j", "energy_high_j"):
         row[key] = None
     if share is None:
-        why = "energy_per_output_token_j: no published power of a GDDR card"
+        why = f"energy_per_output_token_j: no published power of a card like {gpu.title} so loaded"
         row["absent"] = [*row["absent"], why]
         return
-    row["energy_per_output_token_j"] = limit_w * share.median / found.decode_tok_s
+    row["power_w"] = limit_w * share.median
+    row["energy_per_output_token_j"] = limit_w * share.median / rate
     row["energy_low_j"] = limit_w * share.low / found.high
     row["energy_high_j"] = limit_w * share.high / found.low
 
@@ -229,14 +422,18 @@ def _columns(args: argparse.Namespace) -> list[Any]:
         column("bound_decode_tok_s", "bound", ".4g"),
         column("limited_by", "limited by"),
         column("prefill_tok_s", "prefill tok/s", ".3g"),
+        column("power_w", "W", ".0f"),
         column("energy_per_output_token_j", "J/token", ".2g"),
-        Column(heading="fits", show=lambda row: "yes" if row["fits"] else "no"),
+        column("fit"),
     ]
-    if args.rent is not None:
+    if args.min_tok_s is not None or args.max_usd_per_mtok is not None:
+        columns.append(column("meets"))
+    if args.rent is not None or args.max_usd_per_mtok is not None or args.min_tok_s is not None:
         columns.append(column("usd_per_mtok", "$/Mtok", ".3g"))
         columns.append(interval("usd_per_mtok_low", "usd_per_mtok_high", "90% interval"))
     if args.measured is not None:
         columns.append(column("share_of_bound", "measured / bound", ".0%"))
+        columns.append(column("share_of_expected", "/ expected", ".0%"))
         columns.append(Column(heading="", show=lambda row: " ".join(row["reasons"])))
     return columns
 
@@ -245,6 +442,8 @@ def _notes(rows: list[dict[str, Any]]) -> list[str]:
     """What the table cannot say, each thing once."""
     notes = [f"wider interval: {text}" for row in rows for text in row["extrapolates"]]
     notes += [text for row in rows for text in row["absent"]]
-    if any(not row["fits"] for row in rows):
-        notes.append("where it does not fit, the rate is that of a card with more memory")
+    if any(row["fit"] == "offload" for row in rows):
+        notes.append(
+            "offload: the rest is read from the host's memory (--host-bandwidth, --host-memory)"
+        )
     return list(dict.fromkeys(notes))

@@ -14,7 +14,7 @@ examples:
   bench prices                          every price, in force or not
   bench prices --on 2025-05-01          what was in force on that day
   bench prices --kind rent 4090         what a rented RTX 4090 costs
-  bench prices --kind api openai -o json
+  bench prices --kind api qwen3 -o json  with a text, those of genai-prices as well
   bench prices --update                 ask the market for today's rents (needs gpuhunt)
   bench prices --update --provider runpod --provider vastai
 
@@ -64,6 +64,10 @@ def run(args: argparse.Namespace) -> int:
     on = parse_date(args.on) if args.on else None
     kinds = (args.kind,) if args.kind else KINDS
     found = [one for kind in kinds for one in find(kind, args.text, on)]
+    if args.text and "api" in kinds:
+        from bench.cost.apis import search
+
+        found += search(args.text, on or today())
     if not found:
         print("bench: no such price; `bench prices` lists every one", file=sys.stderr)
     rows = [price_row(one) for one in found]

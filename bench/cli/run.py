@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.cli import add_output, stop_on_terminate
 from bench.cli.grid import LARGEST, add_fleet, add_grid, share, wanted_experiment
+from bench.cli.streams import Guard
+from bench.text import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,6 +27,7 @@ examples:
   bench run -m Qwen/Qwen3-8B -d cuda           a model of the hub, by name
   bench run -b max -d cuda                     the most sequences that fit in memory
   bench run -m ./my-model -d cuda -o json      your own safetensors
+  bench run -m ./base,./base-FP8 --baseline ./base   a quantized folder against its base
   bench run --on ray --select gpu=rtx-4080     on machines of a Ray cluster (docs/fleet.md)
 
 Finished replicates are kept in DIR and not run again; run the same command to go on.
@@ -71,13 +74,14 @@ def run(args: argparse.Namespace) -> int:
 def _measure(experiment: Experiment, args: argparse.Namespace) -> int:
     from bench import runner
     from bench.runner.largest_batch import with_largest_batch
+    from bench.runner.naming import named
     from bench.runner.pinning import pinned
 
     folder = args.into or Path("results/local") / experiment.name
     if args.on is not None:
         return _on_fleet(experiment, folder, args)
     with ProgressLine() as progress:
-        experiment = pinned(experiment, progress.say)
+        experiment = named(pinned(experiment, progress.say))
         if args.n_batch == LARGEST:
             experiment = with_largest_batch(experiment, folder, progress.say)
         if args.target is not None:
@@ -159,7 +163,8 @@ class ProgressLine:
     def __init__(self) -> None:
         from rich.console import Console
 
-        self._console: Console = Console(stderr=True, highlight=False)
+        stream: Any = sys.stderr.own() if isinstance(sys.stderr, Guard) else sys.stderr
+        self._console: Console = Console(file=stream, highlight=False)
         self._status: Any = None
         self._title = ""
         self._began = time.monotonic()
@@ -178,7 +183,7 @@ class ProgressLine:
             self._status.stop()
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(plain(text), markup=False, soft_wrap=True)
 
     def step(self, done: int, total: int, title: str) -> None:
         now = time.monotonic()
@@ -208,6 +213,6 @@ class ProgressLine:
         from rich.text import Text
 
         if self._status is not None:
-            self._status.update(Text(text), refresh=True)
+            self._status.update(Text(plain(text)), refresh=True)
         else:
             print(text, file=sys.stderr, flush=True)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from bench.comparison import opponents
+from bench.comparison import by_workload, opponents
 from bench.comparison.judging import pairs_of
 from bench.errors import InputError
 from bench.experiment import Experiment
-from bench.records import Record
 from bench.records.file import Results
-from bench.summary import replicate_figures
-from bench.summary.statistics import log_ratios, pairs_for
+from bench.statistics.paired import log_ratios, pairs_for
+from bench.summary import Replicate, summarise
 
 PILOT_PAIRS: Final = 4
 MOST_PAIRS: Final = 100
@@ -34,14 +33,12 @@ def pairs_wanted(experiment: Experiment, results: Results, target: float) -> int
 
     Only the spread of the pilot is looked at, never its ratios. Raises InputError.
     """
-    arms: dict[str, list[Record]] = {}
-    for record in results.records:
-        arms.setdefault(record.variant["name"], []).append(record)
-    wanted = [
-        _pairs(arms[base], arms[name], work, target)
-        for name, base in opponents(arms, experiment.baseline, None).items()
-        for work in {_work(record) for record in arms[name]}
-    ]
+    arms = summarise(results).arms
+    against = opponents({n: rows[0].arm for n, rows in arms.items()}, experiment.baseline, None)
+    wanted = []
+    for name, base in against.items():
+        ours, theirs = by_workload(arms[base]), by_workload(arms[name])
+        wanted += [_pairs(ours.get(sizes, []), theirs[sizes], target) for sizes in theirs]
     needed = [n for n in wanted if n is not None]
     if not needed:
         raise InputError("--target: the pilot has too few good pairs to plan from")
@@ -53,20 +50,12 @@ def pairs_wanted(experiment: Experiment, results: Results, target: float) -> int
     return max(*needed, PILOT_PAIRS)
 
 
-def _work(record: Record) -> tuple[tuple[str, int], ...]:
-    return tuple(sorted(record.workload.items()))
-
-
-def _pairs(
-    base: list[Record], other: list[Record], work: tuple[tuple[str, int], ...], target: float
-) -> int | None:
-    ours, theirs = ([r for r in arm if _work(r) == work] for arm in (base, other))
-    speeds = [(_speed(pair.baseline), _speed(pair.candidate)) for pair in pairs_of(ours, theirs)]
+def _pairs(base: list[Replicate], other: list[Replicate], target: float) -> int | None:
+    speeds = [(_speed(pair.baseline), _speed(pair.candidate)) for pair in pairs_of(base, other)]
     if len(speeds) < 3:
         return None
     return pairs_for(target, log_ratios([b for b, _ in speeds], [c for _, c in speeds]))
 
 
-def _speed(record: Record) -> float:
-    figures = replicate_figures(record)
-    return figures["decode_tok_s"] or figures["prefill_tok_s"] or 0.0
+def _speed(one: Replicate) -> float:
+    return one.figures["decode_tok_s"] or one.figures["prefill_tok_s"] or 0.0

@@ -8,89 +8,68 @@ replicates are pairs like any others. docs/ci.md shows both ways.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, TypeVar
 
-from bench.comparison import Rules, compare
+from bench.comparison import Rules, by_workload, compare
 from bench.comparison.judging import pairs_of
+from bench.comparison.row import Compared
 from bench.errors import InputError, unknown
-from bench.experiment import Workload
-from bench.records import QualityRecord, Record
+from bench.experiment.selectors import selects
 from bench.records.file import Results
+from bench.summary import Row, Summary, summarise
 
 REASON = "STORED_BASELINE"
 SUFFIX = "/stored"
-_Line = TypeVar("_Line", Record, QualityRecord)
 
 
 def beside(
     results: Results, stored: Results, rules: Rules, candidate: str | None = None
-) -> list[dict[str, Any]]:
+) -> list[Compared]:
     """Rows of `bench compare` in which each arm's baseline is the stored arm of its name.
 
     Raises InputError if no arm is in both, or if both are the same records.
     """
-    if {_run(r) for r in results.records} & {_run(r) for r in stored.records}:
+    new, earlier = summarise(results), summarise(stored)
+    if _runs(new) & _runs(earlier):
         raise InputError("the results and those to compare with hold the same records")
-    arms, old = _by_name(results.records), _by_name(stored.records)
+    arms, old = new.arms, earlier.arms
     names = [name for name in arms if name in old]
     if not names:
         known = ", ".join(old) or "none"
         raise InputError(f"no arm of the results is among the stored ones; those are: {known}")
     if candidate is not None:
-        known_names, names = names, [n for n in names if _matches(arms[n][0], candidate)]
+        known_names = names
+        names = [name for name in names if selects(candidate, arms[name][0].arm.settings)]
         if not names:
             raise InputError(unknown("candidate", candidate, known_names))
-    both = Results(
-        environments=stored.environments | results.environments,
-        records=[*map(_renamed, stored.records), *results.records],
-        qualities=[*map(_renamed, stored.qualities), *results.qualities],
-    )
     apart = dataclasses.replace(rules, in_turns=False)
+    both = earlier.renamed(SUFFIX).beside(new)
     rows = compare(both, apart, versus={name: name + SUFFIX for name in names})
     turns = {name: took_turns(old[name], arms[name]) for name in names}
-    return [row if turns[row["candidate"]] else _marked(row) for row in rows]
+    return [row if turns[row.candidate] else _marked(row) for row in rows]
 
 
-def took_turns(old: Sequence[Record], new: Sequence[Record]) -> bool:
+def took_turns(old: Sequence[Row], new: Sequence[Row]) -> bool:
     """Whether each replicate of one run was measured beside its like in the other.
 
     So it is if no replicate started before both replicates of the pair before it had.
     """
-    by_workload: dict[Workload, list[tuple[datetime, datetime]]] = {}
-    for pair in pairs_of(old, new):
-        work = Workload(**pair.baseline.workload)
-        by_workload.setdefault(work, []).append(pair.times)
-    each = by_workload.values()
+    ours, theirs = by_workload(old), by_workload(new)
+    each = [
+        [pair.times for pair in pairs_of(ours[sizes], theirs[sizes])]
+        for sizes in ours
+        if sizes in theirs
+    ]
     return bool(each) and all(
-        len(pairs) > 1 and all(one[1] <= later[0] for one, later in pairwise(pairs))
-        for pairs in each
+        len(times) > 1 and all(one[1] <= later[0] for one, later in pairwise(times))
+        for times in each
     )
 
 
-def _renamed(line: _Line) -> _Line:
-    """The line as one of another arm."""
-    variant: Mapping[str, Any] = line.variant
-    return dataclasses.replace(line, variant=dict(variant) | {"name": variant["name"] + SUFFIX})
+def _marked(row: Compared) -> Compared:
+    return dataclasses.replace(row, reasons=tuple(sorted({*row.reasons, REASON})))
 
 
-def _marked(row: dict[str, Any]) -> dict[str, Any]:
-    return row | {"reasons": sorted({*row["reasons"], REASON})}
-
-
-def _by_name(records: Sequence[Record]) -> dict[str, list[Record]]:
-    found: dict[str, list[Record]] = {}
-    for record in records:
-        found.setdefault(record.variant["name"], []).append(record)
-    return found
-
-
-def _matches(record: Record, selector: str) -> bool:
-    names = ("name", "model", "engine", "quant", "mode")
-    return selector in (record.variant.get(key) for key in names)
-
-
-def _run(record: Record) -> tuple[str, str, str]:
-    return record.key, record.environment, record.started_at
+def _runs(summary: Summary) -> set[tuple[str, str, str]]:
+    return {(one.key, one.environment, one.started_at) for one in summary.replicates}

@@ -8,52 +8,51 @@ interval.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import geometric_mean
-from typing import Any
 
-from bench.records import OWN, Record
+from bench.comparison.row import Compared, Head
+from bench.summary import Metric, Replicate
+from bench.summary.replicate import against
 
 REASON = "NOT_PAIRED"
 
 
-def not_paired(records: Iterable[Record]) -> bool:
-    """Whether any of the records comes from another tool."""
-    return any(record.origin not in OWN for record in records)
+def not_paired(replicates: Iterable[Replicate]) -> bool:
+    """Whether any of the replicates comes from another tool."""
+    return any(not one.own_tool for one in replicates)
 
 
 def ratio_row(
-    head: Mapping[str, Any],
-    of: Callable[[Record], float | None],
-    baseline: Sequence[Record],
-    candidate: Sequence[Record],
+    metric: Metric,
+    head: Head,
+    baseline: Sequence[Replicate],
+    candidate: Sequence[Replicate],
     marks: set[str],
-) -> dict[str, Any] | None:
-    """A row of `bench compare` without interval or verdict; None where an arm lacks the figure.
+) -> Compared | None:
+    """A row without interval or verdict; None where an arm lacks the figure.
 
-    The ratio is that of the arms' geometric means. `head` holds what names the row.
+    The ratio is that of the arms' geometric means. It is `invalid` where a rate is above what the
+    device allows: that is no figure, whoever measured it.
     """
-    sides = [_figures(of, records) for records in (baseline, candidate)]
+    sides = [_figures(metric, replicates) for replicates in (baseline, candidate)]
     if not all(sides):
         return None
-    ratio = geometric_mean(sides[1]) / geometric_mean(sides[0])
-    codes = {code for record in (*baseline, *candidate) for code in record.reasons}
-    return {
-        **head,
-        "ratio": ratio,
-        "ci_low": None,
-        "ci_high": None,
-        "n_pairs": 0,
-        "n_left_out": 0,
-        "p_value": None,
-        "t_p_value": None,
-        "t_agrees": None,
-        "reasons": sorted({REASON, *marks, *codes}),
-        "significant": False,
-        "verdict": "ambiguous",
-    }
+    doubts = [doubt for one in (*baseline, *candidate) for doubt in one.doubts]
+    codes = against(doubts, metric.parts)
+    return Compared(
+        metric=metric.compared,
+        sizes=head.sizes,
+        baseline=head.baseline,
+        candidate=head.candidate,
+        equal_quality=head.equal_quality,
+        better=metric.better,
+        ratio=geometric_mean(sides[1]) / geometric_mean(sides[0]),
+        reasons=tuple(sorted({REASON, *marks, *codes})),
+        verdict="invalid" if "ABOVE_BOUND" in codes else "ambiguous",
+    )
 
 
-def _figures(of: Callable[[Record], float | None], records: Sequence[Record]) -> list[float]:
-    found = (of(record) for record in records if record.status == "ok")
+def _figures(metric: Metric, replicates: Sequence[Replicate]) -> list[float]:
+    found = (one.figures[metric.name] for one in replicates if one.ok)
     return [figure for figure in found if figure is not None and figure > 0]

@@ -19,7 +19,7 @@ HOURS_PER_MONTH: Final = HOURS_PER_YEAR / 12
 SECONDS_PER_HOUR: Final = 3600.0
 TOKENS_PER_MTOK: Final = 1e6
 
-SplitMethod = Literal["mixes", "prefill-decode", "none"]
+SplitMethod = Literal["mixes", "prefill-decode", "rows-apart", "none"]
 
 
 def usd_per_mtok(total_tok_s: float, usd_per_hour: float, utilization: float = 1.0) -> float:

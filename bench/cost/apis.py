@@ -1,8 +1,8 @@
 """What an API asks on a day: the package genai-prices, and our own book where it has no history.
 
-The package (pydantic; some 1,700 models of 50 providers) is imported only when a price is asked
-for. A price of it that has no first day counts from the newest date in its data on: what it was
-before is not known, and then our own dated row counts, or none. Standard hours are taken where the
+The package (pydantic; some 2,300 models of 47 providers) is imported only when a price is asked
+for. A price of it that has no first day counts from the day of its release on: what it was before
+is not known, and then our own dated row counts, or none. Standard hours are taken where the
 hour decides. Nothing here touches the network.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bench.cost import ApiRates
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice, Provider
 
 PACKAGE: Final = "genai-prices"
+RELEASED: Final = {"0.2.3": datetime.date(2026, 11, 10)}
+"""When the versions that were tested came out, by the package index; the package does not say."""
 NOON: Final = datetime.time(12, tzinfo=datetime.UTC)
 """Standard hours everywhere that a price depends on the hour (off-peak is at night, UTC)."""
 
@@ -71,10 +74,20 @@ def source() -> str:
 
 @cache
 def as_of() -> datetime.date:
-    """The newest day from which a price in the package counts, of those that are not announced."""
-    today = datetime.datetime.now(datetime.UTC).date()
+    """The day as of which the package states its prices: that of its release.
+
+    Of a version that is not in `RELEASED`, the newest first day of a price that is not after its
+    installation: a later one was announced, and says nothing about the others.
+    """
+    known = RELEASED.get(version(PACKAGE))
+    if known is not None:
+        return known
+    import genai_prices
+
+    installed = Path(genai_prices.__file__).stat().st_mtime
+    last = datetime.datetime.fromtimestamp(installed, datetime.UTC).date()
     models = (model for provider in _providers() for model in provider.models)
-    return max(day for model in models for day in _starts(model, batch=True) if day <= today)
+    return max(day for model in models for day in _starts(model, batch=True) if day <= last)
 
 
 def api_on(model: str, on: datetime.date, *, batch: bool = False) -> ApiPrice:
@@ -83,19 +96,36 @@ def api_on(model: str, on: datetime.date, *, batch: bool = False) -> ApiPrice:
     InputError if no price is in force: unknown model, a day that nothing reaches, no batch price.
     """
     rows = (*own_book("api"), *book("api"))
+    mine = {row.place for row in own_book("api")}
     own = [row for row in rows if row.item == model and isinstance(row, ApiPrice)]
     kept = next((row for row in own if row.offer == "list" and row.in_force(on)), None)
     found = _found(model)
     if found is None and not own:
         raise InputError(unknown_item("api", model, _known(model)))
     packaged = _packaged(model, *found, on, batch=batch) if found else None
-    if packaged is not None and _ended(packaged, own, on):
-        packaged = None
-    if kept is not None and not batch and (packaged is None or on < as_of()):
+    alike = [
+        row for row in rows if isinstance(row, ApiPrice) and found and _found(row.item) == found
+    ]
+    if packaged is not None and _ended(packaged, alike, on):
+        packaged, own = None, own or alike
+    first = packaged is None or on < as_of() or (kept is not None and kept.place in mine)
+    if kept is not None and not batch and first:
         return kept
     if packaged is None:
         raise InputError(_why_none(model, on, own, batch=batch and bool(found or kept)))
     return packaged
+
+
+def search(text: str, on: datetime.date) -> list[ApiPrice]:
+    """The package's prices of that day whose provider/model contains `text`."""
+    wanted = text.casefold()
+    named = (
+        (f"{provider.id}/{model.id}", provider, model)
+        for provider in _providers()
+        for model in provider.models
+    )
+    found = (_packaged(*one, on) for one in named if wanted in one[0].casefold())
+    return [price for price in found if price is not None]
 
 
 def hosters(model: str, on: datetime.date) -> list[ApiPrice]:
@@ -104,6 +134,10 @@ def hosters(model: str, on: datetime.date) -> list[ApiPrice]:
     `model`: a card's name or a repository of the hub. Names are compared without organisation,
     and without what says how it is tuned or served (`SERVED_AS`).
     """
+    if not model:
+        raise InputError(
+            "--against hosted: the results name no model; give --against PROVIDER/MODEL"
+        )
     wanted = same_model(model)
     found: dict[str, ApiPrice] = {}
     for provider in _providers():

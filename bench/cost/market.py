@@ -11,7 +11,6 @@ import datetime
 import io
 import json
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any, Final
 from bench.cost.books import COLUMNS, OPTIONAL, Price, book, own_book, own_folder
 from bench.cost.offers import PROVIDERS
 from bench.errors import InputError, UnsupportedError, unknown
+from bench.programs import own
 
 DEADLINE_S: Final = 180.0
 COUNTS_FOR: Final = datetime.timedelta(days=365)
@@ -59,7 +59,7 @@ def update(
     if find_spec("gpuhunt") is None:
         raise UnsupportedError("--update needs gpuhunt: pip install 'gpu-cost-bench[prices]'")
     names = tuple(providers) or PROVIDERS
-    command = [*(argv or (sys.executable, "-m", "bench.cost.offers")), *names]
+    command = [*(argv or own("bench.cost.offers")), *names]
     answers = _answers(command, deadline_s)
     offers = {name: one["offers"] for name, one in answers.items() if "offers" in one}
     failures = {name: one["error"] for name, one in answers.items() if "error" in one}

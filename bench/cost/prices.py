@@ -34,7 +34,7 @@ _NAMES: Final[Mapping[str, str]] = MappingProxyType(
 
 
 OLD: Final = datetime.timedelta(days=90)
-"""A price that is older is warned about: rents moved by 80% within five months of 2026."""
+"""A price that is older is warned about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +60,16 @@ def gpu_rent(
     The user's own rows come first, unless only the shipped ones are asked for, as claims do.
     """
     return _market("rent", gpu, on, (offer,), shipped=shipped)
+
+
+def market_rent(gpu: str, on: datetime.date, offer: str = "on-demand") -> Market | None:
+    """The offers of `bench prices --update` that are in force; None if there is none."""
+    rows = [
+        row
+        for row in _named(own_book("rent"), gpu)
+        if isinstance(row, Price) and row.region and row.offer == offer and row.in_force(on)
+    ]
+    return _of_offers(rows) if rows else None
 
 
 def gpu_purchase(gpu: str, on: datetime.date) -> Market:
@@ -137,6 +147,7 @@ def card_name(device: str) -> str:
 def plain(name: str) -> str:
     """A name without case, punctuation and vendor: `rtx-4080-super` is `RTX 4080 SUPER`."""
     text = re.sub(r"sxm[45]", "sxm", _VENDORS.sub(" ", name).lower())
+    text = re.sub(r"(?<=\d)[ -]gb\b", "gb", text)
     return " ".join(re.sub(r"[^a-z0-9./]+", " ", text).split())
 
 

@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import Any
 
 from bench import cost
-from bench.cost import bands
+from bench.cost import apart, bands
 from bench.cost.books import ApiPrice, ApiTier
 from bench.cost.power import Power, wall_power
 from bench.cost.prices import plain, today
@@ -28,7 +28,9 @@ Mix = tuple[float, float]
 """Parts of input and output tokens."""
 
 NO_SPLIT = "usd_per_mtok_input: needs 3 mixes of input and output, or the prefill's time"
+NO_OTHER_HALF = "usd_per_mtok_input: no row of this arm times the other kind of token"
 NO_MIX = "usd_per_mtok: another mix than the measured one needs a split"
+TWO_ROWS = "the price at this mix is made of two rows"
 NO_RANGE = "band_low: no figure of the scenario is a range"
 NO_API = "break_even_utilization: no --against to break even with"
 
@@ -86,9 +88,10 @@ class Pricer:
         self.draws = bands.draw(scenario, terms.rates) if scenario.ranges else None
         self._base = machine(scenario.basis, self.values, 0.0, 0.0)
         self._bands: dict[tuple[Any, ...], tuple[float, float]] = {}
-        self._assumed = str(scenario)
+        self.assumed = str(scenario)
         paid = scenario.rent_per_hour or scenario.price
-        self._age = (terms.on or today()) - min(one.date for one in scenario.prices)
+        oldest = min(one.date for one in scenario.prices)
+        self.price_age_days = ((terms.on or today()) - oldest).days
         self._paid = (paid.date.isoformat(), paid.source) if paid else (None, None)
 
     def power(self, one: Throughput) -> Power | None:
@@ -107,6 +110,11 @@ class Pricer:
                 "or --utilization 1"
             )
         return power
+
+    def hourly(self, one: Throughput) -> cost.HourlyCost:
+        """The hour of one machine, drawing what this throughput draws."""
+        busy_w, idle_w = _watts(self.power(one))
+        return dataclasses.replace(self._base, busy_w=busy_w, idle_w=idle_w)
 
     def band(self, one: Throughput, power: Power | None) -> tuple[float, float] | None:
         """Ends of a busy hour's cost over the draws; None if no figure is a range."""
@@ -149,9 +157,7 @@ class Pricer:
     def rows(self, one: Throughput, time: cost.TokenTime | None) -> list[CostRow]:
         """The rows of one throughput: one, or one for each API that it is held against."""
         self.check_card(one)
-        power = self.power(one)
-        busy_w, idle_w = _watts(power)
-        made = dataclasses.replace(self._base, busy_w=busy_w, idle_w=idle_w)
+        power, made = self.power(one), self.hourly(one)
         row = self._row(one, made, power, time)
         if not self.terms.against:
             row.absent += (NO_API,)
@@ -183,6 +189,9 @@ class Pricer:
         priced = at_mix is not None
         scale = at_mix / hourly if at_mix is not None else 0.0
         tok = one.total_tok_s * at_mix if at_mix is not None else 0.0
+        if time and time.method == "rows-apart" and self.terms.mix:
+            priced = False  # an interval of one row says nothing of the other's part
+            absent.append(f"ci_low, band_low: {TWO_ROWS}")
         wh = _wh_per_mtok(made, power, each_tok_s)
         co2 = self.terms.co2_g_per_kwh
         return CostRow(
@@ -192,6 +201,7 @@ class Pricer:
             gpu=scenario.gpu or one.device,
             gpus=gpus,
             device=one.device,
+            backend=one.backend,
             environment=one.environment,
             n_prompt=one.n_prompt,
             n_gen=one.n_gen,
@@ -212,6 +222,7 @@ class Pricer:
             split_method=time.method if time else "none",
             split_rho=time.rho if time else None,
             energy_source=power.source if power and scenario.basis == "own" else "in the rent",
+            power_limit_w=one.limit_w,
             busy_w=power.busy_w if power else None,
             idle_w=power.idle_w if power else None,
             idle_source=power.idle_source if power else None,
@@ -219,8 +230,8 @@ class Pricer:
             co2_g_per_mtok=None if wh is None or co2 is None else wh / 1000 * co2,
             price_date=self._paid[0],
             price_source=self._paid[1],
-            price_age_days=self._age.days,
-            assumptions=self._assumed if gpus == 1 else f"{self._assumed}; {gpus} of that machine",
+            price_age_days=self.price_age_days,
+            assumptions=self.assumed if gpus == 1 else f"{self.assumed}; {gpus} of that machine",
             valid=not one.reasons,
             reasons=one.reasons,
             absent=tuple(absent),
@@ -236,6 +247,10 @@ class Pricer:
     ) -> tuple[float | None, float | None, float | None]:
         """$/Mtok of input, of output, and at the mix that is asked for."""
         mix = self.terms.mix
+        if time is None and apart.alone(one):
+            absent.append(NO_OTHER_HALF)
+            own = (per_mtok, None) if one.n_gen == 0 else (None, per_mtok)
+            return *own, per_mtok if mix is None else None
         if time is None:
             absent.append(NO_SPLIT)
             if mix is None:
@@ -298,23 +313,34 @@ def _never(made: cost.HourlyCost, usd_per_mtok: float, tok_s: float) -> str:
 def price(items: Sequence[Throughput], scenario: Scenario, terms: Terms) -> list[CostRow]:
     """Price every throughput under one scenario; the cheapest batch of each workload is marked."""
     pricer = Pricer(scenario, terms)
-    times = token_times(items)
+    times = token_times(items, terms.mix)
     rows = [row for one, time in zip(items, times, strict=True) for row in pricer.rows(one, time)]
     mark_cheapest(rows)
     return rows
 
 
-def token_times(items: Sequence[Throughput]) -> list[cost.TokenTime | None]:
+def token_times(items: Sequence[Throughput], mix: Mix | None = None) -> list[cost.TokenTime | None]:
     """How input and output tokens share the time of each throughput.
 
-    From three mixes or more of the same variant, machine and batch; else from its own prefill.
+    From three mixes or more of the same variant, machine and batch; else from its own prefill. A
+    prompt alone and new tokens alone are no mixes: each is the other's half.
     """
     group = attrgetter("environment", "variant", "n_batch")
-    mixes: dict[tuple[str, str, int | None], list[tuple[float, float, float]]] = {}
+    arms: dict[tuple[str, str, int | None], list[Throughput]] = {}
     for one in items:
-        mixes.setdefault(group(one), []).append((one.n_prompt, one.n_gen, one.request_s))
-    fitted = {key: cost.from_mixes(found) for key, found in mixes.items()}
-    return [fitted[group(one)] or _own_phases(one) for one in items]
+        arms.setdefault(group(one), []).append(one)
+    fitted = {
+        key: cost.from_mixes(
+            [(one.n_prompt, one.n_gen, one.request_s) for one in found if not apart.alone(one)]
+        )
+        for key, found in arms.items()
+    }
+    return [
+        apart.token_time(one, arms[group(one)], mix)
+        if apart.alone(one)
+        else fitted[group(one)] or _own_phases(one)
+        for one in items
+    ]
 
 
 def _own_phases(one: Throughput) -> cost.TokenTime | None:
@@ -400,6 +426,7 @@ def _tornado(pricer: Pricer, one: Throughput) -> list[dict[str, Any]]:
             "usd_per_mtok_at_low": bar.low_usd * per_usd_per_hour,
             "usd_per_mtok_at_high": bar.high_usd * per_usd_per_hour,
             "variance_share": bar.share,
+            "price_age_days": pricer.price_age_days,
         }
         for bar in bands.tornado(scenario, hourly, pricer.terms.rates, log_sd(one))
     ]

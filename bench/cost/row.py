@@ -20,6 +20,8 @@ class CostRow:
     gpus: int | None = None
     device: str | None = None
     """Card that was measured."""
+    backend: str | None = None
+    """What ran on it, where an imported tool says so."""
     environment: str | None = None
     n_prompt: int
     n_gen: int
@@ -43,11 +45,13 @@ class CostRow:
     usd_per_mtok_input: float | None = None
     """Adds up with the next: c_in n_prompt + c_out n_gen = usd_per_request."""
     usd_per_mtok_output: float | None = None
-    split_method: Literal["mixes", "prefill-decode", "none", "list-price"]
+    split_method: Literal["mixes", "prefill-decode", "rows-apart", "none", "list-price"]
     split_rho: float | None = None
     """Price of an output token over that of an input token."""
     energy_source: str
     """Where the watts come from, or that the price includes electricity."""
+    power_limit_w: float | None = None
+    """Power limit of each card while it was measured; its data sheet's where none was read."""
     busy_w: float | None = None
     idle_w: float | None = None
     idle_source: str | None = None

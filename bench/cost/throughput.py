@@ -1,27 +1,25 @@
 """Records -> what a price needs: total tok/s of each variant and workload, with its interval.
 
-A replicate's figure is the batch's tokens over its median request time. Over replicates the point
-is the geometric mean, and the 95% interval a t interval on the logarithms. Reading tower.
+Over replicates the point is the geometric mean, the 95% interval a t interval on the logarithms.
 """
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from statistics import fmean, geometric_mean
+from typing import Final
 
 from bench.cost import above_zero
 from bench.cost.prices import card_name
-from bench.experiment.devices import cards, has_card
-from bench.records import Environment, Record
+from bench.experiment.devices import has_card
 from bench.records.file import Results
 from bench.roofline.gpus import match
-from bench.summary import replicate_figures
-from bench.summary.served import overlaps
+from bench.statistics import log_interval
+from bench.summary import METRICS, Replicate, Row, Summary, summarise
+from bench.summary.replicate import against
 
-CONFIDENCE = 0.95
+ONE: Final = "one replicate has no interval; run more pairs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +49,8 @@ class Throughput:
     """Power limit of the card as read, else as its data sheet has it."""
     device: str | None = None
     """Card, by its catalog name."""
+    backend: str | None = None
+    """CUDA, ROCm, Vulkan, ..., where an imported tool says so."""
     gpus: int = 1
     """Cards that held the model together; power is of all of them, the limit of each."""
     environment: str = ""
@@ -78,135 +78,81 @@ class Throughput:
         return not self.reasons
 
 
-def throughputs(results: Results) -> list[Throughput]:
+def throughputs(results: Results | Summary) -> list[Throughput]:
     """One for each machine, variant and workload with a finished replicate, in file order."""
-    groups: dict[tuple[Any, ...], list[tuple[Record, float]]] = {}
-    for record in results.records:
-        rate = _total_tok_s(record) if record.status == "ok" else None
-        if rate is not None:
-            work = record.workload
-            key = (
-                record.environment,
-                record.variant["name"],
-                work["n_prompt"],
-                work["n_gen"],
-                work["n_batch"],
-            )
-            groups.setdefault(key, []).append((record, rate))
-    return [
-        _throughput(
-            [record for record, _ in group], [rate for _, rate in group], results.environments
-        )
-        for group in groups.values()
-    ]
+    return [made for row in summarise(results) if (made := _throughput(row)) is not None]
 
 
-def _throughput(
-    group: Sequence[Record], rates: Sequence[float], environments: Mapping[str, Environment]
-) -> Throughput:
-    first = group[0]
-    work = first.workload
-    point, low, high, why = interval(rates)
-    prefills = [
-        statistics.median(record.samples["prefill_s"])
-        for record in group
-        if record.samples.get("prefill_s") and not overlaps(record)
-    ]
-    power, scope, no_power = _power(group)
-    device, limit = _device(environments.get(first.environment), first)
-    absent = {"ci_low": why, "ci_high": why} if why else {}
+def _throughput(row: Row) -> Throughput | None:
+    """None where no replicate has a rate. InputError if a time is no time."""
+    for one in row.good:
+        if (seconds := one.request_s) is not None:
+            above_zero(f"record {one.key}: samples.e2e_s", seconds)
+    timed = [one for one in row.good if one.figures["total_tok_s"] is not None]
+    if not timed:
+        return None
+    found = log_interval(row.each("total_tok_s"))
+    first = [one.first_token_s for one in timed if not one.overlaps]
+    prefills = [seconds for seconds in first if seconds is not None]
+    power, scope, no_power = _power(timed)
+    device, limit = _device(row)
+    doubts = [doubt for one in timed for doubt in one.doubts]
+    absent = {"ci_low": ONE, "ci_high": ONE} if found.low is None else {}
     return Throughput(
-        variant=first.variant["name"],
-        n_prompt=work["n_prompt"],
-        n_gen=work["n_gen"],
-        n_batch=work["n_batch"],
-        total_tok_s=point,
-        low=low,
-        high=high,
-        n_replicates=len(group),
-        prefill_s=statistics.geometric_mean(prefills) if prefills else None,
+        variant=row.arm.name,
+        n_prompt=row.sizes.n_prompt,
+        n_gen=row.sizes.n_gen,
+        n_batch=row.sizes.n_batch,
+        total_tok_s=found.value,
+        low=found.low,
+        high=found.high,
+        n_replicates=len(timed),
+        prefill_s=geometric_mean(prefills) if prefills else None,
         power_w=power,
-        idle_w=None if power is None else _idle_w(group),
+        idle_w=None if power is None else _idle_w(timed),
         power_scope=scope,
         limit_w=limit,
         device=device,
-        gpus=cards(first.variant),
-        environment=first.environment,
-        origin=first.origin,
-        reasons=tuple(sorted({code for record in group for code in record.reasons})),
+        backend=row.host.identity.get("backend"),
+        gpus=row.arm.cards,
+        environment=row.host.id,
+        origin=row.origin,
+        reasons=against(doubts, METRICS["total_tok_s"].parts),
         absent=absent | ({"power_w": no_power} if no_power else {}),
     )
 
 
-def _total_tok_s(record: Record) -> float | None:
-    """Input and output tokens a second; None if it has none, InputError if its time is no time."""
-    if record.samples.get("e2e_s"):
-        above_zero(
-            f"record {record.key}: samples.e2e_s", statistics.median(record.samples["e2e_s"])
-        )
-    return replicate_figures(record)["total_tok_s"]
-
-
-def interval(values: Sequence[float]) -> tuple[float, float | None, float | None, str | None]:
-    """Geometric mean, the ends of its 95% t interval on logarithms, and why there are none."""
-    logs = [math.log(value) for value in values]
-    centre = statistics.fmean(logs)
-    if len(logs) < 2:
-        return math.exp(centre), None, None, "one replicate has no interval; run more pairs"
-    from scipy.special import stdtrit
-
-    t = float(stdtrit(len(logs) - 1, 0.5 + CONFIDENCE / 2))
-    half = t * statistics.stdev(logs) / math.sqrt(len(logs))
-    return math.exp(centre), math.exp(centre - half), math.exp(centre + half), None
-
-
-def _power(group: Iterable[Record]) -> tuple[float | None, str | None, str | None]:
+def _power(group: Iterable[Replicate]) -> tuple[float | None, str | None, str | None]:
     """Mean power over the replicates, its scope, and why there is none."""
-    found = [_record_power(record) for record in group]
-    powers = [(watts, scope) for watts, scope in found if watts is not None]
-    if len(powers) < len(found) or len({scope for _, scope in powers}) > 1:
-        why = next((r.absent[key] for r in group for key in r.absent if "energy" in key), None)
+    each = list(group)
+    powers = [(watts, scope) for one in each for watts, scope in [_watts(one)] if watts is not None]
+    if len(powers) < len(each) or len({scope for _, scope in powers}) > 1:
+        why = next((one.absent[key] for one in each for key in one.absent if "energy" in key), None)
         return None, None, why or "energy was not read in every replicate"
-    return statistics.fmean(watts for watts, _ in powers), powers[0][1], None
+    return fmean(watts for watts, _ in powers), powers[0][1], None
 
 
-def _record_power(record: Record) -> tuple[float | None, str]:
+def _watts(one: Replicate) -> tuple[float | None, str]:
     """Average watts of a request: prefill and decode by their shares of its time, else whole."""
-    energy = record.energy
-    prefill, decode = (_watts(energy.get(phase)) for phase in ("prefill", "decode"))
-    scope = energy.get("scope") or (energy.get("decode") or {}).get("scope") or "device"
-    if prefill is not None and decode is not None and record.samples.get("prefill_s"):
-        whole = statistics.median(record.samples["e2e_s"])
-        part = min(statistics.median(record.samples["prefill_s"]) / whole, 1.0)
-        return prefill * part + decode * (1 - part), str(scope)
-    return _watts(energy), str(scope)
+    energy, whole, first = one.energy, one.request_s, one.first_token_s
+    prefill, decode = energy.prefill.power_w, energy.decode.power_w
+    scope = energy.whole.scope or energy.decode.scope or "device"
+    if prefill is not None and decode is not None and whole is not None and first is not None:
+        part = min(first / whole, 1.0)
+        return prefill * part + decode * (1 - part), scope
+    return energy.whole.power_w, scope
 
 
-def _idle_w(group: Sequence[Record]) -> float | None:
+def _idle_w(group: Iterable[Replicate]) -> float | None:
     """Mean power at rest over the replicates; None unless each of them measured it."""
-    found = [_record_idle_w(record.energy) for record in group]
+    found = [one.energy.idle_w for one in group]
     known = [watts for watts in found if watts is not None]
-    return statistics.fmean(known) if len(known) == len(found) else None
+    return fmean(known) if len(known) == len(found) else None
 
 
-def _record_idle_w(energy: Mapping[str, Any]) -> float | None:
-    """Measured once a replicate, so that every window of it carries the same figure."""
-    windows = (energy, energy.get("decode") or {}, energy.get("prefill") or {})
-    return next((w["idle_power_w"] for w in windows if w.get("idle_power_w") is not None), None)
-
-
-def _watts(window: Mapping[str, Any] | None) -> float | None:
-    joules, seconds = ((window or {}).get(key) for key in ("energy_j", "window_s"))
-    return joules / seconds if joules and seconds else None
-
-
-def _device(environment: Environment | None, record: Record) -> tuple[str | None, float | None]:
-    """Catalog name and power limit of the card that a record was measured on."""
-    device = str(record.variant.get("device", ""))
-    if not has_card(device) or environment is None:
+def _device(row: Row) -> tuple[str | None, float | None]:
+    """Catalog name and power limit of the card that a row was measured on."""
+    if not has_card(row.arm.device) or row.host.gpu is None:
         return None, None
-    name = environment.identity.get("gpu")
-    if not name:
-        return None, None
-    card, limit = match(name), environment.identity.get("gpu_power_limit_w")
-    return card_name(name), limit if limit or card is None else card.tdp_w
+    card, limit = match(row.host.gpu), row.host.gpu_power_limit_w
+    return card_name(row.host.gpu), limit if limit or card is None else card.tdp_w

@@ -22,7 +22,7 @@ class Reading:
     device: Mapping[str, Any] = field(default_factory=dict)
     """Temperatures, clocks, power, event reasons, foreign load."""
     reasons: tuple[str, ...] = ()
-    """Codes of `bench.records.codes.REASONS` seen in the window."""
+    """Codes of `bench.records.codes.CODES` seen in the window."""
     absent: Mapping[str, str] = field(default_factory=dict)
     """Figure -> why it is missing."""
 

@@ -29,6 +29,17 @@ class Clock(Protocol):
         """The duration of each step; waits for the device where it must."""
 
 
+def suspended_s() -> float:
+    """Seconds that this machine has slept since it was started; 0 where the system does not tell.
+
+    The clock that durations are measured by stands still meanwhile, and what is measured does not
+    go on where it was: caches, clocks and temperatures are others.
+    """
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
 class HostClock:
     """The host's monotonic clock, for work that is done when its call returns."""
 

@@ -20,8 +20,12 @@ from typing import Any
 
 from bench.devices.figures import Figures, Unreadable
 from bench.devices.host import load, machine
+from bench.errors import InputError
 from bench.experiment.devices import index_of, on_cpu
+from bench.fields import convert, parse_json, read_json
+from bench.programs import own
 from bench.records import utc_now
+from bench.records.shape import Peaks
 
 SECONDS = 0.5
 """Time that each figure is measured for."""
@@ -32,7 +36,7 @@ LOOK_S = 0.5
 
 def measure(device: str, timeout_s: float = 300.0) -> dict[str, Any]:
     """The peaks of a device, measured in a process of its own. Raises Unreadable."""
-    command = [sys.executable, "-m", "bench.devices.peaks", device]
+    command = own("bench.devices.peaks", device)
     before = Figures()
     before.read("times", load.times)
     try:
@@ -44,7 +48,10 @@ def measure(device: str, timeout_s: float = 300.0) -> dict[str, Any]:
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["it died without a word"]
         raise Unreadable(lines[-1])
-    figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    try:
+        figures = checked(parse_json(done.stdout.strip().rpartition("\n")[2]), device)
+    except InputError as error:
+        raise Unreadable(f"what was measured cannot be used: {error}") from None
     return figures | {"time": utc_now(), "disturbed": _disturbed(device, before)}
 
 
@@ -86,10 +93,21 @@ def undisturbed(
 def kept(folder: Path, device: str, environment: str) -> dict[str, Any] | None:
     """The peaks of a device that were measured in this environment before; None if none were."""
     try:
-        figures: dict[str, Any] = json.loads(_file(folder, device, environment).read_text("utf-8"))
-    except (OSError, ValueError):
+        return checked(read_json(_file(folder, device, environment)), device)
+    except InputError:
         return None
-    return figures
+
+
+def checked(figures: Any, device: str) -> dict[str, Any]:
+    """Figures of such a file or process as records hold them. Raises InputError."""
+    problems: list[str] = []
+    convert(Peaks, figures, "", problems)
+    if not problems and figures["device"] != device:
+        problems.append(f"device: {figures['device']}, not {device}")
+    if problems:
+        raise InputError(*problems)
+    found: dict[str, Any] = figures
+    return found
 
 
 def measure_and_keep(folder: Path, device: str, environment: str) -> dict[str, Any]:

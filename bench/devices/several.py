@@ -30,6 +30,10 @@ class Others(Protocol):
     own: Sequence[str]
     """Devices that this process itself computes on."""
 
+    @property
+    def broken(self) -> bool:
+        """Whether they were ended by a failure, and the engine can do no more."""
+
     def begin(self) -> None:
         """Their window of memory opens."""
 

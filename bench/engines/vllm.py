@@ -144,15 +144,15 @@ class VllmEngine:
             where = job.folder or shape_folder(job, Path(scratch))
             self._llm = vllm.LLM(model=str(where), **asked(job, settings, dtype))
         self._engine = self._llm.llm_engine
-        why = "vLLM's public API does not tell"
+        why, row = "vLLM's public API does not tell", schemes.scheme(job.quant)
         return Loaded(
             device=job.device,
             dtype=dtype,
             n_params=None,
             weights_bytes=None,
             quantized_fraction=0.0 if job.quant == "none" else None,
-            dynamic=schemes.scheme(job.quant).dynamic,
-            kernel=schemes.scheme(job.quant).kernel,
+            dynamic=row.dynamic,
+            kernel=row.kernel if row.source == "float" else None,  # else vLLM's log alone says it
             absent=dict.fromkeys(("n_params", "weights_bytes", "quantized_fraction"), why),
             details={
                 "package": "vllm",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +13,7 @@ from bench.errors import InputError, UnsupportedError, unknown
 from bench.exchange import FORMATS
 from bench.experiment import CostAssumption
 from bench.records.file import Results
+from bench.summary import Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,19 +47,7 @@ def save(data: bytes, path: Path) -> None:
         raise UnsupportedError(f"{path}: {error.strerror}; choose with --out") from error
 
 
-def by_machine(results: Results) -> Iterator[Results]:
-    """The results of each environment apart, in order of first appearance."""
-    for environment in dict.fromkeys(record.environment for record in results.records):
-        yield Results(
-            environments={
-                key: value for key, value in results.environments.items() if key == environment
-            },
-            records=[r for r in results.records if r.environment == environment],
-            qualities=[q for q in results.qualities if q.environment == environment],
-        )
-
-
-def failures(results: Results) -> list[str]:
+def failures(rows: Iterable[Row]) -> list[str]:
     """A line if there are failed records, which have no figure to write."""
-    n = sum(record.status != "ok" for record in results.records)
+    n = sum(row.n_failed for row in rows)
     return [f"{n} failed record{'s' * (n != 1)}: without figures"] if n else []

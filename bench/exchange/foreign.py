@@ -1,25 +1,23 @@
-"""A file that another tool wrote, and the records that its figures become.
+"""What a foreign file says, and the records that become of it.
 
-An importer turns a file into `Found`, one a measurement; `lines` makes records of them. Nothing is
-guessed: what a file does not say is asked of the user (`Given`) or is null with the reason.
+An importer turns a file into `Found`, one a measurement: what the file says, None where it says
+nothing. `filling` adds what the user says; `lines` makes records. Nothing is guessed: what nobody
+says is null with the reason.
 """
 
 from __future__ import annotations
 
-import datetime
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from bench.errors import InputError
+from bench.exchange.reading import Source
+from bench.exchange.values import Json
 from bench.experiment import Variant
 from bench.identity import key
 from bench.records import Environment, Record
 
-Json = dict[str, Any]
 UNKNOWN = "unknown"
 """Scheme, engine or device that neither the file nor the user names."""
 
@@ -34,6 +32,10 @@ SERVED: Mapping[str, str] = {
 """The rate that a client of a server cannot know."""
 
 
+class NothingAnsweredError(InputError):
+    """A run of several in a file of which no request was answered: the others are read."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
     """What the user says because the file does not."""
@@ -43,29 +45,95 @@ class Given:
     quant: str | None = None
     engine: str | None = None
     gpu: str | None = None
+    n_gpus: int | None = None
     n_prompt: int | None = None
     n_gen: int | None = None
     n_batch: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """One measurement of a foreign file, in our words and units."""
+class Twice:
+    """A figure that a file gives in two ways, which must agree."""
 
-    model: str
-    engine: str
-    quant: str = UNKNOWN
+    what: str
+    stated: float
+    made: float
+    """From the file's other figures."""
+    of: str
+    """What it is made from."""
+    within: float = 0.02
+    """Share by which rounding may part them."""
+
+
+def out_of_place(
+    what: str,
+    middle: float | None,
+    *,
+    mean: float | None = None,
+    std: float | None = None,
+    low: float | None = None,
+    high: float | None = None,
+) -> Iterator[Twice]:
+    """A median that its distribution excludes: it lies within one standard deviation of the mean,
+    is at most twice the mean of what is never below 0, and lies between the ends."""
+    if middle is None:
+        return
+    ends: list[tuple[str, float, bool]] = []
+    if mean is not None:
+        ends.append(("twice the mean", 2 * mean, True))
+    if mean is not None and std is not None:
+        ends += [("mean + std", mean + std, True), ("mean - std", mean - std, False)]
+    if low is not None:
+        ends.append(("the least", low, False))
+    if high is not None:
+        ends.append(("the most", high, True))
+    for of, end, most in ends:
+        if middle > end * SLACK if most else middle < end / SLACK:
+            yield Twice(what=what, stated=middle, made=end, of=of, within=0.0)
+
+
+SLACK = 1.02
+"""For figures that were rounded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """One measurement of a foreign file, in our words and units; None is not said."""
+
+    model: str | None = None
+    card: str | None = None
+    """Of the catalog, whose shape the model has where its name is another."""
+    engine: str | None = None
+    forks: bool = False
+    """Whether forks of the engine write the same file, so that --engine may name one."""
+    quant: str | None = None
+    usual_quant: str | None = None
+    """Scheme where neither the file, a name nor the user has one."""
     mode: str = "eager"
     dtype: str = "auto"
-    device: str
+    device: str | None = None
+    backend: str | None = None
+    """CUDA, ROCm, Vulkan, Metal, RPC: what ran the model on the device."""
+    gpu: str | None = None
+    n_gpus: int | None = None
+    """Cards that held the model, where the file says so."""
+    layered: bool = False
+    """Whether several cards hold layers, each after the other, and add no bandwidth."""
     threads: int | None = None
     options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     """Settings that make it another arm."""
+    whole: bool = False
+    """Whether the file says all of it, so that no flag goes with it."""
     name: str | None = None
     """Of the arm, where the file has it."""
-    n_prompt: int
-    n_gen: int
-    n_batch: int | None
+    n_prompt: int | None = None
+    n_gen: int | None = None
+    n_batch: int | None = None
+    tokens_each: float | None = None
+    """Prompt and new tokens of a request together, where the file knows no more; of its total rate
+    the new tokens' share is then `output_tok_s`."""
+    needs_batch: bool = False
+    """Whether the file means nothing without --n-batch."""
     mean_lengths: bool = False
     """Whether requests differ in length, and `n_prompt` and `n_gen` are rounded means."""
     replicate: int = 0
@@ -78,23 +146,41 @@ class Found:
     """Seconds and rates, by the names of docs/records.md."""
     absent: Mapping[str, str]
     reasons: tuple[str, ...] = ()
+    twice: tuple[Twice, ...] = ()
     loaded: Json = field(default_factory=dict)
     """`Record.model`."""
     memory: Json = field(default_factory=dict)
     energy: Json = field(default_factory=dict)
-    identity: Json
+    identity: Json = field(default_factory=dict)
     """`Environment.identity` as far as the file knows it."""
     state: Json = field(default_factory=dict)
 
 
-def lines(tool: str, file: Path, found: Iterable[Found]) -> list[Environment | Record]:
+def answered(
+    source: Source, runs: Iterable[Any], make: Callable[[Source, Any], Found]
+) -> list[Found]:
+    """The runs of a file that were answered; the others are named. InputError if none was."""
+    found: list[Found] = []
+    empty: list[str] = []
+    for run in runs:
+        try:
+            found.append(make(source, run))
+        except NothingAnsweredError as error:
+            empty.append(str(error))
+    if empty and not found:
+        raise InputError(empty[0])
+    source.notes += [f"left out: {line}" for line in dict.fromkeys(empty)]
+    return found
+
+
+def lines(tool: str, source: Source, found: Iterable[Found]) -> list[Environment | Record]:
     """The lines of a results file: keys are made of the content, so that a second import is the
     same lines."""
     made: list[Environment | Record] = []
     environments: dict[str, Environment] = {}
     for position, one in enumerate(found):
         identity = {"imported_from": tool, "host": None, **one.identity}
-        state = {"file": file.name, "absent": {"host": f"{tool} does not say on which host"}}
+        state = {"file": source.base, "absent": {"host": f"{tool} does not say on which host"}}
         environment = Environment(
             id=key("environment", **identity), identity=identity, state=state | one.state
         )
@@ -106,16 +192,18 @@ def lines(tool: str, file: Path, found: Iterable[Found]) -> list[Environment | R
 
 def _record(tool: str, one: Found, environment: str, position: int) -> Record:
     arm = Variant(
-        model=one.model,
-        engine=one.engine,
-        quant=one.quant,
+        model=str(one.model),
+        engine=str(one.engine),
+        quant=str(one.quant),
         mode=one.mode,
-        device=one.device,
+        device=str(one.device),
         threads=one.threads,
         options=one.options,
     )
     name = one.name or arm.name
     variant = asdict(arm) | {"name": name, "dtype": one.dtype, "source": tool}
+    if one.card:
+        variant["card"] = one.card
     workload: Json = {"n_prompt": one.n_prompt, "n_gen": one.n_gen, "n_batch": one.n_batch}
     samples = {name: list(values) for name, values in one.samples.items()}
     absent = dict(one.absent)
@@ -153,102 +241,3 @@ def _record(tool: str, one: Found, environment: str, position: int) -> Record:
         absent=absent,
         origin=tool,
     )
-
-
-def unsaid(tool: str, given: Given, card: str | None = None) -> dict[str, str]:
-    """Why scheme and card are missing, where neither the file nor the user names them, and what a
-    client never reads."""
-    absent = dict(NOT_READ)
-    if not given.quant:
-        absent["quant"] = f"{tool} does not say in which scheme; --quant does"
-    if not (card or given.gpu):
-        absent["device"] = f"{tool} names no card, or several; --gpu does"
-    return absent
-
-
-def read_text(path: Path) -> str:
-    """The file's text. InputError if it is not there, is empty or is no text."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not text") from None
-    if not text.strip():
-        raise InputError(f"{path}: is empty")
-    return text
-
-
-def parse_json(path: Path, text: str) -> list[Any]:
-    """The JSON values of a text: one, or one after another. NaN and infinity become None."""
-    decoder = json.JSONDecoder(parse_constant=lambda _: None)
-    values, at, end = [], 0, len(text.rstrip())
-    while at < end:
-        if text[at].isspace():
-            at += 1
-            continue
-        try:
-            value, at = decoder.raw_decode(text, at)
-        except ValueError as error:
-            place = getattr(error, "pos", at)
-            line = text.count("\n", 0, place) + 1
-            cut = place >= end - 5 or "Unterminated" in str(error)
-            why = "ends in the middle: cut off?" if cut else "is not JSON"
-            raise InputError(f"{path}: {why} (line {line})") from None
-        values.append(value)
-    return values
-
-
-def expect(path: Path, tool: str, table: object, keys: Iterable[str]) -> Json:
-    """The table, if it is one with these keys. InputError that names what is missing."""
-    if not isinstance(table, dict):
-        raise InputError(f"{path}: is not a result of {tool}: expected a JSON object")
-    missing = [name for name in keys if name not in table]
-    if missing:
-        raise InputError(f"{path}: is not a result of {tool} as known here: no {missing[0]!r}")
-    return table
-
-
-def number(path: Path, name: str, value: object) -> float:
-    """A finite number above 0, such as a duration. InputError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{path}: {name}: {value!r} is not a number")
-    if not (math.isfinite(value) and value > 0):
-        raise InputError(f"{path}: {name}: {value!r} is not above 0")
-    return float(value)
-
-
-def numbers(path: Path, name: str, values: object, scale: float = 1.0) -> list[float]:
-    """A list of finite numbers above 0, each times `scale`."""
-    if not isinstance(values, list):
-        raise InputError(f"{path}: {name}: expected a list")
-    return [number(path, f"{name}[{i}]", value) * scale for i, value in enumerate(values)]
-
-
-def count(path: Path, name: str, value: object) -> int:
-    """A whole number of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InputError(f"{path}: {name}: {value!r} is not a whole number of at least 0")
-    return value
-
-
-def utc(moment: datetime.datetime) -> str:
-    """A time as records have it; one without a zone is taken as UTC."""
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.UTC)
-    return moment.astimezone(datetime.UTC).isoformat()
-
-
-def file_date(path: Path) -> str:
-    """When the file was last written, for tools that do not say when they ran."""
-    return utc(datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC))
-
-
-def parse_time(path: Path, name: str, value: object, form: str | None = None) -> str:
-    """A time in ISO 8601, or in `form` of strptime, as records have it."""
-    try:
-        assert isinstance(value, str)
-        parse = datetime.datetime
-        return utc(parse.strptime(value, form) if form else parse.fromisoformat(value))
-    except (AssertionError, ValueError):
-        raise InputError(f"{path}: {name}: {value!r} is not a time") from None

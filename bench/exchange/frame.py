@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from bench.records import Environment, Record
 from bench.records.file import Results, read
-from bench.summary import energy_figures, replicate_figures, within
-from bench.summary.quality import Figures, all_figures
-from bench.summary.served import serving
+from bench.summary import METRICS, Host, Replicate, summarise
+from bench.summary.quality import Figures
+from bench.summary.replicate import Loaded, against
+from bench.summary.rows import Tails, tails
 
 if TYPE_CHECKING:
     import pandas
@@ -25,17 +25,15 @@ Type = Literal["str", "Int64", "Float64", "boolean", "datetime64[us, UTC]"]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """What a column takes its value from."""
+class Line:
+    """What a column takes its value from: one replicate, its machine, and its arm's quality."""
 
-    record: Record
-    environment: Mapping[str, Any]
-    """`Environment.identity`; empty if no line describes it."""
-    figures: Mapping[str, float | None]
-    energy: Mapping[str, Any]
+    one: Replicate
+    host: Host
     quality: Figures | None
-    served: Mapping[str, Any]
+    tails: Tails
     """What only a server's records have."""
+    loaded: Loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,70 +43,82 @@ class Column:
     name: str
     type: Type
     meaning: str
-    of: Callable[[Row], Any]
+    of: Callable[[Line], Any]
 
 
 def _record(name: str, kind: Type, meaning: str) -> Column:
-    return Column(name, kind, meaning, lambda row: getattr(row.record, name))
+    return Column(name, kind, meaning, lambda line: getattr(line.one.record, name))
 
 
-def _part(table: str, name: str, kind: Type, meaning: str, column: str = "") -> Column:
-    return Column(column or name, kind, meaning, lambda row: getattr(row.record, table).get(name))
+def _arm(name: str, kind: Type, meaning: str, column: str = "") -> Column:
+    return Column(column or name, kind, meaning, lambda line: getattr(line.one.arm, name))
 
 
-def _figure(name: str, meaning: str) -> Column:
-    return Column(name, "Float64", meaning, lambda row: row.figures[name])
+def _size(name: str, meaning: str) -> Column:
+    return Column(name, "Int64", meaning, lambda line: getattr(line.one.sizes, name))
 
 
-def _energy(name: str, meaning: str) -> Column:
-    return Column(name, "Float64", meaning, lambda row: row.energy[name])
+def _loaded(name: str, kind: Type, meaning: str) -> Column:
+    return Column(name, kind, meaning, lambda line: getattr(line.loaded, name))
+
+
+def _figure(name: str) -> Column:
+    return Column(name, "Float64", METRICS[name].meaning, lambda line: line.one.figures.get(name))
+
+
+def _tail(name: str, meaning: str) -> Column:
+    return Column(name, "Float64", meaning, lambda line: getattr(line.tails, name))
 
 
 def _quality(name: str, meaning: str) -> Column:
-    def value(row: Row) -> float | None:
-        estimate = getattr(row.quality, name, None)
+    def value(line: Line) -> float | None:
+        estimate = getattr(line.quality, name, None)
         return None if estimate is None else float(estimate.value)
 
     return Column(name, "Float64", meaning, value)
 
 
-def _served(name: str, meaning: str) -> Column:
-    return Column(name, "Float64", meaning, lambda row: row.served[name])
-
-
-def _machine(name: str, kind: Type, meaning: str, column: str = "") -> Column:
-    return Column(column or name, kind, meaning, lambda row: row.environment.get(name))
-
-
-def _n_requests(record: Record) -> int:
-    return max((len(v) for v in record.samples.values() if isinstance(v, list)), default=0)
+def _machine(name: str, kind: Type, meaning: str) -> Column:
+    return Column(name, kind, meaning, lambda line: line.host.identity.get(name))
 
 
 def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
+def _doubtful(line: Line) -> str | None:
+    """The codes against each figure, where there are some."""
+    if not line.one.doubts:
+        return None
+    found = {
+        name: codes
+        for name, metric in METRICS.items()
+        if metric.exported and (codes := against(line.one.doubts, metric.parts))
+    }
+    return _json(found)
+
+
 COLUMNS: Final = (
     _record("key", "str", "identity of the piece of work"),
     _record("origin", "str", "`measured`, `synthetic`, or the tool it was imported from"),
     _record("experiment", "str", "name of the experiment"),
-    _part("variant", "name", "str", "the arm: model/engine/quant and settings", "variant"),
-    _part("variant", "model", "str", "model"),
-    _part("variant", "engine", "str", "engine"),
-    _part("variant", "quant", "str", "scheme of the weights; `none` is unquantized"),
-    _part("variant", "mode", "str", "eager, compiled, ..."),
-    _part("variant", "dtype", "str", "float type of what is not quantized"),
-    _part("variant", "device", "str", "device as resolved"),
-    _part("variant", "threads", "Int64", "threads, where set"),
+    _arm("name", "str", "the arm: model/engine/quant and settings", "variant"),
+    _arm("model", "str", "model"),
+    _arm("engine", "str", "engine"),
+    _arm("quant", "str", "scheme of the weights; `none` is unquantized"),
+    _arm("mode", "str", "eager, compiled, ..."),
+    _arm("dtype", "str", "float type of what is not quantized"),
+    _arm("device", "str", "device as resolved"),
+    _arm("threads", "Int64", "threads, where set"),
     Column(
         "options",
         "str",
         "engine settings beyond these, a JSON object",
-        lambda row: _json(row.record.variant.get("options") or {}),
+        lambda line: _json(line.one.arm.options),
     ),
-    _part("workload", "n_prompt", "Int64", "prompt tokens of a sequence"),
-    _part("workload", "n_gen", "Int64", "new tokens of a sequence"),
-    _part("workload", "n_batch", "Int64", "sequences at once"),
+    _size("n_prompt", "prompt tokens of a sequence"),
+    _size("n_gen", "new tokens of a sequence"),
+    _size("n_batch", "sequences at once"),
     _record("replicate", "Int64", "pair index: equal ones were measured side by side"),
     _record("position", "Int64", "place in the order of measuring"),
     _record("started_at", "datetime64[us, UTC]", "when"),
@@ -116,56 +126,54 @@ COLUMNS: Final = (
     Column(
         "valid",
         "boolean",
-        "finished, and no reason speaks against it",
-        lambda row: row.record.status == "ok" and not row.record.reasons,
+        "finished, and no reason speaks against its decoding (of one new token: its prefill)",
+        lambda line: line.one.valid,
     ),
     Column(
         "reasons",
         "str",
         "codes that make figures doubtful, separated by spaces",
-        lambda row: " ".join(row.record.reasons),
+        lambda line: " ".join(line.one.reasons),
     ),
     _record("message", "str", "why it failed"),
     Column(
         "n_requests",
         "Int64",
         "requests that the medians are of",
-        lambda row: _n_requests(row.record),
+        lambda line: line.one.n_requests,
     ),
-    _figure("ttft_s", "time to the first new token, median, s"),
-    _figure("tpot_s", "time per output token after the first, median, s"),
-    _figure("e2e_s", "time of a whole request, median, s"),
-    _figure("prefill_tok_s", "prompt tokens of all sequences a second"),
-    _figure("decode_tok_s", "new tokens of all sequences a second, while decoding"),
-    _figure("output_tok_s", "new tokens of all sequences over the whole time"),
-    _figure("total_tok_s", "prompt and new tokens of all sequences over the whole time"),
+    _figure("ttft_s"),
+    _figure("tpot_s"),
+    _figure("e2e_s"),
+    _figure("prefill_tok_s"),
+    _figure("decode_tok_s"),
+    _figure("output_tok_s"),
+    _figure("total_tok_s"),
     Column(
         "noise",
         "Float64",
         "half the range of the requests' decode times over their median",
-        lambda row: within(row.record),
+        lambda line: line.one.noise,
     ),
-    _served("requests_s", "requests answered a second, of a server"),
-    _served("goodput_req_s", "requests a second within the arm's limits, of a server"),
-    _served("ttft_p99_s", "99th percentile of a server's requests, s"),
-    _served("tpot_p99_s", "99th percentile of a server's requests, s"),
-    _served("itl_p99_s", "99th percentile of a server's gaps, s"),
-    _part("memory", "peak_host_bytes", "Int64", "peak memory of the process"),
-    _part("memory", "peak_device_bytes", "Int64", "peak memory on the device"),
-    _part("model", "weights_bytes", "Int64", "bytes of every weight as held"),
-    _part("model", "n_params", "Int64", "weights, by number"),
-    _part("model", "quantized_fraction", "Float64", "share of the weights in the scheme's form"),
-    _part("model", "dynamic", "str", "which meaning of dynamic quantization"),
-    _part("model", "kernel", "str", "what multiplies"),
-    _part("model", "load_s", "Float64", "time to load, s"),
-    _energy("energy_per_output_token_j", "joules a new token, gross"),
-    _energy("energy_per_prompt_token_j", "joules a prompt token, gross"),
-    _served("energy_per_token_j", "joules a token, prompt and new alike, of a server"),
-    _energy("net_energy_per_output_token_j", "joules a new token, net of idle"),
-    _energy("net_energy_per_prompt_token_j", "joules a prompt token, net of idle"),
-    Column(
-        "energy_scope", "str", "what the counter covers", lambda row: row.energy["energy_scope"]
-    ),
+    _figure("requests_s"),
+    _figure("goodput_req_s"),
+    _tail("ttft_p99_s", "99th percentile of a server's requests, s"),
+    _tail("tpot_p99_s", "99th percentile of a server's requests, s"),
+    _tail("itl_p99_s", "99th percentile of a server's gaps, s"),
+    _loaded("peak_host_bytes", "Int64", "peak memory of the process"),
+    _loaded("peak_device_bytes", "Int64", "peak memory on the device"),
+    _loaded("weights_bytes", "Int64", "bytes of every weight as held"),
+    _loaded("n_params", "Int64", "weights, by number"),
+    _loaded("quantized_fraction", "Float64", "share of the weights in the scheme's form"),
+    _loaded("dynamic", "str", "which meaning of dynamic quantization"),
+    _loaded("kernel", "str", "what multiplies"),
+    _loaded("load_s", "Float64", "time to load, s"),
+    _figure("energy_per_output_token_j"),
+    _figure("energy_per_prompt_token_j"),
+    _figure("energy_per_token_j"),
+    _figure("net_energy_per_output_token_j"),
+    _figure("net_energy_per_prompt_token_j"),
+    Column("energy_scope", "str", "what the counter covers", lambda line: line.one.energy_scope),
     _quality("ppl", "perplexity of the arm"),
     _quality("ppl_ratio", "perplexity over the baseline's"),
     _quality("mean_kld", "mean KL divergence from the baseline, nats a token"),
@@ -174,6 +182,8 @@ COLUMNS: Final = (
     _machine("host", "str", "hash of the host"),
     _machine("cpu", "str", "processor"),
     _machine("gpu", "str", "card, as its driver names it"),
+    _machine("backend", "str", "what ran on it, of an imported tool: CUDA, ROCm, Vulkan, ..."),
+    _arm("cards", "Int64", "cards that worked as one; each has its price", "n_devices"),
     _machine("gpu_driver", "str", "driver of the card"),
     _machine("gpu_power_limit_w", "Float64", "power limit of the card, W"),
     _machine("os", "str", "operating system"),
@@ -184,10 +194,24 @@ COLUMNS: Final = (
         "absent",
         "str",
         "figure -> why it is missing, a JSON object",
-        lambda row: _json(row.record.absent),
+        lambda line: _json(line.one.absent),
+    ),
+    Column(
+        "figure_reasons",
+        "str",
+        "figure -> the codes against it, a JSON object; empty where there are none",
+        _doubtful,
     ),
 )
-"""Every column, in order."""
+"""The columns of docs/data.md, in order; a metric that is not among them follows."""
+
+
+def columns() -> tuple[Column, ...]:
+    """Every column: those of docs/data.md, then metrics that have none there."""
+    named = {column.name for column in COLUMNS}
+    more = (name for name, metric in METRICS.items() if metric.exported and name not in named)
+    return (*COLUMNS, *map(_figure, more))
+
 
 LEFT_OUT: Final = (
     "single samples, warm-up, device readings, versions of other packages, and the quality of "
@@ -208,20 +232,21 @@ def read_results(*paths: str | Path) -> pandas.DataFrame:
 
 
 def frame(results: Results) -> pandas.DataFrame:
-    """The table of some results."""
+    """The table of some results, in the order of their records."""
     import pandas
 
-    rows = list(_rows(results))
+    lines = _lines(results)
+    all_columns = columns()
     return pandas.DataFrame(
-        {column.name: _series(column, rows) for column in COLUMNS},
-        columns=pandas.Index([column.name for column in COLUMNS]),
+        {column.name: _series(column, lines) for column in all_columns},
+        columns=pandas.Index([column.name for column in all_columns]),
     )
 
 
-def _series(column: Column, rows: Iterable[Row]) -> pandas.Series:
+def _series(column: Column, lines: Iterable[Line]) -> pandas.Series:
     import pandas
 
-    values = [column.of(row) for row in rows]
+    values = [column.of(line) for line in lines]
     if column.type == "datetime64[us, UTC]":
         return pandas.to_datetime(
             pandas.Series(values, dtype="str"), utc=True, format="ISO8601"
@@ -229,20 +254,10 @@ def _series(column: Column, rows: Iterable[Row]) -> pandas.Series:
     return pandas.Series(values, dtype=column.type)
 
 
-def _rows(results: Results) -> Iterable[Row]:
-    none = Environment(id="", identity={}, state={})
-    figures = all_figures(results.qualities)
-    quality = {
-        (record.environment, record.variant["name"]): figures[record.key]
-        for record in results.qualities
-    }
-    empty, nothing = energy_figures([], {}), serving([], {})
-    for record in results.records:
-        yield Row(
-            record=record,
-            environment=results.environments.get(record.environment, none).identity,
-            figures=replicate_figures(record),
-            energy=energy_figures([record], {}) if record.energy else empty,
-            quality=quality.get((record.environment, record.variant.get("name", ""))),
-            served=serving([record], {}) if "wall_s" in record.samples else nothing,
-        )
+def _lines(results: Results) -> list[Line]:
+    found: dict[int, Line] = {}
+    for row in summarise(results):
+        for one in row.replicates:
+            served = tails([one.record]) if one.ok and one.served else tails([])
+            found[id(one.record)] = Line(one, row.host, row.quality, served, one.loaded)
+    return [found[id(record)] for record in results.records]

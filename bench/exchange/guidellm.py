@@ -1,136 +1,346 @@
-"""guidellm (vllm-project/guidellm): `--output kind=json`, report versions 1 and 2.
+"""guidellm (vllm-project/guidellm): `--output kind=json`, from 0.2 on; report versions 1 and 2.
 
 A client: times include the queue and the network, and requests overlap. Its TPOT divides the whole
 request, first token included, by n; its ITL is our TPOT, (last - first) / (n - 1). The throughputs
-that it prints weigh each second alike; ours are all tokens over the measured time. The file names
-neither card nor server.
+that it prints weigh each second alike; ours are all tokens over the measured time. Its list holds
+the requests of warm-up and cool-down too, which lie outside of that time. The file names neither
+card nor server.
 """
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Final
 
 from bench.errors import InputError
 from bench.exchange.foreign import (
+    NOT_READ,
     SERVED,
-    UNKNOWN,
     Found,
-    Given,
-    Json,
-    count,
-    expect,
-    number,
-    parse_json,
-    read_text,
-    unsaid,
-    utc,
+    NothingAnsweredError,
+    Twice,
+    answered,
+    out_of_place,
 )
+from bench.exchange.reading import Source
+from bench.exchange.values import Json, count, expect, maybe, number, parse_time
 
 TOOL: Final = "guidellm"
 NEWEST: Final = 2
+LATE: Final = 0.01
+"""Share of the measured time by which it may end after the last request, or begin before the first
+one ends, and still be that of every request."""
+
+CLOCK: Final = 0.01
+"""Seconds by which a request may end outside and still count: two clocks are read."""
+
+TIMES: Final[tuple[tuple[str, str, float, Callable[[int], bool]], ...]] = (
+    ("ttft_s", "time_to_first_token_ms", 1e-3, lambda n: n > 0),
+    ("tpot_s", "inter_token_latency_ms", 1e-3, lambda n: n > 1),
+    ("e2e_s", "request_latency", 1.0, lambda n: n > 0),
+)
+"""Ours, its key, seconds of one unit, and which requests have it by their new tokens."""
 
 
-def knows(value: object) -> bool:
-    """Whether a JSON value looks like a report of this tool."""
-    return (
-        isinstance(value, dict)
-        and "benchmarks" in value
-        and "guidellm_version" in (value.get("metadata") or {})
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What one benchmark measured."""
+
+    n_prompt: float
+    n_gen: float
+    varies: bool
+    samples: dict[str, list[float]]
+    absent: dict[str, str]
 
 
-def read(path: Path, given: Given) -> list[Found]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """How many requests a benchmark made and measured, and in which time."""
+
+    answered: int
+    failed: int
+    cut_off: int
+    """By the end of the run: neither answered nor failed."""
+    measured: int
+    """Answered within the measured time."""
+    seconds: float
+    outside: bool
+    """Whether requests were answered outside of it: warm-up and cool-down."""
+
+
+def knows(source: Source) -> bool:
+    """Whether a text looks like a report of this tool."""
+    value = source.first()
+    if not isinstance(value, dict) or not isinstance(value.get("benchmarks"), list):
+        return False
+    each = value["benchmarks"]
+    about = "guidellm_version" in (value.get("metadata") or {})
+    return about or bool(each and isinstance(each[0], dict) and "run_stats" in each[0])
+
+
+def read(source: Source) -> list[Found]:
     """Every benchmark of a report. InputError in one line."""
-    values = parse_json(path, read_text(path))
-    report = expect(path, TOOL, values[0], ("metadata", "benchmarks"))
-    about = expect(path, TOOL, report["metadata"], ("version", "guidellm_version"))
-    if not isinstance(about["version"], int) or about["version"] > NEWEST:
+    report = expect(source, TOOL, source.values[0], ("benchmarks",))
+    about = report.get("metadata") or {}
+    if not about and not knows(source):
+        raise InputError(f"{source}: is not a result of {TOOL} as known here: no 'metadata'")
+    version = about.get("version", 1)
+    if not isinstance(version, int) or version > NEWEST:
         raise InputError(
-            f"{path}: report version {about['version']} of {TOOL} is newer than {NEWEST}, the last "
-            "known here"
+            f"{source}: report version {version} of {TOOL} is newer than {NEWEST}, the last known "
+            "here"
         )
     if not report["benchmarks"]:
-        raise InputError(f"{path}: holds no benchmark of {TOOL}")
-    return [_found(path, one, about, given) for one in report["benchmarks"]]
+        raise InputError(f"{source}: holds no benchmark of {TOOL}")
+    return answered(source, report["benchmarks"], lambda at, one: _found(at, one, about))
 
 
-def _found(path: Path, one: object, about: Json, given: Given) -> Found:
-    run = expect(path, TOOL, one, ("config", "requests", "scheduler_metrics"))
-    requests = run["requests"].get("successful") or []
-    if not requests:
-        raise InputError(f"{path}: a benchmark has no successful request")
-    timing = expect(
-        path, TOOL, run["scheduler_metrics"], ("measure_start_time", "measure_end_time")
-    )
-    seconds = number(
-        path, "measured seconds", timing["measure_end_time"] - timing["measure_start_time"]
-    )
-    counts = timing.get("requests_made") or {}
-    prompts = [count(path, "prompt_tokens", r.get("prompt_tokens")) for r in requests]
-    made = [count(path, "output_tokens", r.get("output_tokens")) for r in requests]
-    samples, absent = _samples(path, requests, made)
-    if counts.get("successful") in (None, len(requests)):
-        samples["output_tok_s"] = [sum(made) / seconds]
-        samples["total_tok_s"] = [(sum(prompts) + sum(made)) / seconds]
+def _found(source: Source, one: object, about: Json) -> Found:
+    run = expect(source, TOOL, one, ("requests", "metrics"))
+    config = run.get("config") or run.get("args") or {}
+    strategy = config.get("strategy") or {}
+    n_batch = _at_once(strategy)
+    listed = run["requests"].get("successful") or []
+    start, end = _window(source, run)
+    counts = _counts(source, run, len(listed), end - start)
+    if not counts.answered and not listed:
+        raise NothingAnsweredError(f"{source}: a benchmark has no successful request")
+    if len(listed) == counts.answered:
+        figures = _of_list(source, listed, start, end, n_batch)
     else:
-        few = "the file keeps a sample of the requests, not all"
-        absent |= dict.fromkeys(("output_tok_s", "total_tok_s"), few)
-    strategy = run["config"].get("strategy") or {}
-    n_batch = given.n_batch or _at_once(strategy)
+        figures = _of_metrics(source, run, counts, n_batch)
+    absent = {**NOT_READ, **SERVED} | figures.absent
     if n_batch is None:
         absent["n_batch"] = f"strategy {strategy.get('type_')!r} does not fix how many run at once"
-    failed = counts.get("errored") or 0
+    failed, answered = counts.failed, counts.answered
+    if failed:
+        absent["requests"] = f"{failed} of {answered + failed} requests failed"
     return Found(
-        model=given.model or _model(path, run["config"]),
-        engine=given.engine or UNKNOWN,
-        quant=given.quant or UNKNOWN,
-        device="gpu" if given.gpu else UNKNOWN,
+        model=_model(run, config),
         options=_rate(strategy),
-        n_prompt=round(sum(prompts) / len(prompts)),
-        n_gen=round(sum(made) / len(made)),
+        n_prompt=round(figures.n_prompt),
+        n_gen=max(round(figures.n_gen), 1),
         n_batch=n_batch,
-        mean_lengths=len(set(prompts)) > 1 or len(set(made)) > 1,
-        started_at=utc(datetime.datetime.fromtimestamp(timing["measure_start_time"], datetime.UTC)),
-        samples=samples,
-        absent=absent | unsaid(TOOL, given),
-        reasons=("FAILED_REQUESTS",) if failed else (),
-        identity={"gpu": given.gpu, "cpu": None, "guidellm": about["guidellm_version"]},
-        state={"requests": len(requests), "failed": failed, "duration_s": seconds},
+        mean_lengths=figures.varies,
+        started_at=parse_time(source, "start_time", start),
+        samples=figures.samples,
+        absent=absent,
+        reasons=("REQUESTS_FAILED",) if failed else (),
+        twice=tuple(_twice(source, run, figures, counts)),
+        identity={"guidellm": about.get("guidellm_version")},
+        state={"requests": answered, "failed": failed, "duration_s": end - start},
     )
 
 
-def _samples(
-    path: Path, requests: Sequence[Mapping[str, Any]], made: Sequence[int]
-) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """One figure for each request, and why there are none."""
-    absent = dict(SERVED)
-    wanted: tuple[tuple[str, str, float, Callable[[int], bool]], ...] = (
-        ("ttft_s", "time_to_first_token_ms", 1e-3, lambda n: n > 0),
-        ("tpot_s", "inter_token_latency_ms", 1e-3, lambda n: n > 1),
-        ("e2e_s", "request_latency", 1.0, lambda n: n > 0),
+def _requests_made(run: Json) -> Json:
+    for name in ("scheduler_metrics", "run_stats"):
+        if found := (run.get(name) or {}).get("requests_made"):
+            counts: Json = found
+            # 0.2 counted what it kept and not what it made.
+            kept = run.get("request_totals") or {}
+            more = (kept.get("successful") or 0) > (counts.get("successful") or 0)
+            return kept if more else counts
+    return {}
+
+
+def _counts(source: Source, run: Json, listed: int, seconds: float) -> Counts:
+    totals = run["metrics"].get("request_totals") or run.get("request_totals") or {}
+    made = _requests_made(run) or totals
+    answered, failed, cut_off = (
+        count(source, name, made.get(name) or 0) for name in ("successful", "errored", "incomplete")
     )
-    samples = {}
-    for name, key, scale, has in wanted:
+    measured = count(source, "successful", totals.get("successful") or answered)
+    apart = (run.get(name) or 0.0 for name in ("warmup_duration", "cooldown_duration"))
+    return Counts(
+        answered=answered if made else listed,
+        failed=failed,
+        cut_off=cut_off,
+        measured=measured,
+        seconds=number(source, "duration", run.get("duration") or seconds),
+        outside=measured < answered or any(abs(one) > LATE * seconds for one in apart),
+    )
+
+
+def _window(source: Source, run: Json) -> tuple[float, float]:
+    """Begin and end of the measured time, seconds since 1970."""
+    timing = run.get("scheduler_metrics") or {}
+    start = timing.get("measure_start_time") or run.get("start_time")
+    end = timing.get("measure_end_time") or run.get("end_time")
+    start, end = number(source, "start_time", start), number(source, "end_time", end)
+    number(source, "measured seconds", end - start)
+    return start, end
+
+
+def _of_list(
+    source: Source, listed: Sequence[Json], start: float, end: float, n_batch: int | None
+) -> Figures:
+    """Figures of the requests that ended in the measured time, all of which are listed."""
+    spans = [_span(source, one) for one in listed]
+    known = all(spans)
+    kept = list(listed)
+    if known:
+        room = CLOCK + (end - start) * 1e-4
+        ended = [
+            one
+            for one, at in zip(listed, spans, strict=True)
+            if at and start - room <= at[1] <= end + room
+        ]
+        kept = ended or kept
+    prompts = [count(source, "prompt_tokens", one.get("prompt_tokens")) for one in kept]
+    made = [count(source, "output_tokens", one.get("output_tokens")) for one in kept]
+    samples: dict[str, list[float]] = {}
+    absent: dict[str, str] = {}
+    for name, key, scale, has in TIMES:
         values = [
-            number(path, key, request[key]) * scale
-            for request, n in zip(requests, made, strict=True)
-            if has(n) and request.get(key) is not None
+            number(source, key, one[key]) * scale
+            for one, n in zip(kept, made, strict=True)
+            if has(n) and one.get(key) is not None
         ]
         if values:
             samples[name] = values
         else:
             absent[name] = f"no request has {key}: was the answer streamed?"
-    return samples, absent
+    whole = _all_measured(spans, start, end) if known else True
+    if whole:
+        per_s = sum(made) / (end - start)
+    elif n_batch == 1:
+        ends = [at for one in kept if (at := _span(source, one))]
+        per_s = sum(made) / (max(at[1] for at in ends) - min(at[0] for at in ends))
+    else:
+        per_s = _overlapping(source, listed, start, end)
+    if len(kept) < len(listed):
+        absent["warm_up"] = f"{len(listed) - len(kept)} requests ended outside the measured time"
+    if sum(made):
+        samples["output_tok_s"] = [number(source, "output_tok_s", per_s)]
+        samples["total_tok_s"] = [per_s * (sum(prompts) + sum(made)) / sum(made)]
+    return Figures(
+        n_prompt=sum(prompts) / len(prompts),
+        n_gen=sum(made) / len(made),
+        varies=len(set(prompts)) > 1 or len(set(made)) > 1,
+        samples=samples,
+        absent=absent,
+    )
 
 
-def _model(path: Path, config: Mapping[str, Any]) -> str:
-    model = (config.get("backend") or {}).get("model")
-    if not model:
-        raise InputError(f"{path}: the report names no model; give --model NAME")
-    return str(model)
+def _span(source: Source, one: Json) -> tuple[float, float] | None:
+    """When a request began and ended, seconds since 1970; None if the file does not say."""
+    begin = one.get("request_start_time") or one.get("start_time")
+    end = one.get("request_end_time") or one.get("end_time")
+    if begin is None or end is None:
+        return None
+    begin, end = (
+        number(source, "request_start_time", begin),
+        number(source, "request_end_time", end),
+    )
+    number(source, "seconds of a request", end - begin)
+    return begin, end
+
+
+def _all_measured(spans: Sequence[tuple[float, float] | None], start: float, end: float) -> bool:
+    """Whether the measured time is that of every listed request."""
+    each = [at for at in spans if at]
+    room = LATE * (end - start)
+    first, last = min(at[0] for at in each), max(at[1] for at in each)
+    return first >= start - room and last <= end + room and end - last <= room
+
+
+def _overlapping(source: Source, listed: Sequence[Json], start: float, end: float) -> float:
+    """New tokens a second within the measured time, as far as there are requests: a request that
+    is partly in it counts by the share of its decoding that is."""
+    spans = [(one, at) for one in listed if (at := _span(source, one))]
+    until = min(end, max(at[1] for _, at in spans))
+    tokens = 0.0
+    for one, (begin, last) in spans:
+        ttft = (maybe(source, one, "time_to_first_token_ms") or 0.0) / 1000
+        first = min(begin + ttft, last - 1e-9)
+        inside = max(0.0, min(last, until) - max(first, start))
+        tokens += count(source, "output_tokens", one.get("output_tokens")) * inside / (last - first)
+    return tokens / number(source, "measured seconds", until - start)
+
+
+def _of_metrics(source: Source, run: Json, counts: Counts, n_batch: int | None) -> Figures:
+    """Figures of the report's own statistics, where it keeps a sample of the requests or none."""
+
+    def block(name: str) -> Json:
+        return (run["metrics"].get(name) or {}).get("successful") or {}
+
+    prompts = block("prompt_token_count") or _mean_of_list(run, "prompt_tokens")
+    news = block("output_token_count") or _mean_of_list(run, "output_tokens")
+    n_in = maybe(source, prompts, "mean") or 0.0
+    n_out = number(source, "output_token_count.mean", news.get("mean"))
+    absent = {"samples": "the file keeps a sample of the requests, or none: its own medians"}
+    samples: dict[str, list[float]] = {}
+    for name, key, scale, _ in TIMES:
+        if value := maybe(source, block(key), "median", scale):
+            samples[name] = [value]
+        else:
+            absent[name] = f"no {key} in the file: was the answer streamed?"
+    # Which requests the measured time holds is not in the file; its own mean knows. One that the
+    # end cut off took the time of a stream, and its tokens are not counted.
+    cut_off = n_batch is not None and counts.cut_off > 0
+    if counts.outside or cut_off or not block("output_token_count"):
+        per_s = number(source, "mean rate", block("output_tokens_per_second").get("mean"))
+        absent["output_rate"] = "the list of requests is not whole: the file's own mean rate"
+    else:
+        per_s = counts.measured * n_out / counts.seconds
+    samples["output_tok_s"] = [number(source, "output_tok_s", per_s)]
+    samples["total_tok_s"] = [per_s * (n_in + n_out) / n_out]
+    return Figures(
+        n_prompt=n_in,
+        n_gen=n_out,
+        varies=any(one.get("mean") != one.get("median") for one in (prompts, news)),
+        samples=samples,
+        absent=absent,
+    )
+
+
+def _mean_of_list(run: Json, key: str) -> Json:
+    """The mean of the requests that are listed, where the statistics lack it."""
+    values = [one.get(key) for one in run["requests"].get("successful") or []]
+    known = [value for value in values if isinstance(value, int | float)]
+    return {"mean": sum(known) / len(known)} if known else {}
+
+
+def _twice(source: Source, run: Json, figures: Figures, counts: Counts) -> list[Twice]:
+    """The report's own mean rate and medians beside ours, and its counts."""
+    found: list[Twice] = []
+    metrics = run["metrics"]
+    own = (metrics.get("output_tokens_per_second") or {}).get("successful") or {}
+    rate = figures.samples.get("output_tok_s", [0.0])[0]
+    if not counts.outside and "output_rate" in figures.absent:
+        rate = counts.measured * figures.n_gen / counts.seconds
+    if (stated := maybe(source, own, "mean")) and rate:
+        # It weighs each second alike, and begins and ends elsewhere.
+        found.append(
+            Twice(
+                what="mean output_tokens_per_second",
+                stated=stated,
+                made=rate,
+                of="tokens over the measured time",
+                within=0.25,
+            )
+        )
+    for _, key, _, _ in TIMES:
+        block = (metrics.get(key) or {}).get("successful") or {}
+        middle, mean, std, low, high = (
+            maybe(source, block, name) for name in ("median", "mean", "std_dev", "min", "max")
+        )
+        found += out_of_place(f"{key} median", middle, mean=mean, std=std, low=low, high=high)
+    made = _requests_made(run)
+    parts = [made.get(name) for name in ("successful", "errored", "incomplete")]
+    if (whole := made.get("total")) and None not in parts:
+        of = "successful + errored + incomplete"
+        counted = float(sum(part for part in parts if part))
+        found.append(Twice(what="total requests", stated=whole, made=counted, of=of))
+    return found
+
+
+def _model(run: Json, config: Mapping[str, Any]) -> str | None:
+    """The model that was asked for; its place differs between versions."""
+    worker, backend = run.get("worker") or {}, config.get("backend") or {}
+    model = backend.get("model") or worker.get("backend_model")
+    return str(model) if model else None
 
 
 def _at_once(strategy: Mapping[str, Any]) -> int | None:
@@ -138,7 +348,8 @@ def _at_once(strategy: Mapping[str, Any]) -> int | None:
     if strategy.get("type_") == "synchronous":
         return 1
     streams = strategy.get("streams")
-    return streams if isinstance(streams, int) and strategy.get("type_") == "concurrent" else None
+    fixed = isinstance(streams, int) and streams > 0 and strategy.get("type_") == "concurrent"
+    return streams if fixed else None
 
 
 def _rate(strategy: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
@@ -146,5 +357,8 @@ def _rate(strategy: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
     kind = strategy.get("type_")
     if kind in ("synchronous", "concurrent", None):
         return {}
+    found: dict[str, str | int | float | bool] = {"strategy": str(kind)}
     rate = strategy.get("rate")
-    return {"strategy": str(kind)} | ({"rate": rate} if rate is not None else {})
+    if isinstance(rate, int | float):
+        found["rate"] = rate
+    return found

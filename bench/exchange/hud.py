@@ -11,15 +11,14 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from bench.cost.hour import per_mtok
 from bench.errors import InputError
-from bench.exchange.exporting import Exported, by_machine, failures
-from bench.exchange.foreign import Json
+from bench.exchange.exporting import Exported, failures
+from bench.exchange.values import Json
 from bench.experiment import CostAssumption
 from bench.experiment.devices import on_cpu
-from bench.records import Record
 from bench.records.file import Results
-from bench.summary import SPEEDS, replicate_figures, summarise
+from bench.report.tables.row import Shown, shown, table
+from bench.summary import SPEEDS, Host, summarise
 
 ONE_VALUE: Final = (
     "peak_memory_bytes",
@@ -29,6 +28,7 @@ ONE_VALUE: Final = (
     "ppl",
     "mean_kld",
     "same_top1",
+    "usd_per_mtok",
 )
 """Figures of an arm; the speeds have a value for each replicate."""
 
@@ -38,84 +38,68 @@ LOST: Final = "single requests and gaps, intervals, warm-up and device readings"
 
 def write(results: Results, price: CostAssumption | None) -> Exported:
     """One entry a metric, variant, workload and machine."""
-    entries = [entry for one in by_machine(results) for entry in _of_machine(one, price)]
+    rows = shown(summarise(results), price)
+    entries = [entry for one in rows if one.row.good for entry in _entries(one)]
     if not entries:
         raise InputError("there are no finished records to export")
     text = json.dumps(entries, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    return Exported(data=text.encode(), dropped=(LOST, *failures(results)))
+    dropped = (LOST, *failures(one.row for one in rows))
+    return Exported(data=text.encode(), dropped=dropped)
 
 
-def _of_machine(results: Results, price: CostAssumption | None) -> Iterator[Json]:
-    environment = next(iter(results.environments.values()), None)
-    identity = environment.identity if environment else {}
-    for row in summarise(results):
-        group = [
-            record
-            for record in results.records
-            if record.status == "ok"
-            and record.variant["name"] == row["variant"]
-            and all(record.workload[key] == row[key] for key in ("n_prompt", "n_gen", "n_batch"))
-        ]
-        if group:
-            head = _head(row, group[0], identity)
-            for name, values in _metrics(row, group, price):
-                metric = {"name": name, "benchmark_values": values}
-                yield head | {"metric": metric | {"extra_info": _text({"origin": row["origin"]})}}
+def _entries(one: Shown) -> Iterator[Json]:
+    head = _head(one)
+    for name, values in _metrics(one):
+        metric = {"name": name, "benchmark_values": values}
+        yield head | {"metric": metric | {"extra_info": _text({"origin": one.row.origin})}}
 
 
-def _metrics(
-    row: Mapping[str, Any], group: list[Record], price: CostAssumption | None
-) -> Iterator[tuple[str, list[float]]]:
-    figures = [replicate_figures(record) for record in group]
+def _metrics(one: Shown) -> Iterator[tuple[str, list[float]]]:
     for name in SPEEDS:
-        values = [value for one in figures if (value := one[name]) is not None]
-        if values:
+        if values := one.row.each(name):
             yield name, values
+    figures = table(one)
     for name in ONE_VALUE:
-        if row[name] is not None:
-            yield name, [row[name]]
-    usd = per_mtok(price, row["total_tok_s"], row["cards"])
-    if usd is not None:
-        yield "usd_per_mtok", [usd]
+        if figures[name] is not None:
+            yield name, [figures[name]]
 
 
-def _head(row: Mapping[str, Any], first: Record, identity: Mapping[str, Any]) -> Json:
-    work = {key: row[key] for key in ("n_prompt", "n_gen", "n_batch")}
-    options = first.variant.get("options") or {}
+def _head(one: Shown) -> Json:
+    row, arm, identity = one.row, one.row.arm, one.row.host.identity
     return {
         "benchmark": {
             "name": "gpu-cost-bench",
             "mode": "inference",
-            "dtype": row["quant"] if row["quant"] != "none" else row["dtype"],
+            "dtype": arm.quant if arm.quant != "none" else arm.dtype,
             "extra_info": _text(
                 {
-                    "experiment": first.experiment,
-                    "variant": row["variant"],
-                    **work,
-                    **options,
-                    "valid": row["valid"],
-                    "reasons": " ".join(row["reasons"]),
+                    "experiment": row.good[0].experiment,
+                    "variant": arm.name,
+                    **row.sizes._asdict(),
+                    **arm.options,
+                    "valid": row.valid,
+                    "reasons": " ".join(row.reasons),
                 }
             ),
         },
-        "model": {"name": row["model"], "type": "LLM", "backend": row["engine"]},
-        "runners": [_runner(identity, row["device"])],
+        "model": {"name": arm.model, "type": "LLM", "backend": arm.engine},
+        "runners": [_runner(row.host, arm.device)],
         "dependencies": {
             name: {"version": str(identity[name])} for name in PACKAGES if identity.get(name)
         },
     }
 
 
-def _runner(identity: Mapping[str, Any], device: str) -> Json:
+def _runner(host: Host, device: str) -> Json:
+    identity = host.identity
+    on_card = host.gpu is not None and not on_cpu(device)
     found = {
         "name": identity.get("host"),
         "type": device,
-        "cpu_info": identity.get("cpu"),
-        "cpu_count": identity.get("cpu_cores"),
-        "gpu_info": identity.get("gpu"),
-        "gpu_count": identity.get("gpus", 1)
-        if identity.get("gpu") and not on_cpu(device)
-        else None,
+        "cpu_info": host.cpu,
+        "cpu_count": host.cpu_cores,
+        "gpu_info": host.gpu,
+        "gpu_count": host.gpus if on_card else None,
         "extra_info": _text(
             {key: identity.get(key) for key in ("gpu_driver", "gpu_power_limit_w", "os")}
         ),

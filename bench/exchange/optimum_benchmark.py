@@ -1,4 +1,5 @@
-"""optimum-benchmark (huggingface/optimum-benchmark): `benchmark.json` of the inference scenario.
+"""optimum-benchmark (huggingface/optimum-benchmark): `benchmark.json` of the inference scenario,
+and the tables of it that make the LLM-Perf leaderboard, old (`forward.latency(s)`) and new.
 
 Repeats inside one process. What it times is kept (`prefill`, `decode` and `generate` latencies, in
 seconds for the whole batch) and every rate is made anew: its prefill rate counts samples, its
@@ -8,22 +9,15 @@ gaps several times over since 0.5.0, so no single gap is taken from it. docs/exc
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
-from pathlib import Path
+from statistics import fmean, median
 from typing import Any, Final
 
 from bench.errors import InputError
-from bench.exchange.foreign import (
-    Found,
-    Given,
-    Json,
-    count,
-    expect,
-    file_date,
-    numbers,
-    parse_json,
-    read_text,
-)
+from bench.exchange.foreign import Found, Twice
+from bench.exchange.reading import Source
+from bench.exchange.values import Json, count, expect, maybe, numbers, typed
 
 TOOL: Final = "optimum-benchmark"
 ENGINES: Final[Mapping[str, str]] = {"pytorch": "transformers"}
@@ -39,78 +33,197 @@ SETTINGS: Final = (
 """Backend settings that make another arm where they are set."""
 
 PER_TOKEN = "its per-token list holds each iteration's gaps several times (0.5.0 and newer)"
-ENERGY = "its energy is codecarbon's, with modelled memory and CPU: not a counter's"
+NO_ENERGY = "no energy of a GPU in the report; codecarbon models that of CPU and memory"
+JOULES: Final = {"kWh": 3.6e6, "Wh": 3600.0, "J": 1.0}
 MB: Final = 1e6
 
 
-def knows(value: object) -> bool:
-    """Whether a JSON value looks like a file of this tool."""
-    return isinstance(value, dict) and {"config", "report"} <= value.keys()
+OLD: Final = ("backend.name", "generate.latency(s)")
+NEW: Final = ("config.backend.name", "report.prefill.latency.mean")
 
 
-def read(path: Path, given: Given) -> list[Found]:
-    """The one benchmark of a file. InputError in one line."""
-    value = parse_json(path, read_text(path))[0]
+def knows(source: Source) -> bool:
+    """Whether a text looks like a file of this tool."""
+    value = source.first()
+    if isinstance(value, dict):
+        return {"config", "report"} <= value.keys()
+    return bool(source.columns(OLD) or source.columns(NEW))
+
+
+def read(source: Source) -> list[Found]:
+    """The one benchmark of a file, or every row of a table. InputError in one line."""
+    if rows := [_old(row) for row in source.columns(OLD)] or _nested(source.columns(NEW)):
+        return _of_rows(source, rows)
+    value = source.values[0]
     if (
         isinstance(value, dict)
         and "report" not in value
         and {"prefill", "load_model"} & value.keys()
     ):
-        raise InputError(f"{path}: is the report alone; benchmark.json beside it says what was run")
-    table = expect(path, TOOL, value, ("config", "report"))
-    config = expect(path, TOOL, table["config"], ("backend", "scenario", "environment"))
-    return [_found(path, config, expect(path, TOOL, table["report"], ()), given)]
+        raise InputError(
+            f"{source}: is the report alone; benchmark.json beside it says what was run"
+        )
+    table = expect(source, TOOL, value, ("config", "report"))
+    config = expect(source, TOOL, table["config"], ("backend", "scenario", "environment"))
+    return [_found(source, config, expect(source, TOOL, table["report"], ()))]
 
 
-def _found(path: Path, config: Json, report: Json, given: Given) -> Found:
+def _of_rows(source: Source, rows: list[Json]) -> list[Found]:
+    """The rows that finished; how many did not is said."""
+    done = [row for row in rows if (row["report"].get("generate") or {}).get("latency")]
+    if not done:
+        raise InputError(f"{source}: no row of the table has a latency")
+    if len(done) < len(rows):
+        note = f"{source}: {len(rows) - len(done)} of {len(rows)} rows hold no latency: left out"
+        source.notes.append(note)
+    return [_found(source, row["config"], row["report"]) for row in done]
+
+
+def _nested(rows: list[dict[str, str]]) -> list[Json]:
+    """Rows with dotted names as the tables that `benchmark.json` has."""
+    found = []
+    for row in rows:
+        made: Json = {"config": {}, "report": {}}
+        for name, text in row.items():
+            *path, last = name.split(".")
+            value = typed(text)
+            if not path or value is None:
+                continue
+            table = made
+            for part in path:
+                inner = table.setdefault(part, {})
+                table = inner if isinstance(inner, dict) else {}
+            table[last] = ast.literal_eval(value) if _is_list(value) else value
+        found.append(made)
+    return found
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, str) and value.startswith("[") and value.endswith("]")
+
+
+def _old(row: dict[str, str]) -> Json:
+    """A row of the old table, under the names of today: prefill was `forward`."""
+    known = {name: typed(text) for name, text in row.items()}
+
+    def phase(name: str) -> Json:
+        seconds = known.get(f"{name}.latency(s)")
+        peaks = {
+            "max_ram": None,
+            "max_allocated": known.get(f"{name}.max_memory_allocated(MB)"),
+        }
+        rates = {
+            unit: value
+            for unit in ("samples/s", "tokens/s")
+            if (value := known.get(f"{name}.throughput({unit})"))
+        }
+        rate = next(({"unit": unit, "value": value} for unit, value in rates.items()), {})
+        found = {"latency": {"unit": "s", "mean": seconds}, "memory": peaks, "throughput": rate}
+        return found if seconds else {}
+
+    shapes = "benchmark.input_shapes."
+    gpus = known.get("environment.gpus")
+    return {
+        "config": {
+            "backend": {
+                name.removeprefix("backend."): value
+                for name, value in known.items()
+                if name.startswith("backend.")
+            }
+            | {"model": known.get("model"), "device": known.get("device")},
+            "scenario": {
+                "name": known.get("benchmark.name"),
+                "input_shapes": {
+                    name: known.get(f"{shapes}{name}") for name in ("batch_size", "sequence_length")
+                },
+                "generate_kwargs": {"max_new_tokens": known.get("benchmark.new_tokens")},
+            },
+            "environment": {
+                name.removeprefix("environment."): value
+                for name, value in known.items()
+                if name.startswith("environment.")
+            }
+            | {"gpu": ast.literal_eval(str(gpus)) if _is_list(gpus) else [gpus] if gpus else []},
+        },
+        "report": {
+            "prefill": phase("forward"),
+            "decode": phase("decode"),
+            "generate": phase("generate"),
+        },
+    }
+
+
+def _found(source: Source, config: Json, report: Json) -> Found:
     backend, scenario = config["backend"], config["scenario"]
     if scenario.get("name") != "inference" or not report.get("generate"):
-        raise InputError(f"{path}: is no text generation: nothing to take a token's time from")
+        raise InputError(f"{source}: is no text generation: nothing to take a token's time from")
     shapes, asked = scenario.get("input_shapes") or {}, scenario.get("generate_kwargs") or {}
-    n_gen = count(path, "max_new_tokens", asked.get("max_new_tokens"))
-    samples, absent = _samples(path, report, n_gen)
+    n_gen = count(source, "max_new_tokens", asked.get("max_new_tokens"))
+    samples, absent = _samples(source, report, n_gen)
     memory = _memory(report)
     if not memory:
         absent["peak_memory_bytes"] = "memory was not tracked"
+    energy = _energy(source, report, n_gen, shapes)
     gpus = config["environment"].get("gpu") or []
-    card = gpus[0] if len(gpus) == 1 else None
-    if given.gpu and gpus:
-        raise InputError(f"{path}: --gpu: the file itself names {', '.join(gpus)}")
+    device = str(backend.get("device"))
     engine = str(backend.get("name"))
+    cards = [] if device == "cpu" else _cards(backend, [str(gpu) for gpu in gpus])
+    if len(gpus) > len(cards) and device != "cpu" and not cards:
+        absent["n_devices"] = (
+            f"the file names {len(gpus)} cards and not how many were used: one is taken; --n-gpus "
+            "N says otherwise"
+        )
     return Found(
-        model=given.model or str(backend.get("model")).rstrip("/").rsplit("/", 1)[-1],
-        engine=given.engine or ENGINES.get(engine, engine),
-        quant=given.quant or str(backend.get("quantization_scheme") or "none"),
+        layered=not backend.get("tp_plan"),
+        model=str(backend.get("model")).rstrip("/").rsplit("/", 1)[-1],
+        engine=ENGINES.get(engine, engine),
+        quant=backend.get("quantization_scheme") or None,
+        usual_quant="none",
         dtype=str(backend.get("torch_dtype") or "auto"),
-        device=str(backend.get("device")),
+        device=device,
+        gpu=" + ".join(dict.fromkeys(cards or map(str, gpus))) or None if device != "cpu" else None,
+        n_gpus=1 if device == "cpu" else len(cards) or None,
         options={name: backend[name] for name in SETTINGS if backend.get(name)},
-        n_prompt=count(path, "sequence_length", shapes.get("sequence_length")),
+        n_prompt=count(source, "sequence_length", shapes.get("sequence_length")),
         n_gen=n_gen,
-        n_batch=count(path, "batch_size", shapes.get("batch_size")),
-        started_at=file_date(path),
+        n_batch=count(source, "batch_size", shapes.get("batch_size")),
+        started_at=source.date,
         dated=False,
         samples=samples,
-        absent=absent | {"energy_j": ENERGY},
+        absent=absent if energy else absent | {"energy_j": NO_ENERGY},
+        twice=tuple(_twice(source, report, samples, n_gen, shapes)),
+        energy=energy,
         loaded={"details": {"random_weights": bool(backend.get("no_weights"))}},
         memory=memory,
-        identity={"gpu": given.gpu or card, **_machine(config["environment"], backend)},
+        identity=_machine(config["environment"], backend),
     )
 
 
-def _samples(path: Path, report: Json, n_gen: int) -> tuple[dict[str, list[float]], dict[str, str]]:
+def _cards(backend: Json, present: list[str]) -> list[str]:
+    """The cards that were used: those of `device_ids`, or the one that there is."""
+    ids = backend.get("device_ids")
+    if ids not in (None, ""):
+        places = [one for one in str(ids).split(",") if one.strip().isdigit()]
+        return [present[int(i)] if int(i) < len(present) else present[0] for i in places if present]
+    return present if len(present) == 1 else []
+
+
+def _samples(
+    source: Source, report: Json, n_gen: int
+) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Seconds of each iteration, and why some are missing."""
     absent = {"itl_s": PER_TOKEN}
     steps = n_gen - 1
     samples = {
-        "prefill_s": _latencies(path, report, "prefill"),
-        "e2e_s": _latencies(path, report, "generate"),
+        "prefill_s": _latencies(source, report, "prefill"),
+        "e2e_s": _latencies(source, report, "generate"),
     }
-    decode = _latencies(path, report, "decode")
+    decode = _latencies(source, report, "decode")
     if steps and decode:
         samples["tpot_s"] = [seconds / steps for seconds in decode]
     samples = {name: values for name, values in samples.items() if values}
     if "e2e_s" not in samples:
-        raise InputError(f"{path}: report.generate.latency: is empty; was latency tracked?")
+        raise InputError(f"{source}: report.generate.latency: is empty; was latency tracked?")
     if "prefill_s" not in samples:
         absent["ttft_s"] = absent["prefill_tok_s"] = "no prefill latency in the report"
     if "tpot_s" not in samples:
@@ -118,11 +231,57 @@ def _samples(path: Path, report: Json, n_gen: int) -> tuple[dict[str, list[float
     return samples, absent
 
 
-def _latencies(path: Path, report: Json, phase: str) -> list[float]:
+def _latencies(source: Source, report: Json, phase: str) -> list[float]:
     latency = (report.get(phase) or {}).get("latency") or {}
     if latency and latency.get("unit") != "s":
-        raise InputError(f"{path}: report.{phase}.latency.unit: {latency.get('unit')!r} is not 's'")
-    return numbers(path, f"report.{phase}.latency.values", latency.get("values", []))
+        raise InputError(
+            f"{source}: report.{phase}.latency.unit: {latency.get('unit')!r} is not 's'"
+        )
+    if not latency.get("values"):  # a table holds statistics alone
+        value = maybe(source, latency, "p50") or maybe(source, latency, "mean")
+        return [] if value is None else [value]
+    return numbers(source, f"report.{phase}.latency.values", latency["values"])
+
+
+def _twice(
+    source: Source, report: Json, samples: Mapping[str, list[float]], n_gen: int, shapes: Json
+) -> list[Twice]:
+    """Prefill and decode beside the whole, and the two rates that the tool makes rightly: samples
+    of a prefill, and tokens after the first of a decode."""
+    found = []
+    for phase, unit, n in (("prefill", "samples/s", 1), ("decode", "tokens/s", n_gen - 1)):
+        rate = (report.get(phase) or {}).get("throughput") or {}
+        seconds = _latencies(source, report, phase)
+        if rate.get("unit") == unit and seconds and (stated := maybe(source, rate, "value")):
+            made = (shapes.get("batch_size") or 1) * n / fmean(seconds)
+            what, of = f"{phase} throughput", f"{unit.partition('/')[0]} / mean latency"
+            found.append(Twice(what=what, stated=stated, made=made, of=of, within=0.05))
+    each = [samples.get(name) for name in ("prefill_s", "tpot_s", "e2e_s")]
+    if all(each):
+        prefill, step, whole = (median(values) for values in each if values)
+        made, of = prefill + step * (n_gen - 1), "prefill + decode"
+        found.append(Twice(what="generate", stated=whole, made=made, of=of, within=0.15))
+    return found
+
+
+def _energy(source: Source, report: Json, n_gen: int, shapes: Json) -> Json:
+    """Joules of the GPU in prefill and decode, by its counter; CPU and memory are modelled."""
+    found: Json = {}
+    batch, n_prompt = shapes.get("batch_size") or 1, shapes.get("sequence_length") or 0
+    for phase, tokens in (("prefill", batch * n_prompt), ("decode", batch * (n_gen - 1))):
+        energy = (report.get(phase) or {}).get("energy") or {}
+        if not isinstance(energy, dict) or energy.get("unit") not in JOULES or not tokens:
+            continue
+        joules = maybe(source, energy, "gpu", JOULES[energy["unit"]])
+        seconds = _latencies(source, report, phase)
+        if joules and seconds:
+            found[phase] = {
+                "energy_j": joules,
+                "tokens": tokens,
+                "window_s": sum(seconds) / len(seconds),
+                "scope": "device",
+            }
+    return found
 
 
 def _memory(report: Json) -> Json:

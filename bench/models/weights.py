@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -23,8 +22,10 @@ from pathlib import Path
 from typing import IO
 
 from bench.errors import InputError, UnsupportedError
+from bench.fields import read_json
 from bench.identity import key
-from bench.models import Model, WheelPart, WheelWeights, hub_fetch
+from bench.models import Model, WheelPart, WheelWeights, folders, hub_fetch
+from bench.programs import PYTHON, own
 
 FORMAT = 1
 """Raised when converted folders of older versions can no longer be used."""
@@ -36,7 +37,23 @@ Say = Callable[[str], None]
 def cache_folder() -> Path:
     """Where weights are kept: $XDG_CACHE_HOME/gpu-cost-bench, else ~/.cache/gpu-cost-bench."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "gpu-cost-bench"
+    folder = Path(base) / "gpu-cost-bench"
+    if why := _not_own(folder):
+        raise UnsupportedError(f"{folder}: {why}; XDG_CACHE_HOME chooses another place")
+    return folder
+
+
+def _not_own(folder: Path) -> str | None:
+    """Why what lies in a folder is not trusted: programs are started from there."""
+    try:
+        found = folder.stat()
+    except OSError:  # not there yet, or not to be looked at: said where it is used
+        return None
+    if not hasattr(os, "geteuid") or os.geteuid() == 0:
+        return None
+    if found.st_uid not in (os.geteuid(), 0):
+        return "belongs to another user"
+    return "everybody may write there" if found.st_mode & 0o002 else None
 
 
 def identity(model: Model) -> str:
@@ -78,6 +95,8 @@ def prepare(model: Model, say: Say) -> Path | None:
     if model.snapshot is not None and model.source == "hub":
         return hub_fetch.fetch(model.snapshot, None, say)
     place = folder(model)
+    if place is not None and model.source == "path":
+        folders.check(place)
     if place is None or model.source == "path":
         return place
     try:
@@ -139,13 +158,13 @@ def _wheel_place(weights: WheelWeights) -> Path:
 def intact(folder: Path) -> bool:
     """Whether every file that was written when the folder was made is there and unchanged."""
     try:
-        listed = json.loads((folder / LIST).read_text(encoding="utf-8"))
+        listed = read_json(folder / LIST)
         return bool(listed) and all(
             (folder / name).stat().st_size == entry["bytes"]
             and sha256(folder / name) == entry["sha256"]
             for name, entry in listed.items()
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, InputError, TypeError, KeyError, AttributeError):
         return False
 
 
@@ -232,7 +251,7 @@ def _take_out(wheel: Path, name: str, target: IO[bytes]) -> None:
 def _download(package: str, version: str, folder: Path) -> Path:
     """Fetch one wheel with pip, so that the user's own index settings count."""
     wanted = f"{package}=={version}"
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command = [*PYTHON, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     done = subprocess.run(
         [*command, "--quiet", "--dest", str(folder), wanted],
         capture_output=True,
@@ -248,7 +267,7 @@ def _download(package: str, version: str, folder: Path) -> Path:
 def _convert(*arguments: str) -> None:
     """Run `bench.models.convert` in a process of its own; UnsupportedError with its last line."""
     done = subprocess.run(
-        [sys.executable, "-m", "bench.models.convert", *arguments],
+        own("bench.models.convert", *arguments),
         capture_output=True,
         text=True,
         check=False,
@@ -276,16 +295,20 @@ def locked(path: Path, say: Say, doing: str) -> Iterator[tuple[int, ...]]:
     Yields what a program started meanwhile may be given (`pass_fds`) to hold the lock as well: it
     is then kept until that program has ended, even if this process is killed before.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    from filelock import lock_descriptor
+
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # A link there is not followed: what it points to is not ours to open.
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    handle = os.open(path, flags, 0o600)
     try:
-        import fcntl
-    except ImportError:  # not POSIX: the final rename still keeps folders whole
-        yield ()
-        return
-    with path.open("w") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            say(f"waiting for another run that {doing}")
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield (stream.fileno(),)
+            if not lock_descriptor(handle, blocking=False):
+                say(f"waiting for another run that {doing}")
+                lock_descriptor(handle, poll_interval=0.2)
+        except OSError:  # a file system without locks: the final rename still keeps folders whole
+            yield ()
+            return
+        yield (handle,)
+    finally:
+        os.close(handle)

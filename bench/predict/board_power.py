@@ -1,7 +1,7 @@
 """Share of its power limit that a card draws while it generates, from published measurements.
 
-`bench/data/published/power.csv` has rows of two data centre cards. Nothing comparable with a
-source was found for cards with GDDR, so for them only the limit itself is given. Standard library
+HBM: `bench/data/published/power.csv` has rows of two data centre cards. GDDR: posts of one card
+with watts show a straight line in the share of time that its memory is read. Standard library
 only.
 """
 
@@ -15,10 +15,14 @@ from pathlib import Path
 from typing import Final
 
 from bench.errors import InputError
-from bench.predict.published import FOLDER
+from bench.predict.published import FOLDER, POSTED, card, rows, sized
+from bench.roofline import decode_work
 from bench.roofline.gpus import Gpu, gpus
 
 FILE: Final = FOLDER / "power.csv"
+OTHER_CARDS: Final = 0.3
+"""How much smaller the share of other GDDR cards may be: an assumption, because one card of 170 W
+was measured, and cards with higher limits leave more of them unused while memory binds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,21 +76,63 @@ def power_rows(path: Path = FILE) -> list[PowerRow]:
 
 
 @cache
-def power_share(hbm: bool, batched: bool) -> Share | None:
-    """The share for cards with or without HBM, at batch 1 or above; None without measurements."""
+def power_share(batched: bool) -> Share | None:
+    """The share for cards with HBM, at batch 1 or above; None without measurements."""
     shares = [
-        row.share
-        for row in power_rows()
-        if gpus()[row.gpu].hbm == hbm and (row.n_batch > 1) == batched
+        row.share for row in power_rows() if gpus()[row.gpu].hbm and (row.n_batch > 1) == batched
     ]
     if not shares:
         return None
     return Share(median=statistics.median(shares), low=min(shares), high=max(shares))
 
 
-def expected_share(gpu: Gpu, n_batch: int) -> Share | None:
-    """What a card is likely to draw while generating; None where nobody measured the kind."""
-    return power_share(gpu.hbm, n_batch > 1)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerLine:
+    """Share of the limit = idle + slope x share of a step in which memory is read."""
+
+    idle: float
+    slope: float
+    spread: float
+    """Largest distance of a row from the line."""
+    rows: int
+
+
+@cache
+def gddr_line() -> PowerLine:
+    """The line through posts of GDDR cards that state watts, by least squares."""
+    points = []
+    for row in rows(file=POSTED):
+        limit = gpus()[row.gpu].tdp_w if row.gpu in gpus() else None
+        if row.excluded or row.power_w is None or limit is None or row.decode_tok_s is None:
+            continue
+        assert row.context is not None
+        quant = sized(row.quant)
+        work = decode_work(
+            card(row.model), quant, context=row.context, engine=row.engine, dtype="float16"
+        )
+        read = work.n_bytes * row.decode_tok_s / gpus()[row.gpu].bandwidth
+        points.append((read, row.power_w / limit))
+    line = statistics.linear_regression(*zip(*points, strict=True))
+    off = max(abs(y - line.intercept - line.slope * x) for x, y in points)
+    return PowerLine(idle=line.intercept, slope=line.slope, spread=off, rows=len(points))
+
+
+def expected_share(gpu: Gpu, n_batch: int, read_share: float | None = None) -> Share | None:
+    """What a card is likely to draw while generating; None where nobody measured the kind.
+
+    `read_share`: share of a step in which a GDDR card reads its memory.
+    """
+    if gpu.hbm:
+        return power_share(n_batch > 1)
+    if read_share is None or n_batch > 1 or gpu.kind not in ("consumer", "laptop", "workstation"):
+        return None
+    line = gddr_line()
+    middle = min(1.0, line.idle + line.slope * min(read_share, 1.0))
+    return Share(
+        median=middle,
+        low=max(0.0, middle - OTHER_CARDS),
+        high=min(1.0, middle + 2 * line.spread),
+    )
 
 
 def validate_power(path: Path = FILE) -> list[str]:

@@ -14,6 +14,7 @@ from bench.schemes.bytes import held
 def engine_for(name: str) -> str:
     """The engine's name in lower case."""
     plain = {"llamacpp": "llama.cpp", "trt-llm": "tensorrt-llm", "hf": "transformers"}
+    plain |= dict.fromkeys(("ollama", "lm-studio", "lmstudio", "koboldcpp"), "llama.cpp")
     lowered = name.strip().lower()
     if not lowered:
         known = sorted({row.engine for row in rows()})

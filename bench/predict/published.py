@@ -20,7 +20,7 @@ from bench.errors import InputError
 from bench.models import ModelCard, load_card, model_cards
 from bench.roofline import above_bound, bound
 from bench.roofline.gpus import gpus
-from bench.schemes.bytes import check_quant
+from bench.schemes.bytes import check_quant, has_layout
 
 FOLDER: Final = DATA / "published"
 Measure = Literal["decode", "end_to_end", "max_load"]
@@ -67,6 +67,12 @@ class Row:
     excluded: str
     """Why no fit may use the row; empty where it may."""
     note: str
+    measured: str = ""
+    """Day of the measurement, where the row itself says it; else its source's date holds."""
+    kv_dtype: str = ""
+    """Type of the cache, where it is not 16 bits."""
+    power_w: float | None = None
+    """Mean power of the card."""
 
 
 def sources(folder: Path = FOLDER) -> dict[str, Source]:
@@ -82,9 +88,13 @@ def sources(folder: Path = FOLDER) -> dict[str, Source]:
     return known
 
 
-def rows(folder: Path = FOLDER) -> list[Row]:
+POSTED: Final = "measured-2026.csv"
+"""Rows that owners of cards posted in 2026, which only the predictor reads."""
+
+
+def rows(folder: Path = FOLDER, file: str = "throughput.csv") -> list[Row]:
     """Every row. InputError lists every cell that is not what it should be."""
-    path = folder / "throughput.csv"
+    path = folder / file
     problems: list[str] = []
     with path.open(encoding="utf-8", newline="") as stream:
         read = [_row(line, cells, problems) for line, cells in enumerate(csv.DictReader(stream), 2)]
@@ -127,7 +137,43 @@ def _row(line: int, cells: Mapping[str, str], problems: list[str]) -> Row:
         source=cells["source"],
         excluded=cells["excluded"],
         note=cells["note"],
+        measured=cells.get("measured") or "",
+        kv_dtype=cells.get("kv_dtype") or "",
+        power_w=number("power_w"),
     )
+
+
+def sized(quant: str) -> str:
+    """A scheme whose bytes are known in place of one whose bytes depend on the file.
+
+    `ud-q4_k_xl` takes about what `q4_k_m` does: mixes keep the mean near the recipe's and differ in
+    which tensors get more. `nvfp4` is taken as 4-bit weights beside an unquantized head.
+    """
+    name = quant.lower()
+    if has_layout(name):
+        return name
+    plain = name.removeprefix("ud-")
+    for known in (plain, NEAR.get(plain), NEAR.get(name)):
+        if known and has_layout(known):
+            return known
+    return name
+
+
+NEAR: Final[Mapping[str, str]] = {
+    "q2_k_xl": "q2_k",
+    "q3_k_xl": "q3_k_m",
+    "q4_k_xl": "q4_k_m",
+    "q5_k_xl": "q5_k_m",
+    "q6_k_xl": "q6_k",
+    "q8_k_xl": "10bpw",
+    "q4_k_m": "q4_k_m",
+    "nvfp4": "compressed-tensors/nvfp4a16",
+    "mlx-4bit": "4.5bpw",
+    "mlx-6bit": "6.5bpw",
+    "mlx-8bit": "8.5bpw",
+}
+"""Schemes whose bytes depend on the file -> one of about the same size. MLX: groups of 64 with a
+16-bit scale and offset."""
 
 
 @cache
@@ -138,12 +184,18 @@ def card(name: str) -> ModelCard:
 
 def validate_published(folder: Path = FOLDER) -> list[str]:
     """Every problem in the published measurements, one line each."""
+    files = [name for name in ("throughput.csv", POSTED) if (folder / name).is_file()]
     try:
-        known, all_rows = sources(folder), rows(folder)
+        known = sources(folder)
+        read = [(name, rows(folder, name)) for name in files]
     except (InputError, OSError) as error:
         return [str(error)] if isinstance(error, OSError) else list(error.problems)
-    path = folder / "throughput.csv"
-    return [f"{path}:{row.line}: {problem}" for row in all_rows for problem in _check(row, known)]
+    return [
+        f"{folder / name}:{row.line}: {problem}"
+        for name, all_rows in read
+        for row in all_rows
+        for problem in _check(row, known)
+    ]
 
 
 def _check(row: Row, known: Mapping[str, Source]) -> Iterator[str]:
@@ -162,8 +214,9 @@ def _check(row: Row, known: Mapping[str, Source]) -> Iterator[str]:
 
 
 def _possible(row: Row) -> Iterator[str]:
+    quant = sized(row.quant)
     try:
-        check_quant(row.quant)
+        check_quant(quant)
     except InputError as error:
         yield f"quant: {error}"
         return
@@ -173,7 +226,7 @@ def _possible(row: Row) -> Iterator[str]:
     limit = bound(
         card(row.model),
         gpus()[row.gpu],
-        row.quant,
+        quant,
         n_prompt=max(1, round(row.context) - 1),
         n_gen=2,
         n_batch=row.n_batch,

@@ -1,135 +1,114 @@
-"""Published rows as what the efficiency models are fitted on."""
+"""Published rows as what the formula is fitted on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
-import numpy as np
-
-from bench.models import ModelCard
-from bench.models.shapes import shape
-from bench.predict.efficiency import Point, PrefillModel, Prompt, kernel
-from bench.predict.published import Row, card, rows
-from bench.roofline import decode_work, memory_bytes, prefill_work
-from bench.roofline.gpus import Gpu, gpus
-from bench.schemes.bytes import held
+from bench.models.shapes import Shape, shape
+from bench.predict.placement import Placed, Workload, memory_of, place
+from bench.predict.published import POSTED, Row, card, rows, sized, sources
+from bench.predict.terms import NEW, Point
+from bench.roofline import prefill_work
+from bench.roofline.gpus import gpus
 
 PREFILL_SHARE: Final = 0.5
 """Share of the dense peak that prefill is taken to reach where a row's latency includes it."""
 
-MIN_PROMPT: Final = 64
-"""Prompts shorter than this say nothing about prefill."""
+SMALL_BYTES: Final = 1e9
+"""Weights below this make a small model, whose rate launches decide."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A published row, or a record, with what the models need."""
+    """A published row, or a record, with what the formula needs."""
 
     row: Row
-    point: Point
+    placed: Placed
     step_s: float
+    kind: str
+    """dense, small, hybrid, moe or offload."""
+
+    @property
+    def point(self) -> Point:
+        return self.placed.point
 
     @property
     def group(self) -> tuple[object, ...]:
         """Rows of one group differ in context only and count as one."""
         p = self.point
-        return p.gpu.name, p.engine, p.kernel, self.row.model, p.n_batch
+        return p.gpu.name, p.engine, p.kernel, self.row.model, p.n_batch, self.row.source
+
+
+def kind_of(s: Shape, placed: Placed) -> str:
+    """The group whose errors say how wide an interval must be."""
+    if placed.fit == "offload":
+        return "offload"
+    if s.n_experts:
+        return "moe"
+    if s.hybrid:
+        return "hybrid"
+    return "small" if placed.point.step_bytes < SMALL_BYTES else "dense"
+
+
+def all_rows() -> list[Row]:
+    """Published and posted rows."""
+    return [*rows(), *rows(file=POSTED)]
 
 
 def samples(given: Iterable[Row] | None = None) -> list[Sample]:
     """The rows that may be used, as decode samples."""
     found = (
         _sample(row)
-        for row in (rows() if given is None else given)
+        for row in (all_rows() if given is None else given)
         if not row.excluded and row.decode_tok_s is not None
     )
     return [sample for sample in found if sample is not None]
+
+
+@cache
+def _year(source: str) -> int:
+    known = sources().get(source)
+    if known is None:
+        return NEW
+    found = re.match(r"\d{4}", known.date)
+    return int(found[0]) if found else known.read.year
+
+
+def is_new(row: Row) -> bool:
+    """Whether a row's build is of the newer ones; own records are."""
+    return int(row.measured[:4] or 0) >= NEW if row.measured else _year(row.source) >= NEW
 
 
 def _sample(row: Row) -> Sample | None:
     assert row.decode_tok_s is not None
     assert row.context is not None
     assert row.n_batch is not None
-    gpu, model = gpus()[row.gpu], card(row.model)
+    gpu, model, quant = gpus()[row.gpu], card(row.model), sized(row.quant)
+    n_prompt, n_gen = row.n_prompt or 1, row.n_gen or 128
     step_s = row.n_batch / row.decode_tok_s
+    positions = max(round(row.context + n_gen / 2), n_prompt + n_gen)
+    memory = memory_of(model, quant, row.engine, positions - n_gen, n_gen, row.n_batch)
+    work = Workload(
+        context=row.context,
+        positions=positions,
+        n_batch=row.n_batch,
+        kv_dtype=row.kv_dtype,
+        new=is_new(row),
+    )
+    placed = place(model, gpu, quant, row.engine, work, memory, n_gpus=row.n_gpus)
     if row.measure == "end_to_end":
-        assert row.n_prompt is not None
-        assert row.n_gen is not None
-        needed = memory_bytes(
-            model,
-            row.quant,
-            n_prompt=row.n_prompt,
-            n_gen=row.n_gen,
-            n_batch=row.n_batch,
-            engine=row.engine,
-        )
         flops = prefill_work(
-            model, row.quant, n_prompt=row.n_prompt, n_batch=row.n_batch, engine=row.engine
+            model, quant, n_prompt=n_prompt, n_batch=row.n_batch, engine=row.engine
         ).flops
         prefill_s = flops / (PREFILL_SHARE * (gpu.peak("bf16") or float("inf")))
         # Requests that do not fit at once are served in waves, which is another measurement.
-        if needed > gpu.vram_bytes or prefill_s > 0.4 * step_s * row.n_gen:
+        if placed.fit in ("no", "offload") or prefill_s > 0.4 * step_s * n_gen:
             return None
-        step_s -= prefill_s / row.n_gen
-    at = point(model, gpu, row.quant, row.engine, row.context, row.n_batch)
-    return Sample(row=row, point=at, step_s=step_s)
-
-
-def point(
-    model: ModelCard, gpu: Gpu, quant: str, engine: str, context: float, n_batch: int
-) -> Point:
-    """A decode step of a card's model as the efficiency model sees it."""
-    s = shape(model)
-    weights = held(s, quant, engine=engine)
-    step = weights.step_bytes + weights.expert_bytes * s.experts_read(n_batch)
-    work = decode_work(model, quant, context=context, n_batch=n_batch, engine=engine)
-    return Point(
-        engine=engine,
-        kernel=kernel(quant),
-        gpu=gpu,
-        layers=s.n_layers,
-        n_batch=n_batch,
-        step_bytes=step,
-        kv_bytes=work.n_bytes - step,
-        n_weights=s.n_active_params,
-        experts="none" if s.n_experts == 0 else "latent" if s.latent else "plain",
-    )
-
-
-def has_prefill(row: Row) -> bool:
-    """Whether the prefill model can use a row."""
-    return (
-        row.prefill_tok_s is not None
-        and row.n_gpus == 1
-        and row.n_batch == 1
-        and (row.n_prompt or 0) >= MIN_PROMPT
-    )
-
-
-def prefill_seconds(row: Row) -> float:
-    """Seconds of the whole prompt."""
-    assert row.n_prompt is not None
-    assert row.prefill_tok_s is not None
-    return row.n_prompt / row.prefill_tok_s
-
-
-def prompt_of(row: Row) -> Prompt:
-    """A row as the prefill model sees it."""
-    assert row.n_prompt is not None
-    model = card(row.model)
-    work = prefill_work(model, row.quant, n_prompt=row.n_prompt, engine=row.engine)
-    return Prompt(
-        gpu=gpus()[row.gpu],
-        kernel=kernel(row.quant),
-        n_prompt=row.n_prompt,
-        layers=shape(model).n_layers,
-        flops=work.flops,
-    )
-
-
-def prefill_model(given: Sequence[Row]) -> PrefillModel:
-    """The prefill model of some rows."""
-    seconds = np.array([prefill_seconds(row) for row in given])
-    return PrefillModel([prompt_of(row) for row in given], seconds)
+        step_s -= prefill_s / n_gen
+    if placed.fit == "no":
+        return None
+    return Sample(row=row, placed=placed, step_s=step_s, kind=kind_of(shape(model), placed))

@@ -10,16 +10,18 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import median
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bench import fields
 from bench.errors import BenchError, InputError, UnsupportedError, unknown
 from bench.experiment import ArmEntry, CostAssumption, Experiment, Grid, Level, Quality
 from bench.experiment.devices import on_cpu
-from bench.records import Record
 from bench.records.file import Results
-from bench.summary.statistics import MIN_PAIRS
+from bench.statistics.paired import MIN_PAIRS
+
+if TYPE_CHECKING:
+    from bench.summary import Replicate, Summary
+    from bench.summary import Row as SummaryRow
 
 Row = Mapping[str, Any]
 Seconds = Literal["e2e", "prefill", "decode"]
@@ -169,11 +171,13 @@ def measure(want: Wanted, test: str, folder: Path, *, once: bool) -> Measured:
 
     Raises InputError, and UnsupportedError where this machine cannot run the arm.
     """
-    from bench.api import run, summarise
-    from bench.comparison import METRICS
+    from bench.api import run
+    from bench.report.tables.row import shown, table
+    from bench.summary import summarise
+    from bench.summary.metrics import compared
 
-    if want.metric not in METRICS:
-        raise InputError(unknown("metric", want.metric, METRICS))
+    if want.metric not in compared():
+        raise InputError(unknown("metric", want.metric, compared()))
     experiment = _experiment(want, test, once=once)
     if want.gated and not once and experiment.measuring.pairs < MIN_PAIRS:
         raise InputError(
@@ -181,21 +185,20 @@ def measure(want: Wanted, test: str, folder: Path, *, once: bool) -> Measured:
             "set level='standard' or measure={'pairs': 8}"
         )
     results = run(experiment, folder)
-    name = experiment.variants[-1].name
-    mine = [r for r in results.records if r.variant["name"] == name]
-    good = [record for record in mine if record.status == "ok"]
-    if not good:
+    summary = summarise(results)
+    (mine,) = (row for row in summary if row.arm.name == experiment.variants[-1].name)
+    if not mine.good:
         raise _failure(mine)
-    (row,) = (one for one in summarise(results, experiment) if one["variant"] == name)
-    ratio, failures = (None, []) if once else _against(want, results, experiment)
+    figures = table(shown([mine], experiment.cost)[0])
+    ratio, failures = (None, []) if once else _against(want, summary, experiment)
     return Measured(
-        row=row,
+        row=figures,
         comparison=ratio,
-        seconds=tuple(_seconds(record, want.seconds) for record in good),
+        seconds=tuple(_seconds(one, want.seconds) for one in mine.good),
         results=results,
         folder=folder,
         failures=tuple(failures),
-        extra_info=_extra_info(want, row, ratio, good, results, folder),
+        extra_info=_extra_info(want, mine, figures, ratio, folder),
     )
 
 
@@ -238,35 +241,36 @@ def slug(test: str) -> str:
     return f"{plain[-80:].lstrip('-')}-{crc32(test.encode()):08x}"
 
 
-def _failure(records: Sequence[Record]) -> BenchError:
+def _failure(row: SummaryRow) -> BenchError:
     """Why none of the replicates gave a figure."""
-    last = records[-1]
-    message = f"{last.variant['name']}: {', '.join(last.reasons)}: {last.message}"
+    last = row.replicates[-1]
+    message = f"{row.arm.name}: {', '.join(last.reasons)}: {last.message}"
     if last.reasons == ("UNSUPPORTED",):
         return UnsupportedError(message)
     return BenchError(message)
 
 
 def _against(
-    want: Wanted, results: Results, experiment: Experiment
+    want: Wanted, summary: Summary, experiment: Experiment
 ) -> tuple[Row | None, list[str]]:
     """The comparison with the baseline, and the gates that it does not keep."""
-    from bench.api import compare
-    from bench.report.tables.compare import gate_failures
+    from bench.comparison import Rules, compare
+    from bench.report.tables.compare import gate_failures, table
 
     if want.baseline is None:
         return None, []
     base, mine = (variant.name for variant in experiment.variants)
-    rows = compare(results, baseline=base, candidate=mine, metrics=[want.metric])
+    rows = compare(summary, Rules(metrics=(want.metric,)), base, mine)
     failures = gate_failures(rows, (want.metric,), want.fail_below, want.fail_above)
-    return (rows[0] if rows else None), failures
+    return (table(rows[0]) if rows else None), failures
 
 
-def _seconds(record: Record, part: Seconds) -> float:
+def _seconds(one: Replicate, part: Seconds) -> float:
     """Median over a replicate's requests, as in `bench export`: its figure, and one round."""
-    if part == "decode":
-        return float(median(sum(gaps) for gaps in record.samples["itl_s"]))
-    return float(median(record.samples["e2e_s" if part == "e2e" else "prefill_s"]))
+    parts = {"decode": one.decoding_s, "e2e": one.request_s, "prefill": one.first_token_s}
+    seconds = parts[part]
+    assert seconds is not None, "this tool's own records have all of them"
+    return seconds
 
 
 ARM_KEYS = (
@@ -289,15 +293,12 @@ RATIO = ("metric", "baseline", "ratio", "ci_low", "ci_high", "n_pairs", "verdict
 
 
 def _extra_info(
-    want: Wanted, row: Row, ratio: Row | None, good: Sequence[Record], found: Results, folder: Path
+    want: Wanted, mine: SummaryRow, row: Row, ratio: Row | None, folder: Path
 ) -> dict[str, Any]:
     """What `bench export --to pytest-benchmark` writes, and what only a test has."""
-    from bench.cost.throughput import throughputs
     from bench.exchange.pytest_benchmark import NAME, extra_info
 
-    mine = replace(found, records=list(good))
-    rate = next(iter(throughputs(mine)), None)
-    info = extra_info(good, row, rate, want.cost())
+    info = extra_info(mine, want.cost(), mine.good)
     if want.seconds != "e2e":  # what is timed is no request, so records cannot be made of it again
         del info[NAME]
     missing = {name: why for name, why in row["absent"].items() if info.get(name, 0) is None}
@@ -307,9 +308,9 @@ def _extra_info(
         | {
             "absent": missing,
             "seconds": want.seconds,
-            "n_requests": [len(record.samples["e2e_s"]) for record in good],
+            "n_requests": [one.n_requests for one in mine.good],
             "comparison": None if ratio is None else {name: ratio[name] for name in RATIO},
-            "environment": good[0].environment,
+            "environment": mine.host.id,
             "records": str(folder),
         }
     )

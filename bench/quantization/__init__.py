@@ -4,6 +4,7 @@ layers   which layers, and why not the others     ao, bnb, quanto,     what a sc
 seen     what really computes a layer             own, int8_layer      as `convert` and `fits`
 holding  what is held in memory                   mixed                bits by measured layers
 streaming   a layer at a time from files to the device
+ready    models that were quantized before        compressed           their layers, kept so
 """
 
 from __future__ import annotations
@@ -64,6 +65,10 @@ def apply(
     `tokenize` is asked only by schemes that measure the model before they quantize it.
     """
     wanted = schemes.scheme(name)
+    if wanted.source == "checkpoint" or getattr(model, "hf_quantizer", None) is not None:
+        from bench.quantization import ready
+
+        return ready.found(wanted, model)
     if reason := refusal(name, device):
         raise UnsupportedError(reason)
     if name.startswith(allocation.PREFIX):

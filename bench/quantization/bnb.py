@@ -26,9 +26,13 @@ NF4_BLOCK = 64
 
 def int8(model: nn.Module, names: Sequence[str]) -> nn.Module:
     """LLM.int8(): weights and activations in int8 by row, outlier columns in 16 bits."""
-    # It says at each call that inputs are cast to float16, which would be timed.
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    be_quiet()
     return replace(model, names, _int8_layer)
+
+
+def be_quiet() -> None:
+    """It says at each call that inputs are cast to float16, which would be timed."""
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
 def nf4(model: nn.Module, names: Sequence[str]) -> nn.Module:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,7 @@ def held(model: torch.nn.Module) -> WeightCount:
     # next one could have its address.
     weights: dict[int, Weight] = {}
     for module in model.modules():
-        for weight in _weights(module):
+        for weight in weights_of(module):
             weights.setdefault(weight.parts[0].data_ptr(), weight)
     count = sum(weight.n_params for weight in weights.values())
     quantized = sum(weight.n_params for weight in weights.values() if weight.quantized)
@@ -51,7 +52,7 @@ def held(model: torch.nn.Module) -> WeightCount:
     )
 
 
-def _weights(module: torch.nn.Module) -> Iterator[Weight]:
+def weights_of(module: torch.nn.Module) -> Iterator[Weight]:
     """The module's own weights, not those of its children."""
     own: Any = getattr(module, "quantized_parts", None)
     if own is not None:
@@ -64,7 +65,13 @@ def _weights(module: torch.nn.Module) -> Iterator[Weight]:
         yield Weight(weight.numel(), [weight], weight.is_quantized)
         if bias is not None:
             yield Weight(bias.numel(), [bias], quantized=False)
-    for parameter in module.parameters(recurse=False):
+    stored, names = _stored(module)
+    yield from stored
+    others = own is not None or packed is not None or bool(stored)
+    yield from _buffers(module, counted=others)
+    for name, parameter in module.named_parameters(recurse=False):
+        if name in names:
+            continue
         if hasattr(parameter, "quant_state"):
             yield _of_bitsandbytes_4bit(parameter)
         elif hasattr(parameter, "has_fp16_weights"):
@@ -74,9 +81,74 @@ def _weights(module: torch.nn.Module) -> Iterator[Weight]:
             yield Weight(parameter.numel(), parts, len(parts) > 1 or parts[0].is_quantized)
 
 
+LOW: Final = ("float8", "int8", "uint8", "int32", "float4")
+"""Beginnings of dtypes that hold codes of weights, several in one number perhaps."""
+BESIDE: Final = re.compile(r"_?(scale|scales|zero_point|zeros|global_scale|shape|g_idx)(_inv|_2)?")
+"""What stands beside codes: `weight_scale` of `weight`, and of `qweight` `scales` and `qzeros`."""
+
+
+def _stored(module: torch.nn.Module) -> tuple[list[Weight], set[str]]:
+    """Weights that a loader left as codes with scales beside them, and the names of all of these.
+
+    FP8Linear and FP8Experts of transformers, QuantLinear of gptqmodel, and others like them.
+    """
+    if getattr(module, "quantized_parts", None) is not None:
+        return [], set()
+    own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
+    codes = [name for name, tensor in own.items() if _is_codes(tensor)]
+    found, names = [], set()
+    for name in codes:
+        stem = name.removesuffix("_packed").removesuffix("_blocks").removeprefix("q")
+        beside = [
+            other
+            for other in own
+            if other not in codes
+            and (BESIDE.fullmatch(other.removeprefix(stem)) or BESIDE.fullmatch(other[1:]))
+            and (other.startswith(stem) or name == "qweight")
+        ]
+        scaled = beside or [o for o in own if o != name and o.startswith(stem + "_scale")]
+        if not scaled:
+            continue  # a table of positions or the like: no weight
+        parts = [own[name]] + [own[other] for other in dict.fromkeys(scaled)]
+        found.append(Weight(_numbers(module, own[name]), parts, quantized=True))
+        names |= {name, *scaled}
+    return found, names
+
+
+def _is_codes(tensor: Any) -> bool:
+    plain = not hasattr(tensor, "quant_state") and not hasattr(tensor, "has_fp16_weights")
+    kind = str(getattr(tensor, "dtype", "")).removeprefix("torch.")
+    return plain and kind.startswith(LOW) and tensor.ndim >= 2 and len(list(_parts(tensor))) == 1
+
+
+def _numbers(module: Any, codes: torch.Tensor) -> int:
+    """How many weights the codes stand for: by the layer's shape, where several are in one."""
+    inner, outer = getattr(module, "in_features", None), getattr(module, "out_features", None)
+    if isinstance(inner, int) and isinstance(outer, int):
+        return inner * outer
+    return codes.numel()
+
+
+def _buffers(module: torch.nn.Module, *, counted: bool) -> Iterator[Weight]:
+    """Weights that a library keeps as buffers: integers or bytes, packed (bitnet, GPTQ)."""
+    import torch
+
+    if counted or any(p.dim() > 1 for p in module.parameters(recurse=False)):
+        return
+    low = (torch.int8, torch.uint8, torch.int32, torch.float8_e4m3fn)
+    buffers = [b for b in module.buffers(recurse=False) if b.dim() > 1]
+    packed = [b for b in buffers if b.dtype in low]
+    if not packed:
+        return
+    n_in, n_out = getattr(module, "in_features", 0), getattr(module, "out_features", 0)
+    largest = max(packed, key=torch.Tensor.numel)
+    rest = [b for b in buffers if b is not largest]
+    yield Weight(int(n_in) * int(n_out) or largest.numel(), [largest, *rest], quantized=True)
+
+
 def weight_parts(module: torch.nn.Module) -> list[torch.Tensor]:
     """The tensors that the module's own weights are made of."""
-    return [part for weight in _weights(module) for part in weight.parts]
+    return [part for weight in weights_of(module) for part in weight.parts]
 
 
 def _of_bitsandbytes_4bit(parameter: Any) -> Weight:

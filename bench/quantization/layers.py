@@ -45,6 +45,30 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
     return {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
 
 
+EXPERTS = "the experts of a layer are one tensor, and the scheme converts linear layers"
+LEAST = 0.001
+"""Share of the model's weights below which one that is no linear layer is not named."""
+
+
+def other_weights(model: nn.Module) -> dict[str, list[str]]:
+    """Reason -> names of the weights that no scheme for linear layers reaches: fused experts,
+    GPT-2's `Conv1D`, convolutions; embeddings, which are looked up, and small ones are left out."""
+    from torch import nn
+
+    total = sum(parameter.numel() for parameter in model.parameters())
+    found: dict[str, list[str]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            continue
+        for own, weight in module.named_parameters(recurse=False):
+            if weight.dim() < 2 or weight.numel() < LEAST * total:
+                continue
+            kind = type(module).__name__
+            reason = EXPERTS if weight.dim() == 3 and "xpert" in kind else f"{kind} is no nn.Linear"
+            found.setdefault(reason, []).append(f"{name}.{own}")
+    return found
+
+
 def fits(scheme: Scheme, layer: nn.Linear) -> str | None:
     """Why the scheme leaves a layer as it is, or None."""
     found: str | None = named(scheme.fits)(layer) if scheme.fits else None
@@ -75,6 +99,8 @@ def choose(scheme: Scheme, model: nn.Module) -> Choice:
             names.append(name)
         else:
             skipped.setdefault(reason, []).append(name)
+    for reason, others in other_weights(model).items():
+        skipped.setdefault(reason, []).extend(others)
     return chosen(scheme, names, skipped)
 
 

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bench.data import DATA
-from bench.errors import UnsupportedError
+from bench.errors import InputError, UnsupportedError
+from bench.fields import read_json
 from bench.quality.store import divergence, normalised
 from bench.quantization.layers import linear_layers
 from bench.schemes.allocation import (
@@ -208,12 +209,19 @@ def sensitivities(
     """The options of each group, from the cache if they were measured before."""
     file = cache / f"{identity(model, layers, text)}.json"
     groups = groups_of(layers)
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no cache, or a broken one
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        return {name: [Option(*option) for option in kept[name]] for name in groups}
+    with contextlib.suppress(InputError, KeyError, TypeError):  # no cache, or a broken one
+        kept = read_json(file)
+        return {name: [_option(*option) for option in kept[name]] for name in groups}
     found = {name: options_of(model, members, tokens, base) for name, members in groups.items()}
     _keep(file, {name: [astuple(option) for option in has] for name, has in found.items()})
     return found
+
+
+def _option(level: str, size_bytes: int, kld: float) -> Option:
+    """An option that was kept. Raises TypeError for what is none."""
+    if not (type(level) is str and type(size_bytes) is int and type(kld) in (int, float)):
+        raise TypeError("no option")
+    return Option(level, size_bytes, float(kld))
 
 
 def options_of(model: nn.Module, members: Layers, tokens: Tensor, base: Tensor) -> list[Option]:

@@ -113,21 +113,29 @@ def _header(file: Path) -> dict[str, Piece]:
         raise InputError(f"{file}: not a file of safetensors: {error}") from error
 
 
-def read(piece: Piece) -> torch.Tensor:
-    """One tensor, in memory of its own: a mapped file would count as held until it is closed."""
+CHUNK: Final = 1 << 20
+"""Numbers that are read at once."""
+
+
+def read(piece: Piece, into: torch.Tensor) -> None:
+    """Fill a tensor of the piece's shape, by and by: a mapped file would count as held until it is
+    closed, and a whole copy beside the tensor would double the peak."""
     import torch
 
-    made = torch.empty(piece.shape, dtype=getattr(torch, DTYPES[piece.dtype]))
+    kind = getattr(torch, DTYPES[piece.dtype])
+    flat = into.view(-1)
     with piece.file.open("rb", buffering=0) as stream:
         stream.seek(piece.first)
-        into: Any = made.view(-1).view(torch.uint8).numpy() if made.numel() else None
-        done, size = 0, piece.last - piece.first
-        while done < size:
-            n = stream.readinto(memoryview(into)[done:])
-            if not n:
-                raise InputError(f"{piece.file}: ends before its last tensor")
-            done += n
-    return made
+        for begin in range(0, flat.numel(), CHUNK):
+            part = torch.empty(min(CHUNK, flat.numel() - begin), dtype=kind)
+            memory: Any = part.view(torch.uint8).numpy()
+            done = 0
+            while done < memory.nbytes:
+                n = stream.readinto(memoryview(memory)[done:])
+                if not n:
+                    raise InputError(f"{piece.file}: ends before its last tensor")
+                done += n
+            flat[begin : begin + part.numel()].copy_(part)
 
 
 def matches(model: nn.Module, found: Mapping[str, Piece]) -> bool:
@@ -276,7 +284,7 @@ def _fill(module: Any, name: str, found: Mapping[str, Piece]) -> None:
         piece = found.get(f"{name}.{key}" if name else key)
         if tensor is None or piece is None or getattr(tensor, "_is_hf_initialized", False):
             continue
-        tensor.copy_(read(piece))
+        read(piece, tensor)
         tensor._is_hf_initialized = True
 
 

@@ -56,7 +56,7 @@ class Record:
     """UTC, ISO 8601."""
     status: Status
     reasons: tuple[str, ...] = ()
-    """Codes of `bench.records.codes.REASONS`."""
+    """Codes of `bench.records.codes.CODES`."""
     message: str | None = None
     """Why it failed, one line."""
     samples: Json = field(default_factory=dict)
@@ -133,7 +133,10 @@ MOST_SAID = 4
 
 def utc_now() -> str:
     """The time, UTC, to the microsecond: it tells two runs of a replicate apart."""
-    return datetime.datetime.now(datetime.UTC).isoformat()
+    try:
+        return datetime.datetime.now(datetime.UTC).isoformat()
+    except (ValueError, OverflowError):  # a clock beyond the year 9999
+        return datetime.datetime.max.replace(tzinfo=datetime.UTC).isoformat()
 
 
 def to_json(line: Line) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.records import FILE
-from bench.records.codes import REASONS
+from bench.records.codes import known
 from bench.records.file import read
 
 
@@ -31,7 +31,7 @@ def check_results(path: Path) -> Check:
         problems += [
             f"{at}: reasons: unknown code {reason}"
             for reason in record.reasons
-            if reason not in REASONS
+            if not known(reason)
         ]
         if record.status == "failed" and not record.message:
             problems.append(f"{at}: message: a failure must say why")

@@ -1,62 +1,189 @@
-"""Reasons that make a figure invalid, and the rules that can be decided from samples alone.
+"""The codes that say what is wrong with a figure: one table, one entry a code.
 
-Codes are words of the record format: the measuring tower writes them where it can see them, the
-reading tower adds those that only a comparison can see. Standard library only.
+Codes are words of the record format: the measuring tower writes those that it can see, the reading
+tower adds those that only a comparison can see. An entry says what the code means, which figures it
+touches, and whether a figure that it touches is still evidence in a comparison. Standard library
+only; docs/method.md shows the table.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Final
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
 
-REASONS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "THERMAL_THROTTLE": "the device slowed itself down because it was hot",
-        "POWER_BRAKE": "an external power brake slowed the device down",
-        "FOREIGN_PROCESS": "another process used the device while it was measured",
-        "CONFIG_DIFFERS": "driver, power limit, versions or clock policy differ between the arms",
-        "START_TEMPERATURE": "the arms started more than 5 C apart",
-        "TOKEN_COUNT": "the number of tokens made is not the number asked for",
-        "NO_STEADY_STATE": "warm-up reached its limit before the speed was steady",
-        "DRIFT": "speed changed by more than the limit within the measured window",
-        "CV": "replicates differ by more than 5%",
-        "CLOCK_NOT_BRACKETED": "the energy counter's edges could not be aligned with the window",
-        "COUNTER_RESET": "the energy counter went backwards",
-        "SAMPLE_GAP": "device samples are more than 3 s apart",
-        "NONFINITE": "logits or figures are not finite numbers",
-        "QUALITY_GATE": "quality is outside the stated gate",
-        "REQUESTS_FAILED": "requests to the server failed, so that the others had less company",
-        "CLIENT_BOUND": "the client was late: figures are its own, not the server's",
-        "PREFIX_CACHED": "the server took part of a prompt from a cache",
-        "SPILLED": "the model did not fit on the card, and the driver used the host's memory",
-        "OOM": "out of memory",
-        "CRASH": "the worker process died, or its engine raised an error while it measured",
-        "NOT_LOADED": "the engine could not load the model; the record's message says why",
-        "WRONG_MODEL": "with its cache the model computes another thing than without: not measured",
-        "TIMEOUT": "the worker process passed its time limit",
-        "INPUT": "an option, name or file of the arm is wrong; the record's message says which",
-        "UNSUPPORTED": "this device, scheme or package cannot do it",
-        "TOO_FEW_PAIRS": "fewer pairs than a verdict needs",
-        "OUT_OF_TURN": "between the arms of a pair others were measured, or there was a long break",
-        "STORED_BASELINE": "the baseline is of another run, not measured in turns with this one",
-        "NOT_PAIRED": "figures of another tool: not measured side by side in fresh processes",
-        "FAILED_REQUESTS": "some requests failed; the figures are those of the rest",
-        "ENERGY_DISAGREES": "the energy counter and the power samples differ by more than 5%",
-        "POWER_CAP_DIFFERS": "the power limit held one arm back more often than the other",
-        "SYSTEMATIC_ERROR": "the difference is smaller than the energy counter may be off",
-        "ABOVE_BOUND": "faster than the physical limit: a measuring error",
-    }
-)
+Part = Literal["prefill", "decode", "energy", "memory"]
+"""What a figure is made of: a request's price is of prefill and decode, joules a new token of
+energy and decode."""
 
-DRIFT_LIMIT = 0.01
-"""Share by which speed may change from the first to the second half of a measured window."""
+TIME: Final[frozenset[Part]] = frozenset({"prefill", "decode"})
+ENERGY: Final[frozenset[Part]] = frozenset({"energy"})
+ALL: Final[frozenset[Part]] = frozenset({"prefill", "decode", "energy", "memory"})
 
 
-def drift(durations: Sequence[float]) -> float | None:
-    """Change of the median from the first to the second half, as a share; None below 4 values."""
-    if len(durations) < 4:
-        return None
-    half = len(durations) // 2
-    return statistics.median(durations[-half:]) / statistics.median(durations[:half]) - 1
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """One reason against figures."""
+
+    name: str
+    sentence: str
+    """What is wrong, as a clause."""
+    touches: frozenset[Part] = ALL
+    """Figures made of any of these are doubtful; the others stand."""
+    excludes: bool = False
+    """Whether a pair with it is left out of the comparison of the figures that it touches."""
+    still: str = ""
+    """Of a code that does not exclude: why a verdict may stand beside it."""
+    by_phase: bool = False
+    """Whether a record may say in `warmup.unsteady` which phases it is about."""
+
+
+def _excluding(
+    name: str, sentence: str, touches: frozenset[Part] = TIME, *, by_phase: bool = False
+) -> Code:
+    return Code(name=name, sentence=sentence, touches=touches, excludes=True, by_phase=by_phase)
+
+
+def _failure(name: str, sentence: str) -> Code:
+    return Code(name=name, sentence=sentence, still="the replicate has no figures")
+
+
+CODES: Final[dict[str, Code]] = {
+    code.name: code
+    for code in (
+        _excluding("THERMAL_THROTTLE", "the device slowed itself down because it was hot"),
+        _excluding("POWER_BRAKE", "an external power brake slowed the device down"),
+        _excluding("FOREIGN_PROCESS", "another process used the device while it was measured"),
+        Code(
+            name="CONFIG_DIFFERS",
+            sentence="driver, power limit, versions or clock policy differ between the arms",
+            still="only where pooling was asked for; else it is refused",
+        ),
+        _excluding(
+            "SPILLED", "the model did not fit on the card, and the driver used the host's memory"
+        ),
+        _excluding("START_TEMPERATURE", "the arms started more than 5 C apart"),
+        _excluding("TOKEN_COUNT", "the number of tokens made is not the number asked for", ALL),
+        _excluding(
+            "NO_STEADY_STATE",
+            "warm-up reached its limit before the speed was steady",
+            by_phase=True,
+        ),
+        _excluding("DRIFT", "speed changed by more than the limit within the measured window"),
+        Code(
+            name="CV",
+            sentence="replicates differ by more than 5%",
+            still="pairs bear what replicates differ by, and the interval shows it",
+        ),
+        _excluding(
+            "CLOCK_NOT_BRACKETED",
+            "the energy counter's edges could not be aligned with the window",
+            ENERGY,
+        ),
+        _excluding("COUNTER_RESET", "the energy counter went backwards", ENERGY),
+        _excluding("SAMPLE_GAP", "device samples are more than 3 s apart", ENERGY),
+        _excluding("SUSPENDED", "the machine slept within the measured window", ALL),
+        _excluding("NONFINITE", "logits or figures are not finite numbers"),
+        _excluding(
+            "REQUESTS_FAILED",
+            "requests failed: the rest ran at lower concurrency, and the figures are theirs",
+        ),
+        _excluding("CLIENT_BOUND", "the load generator was the bottleneck, not the server"),
+        _excluding("PREFIX_CACHED", "the server took part of a prompt from a cache"),
+        _failure("OOM", "out of memory"),
+        _failure("CRASH", "the worker process died, or its engine raised an error while measuring"),
+        _failure(
+            "NOT_LOADED", "the engine could not load the model; the record's message says why"
+        ),
+        _failure(
+            "WRONG_MODEL",
+            "with its cache the model computes another thing than without: not measured",
+        ),
+        _failure("TIMEOUT", "the worker process passed its time limit"),
+        _failure(
+            "INPUT",
+            "an option, name or file of the arm is wrong; the record's message says which",
+        ),
+        _failure("UNSUPPORTED", "this device, scheme or package cannot do it"),
+        Code(
+            name="TOO_FEW_PAIRS",
+            sentence="fewer pairs than a verdict needs",
+            still="the ratio is shown without a verdict",
+        ),
+        _excluding(
+            "OUT_OF_TURN",
+            "the pair was not measured back to back: others ran between its arms, or there was a "
+            "long break",
+        ),
+        Code(
+            name="STORED_BASELINE",
+            sentence="the baseline is of another run, not measured in turns with this one",
+            still="only where another run was asked for as the baseline",
+        ),
+        Code(
+            name="NOT_PAIRED",
+            sentence="figures of another tool: not measured side by side in fresh processes",
+            still="the ratio is shown without a verdict",
+        ),
+        Code(
+            name="ENERGY_DISAGREES",
+            sentence="the energy counter and the power samples differ by more than 5%",
+            touches=ENERGY,
+            still="the disagreement is taken for the counter's error, if it is larger",
+        ),
+        Code(
+            name="POWER_CAP_DIFFERS",
+            sentence="the power limit held one arm back more often than the other",
+            touches=TIME,
+            still="the limit is part of the card as set; another may change the ratio",
+        ),
+        Code(
+            name="SYSTEMATIC_ERROR",
+            sentence="the difference is smaller than the energy counter may be off",
+            touches=ENERGY,
+            still="the ratio is shown without a verdict",
+        ),
+        _excluding("ABOVE_BOUND", "faster than the physical limit: a measuring error"),
+        _excluding(
+            "CONTRADICTION",
+            "figures of the imported file exclude one another; `absent.self_check` says which",
+            ALL,
+        ),
+        _excluding("INVALID_RUN", "the tool that measured calls the run invalid itself", ALL),
+    )
+}
+"""Every code by its name."""
+
+FORMER: Final = {"FAILED_REQUESTS": "REQUESTS_FAILED"}
+"""Names that old records hold -> the code."""
+
+
+def known(name: str) -> bool:
+    """Whether a record may hold this code."""
+    return name in CODES or name in FORMER
+
+
+def current(names: Iterable[str]) -> tuple[str, ...]:
+    """The codes as they are called today, each once."""
+    return tuple(dict.fromkeys(FORMER.get(name, name) for name in names))
+
+
+def touches(name: str) -> frozenset[Part]:
+    """What a code touches; one that is not known here, of a newer version, touches everything."""
+    code = CODES.get(name)
+    return ALL if code is None else code.touches
+
+
+def excludes(name: str) -> bool:
+    """Whether a pair with this code is no evidence for the figures that it touches.
+
+    One that is not known here is listed and leaves nothing out.
+    """
+    code = CODES.get(name)
+    return code is not None and code.excludes
+
+
+def sentence(name: str) -> str:
+    """What a code means."""
+    code = CODES.get(name)
+    return "see the records" if code is None else code.sentence

@@ -6,13 +6,14 @@ import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
 from bench.errors import InputError, UnsupportedError
 from bench.fields import MOST_BYTES
+from bench.hiding import hide_all, private
 from bench.records import (
     FILE,
     Environment,
@@ -76,12 +77,12 @@ def read(*paths: Path) -> Results:
     Within a file a later line replaces an earlier one of its key. Files do not replace each
     other's: the same work done on two days, or on two machines, was done twice.
     """
-    with _no_cycles():
+    with without_cycles():
         return _read(paths)
 
 
 @contextmanager
-def _no_cycles() -> Iterator[None]:
+def without_cycles() -> Iterator[None]:
     """Without looking for cycles, which records do not have: a third of the time for 100,000."""
     looked = gc.isenabled()
     gc.disable()
@@ -204,6 +205,9 @@ class Writer:
 
     def _write(self, line: Line) -> None:
         assert self._stream is not None
+        told = asdict(line)
+        if (hidden := {name: private(hide_all(value)) for name, value in told.items()}) != told:
+            line = type(line)(**hidden)
         # Half a character, as in names of files that are no text, is not read back either.
         data = (to_json(line) + "\n").encode("utf-8", "replace")
         try:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from bench import hiding
 from bench.devices import peaks
 from bench.devices.environment import capture
 from bench.devices.figures import Unreadable
@@ -23,6 +24,7 @@ from bench.models.weights import cache_folder
 from bench.records import Environment, QualityRecord, Record
 from bench.records.file import Results, Writer, read
 from bench.runner.arms import Arm, resolve
+from bench.runner.naming import named
 from bench.runner.pinning import pinned
 from bench.runner.qualities import measure_qualities
 from bench.runner.replicates import measure_replicates
@@ -43,9 +45,12 @@ def run(
 
     Raises UnsupportedError if no variant at all can run here.
     """
-    experiment = pinned(experiment, progress.say)
+    experiment = named(pinned(experiment, progress.say))
     text = read_text(experiment.quality.text) if experiment.quality.text else None
-    arms = resolve(experiment, progress.say) if arms is None else arms
+    if text is not None and experiment.quality.text:
+        hiding.rename(experiment.quality.text, text.name)
+    if arms is None:
+        arms = resolve(experiment, progress.say)
     if all(arm.refusal for arm in arms):
         raise UnsupportedError("\n".join(dict.fromkeys(str(arm.refusal) for arm in arms)))
     outcome = Outcome()
@@ -118,7 +123,9 @@ def check_packages(before: Results, arms: Sequence[Arm], folder: Path) -> None:
 
 def keep_experiment(experiment: Experiment, folder: Path) -> None:
     """Put the experiment, as run, beside its records: one line for each that was run there."""
-    line = json.dumps(asdict(experiment), sort_keys=True, ensure_ascii=False).encode()
+    line = json.dumps(
+        hiding.private(asdict(experiment)), sort_keys=True, ensure_ascii=False
+    ).encode("utf-8", "replace")
     path = folder / "experiments.jsonl"
     try:
         with path.open("ab+") as stream:

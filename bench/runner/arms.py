@@ -20,6 +20,7 @@ from bench.models import Model, gguf, model_cards, named_model, resolve_model, w
 from bench.runner import venvs
 from bench.runner.fits import too_large
 from bench.runner.here import Here, place_of
+from bench.runner.naming import base_names, why_not
 from bench.runner.process import WORKER, events, last
 from bench.runner.venvs import Home
 from bench.worker.messages import Failed, Probed, Told
@@ -135,6 +136,8 @@ def check_scheme(variant: Variant) -> None:
     if spec(variant.engine).weights == "none":
         return  # a name that tells arms apart
     row, known = schemes.find(variant.quant), schemes.of_engine(variant.engine)
+    if row is not None and row.source == "checkpoint":
+        return  # whether the engine loads it is said of the arm alone
     if row is None or variant.engine not in row.engines:
         raise InputError(unknown(f"scheme of {variant.engine}", variant.quant, known))
 
@@ -180,12 +183,13 @@ def _resolved(
         Key(asked.key_env)  # one that is not set is said before any worker starts
         where = replace(variant, device=asked.device)
         return Arm(variant=where, model=model, identity=key("served", model=model.ref))
-    arm = Arm(
-        variant=replace(variant, device=device.name), model=model, identity=weights.identity(model)
-    )
+    # What loads no weights needs no commit of a hub.
+    bare = engine.weights == "none" and model.source == "hub"
+    identity = key("named", model=model.ref) if bare else weights.identity(model)
+    arm = Arm(variant=replace(variant, device=device.name), model=model, identity=identity)
     if engine.scripted:
         return arm
-    if reason := refusal(variant, device):
+    if reason := why_not(variant, model, device) or refusal(variant, device):
         return replace(arm, refusal=reason)
     if place is not None and (reason := too_large(variant, model.card, place)):
         return replace(arm, refusal=reason)  # before gigabytes are fetched
@@ -250,7 +254,25 @@ def find_device(experiment: Experiment) -> schemes.Device:
 
 
 def baseline_of(arm: Arm, arms: Sequence[Arm], selector: str) -> Arm | None:
-    """The arm of the same weights that `selector` names; None if there is none that can run."""
-    able = [one for one in arms if one.identity == arm.identity and one.refusal is None]
-    names = chosen(selector, {one.variant.name: one.variant.table() for one in able})
-    return next((one for one in able if one.variant.name in names), None)
+    """The arm that `selector` names, of the same weights, or for a model that was quantized before
+    of the model that it was made from; None if there is none that can run."""
+    able = [one for one in arms if one.refusal is None]
+    same = [one for one in able if one.identity == arm.identity]
+    if found := _first(same, selector):
+        return found
+    row = schemes.find(arm.variant.quant)
+    if row is None or row.source == "float":
+        return None
+    bases = base_names([one.model for one in able])
+    base = bases.get(arm.model.ref)
+    others = [one for one in able if one.identity != arm.identity]
+    like = [one for one in others if base in (None, one.model.ref)]
+    for name in ("mode", "engine"):
+        mine = [one for one in like if getattr(one.variant, name) == getattr(arm.variant, name)]
+        like = mine or like
+    return _first(like, selector)
+
+
+def _first(arms: Sequence[Arm], selector: str) -> Arm | None:
+    names = chosen(selector, {one.variant.name: one.variant.table() for one in arms})
+    return next((one for one in arms if one.variant.name in names), None)

@@ -79,8 +79,8 @@ def too_large(variant: Variant, card: ModelCard, place: Here) -> str | None:
     """Why the arm cannot even be loaded and make one token there; None if it may."""
     if spec(variant.engine).remote or spec(variant.engine).weights != "folder":
         return None
-    if "quantization_config" in card.architecture or not card.architecture:
-        return None  # its files are not what the shape says
+    if not card.architecture:
+        return None
     try:
         found = needs(variant, LEAST, card, place)
     except UnsupportedError:

@@ -99,6 +99,8 @@ def machines(experiment: Experiment, select: str | None) -> list[tuple[Machine, 
                 f"machine {_short(node)}: no answer in {nodes.ANSWER_S} s; is another job of the "
                 "cluster using it? `ray status` shows"
             ) from None
+        except (ray.exceptions.ActorUnschedulableError, ray.exceptions.ActorDiedError):
+            continue  # it went away since it was listed
         except ray.exceptions.RayError as error:
             raise UnsupportedError(f"machine {_short(node)}: {nodes.first_line(error)}") from None
         machine = nodes.described(node, about)

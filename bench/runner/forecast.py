@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from bench.engines.registry import refusal, spec
@@ -12,12 +12,13 @@ from bench.experiment import Experiment, Variant, Workload
 from bench.experiment.devices import REMOTE
 from bench.experiment.plan import plan
 from bench.experiment.selectors import short_names
-from bench.models import ModelCard, resolve_model
+from bench.models import Model, ModelCard, gguf, resolve_model
 from bench.records import OWN
 from bench.records.file import Results
 from bench.roofline import bound
 from bench.runner.fits import needs
 from bench.runner.here import Here
+from bench.runner.naming import why_not
 from bench.summary.limits import at_once
 
 START_S = 12.0
@@ -61,8 +62,22 @@ def _about(variant: Variant, place: Here) -> dict[str, Any]:
         "engine": variant.engine,
         "quant": variant.quant,
         "device": REMOTE if spec(variant.engine).remote else place.name,
-        "refusal": None if spec(variant.engine).remote else refusal(variant, place.device),
+        "refusal": _refusal(variant, place),
     }
+
+
+def _refusal(variant: Variant, place: Here) -> str | None:
+    if spec(variant.engine).remote:
+        return None
+    model = resolve_model(variant.model)
+    return why_not(variant, model, place.device) or refusal(variant, place.device)
+
+
+def _sized(variant: Variant, model: Model) -> str:
+    """The scheme whose bytes are the arm's: of a GGUF file that is here its own mean bits."""
+    if model.source != "gguf" or model.path is None or not model.path.is_file():
+        return variant.quant
+    return f"{gguf.read(model.path).mean_bits:.4f}bpw"
 
 
 def _limits(variant: Variant, workload: Workload, place: Here) -> dict[str, Any]:
@@ -71,10 +86,11 @@ def _limits(variant: Variant, workload: Workload, place: Here) -> dict[str, Any]
     if spec(variant.engine).remote:
         why = "the server's machine and what it has loaded are not known here"
         return figures | {"absent": dict.fromkeys(figures, why)}
-    card = resolve_model(variant.model).card
+    model = resolve_model(variant.model)
+    card, sized = model.card, replace(variant, quant=_sized(variant, model))
     absent: dict[str, str] = {}
     try:
-        found = needs(variant, workload, card, place)
+        found = needs(sized, workload, card, place)
     except UnsupportedError as error:
         absent["memory_bytes"] = str(error)
     else:
@@ -87,7 +103,7 @@ def _limits(variant: Variant, workload: Workload, place: Here) -> dict[str, Any]
         }
         if found.memory.loading_bytes is None:
             absent["loading_bytes"] = f"how {variant.engine} loads is not known beforehand"
-        figures |= _bounds(variant, workload, card, place)
+        figures |= _bounds(sized, workload, card, place)
     if place.gpu is None:
         absent["bound_decode_tok_s"] = f"no data sheet of {place.name} in the catalog; try --gpu"
     return figures | {"absent": absent}

@@ -6,14 +6,17 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 from bench.engines.registry import spec
 from bench.errors import InputError, UnsupportedError
 from bench.experiment import Experiment, Workload
+from bench.fields import Between, convert, read_json
 from bench.identity import key
 from bench.runner.arms import Arm, resolve
 from bench.runner.fits import most_that_fit
 from bench.runner.here import place_of
+from bench.runner.naming import named
 from bench.runner.pinning import pinned
 from bench.runner.process import events, last
 from bench.worker.fitting import MOST
@@ -36,7 +39,7 @@ def with_largest_batch(
             "-b max: a server's memory is not seen from here, and it queues what does not fit; "
             "give numbers, such as -b 1,2,4,8"
         )
-    experiment = pinned(experiment, say)
+    experiment = named(pinned(experiment, say))
     every = resolve(experiment, say)
     arms = [arm for arm in every if arm.refusal is None]
     if not arms:
@@ -49,7 +52,7 @@ def with_largest_batch(
         n=n_gen,
     )
     path = folder / KEPT
-    kept: dict[str, int] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept = _kept(path)
     if name not in kept:
         kept[name] = min(
             _ask(arm, experiment, _task(arm, n_prompt, n_gen, most), say) for arm in arms
@@ -69,6 +72,18 @@ def _task(arm: Arm, n_prompt: int, n_gen: int, most: int) -> FitTask:
         work = Workload(n_prompt=n_prompt, n_gen=n_gen)
         most = min(most, most_that_fit(arm.variant, work, arm.model.card, place) or most)
     return FitTask(n_prompt=n_prompt, n_gen=n_gen, most=most)
+
+
+def _kept(path: Path) -> dict[str, int]:
+    """What was found before; {} where the file cannot be used: it is asked for again."""
+    problems: list[str] = []
+    try:
+        found: dict[str, int] = convert(
+            dict[str, Annotated[int, Between(1, 1 << 20)]], read_json(path), "", problems
+        )
+    except InputError:
+        return {}
+    return {} if problems else found
 
 
 def _ask(arm: Arm, experiment: Experiment, shape: FitTask, say: Callable[[str], None]) -> int:

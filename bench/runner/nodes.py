@@ -121,10 +121,11 @@ class Seat:
     def describe(self) -> dict[str, Any]:
         """What this machine is: the id of its environment and its card."""
         from bench.devices.environment import capture
+        from bench.engines.registry import packages
         from bench.roofline.gpus import match
 
         device = self._experiment.grid.device
-        environment = capture(None if device == "auto" else device)
+        environment = capture(None if device == "auto" else device, packages())
         reported = environment.identity.get("gpu")
         known = match(reported) if reported else None
         return {

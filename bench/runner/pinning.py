@@ -14,12 +14,14 @@ from bench.engines.registry import spec
 from bench.errors import UnsupportedError
 from bench.experiment import ArmEntry, Experiment, Variant
 from bench.models import card_ref, hub, hub_ref, resolve_model
+from bench.models.places import known, remember
 
 Say = Callable[[str], None]
 
 
 def pinned(experiment: Experiment, say: Say, *, planning: bool = False) -> Experiment:
-    """The experiment with each model of a hub at a commit; one already pinned stays as it is.
+    """The experiment with each model of a hub at a commit, and those of paths by name and hash; one
+    already pinned stays as it is.
 
     A card whose weights cannot be had falls back to random ones of its shape, and `say` is told,
     unless the user named the hub. `planning`: cards need no network, as their shape is known.
@@ -30,6 +32,10 @@ def pinned(experiment: Experiment, say: Say, *, planning: bool = False) -> Exper
     changed = {model: name for model, name in names.items() if model != name}
     if not changed:
         return experiment
+    baseline = experiment.baseline
+    for model, name in changed.items():
+        baseline = name.join(baseline.split(model)) if "/" in model else baseline
+    experiment = replace(experiment, baseline=baseline)
     if any(v.model in changed and not _loads(v) for v in experiment.variants):
         # A server's arm keeps the model's name, which is what the server is asked for.
         arms = tuple(
@@ -65,6 +71,8 @@ def _pinned(model: str, say: Say, planning: bool) -> str:
         file = hub.gguf_file(snapshot, named.file).name if named.file else None
         return snapshot.pinned(file)
     found = resolve_model(model)
+    if found.source in ("path", "gguf") and found.snapshot is None:
+        return model if known(model) else remember(found)  # a path tells who and where
     wanted = card_ref(found)
     if wanted is None or (found.snapshot is not None and model.endswith(_commit(found.snapshot))):
         return model

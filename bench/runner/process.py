@@ -11,19 +11,22 @@ import os
 import selectors
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Generator, Iterator, Sequence
 from typing import IO, Any
 
-from bench.errors import InputError
+from bench.errors import InputError, UnsupportedError
+from bench.fields import MOST_BYTES, parse_json, shown
 from bench.models.weights import import_root, last_line
+from bench.programs import own
 from bench.worker import messages
 from bench.worker.messages import Done, Event, Failed, Fit, Probed, Told
 
 Line = dict[str, Any]
-WORKER = (sys.executable, "-m", "bench.worker")
+LAST_BYTES = 1 << 16
+"""Of what a worker wrote to stderr: its last words."""
+WORKER = own("bench.worker")
 END = (Done, Failed, Fit, Probed)
 
 
@@ -34,34 +37,53 @@ def converse(job: Line, *, limit_s: float, command: Sequence[str] = WORKER) -> G
     killed (CRASH), ran out of memory (OOM) or out of time (TIMEOUT). The worker and whatever it
     started are gone when this generator ends, also when it is closed early.
     """
-    with tempfile.TemporaryFile() as errors:
-        worker = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            cwd=import_root(),
-            start_new_session=True,  # Ctrl-C is for the parent, which ends the worker itself
-        )
+    deadline = time.monotonic() + limit_s
+    with contextlib.ExitStack() as stack:
         try:
-            assert worker.stdin is not None
-            assert worker.stdout is not None
-            with contextlib.suppress(BrokenPipeError):  # it died: its end is told below
-                worker.stdin.write(json.dumps(job, default=str).encode() + b"\n")
-                worker.stdin.close()
-            said_end = False
+            errors = stack.enter_context(tempfile.TemporaryFile())
+            worker = _started(command, errors)
+        except OSError as error:  # too few file handles, no interpreter, no room in /tmp
+            raise UnsupportedError(f"no worker can be started: {error.strerror}") from error
+        stack.callback(_end, worker)
+        assert worker.stdout is not None
+        said_end = False
+        try:
+            _tell(worker, json.dumps(job, default=str).encode() + b"\n", deadline)
+            for line in _lines(worker.stdout, deadline):
+                event = _event(line)
+                said_end = said_end or event["event"] == "done"
+                yield event
+        except TimeoutError:
+            yield _failed("TIMEOUT", f"no end after its limit of {limit_s:.0f} s")
+            return
+        if worker.wait() != 0 or not said_end:
+            yield from _death(worker.returncode, errors)
+
+
+def _started(command: Sequence[str], errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        cwd=import_root(),
+        start_new_session=True,  # Ctrl-C is for the parent, which ends the worker itself
+    )
+
+
+def _tell(worker: subprocess.Popen[bytes], data: bytes, deadline: float) -> None:
+    """Give the worker its job. Raises TimeoutError if it does not read it."""
+    assert worker.stdin is not None
+    with worker.stdin as stream, selectors.DefaultSelector() as selector:
+        os.set_blocking(stream.fileno(), False)
+        selector.register(stream, selectors.EVENT_WRITE)
+        while data:
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                raise TimeoutError
             try:
-                for line in _lines(worker.stdout, time.monotonic() + limit_s):
-                    event = _event(line)
-                    said_end = said_end or event["event"] == "done"
-                    yield event
-            except TimeoutError:
-                yield _failed("TIMEOUT", f"no end after its limit of {limit_s:.0f} s")
+                data = data[os.write(stream.fileno(), data) :]
+            except BrokenPipeError:  # it died: its end is told below
                 return
-            if worker.wait() != 0 or not said_end:
-                yield from _death(worker.returncode, errors)
-        finally:
-            _end(worker)
 
 
 def events(job: Told, *, limit_s: float, command: Sequence[str] = WORKER) -> Iterator[Event]:
@@ -100,14 +122,19 @@ def _lines(stream: IO[bytes], deadline: float) -> Iterator[bytes]:
                 return
             *whole, buffer = (buffer + data).split(b"\n")
             yield from whole
+            if len(buffer) > MOST_BYTES:  # a line that never ends would fill the memory
+                yield buffer
+                return
 
 
 def _event(line: bytes) -> Line:
     try:
-        event: Line = json.loads(line)
-        event["event"]
-    except (ValueError, TypeError, KeyError):
-        return _failed("CRASH", f"the worker said something that is no event: {line[:80]!r}")
+        event: Line = parse_json(line)
+        if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+            raise InputError("no event")
+    except InputError as error:
+        said = shown(line[:80].decode(errors="replace"))
+        return _failed("CRASH", f"the worker said what is no event ({error}): {said}")
     return event
 
 
@@ -116,16 +143,23 @@ def _death(code: int, errors: IO[bytes]) -> Iterator[Line]:
     if code == 1:  # it sent `failed` itself
         return
     if code < 0:
-        name = signal.Signals(-code).name
+        name = _signal(-code)
         cause = "; often the system's out-of-memory killer" if name == "SIGKILL" else ""
         yield _failed("CRASH", f"the worker was killed by {name}{cause}")
         return
-    errors.seek(0)
+    errors.seek(max(0, errors.seek(0, os.SEEK_END) - LAST_BYTES))
     said = last_line(errors.read().decode(errors="replace"))
     if said.startswith("out of memory: "):  # of a process that the worker had started
         yield _failed("OOM", said)
         return
     yield _failed("CRASH", f"the worker ended with exit code {code}: {said}")
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of the real-time signals
+        return f"signal {number}"
 
 
 def _failed(code: str, message: str) -> Line:

@@ -9,7 +9,8 @@ from typing import Any
 
 from bench.engines.registry import spec
 from bench.experiment.texts import Text
-from bench.models.weights import cache_folder
+from bench.models.tokenizers import same_tokens
+from bench.models.weights import cache_folder, folder
 from bench.records import QualityRecord, utc_now
 from bench.runner.arms import Arm, baseline_of
 from bench.runner.process import events
@@ -85,6 +86,19 @@ def _task(session: Session, arm: Arm, arms: Sequence[Arm], about: dict[str, Any]
     return Task(arm=arm, base=base, key=arm.quality_key(about, base), store=store)
 
 
+def _other_tokens(task: Task) -> str | None:
+    """Why an arm is not held against its baseline: another model, which cuts texts otherwise."""
+    if task.base is None or task.base.identity == task.arm.identity:
+        return None
+    mine, theirs = (folder(arm.model) for arm in (task.arm, task.base))
+    if mine is None or theirs is None or same_tokens(mine, theirs) is not False:
+        return None
+    return (
+        f"its tokenizer is not that of its baseline {task.base.variant.model}, so the two cannot "
+        "be compared token by token"
+    )
+
+
 def _measure(session: Session, task: Task, text: Text, about: dict[str, Any]) -> None:
     if task.arm.model.source == "random":
         message = "random weights: quality is not measured"
@@ -93,6 +107,10 @@ def _measure(session: Session, task: Task, text: Text, about: dict[str, Any]) ->
     if spec(task.arm.variant.engine).remote:
         message = "a server gives no logits of a whole text, so quality is not measured"
         _save(session, task, about, utc_now(), None, status="failed", message=message)
+        return
+    if differs := _other_tokens(task):
+        session.progress.say(f"{task.arm.variant.name}: quality: {differs}")
+        _save(session, task, about, utc_now(), None, status="failed", message=differs)
         return
     store = str(task.store) if task.store else None
     job = Told(

@@ -18,23 +18,31 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Required, TypedDict
 
+from bench import fields
 from bench.data import DATA
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.models.weights import cache_folder, last_line, locked
+from bench.programs import BOOT, PYTHON
 
 FILES: Final = DATA / "engines"
 STAMP: Final = "gpu-cost-bench.json"
-BOOT: Final = Path(__file__).parent / "boot.py"
 
 Say = Callable[[str], None]
 State = Literal["installed", "outdated", "unfinished", "missing"]
+
+
+class Stamp(TypedDict, total=False):
+    """What an environment was made for, and what is in it once it is whole."""
+
+    fingerprint: Required[str]
+    packages: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +194,7 @@ def _make(place: Home, say: Say, held: tuple[int, ...]) -> None:
 def _venv(place: Home) -> None:
     place.folder.parent.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
-        [sys.executable, "-m", "venv", "--clear", str(place.folder)],
+        [*PYTHON, "-m", "venv", "--clear", str(place.folder)],
         capture_output=True,
         text=True,
         check=False,
@@ -269,11 +277,13 @@ def pip_error(text: str) -> str:
 
 
 def _stamp(place: Home) -> dict[str, Any]:
+    problems: list[str] = []
     try:
-        stamp = json.loads((place.folder / STAMP).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        table = fields.read_json(place.folder / STAMP)
+        fields.convert(Stamp, table, "", problems)
+    except InputError:
         return {}
-    return stamp if isinstance(stamp, dict) else {}
+    return {} if problems else table
 
 
 def _write_stamp(place: Home, stamp: dict[str, Any]) -> None:

@@ -68,7 +68,10 @@ def find(name: str) -> Scheme | None:
         return Scheme(name=name, summary=f"{bits:g} bits a weight", source="file", bits=bits,
                       family="mean-bits")  # fmt: skip
     if (found := BLOCK.fullmatch(name)) and int(found[1]):
-        return _in_groups(SCHEMES["fp8-block128"], name, int(found[1]) ** 2)
+        squares = SCHEMES["fp8-block128"]
+        assert squares.layout is not None
+        sized = replace(squares.layout, block=int(found[1]))
+        return replace(squares, name=name, layout=sized)
     if (found := GROUP.fullmatch(name)) and found[1] in SCHEMES and int(found[2]):
         return _in_groups(SCHEMES[found[1]], name, int(found[2]))
     if name.endswith(CHANNEL) and (row := SCHEMES.get(name.removesuffix(CHANNEL))):
@@ -103,7 +106,7 @@ def _floats(row: Scheme | None, name: str) -> Scheme | None:
         name=name,
         summary=f"{row.name}, turned into floats by its loader",
         source="checkpoint",
-        engines={"transformers": ""},
+        engines=applied.TORCH,
         aliases=(),
         convert="",
         packages=row.packages if row.packages[:1] != (checkpoints.KERNELS,) else (),

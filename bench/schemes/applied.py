@@ -24,6 +24,9 @@ SEARCHED_ON_HOST: Final = (
 )
 INTEGERS_BY_TRITON: Final = {"max_autotune_gemm": True}
 """Else the compiler calls cuBLAS for products of integers, which stops at 16 rows or fewer."""
+UNTRACEABLE: Final = (
+    "bitsandbytes 0.50 gives its matmul on a CPU a shape that torch.compile cannot read"
+)
 PACKED: Final = "torch's packed weights are objects that torch.compile cannot trace"
 
 NONE: Final = Scheme(
@@ -124,7 +127,7 @@ INTEGERS: Final = (
         packages=(BITSANDBYTES,),
         capability=(7, 5),
         why_capability="integer tensor cores",
-        refused_modes={"cuda-graph": SEARCHED_ON_HOST},
+        refused_modes={"cuda-graph": SEARCHED_ON_HOST, "compiled@cpu": UNTRACEABLE},
         convert=f"{BNB}:int8",
         kernel="bitsandbytes::int8_mixed_scaled_mm, outlier columns in 16 bits",
     ),
@@ -212,7 +215,7 @@ VLLM_ONLINE: Final = (
         summary="vLLM: fp8 weights, a scale each 128 x 128, cast while loading",
         dynamic="online",
         engines={"vllm": "fp8_per_block"},
-        layout=Layout(bits=8, group=128 * 128, group_bytes=4, leaves=FUSED | HEAD, compute="fp8"),
+        layout=Layout(bits=8, block=128, block_bytes=4, leaves=FUSED | HEAD, compute="fp8"),
         kinds=("cuda",),
         kernel="fp8 weights, a scale each 128 x 128; activations in fp8, a scale each 128, from "
         "Ada on, in 16 bits before",

@@ -48,6 +48,8 @@ class Sized(Protocol):
     def tied(self) -> bool: ...
     @property
     def n_params(self) -> int: ...
+    @property
+    def left(self) -> Mapping[Part, float]: ...
 
 
 def sized() -> list[str]:
@@ -115,21 +117,24 @@ def held(shape: Sized, quant: str, dtype: str = "auto", engine: str = "transform
     if bits := file_bits(quant):
         return _held_file(shape, bits / 8)
     how, width = layout(quant, engine), float_bytes(dtype)
-    total = step = experts = 0.0
-    quantized = 0
+    stored = schemes.scheme(quant).source == "checkpoint" or quant.startswith("bnb-")
+    listed = shape.left if stored else {}
+    total = step = experts = quantized = 0.0
     for matrix in shape.matrices:
-        low = _is_quantized(matrix, how)
-        size = _matrix_bytes(matrix, how) if low else matrix.n_params * width
+        low = _share(matrix, how, listed)
+        size = (1 - low) * matrix.n_params * width
+        size += low * _matrix_bytes(matrix, how) if low else 0
         shared = shape.tied and matrix.part == "head" and not low
         total += 0 if shared else size
-        quantized += matrix.n_params if low else 0
+        quantized += low * matrix.n_params
         if matrix.part == "expert":
             experts += size
         elif matrix.part != "embedding":
             step += size
     # A tied head that is quantized stands beside the embedding: one more matrix in memory.
     extra = sum(m.n_params for m in shape.matrices if m.part == "head" and shape.tied)
-    counted = shape.n_params + (extra if _head_low(how) else 0)
+    head_low = any(_share(m, how, listed) for m in shape.matrices if m.part == "head")
+    counted = shape.n_params + (extra if head_low else 0)
     return Held(
         weights_bytes=round(total),
         step_bytes=step,
@@ -151,17 +156,13 @@ def _held_file(shape: Sized, width: float) -> Held:
     )
 
 
-def _head_low(how: Layout) -> bool:
-    return how.bits is not None and "head" not in how.leaves
-
-
-def _is_quantized(matrix: Weights, how: Layout) -> bool:
-    return (
-        how.bits is not None
-        and matrix.n_in > 1
-        and matrix.part not in ALWAYS_FLOAT
-        and matrix.part not in how.leaves
-    )
+def _share(matrix: Weights, how: Layout, listed: Mapping[Part, float]) -> float:
+    """Share of a matrix's weights that is quantized; a checkpoint's own list goes first."""
+    if how.bits is None or matrix.n_in == 1 or matrix.part in ALWAYS_FLOAT:
+        return 0.0
+    if matrix.part in listed:
+        return 1 - listed[matrix.part]
+    return 0.0 if matrix.part in how.leaves else 1.0
 
 
 def _matrix_bytes(matrix: Weights, how: Layout) -> float:
@@ -171,4 +172,6 @@ def _matrix_bytes(matrix: Weights, how: Layout) -> float:
     one = n_out * n_in * how.bits / 8 + n_out * how.row_bytes + how.matrix_bytes
     if how.group is not None:
         one += n_out * -(-n_in // how.group) * how.group_bytes
+    if how.block is not None:
+        one += -(-n_out // how.block) * -(-n_in // how.block) * how.block_bytes
     return one * matrix.count

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from bench.schemes.applied import BITSANDBYTES, FP8, FP8_CARDS, INTEGERS, QUANTO, TORCHAO
+from bench.schemes.applied import BITSANDBYTES, FP8, FP8_CARDS, INTEGERS, QUANTO, TORCH, TORCHAO
 from bench.schemes.row import HEAD, Compute, Dynamic, Layout, Package, Part, Scheme
 
-COMPRESSED: Final = Package(name="compressed-tensors", least="0.15")
+COMPRESSED: Final = Package(name="compressed-tensors", least="0.20")
 GPTQMODEL: Final = Package(name="gptqmodel", least="5.0")
 KERNELS: Final = Package(name="kernels", least="0.12", kinds=("cuda",))
 
@@ -23,13 +23,17 @@ ROUTED: Final[frozenset[Part]] = frozenset({"head", "router"})
 
 EXPERTS: Final[frozenset[Part]] = frozenset({"expert"})
 
-POINTERS: Final = (
-    "its loader compares addresses of tensors while it computes, which torch.compile cannot trace"
-)
+UNTRACED: Final = "torch.compile cannot trace how its library decompresses a layer"
+UNCAPTURED: Final = "its layers have not been captured in a CUDA graph yet"
 
 
 def _compressed(
-    name: str, summary: str, layout: Layout | None, *, dynamic: Dynamic | None = None
+    name: str,
+    summary: str,
+    layout: Layout | None,
+    *,
+    dynamic: Dynamic | None = None,
+    compiles: bool = True,
 ) -> Scheme:
     return Scheme(
         name=f"compressed-tensors/{name}",
@@ -40,13 +44,17 @@ def _compressed(
         aliases=(name,) if name.startswith("w") else (),
         layout=layout,
         packages=(COMPRESSED,),
-        refused_modes=dict.fromkeys(("compiled", "cuda-graph"), POINTERS),
+        refused_modes={"cuda-graph": UNCAPTURED} | ({} if compiles else {"compiled": UNTRACED}),
         kernel="transformers: each layer decompressed to floats, then a float matmul",
     )
 
 
 def _grouped(bits: float, group: int, group_bytes: float, compute: Compute = "float") -> Layout:
     return Layout(bits=bits, group=group, group_bytes=group_bytes, leaves=ROUTED, compute=compute)
+
+
+def _blocks(size: int) -> Layout:
+    return Layout(bits=8, block=128, block_bytes=size, leaves=ROUTED, compute="fp8")
 
 
 def _rows8(compute: Compute) -> Layout:
@@ -67,8 +75,9 @@ COMPRESSED_ROWS: Final = (
     _compressed(
         "fp8-block-dynamic",
         "fp8 weights, a scale each 128 x 128, fp8 activations each 128",
-        _grouped(8, 128 * 128, 2, "fp8"),
+        _blocks(2),
         dynamic="activations",
+        compiles=False,
     ),
     _compressed("fp8", "fp8 weights and activations, fixed scales", _matrix8("fp8")),
     _compressed("fp8-weight-only", "fp8 weights per row, float activations", _rows8("float")),
@@ -98,22 +107,34 @@ COMPRESSED_ROWS: Final = (
         "fp4 weights and activations in groups of 16, fp8 scales",
         _grouped(4, 16, 1, "fp8"),
         dynamic="activations",
+        compiles=False,
     ),
     _compressed(
-        "nvfp4a16", "fp4 weights in groups of 16, fp8 scales, float activations", _grouped(4, 16, 1)
+        "nvfp4a16",
+        "fp4 weights in groups of 16, fp8 scales, float activations",
+        _grouped(4, 16, 1),
+        compiles=False,
     ),
     _compressed(
         "mxfp4",
         "fp4 weights and activations in groups of 32, power-of-two scales",
         _grouped(4, 32, 1, "fp8"),
         dynamic="activations",
+        compiles=False,
     ),
     _compressed(
         "mxfp4a16",
         "fp4 weights in groups of 32, power-of-two scales, float activations",
         _grouped(4, 32, 1),
+        compiles=False,
     ),
-    _compressed("mixed", "a scheme of its own for some layers", None, dynamic="bit-allocation"),
+    _compressed(
+        "mixed",
+        "a scheme of its own for some layers",
+        None,
+        dynamic="bit-allocation",
+        compiles=False,
+    ),
 )
 
 NVFP4: Final = Scheme(
@@ -134,7 +155,7 @@ FP8_BLOCK: Final = Scheme(
     source="checkpoint",
     engines=LOADED,
     aliases=("fp8-block", "fp8_block", "block-fp8"),
-    layout=_grouped(8, 128 * 128, 4, "fp8"),
+    layout=_blocks(4),
     kinds=("cuda",),
     packages=(KERNELS,),
     capability=(8, 9),
@@ -260,7 +281,7 @@ QUANTO_ROWS: Final = tuple(
         name=f"quanto-{name}",
         summary=f"optimum-quanto: {name} weights, activations as they are",
         source="checkpoint",
-        engines={"transformers": ""},
+        engines=TORCH,
         layout=_rows8("float") if bits == 8 else _grouped(bits, 128, 4),
         packages=(QUANTO,),
     )

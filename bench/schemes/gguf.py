@@ -199,6 +199,8 @@ FILE_TYPES: Final[Mapping[int, str]] = MappingProxyType(
 
 def mix(name: str) -> Scheme | None:
     """The scheme of a mix that has a name and no row, as `ud-q4_k_xl`; None for no such name."""
+    if name in BY_NAME and name not in WHOLE:  # a file of one type, without a recipe
+        return recipe(name, BY_NAME[name].bits)
     found = WORDS.fullmatch(name)
     known = {row.name for row in ROWS}
     base = name.removeprefix("ud-")

@@ -85,6 +85,9 @@ class Layout:
     """Weights that share a scale."""
     group_bytes: float = 0
     """Its scale, and its zero point where there is one."""
+    block: int | None = None
+    """Side of the squares of a matrix that share a scale."""
+    block_bytes: int = 0
     pad_in: int = 1
     """Rows are padded to a multiple of this."""
     pad_out: int = 1
@@ -124,7 +127,7 @@ class Scheme:
     dtypes: tuple[str, ...] | None = None
     """Float dtypes of the weights that it can start from; None: any."""
     refused_modes: Mapping[str, str] = field(default_factory=dict)
-    """Execution mode -> why the scheme cannot take it."""
+    """Execution mode, or `mode@kind` of device -> why the scheme cannot take it."""
     inductor: Mapping[str, Any] = field(default_factory=dict)
     """Options of torch.compile that it cannot do without on CUDA."""
 
@@ -156,8 +159,9 @@ class Scheme:
                 return f"scheme '{self.name}' {reason}"
         if self.dtypes is not None and dtype not in ("auto", *self.dtypes):
             return f"scheme '{self.name}' starts from {' or '.join(self.dtypes)}, not from {dtype}"
-        if mode in self.refused_modes:
-            return f"scheme '{self.name}' cannot run in mode {mode}: {self.refused_modes[mode]}"
+        for refused in (mode, f"{mode}@{device.kind}"):
+            if why := self.refused_modes.get(refused):
+                return f"scheme '{self.name}' cannot run in mode {mode}: {why}"
         if mode == "cuda-graph" and device.kind != "cuda":
             return f"mode cuda-graph needs a CUDA device, not {device.name}"
         return None

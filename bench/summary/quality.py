@@ -11,30 +11,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from bench.experiment import Gate
 from bench.records import QualityRecord
-
-Z: Final = 1.959964
-"""Half width of a normal 95% interval in standard errors."""
-
+from bench.statistics import Estimate, mean, percentile, wilson
 
 EXP_LIMIT: Final = 700.0
 """exp of more than this is near the end of what a number can hold."""
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A value with its 95% interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +69,7 @@ def summarise(record: QualityRecord, baseline: QualityRecord | None) -> Figures:
         ppl_ratio=ratio,
         mean_kld=mean(kld) if kld else None,
         median_kld=statistics.median(kld) if kld else None,
-        p99_kld=quantile(kld, 0.99) if kld else None,
+        p99_kld=percentile(kld, 0.99),
         max_kld=max(kld) if kld else None,
         same_top1=wilson(sum(same), len(same)) if same else None,
         continuation_agreement=continuation_agreement(record.figures.get("continuations", ())),
@@ -130,15 +115,49 @@ def mismatch(record: QualityRecord, baseline: QualityRecord | None) -> str | Non
     return None
 
 
-def all_figures(records: Sequence[QualityRecord]) -> dict[str, Figures]:
-    """Figures of each record by its key; each is compared with the baseline it names."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmQuality:
+    """Quality of one arm on one machine."""
+
+    arm: str
+    environment: str
+    record: QualityRecord
+    """As it is on disk, to be written out again."""
+    figures: Figures
+
+    @property
+    def baseline(self) -> str | None:
+        """The arm that divergences were taken from."""
+        return self.record.baseline
+
+    def against(self, name: str, baseline: ArmQuality | None) -> Figures | None:
+        """Figures against the arm `name`, whatever this one was recorded with.
+
+        Perplexities pair by tokens; divergences were only taken from the recorded baseline. None
+        where that arm has no quality record.
+        """
+        if name == self.baseline:
+            return self.figures
+        if baseline is None:
+            return None
+        other = replace(self.record, baseline=name, kld=(), same_top1=())
+        return summarise(other, baseline.record)
+
+
+def arm_qualities(records: Sequence[QualityRecord]) -> list[ArmQuality]:
+    """The quality of each record; each is compared with the baseline it names."""
     by_arm = {_arm(record, record.variant["name"]): record for record in records}
-    return {
-        record.key: summarise(
-            record, by_arm.get(_arm(record, record.baseline)) if record.baseline else None
+    return [
+        ArmQuality(
+            arm=record.variant["name"],
+            environment=record.environment,
+            record=record,
+            figures=summarise(
+                record, by_arm.get(_arm(record, record.baseline)) if record.baseline else None
+            ),
         )
         for record in records
-    }
+    ]
 
 
 def _arm(record: QualityRecord, name: str) -> tuple[Any, ...]:
@@ -161,34 +180,10 @@ def paired_ratio(nll: Sequence[float], baseline: Sequence[float]) -> Estimate | 
     return _exp(mean([a - b for a, b in zip(nll, baseline, strict=True)]))
 
 
-def mean(values: Sequence[float]) -> Estimate:
-    """Arithmetic mean of at least 2 values, with its normal interval."""
-    centre = math.fsum(values) / len(values)
-    spread = math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
-    half = Z * spread / math.sqrt(len(values))
-    return Estimate(centre, centre - half, centre + half)
-
-
 def _exp(of: Estimate) -> Estimate | None:
     if of.high > EXP_LIMIT:
         return None
     return Estimate(math.exp(of.value), math.exp(of.low), math.exp(of.high))
-
-
-def wilson(successes: int, count: int) -> Estimate:
-    """A share with Wilson's interval (JASA 22, 1927), which stays within 0 and 1."""
-    share = successes / count
-    scale = 1 + Z**2 / count
-    centre = (share + Z**2 / (2 * count)) / scale
-    half = Z * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2)) / scale
-    # At the ends the formula gives 0 or 1 but for rounding.
-    low = 0.0 if successes == 0 else centre - half
-    return Estimate(share, low, 1.0 if successes == count else centre + half)
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of the values do not exceed (nearest rank)."""
-    return sorted(values)[max(math.ceil(share * len(values)) - 1, 0)]
 
 
 def continuation_agreement(continuations: Sequence[Mapping[str, Any]]) -> float | None:
@@ -220,40 +215,45 @@ def check_gate(gate: Gate, figures: Figures) -> list[str]:
     return problems
 
 
-PARETO_MEASURES: Final[Mapping[str, bool]] = {
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trade:
+    """What an arm loses, and what that buys."""
+
+    mean_kld: float | None
+    packed_bytes: float | None
+    decode_tok_s: float | None
+    usd_per_mtok: float | None
+
+
+MEASURES: Final[Mapping[str, bool]] = {
     "packed_bytes": False,
     "decode_tok_s": True,
     "usd_per_mtok": False,
 }
-"""Measure -> whether more of it is better."""
+"""What is bought -> whether more of it is better."""
 
 
-def pareto(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with `front`: the measures in which no other row is better at equal or lower KLD.
+def fronts(trades: Sequence[Trade]) -> list[tuple[str, ...]]:
+    """For each arm the measures in which no other is better at equal or lower divergence.
 
-    Each row has `mean_kld` and may have the measures of `PARETO_MEASURES`. A row without a figure
-    is on no front that needs it. Sorted by `mean_kld`, unknown last.
+    An arm without a figure is on no front that needs it.
     """
-    marked = [
-        dict(row) | {"front": [name for name in PARETO_MEASURES if _on_front(row, rows, name)]}
-        for row in rows
-    ]
-    return sorted(marked, key=lambda row: (row.get("mean_kld") is None, row.get("mean_kld") or 0.0))
+    return [tuple(name for name in MEASURES if _on_front(one, trades, name)) for one in trades]
 
 
-def _on_front(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], name: str) -> bool:
-    place = _place(row, name)
+def _on_front(one: Trade, trades: Sequence[Trade], name: str) -> bool:
+    place = _place(one, name)
     if place is None:
         return False
-    others = [found for other in rows if (found := _place(other, name)) is not None]
+    others = [found for other in trades if (found := _place(other, name)) is not None]
     return not any(
         other != place and other[0] <= place[0] and other[1] <= place[1] for other in others
     )
 
 
-def _place(row: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+def _place(one: Trade, name: str) -> tuple[float, float] | None:
     """Divergence and the measure, both so that less is better."""
-    kld, value = row.get("mean_kld"), row.get(name)
-    if kld is None or value is None:
+    value: float | None = getattr(one, name)
+    if one.mean_kld is None or value is None:
         return None
-    return kld, -value if PARETO_MEASURES[name] else value
+    return one.mean_kld, -value if MEASURES[name] else value

@@ -16,10 +16,10 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from bench.devices import Reader
-from bench.devices.clock import Clock, HostClock, clock_for
+from bench.devices.clock import Clock, HostClock, clock_for, suspended_s
 from bench.devices.figures import Figures
 from bench.devices.gpu import spill
 from bench.devices.gpu.parts import after_loading, parts
@@ -58,6 +58,8 @@ from bench.worker.messages import (
 from bench.worker.requests import Spent, check_tokens, request, samples, warm_up
 
 Emit = Callable[[Event], None]
+SLEPT_S: Final = 0.1
+"""Two clocks that are read one after the other may differ by less."""
 
 
 def measure(
@@ -70,6 +72,7 @@ def measure(
     phase(Phase(phase="measure"))  # the last word until the window is full: nothing disturbs it
     gc.collect()
     gc.disable()
+    slept_s = suspended_s()
     try:
         reader.begin()
         window = fill_window(runs, clock, workload, rules)
@@ -78,6 +81,8 @@ def measure(
         gc.enable()
     check_tokens(runs, workload)
     reasons = {*reading.reasons, *window.reasons}
+    if suspended_s() - slept_s > SLEPT_S:
+        reasons.add("SUSPENDED")
     if not warmup["steady"]:
         reasons.add("NO_STEADY_STATE")
     return {

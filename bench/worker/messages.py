@@ -102,7 +102,7 @@ class Failed:
     """Something went wrong: with a workload, or before any."""
 
     code: str
-    """Of `bench.records.codes.REASONS`."""
+    """Of `bench.records.codes.CODES`."""
     message: str
     """One line for the user."""
     device: Mapping[str, Any] = field(default_factory=dict)

@@ -6,9 +6,9 @@ The only timing loop: nothing but the engine's steps and the clock's marks is in
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from bench.devices.clock import Clock
 from bench.engines import Engine, Server, Steps, WholeRequests
@@ -90,32 +90,46 @@ class Spent:
         return [sum(one.itl_s) for one in self.requests]
 
 
-def to_steady(runs: Engine, spent: Spent) -> list[list[float]]:
-    """What must be steady: prefill and decode, each on its own; of a server whole requests, as the
-    network and its queue are in the time to the first token and never stand still."""
+PHASES: Final = ("prefill", "decode")
+
+
+def to_steady(runs: Engine, spent: Spent) -> dict[tuple[str, ...], list[float]]:
+    """Phases -> the times that must be steady: prefill and decode, each on its own; of a server
+    whole requests, as TTFT includes network and queueing, so it never settles."""
     if isinstance(runs, Server):
-        return [[one.prefill_s + sum(one.itl_s) for one in spent.requests]]
-    decodes = [spent.decodes] if spent.requests[0].itl_s else []
-    return [spent.prefills, *decodes]
+        return {PHASES: [one.prefill_s + sum(one.itl_s) for one in spent.requests]}
+    times: dict[tuple[str, ...], list[float]] = {("prefill",): spent.prefills}
+    if spent.requests[0].itl_s:
+        times["decode",] = spent.decodes
+    return times
 
 
 def warm_up(runs: Engine, clock: Clock, workload: Workload, rules: Measure) -> dict[str, Any]:
     """Requests until both prefill and decode are steady, or the limit is reached.
 
-    At the limit, what only scatters counts as steady, and what still rises or falls does not.
+    At the limit, what only scatters counts as steady, and what still rises or falls does not;
+    `unsteady` names the phases of which that is so: the others stand.
     """
     spent = Spent()
     steady = False
     while not steady and (not spent.requests or spent.seconds < rules.warmup_max_s):
         spent.add(request(runs, clock, workload.n_gen))
-        steady = all(is_steady(each, window=rules.warmup_window) for each in to_steady(runs, spent))
+        times = to_steady(runs, spent).values()
+        steady = all(is_steady(each, window=rules.warmup_window) for each in times)
     check_tokens(runs, workload)
+    unsteady = [] if steady else _moving(to_steady(runs, spent))
     return {
-        "steady": steady or not any(has_trend(each) for each in to_steady(runs, spent)),
+        "steady": not unsteady,
+        "unsteady": unsteady,
         "agreed": steady,
         "prefill_s": spent.prefills,
         "decode_s": spent.decodes,
     }
+
+
+def _moving(times: Mapping[tuple[str, ...], Sequence[float]]) -> list[str]:
+    """The phases whose times still rise or fall."""
+    return [phase for phases, each in times.items() if has_trend(each) for phase in phases]
 
 
 def samples(requests: Sequence[Request]) -> dict[str, Any]:

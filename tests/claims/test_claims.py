@@ -317,7 +317,7 @@ def with_card(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> Non
 def test_a_cards_bandwidth_changes_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     key = ("rtx-4070-ti-super", 2.5)
     assert outcomes(of(ARTICLE, "1b"))[key] == "refuted"
-    with_card(monkeypatch, "rtx-4070-ti-super", bandwidth_gb_s=294.0)
+    with_card(monkeypatch, "rtx-4070-ti-super", bandwidth_gb_s=330.0)
     found = {(f.baseline, f.verdict.threshold): f for f in of(ARTICLE, "1b")}[key]
     assert as_row(found)["predicted"] is True  # the bound alone no longer refutes
     with_card(monkeypatch, "rtx-4070-ti-super", bandwidth_gb_s=240.0)

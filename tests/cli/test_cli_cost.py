@@ -176,6 +176,18 @@ def test_prices_say_how_old_they_are_and_warn_past_90_days(
     assert "bench: rent: a price of it is 91 days old" in old.err
 
 
+@pytest.mark.parametrize("flags", [("--tornado",), ("--tokens-per-day", "1M")])
+def test_every_table_warns_of_old_prices(
+    flags: tuple[str, ...], results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = verb.add(argparse.ArgumentParser().add_subparsers())
+    rent = ("--rent", "book", "--gpu", "RTX 4090", "--on", "2026-11-29")
+
+    assert verb.run(parser.parse_args([str(results), *rent, *flags])) == 0
+
+    assert "bench: rent: a price of it is 181 days old" in capsys.readouterr().err
+
+
 def test_a_stated_rate_is_dated(bench_cost) -> None:
     flags = ("--scenario", "home-rtx4080-japan", "--rate", "JPY=0.0067@2026-11-20")
 
@@ -263,6 +275,10 @@ def test_csv_has_the_same_keys(bench_cost) -> None:
         ("--scenario rented-h200 --gpu L4", "prices a H200 SXM, not L4"),
         ("--scenario nowhere", "unknown scenario 'nowhere'"),
         ("--tornado --against 1:2", "--tornado: needs --scenario"),
+        ("--against 1:2 --tokens-per-day 1M", "--tokens-per-day: needs --scenario"),
+        ("--rent 1 --mix 3:1 --tokens-per-day 1M", "leave --mix"),
+        ("--rent 1 --against hosted --batch", "--batch: hosters' batch prices are not compared"),
+        ("--rent 1 --against openrouter/qwen/qwen3-8b --batch", "no batch price of openrouter/"),
     ],
 )
 def test_bad_input_is_refused_with_the_line_that_helps(bench_cost, flags, said) -> None:

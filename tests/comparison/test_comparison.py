@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 
 from bench.cli import main
-from bench.comparison import METRICS, Rules, compare
-from bench.comparison.judging import drifts, pairs_of
+from bench.comparison import Rules, metrics
+from bench.comparison import compare as compared
+from bench.comparison.judging import pairs_of
 from bench.errors import InputError
 from bench.records import Environment
 from bench.records.file import Results, Writer
+from bench.report.tables.compare import table
+from bench.summary import replicate
 from tests.summary.test_summary import quality, record
 
 Change = Callable[[int, str], dict[str, Any]]
@@ -43,6 +46,12 @@ def arms(
     return Results(
         records=records, environments={"e1": Environment(id="e1", identity={}, state={})}
     )
+
+
+def compare(
+    results: Results, rules: Rules, baseline: str | None = None, candidate: str | None = None
+) -> list[dict[str, Any]]:
+    return [table(row) for row in compared(results, rules, baseline, candidate)]
 
 
 def row(results: Results, metric: str = "decode", rules: Rules | None = None) -> dict[str, Any]:
@@ -127,9 +136,9 @@ def test_arms_that_start_at_different_temperatures_are_no_pair() -> None:
 def test_drift_is_seen_beyond_noise_only() -> None:
     steady = [1.0, 1.02, 0.99, 1.01, 1.02, 0.99, 1.01, 1.0]
     rising = [1.0, 1.01, 1.02, 1.03, 1.05, 1.06, 1.07, 1.08]
-    assert not drifts(record("none", samples={"e2e_s": steady}))
-    assert drifts(record("none", samples={"e2e_s": rising}))
-    assert not drifts(record("none", samples={"e2e_s": rising[:6]}))  # too few to tell
+    assert not replicate(record("none", samples={"e2e_s": steady})).drifts
+    assert replicate(record("none", samples={"e2e_s": rising})).drifts
+    assert not replicate(record("none", samples={"e2e_s": rising[:6]})).drifts  # too few to tell
 
 
 def test_a_missing_replicate_leaves_its_pair_out() -> None:
@@ -250,7 +259,7 @@ def test_the_contracts_keys_and_nothing_private(
     for found in rows:
         assert set(contract.split()) <= found.keys()
         assert not [key for key in found if key.startswith("_")]
-    assert {found["metric"] for found in rows} == {*METRICS, "quality"} - {"energy"}
+    assert {found["metric"] for found in rows} == {*metrics()} - {"energy"}
 
 
 def test_markdown_says_what_it_means(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -377,8 +386,8 @@ def test_the_same_work_on_two_machines_is_refused_and_pairs_stay_on_their_machin
     assert main(["compare", saved(one, tmp_path / "1"), saved(two, tmp_path / "2")]) == 2
     both = [r for r in (*one.records, *two.records) if r.key != "none3" or r.environment == "e2"]
     pairs = pairs_of(
-        [r for r in both if r.variant["quant"] == "none"],
-        [r for r in both if r.variant["quant"] == "int8"],
+        [replicate(r) for r in both if r.variant["quant"] == "none"],
+        [replicate(r) for r in both if r.variant["quant"] == "int8"],
     )
     assert len(pairs) == 15
     assert all(pair.baseline.environment == pair.candidate.environment for pair in pairs)
@@ -465,8 +474,8 @@ def test_slow_drift_is_seen_whatever_the_number_of_requests(requests: int) -> No
             for i in range(requests)
         ]
 
-    seen = [drifts(record("none", samples={"e2e_s": window(0.05)})) for _ in range(50)]
-    steady = [drifts(record("none", samples={"e2e_s": window(0.0)})) for _ in range(50)]
+    seen = [replicate(record("none", samples={"e2e_s": window(0.05)})).drifts for _ in range(50)]
+    steady = [replicate(record("none", samples={"e2e_s": window(0.0)})).drifts for _ in range(50)]
     assert sum(seen) >= 40
     assert sum(steady) <= 5
 

@@ -17,11 +17,12 @@ from bench.errors import InputError
 from bench.exchange.importing import import_file
 from bench.predict.user_rows import rows_of
 from bench.records.file import Results, read
+from bench.report.tables.compare import table
 from tests.exchange.test_import import SAMPLES
 from tests.summary.test_summary import record
 
 
-def two_arms(folder: Path, ratio: float = 2.0) -> Path:
+def two_arms(folder: Path, ratio: float = 4.0) -> Path:
     """llama-bench's documented test of a 4-bit file, and the same one slower in 16 bits."""
     rows = json.loads(SAMPLES["llama-bench"].read_text())
     slow = [
@@ -29,7 +30,11 @@ def two_arms(folder: Path, ratio: float = 2.0) -> Path:
         | {
             "model_filename": "models/Qwen2.5-7B-Instruct-F16.gguf",
             "model_type": "qwen2 7B F16",
+            "model_size": 15_238_000_000,
             "samples_ns": [round(one * ratio) for one in row["samples_ns"]],
+            "samples_ts": [one / ratio for one in row["samples_ts"]],
+            "avg_ns": row["avg_ns"] * ratio,
+            "avg_ts": row["avg_ts"] / ratio,
         }
         for row in rows
     ]
@@ -51,14 +56,14 @@ def two_arms(folder: Path, ratio: float = 2.0) -> Path:
 
 def comparison(into: Path, **rules: Any) -> dict[tuple[str, int], dict[str, Any]]:
     rows = compare(read(into), Rules(**rules), baseline="f16")
-    return {(row["metric"], row["n_gen"]): row for row in rows}
+    return {(row.metric, row.sizes.n_gen): table(row) for row in rows if row.sizes}
 
 
 def test_repeats_of_another_tool_give_a_ratio_and_no_verdict(tmp_path: Path) -> None:
     rows = comparison(two_arms(tmp_path))
-    assert rows["decode", 128]["ratio"] == pytest.approx(2.0)
-    assert rows["prefill", 0]["ratio"] == pytest.approx(2.0)
-    assert rows["cost", 128]["ratio"] == pytest.approx(0.5)
+    assert rows["decode", 128]["ratio"] == pytest.approx(4.0)
+    assert rows["prefill", 0]["ratio"] == pytest.approx(4.0)
+    assert rows["cost", 128]["ratio"] == pytest.approx(0.25)
     for row in rows.values():
         assert row["verdict"] == "ambiguous"
         assert row["ci_low"] is row["ci_high"] is None
@@ -79,8 +84,14 @@ def test_many_imports_do_not_become_pairs(tmp_path: Path) -> None:
                 row,
                 row
                 | {
+                    "model_filename": "models/Qwen2.5-7B-Instruct-F16.gguf",
                     "model_type": "qwen2 7B F16",
-                    "samples_ns": [2 * one for one in row["samples_ns"]],
+                    "model_size": 15_238_000_000,
+                    # Three times as slow: twice would be above the card's bound.
+                    "samples_ns": [3 * one for one in row["samples_ns"]],
+                    "samples_ts": [one / 3 for one in row["samples_ts"]],
+                    "avg_ns": row["avg_ns"] * 3,
+                    "avg_ts": row["avg_ts"] / 3,
                 },
             ]
         path = tmp_path / f"{number}.json"

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from genai_prices import Usage, calc_price
 from genai_prices.data_snapshot import get_snapshot
 
-from bench.cost.apis import api_on, as_of, hosted, hosters, same_model
+from bench.cli import main
+from bench.cost import apis
+from bench.cost.apis import api_on, as_of, hosted, hosters, same_model, search
+from bench.cost.books import book
 from bench.cost.prices import api_price
 from bench.errors import InputError
 
@@ -123,8 +128,9 @@ def test_our_row_and_the_package_agree(
 
 def test_a_price_that_our_book_saw_end_is_not_in_force_again() -> None:
     """The package still lists DeepSeek's R1 at the price that ended on 2025-09-05."""
-    with pytest.raises(InputError, match="the nearest counts from 2025-01-20 to 2025-09-05"):
-        api_on("deepseek/deepseek-r1", DAY)
+    for name in ("deepseek-r1", "deepseek-reasoner", "deepseek-r1-0528"):  # one model's names
+        with pytest.raises(InputError, match="the nearest counts from 2025-01-20 to 2025-09-05"):
+            api_on(f"deepseek/{name}", DAY)
 
 
 @pytest.mark.parametrize(
@@ -145,8 +151,17 @@ def test_without_a_price_it_says_so(model: str, batch: bool, says: str) -> None:
         api_on(model, day, batch=batch)
 
 
-def test_the_package_says_how_new_its_data_is() -> None:
-    assert datetime.date(2026, 11, 1) <= as_of() <= datetime.datetime.now(datetime.UTC).date()
+def test_prices_are_as_of_the_release_whatever_day_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package announces prices of 2026-12-01 and 2027: those make it no newer."""
+    assert as_of() == datetime.date(2026, 11, 10)
+    assert api_on("openai/gpt-5", datetime.date(2027, 6, 1)).source_date == as_of()
+    monkeypatch.setattr(apis, "RELEASED", {})  # as of a version that came out later
+    as_of.cache_clear()
+    try:
+        assert as_of() <= datetime.datetime.now(datetime.UTC).date()
+        assert as_of() >= datetime.date(2026, 11, 9)  # the newest first day of a price in it
+    finally:
+        as_of.cache_clear()
 
 
 # ---- who hosts the model that was measured -----------------------------------------------------
@@ -187,3 +202,52 @@ def test_the_cheapest_and_the_median_hoster() -> None:
 def test_a_model_that_nobody_hosts() -> None:
     with pytest.raises(InputError, match="knows no hoster of smollm2-135m-instruct"):
         hosters("smollm2-135m-instruct", DAY)
+
+
+def test_results_that_name_no_model_have_no_hosters() -> None:
+    with pytest.raises(InputError, match="the results name no model"):
+        hosters("", DAY)
+
+
+# ---- the user's own book -----------------------------------------------------------------------
+
+OWN = """\
+item,offer,input,cached_input,output,currency,unit,from,until,grade,source,source_date,note
+openai/gpt-5,list,{amount},,8,USD,Mtok,2026-11-01,,primary,a contract of ours,2026-11-01,discounted
+"""
+
+
+@pytest.fixture
+def own_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    file = tmp_path / "gpu-cost-bench" / "prices" / "api.csv"
+    file.parent.mkdir(parents=True)
+    book.cache_clear()
+    yield file
+    book.cache_clear()
+
+
+def test_a_price_of_one_s_own_comes_first(own_api: Path) -> None:
+    own_api.write_text(OWN.format(amount=1))
+
+    price = api_on("openai/gpt-5", DAY)
+
+    assert (price.input, price.output, price.source) == (1, 8, "a contract of ours")
+
+
+def test_a_fault_in_one_s_own_book_is_named(own_api: Path) -> None:
+    own_api.write_text(OWN.format(amount="cheap"))
+
+    with pytest.raises(InputError, match=r"api.csv:2: input: 'cheap' is not an amount above 0"):
+        api_on("openai/gpt-5", DAY)
+
+
+def test_the_package_is_searched_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {price.item: price for price in search("QWEN3-8b", DAY)}
+    assert found["openrouter/qwen/qwen3-8b"].output == 0.138
+    assert not any(":free" in name for name in found)
+
+    assert main(["prices", "--kind", "api", "qwen3-8b", "--on", "2026-11-29"]) == 0
+    out = capsys.readouterr().out
+    assert "0.035 in, 0.138 out USD/Mtok" in out
+    assert "api: newest price of 2026-11-10, 19 days old" in out

@@ -20,8 +20,6 @@ from bench.exchange.exporting import export
 from bench.experiment import CostAssumption
 from bench.records.file import read
 from bench.report.tables import pareto
-from bench.report.tables.run import priced
-from bench.summary import summarise
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "results" / "quickstart-cpu"
@@ -66,9 +64,8 @@ def test_every_reader_prices_alike(capsys: pytest.CaptureFixture[str]) -> None:
         [row.table() for row in price(throughputs(results), as_scenario(HOUR), Terms())],
     ):
         assert found(rows) == pytest.approx(expected)
-    # The run table takes the median replicate, the cost table the geometric mean.
-    table = summarise(results)
-    for rows in (priced(experiment, table), pareto.rows(results, HOUR)):
+    table = bench.summarise(results, experiment)
+    for rows in (table, map(pareto.table, pareto.rows(results, HOUR))):
         for row in rows:
             assert row["usd_per_mtok"] == pytest.approx(per_mtok(HOUR, row["total_tok_s"]))
     assert sorted(dollars) == pytest.approx(

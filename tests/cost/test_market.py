@@ -25,6 +25,7 @@ from bench.cost.books import book, own_book, own_folder
 from bench.cost.market import update
 from bench.cost.prices import gpu_rent
 from bench.errors import InputError
+from tests.cost_results import write_results
 
 TODAY = datetime.date(2026, 11, 29)
 HEAD = (
@@ -144,6 +145,34 @@ def test_the_market_is_the_band(served: Served) -> None:
     assert gpu_rent("RTX 4090", TODAY, shipped=True) == shipped
     assert gpu_rent("RTX 4090", TODAY - datetime.timedelta(days=1)) == shipped
     assert gpu_rent("H200 SXM", TODAY).prices[0].region == ""  # no offer: the shipped rows hold
+
+
+def test_a_shipped_scenario_takes_the_market_and_the_tornado_says_what_matters(
+    served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    write_results(results)
+    flags = ("--scenario", "rented-rtx4090", "--gpu", "rtx-4090", "--on", "2026-11-29")
+    flags += ("-o", "json")
+    assert main(["cost", str(results), *flags]) == 0
+    shipped = json.loads(capsys.readouterr().out)[0]
+    rows = [
+        f"x,r{i},{0.30 + 0.01 * i},6,41,1,RTX4090,24,False,,nvidia,,x86,{{}}" for i in range(11)
+    ]
+    served(catalogs(runpod=rows))
+    update(TODAY, ("runpod",))
+
+    assert main(["cost", str(results), *flags]) == 0
+    market = json.loads(capsys.readouterr().out)[0]
+    assert main(["cost", str(results), *flags, "--tornado"]) == 0
+    bars = {bar["figure"]: bar["variance_share"] for bar in json.loads(capsys.readouterr().out)}
+
+    assert "rent_per_hour 0.45 (0.34 to 0.875)" in shipped["assumptions"]
+    assert "rent_per_hour 0.35 (0.31 to 0.39)" in market["assumptions"]
+    assert "utilization 0.5 (0.2 to 0.9)" in market["assumptions"]
+    assert (market["price_age_days"], market["price_date"]) == (0, "2026-11-29")
+    assert bars["utilization"] > 0.9 > 0.1 > bars["rent_per_hour"] > 0
 
 
 def test_a_later_update_ends_the_earlier_rows_of_who_answered(served: Served) -> None:
@@ -298,7 +327,7 @@ def test_who_needs_credentials_is_skipped(monkeypatch: pytest.MonkeyPatch) -> No
         ("A100", 40, "", "A100 40GB"),
         ("H100", 80, "", "H100"),
         ("H100", 80, "NVIDIA H100 PCIe", "H100 PCIe"),
-        ("H100NVL", 94, "", "H100 NVL"),
+        ("H100NVL", 94, "", "H100 NVL 94 GB"),
         ("H200", 141, "", "H200 SXM"),
     ],
 )

@@ -98,7 +98,7 @@ def test_card_names_of_drivers(driver, card) -> None:
     [
         ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada"),
         ("NVIDIA A40", "A40"),
-        ("NVIDIA H100 NVL", "H100 NVL"),
+        ("NVIDIA H100 NVL", "H100 NVL 94 GB"),
         ("NVIDIA A100-SXM4-40GB", "A100 SXM 40GB"),
     ],
 )
@@ -325,3 +325,10 @@ def test_rows_of_an_api_hold_no_amount_of_their_own() -> None:
     for row in prices.find("api"):
         assert isinstance(row, ApiPrice)
         assert row.input < row.output
+
+
+def test_the_books_name_cards_as_the_catalog_does() -> None:
+    """Else a card that was measured would not find its price; `H100` alone names several."""
+    for kind in ("rent", "purchase"):
+        for item in {row.item for row in books.book(kind)} - {"H100"}:
+            assert prices.plain(prices.card_name(item)) == prices.plain(item), item

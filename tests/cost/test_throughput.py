@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from bench.cost.throughput import interval, throughputs
+from bench.cost.throughput import throughputs
 from bench.errors import InputError
 from bench.records import Environment, Record
 from bench.records.file import Results
+from bench.statistics import log_interval
 
 
 def record(replicate: int = 0, **changes: Any) -> Record:
@@ -53,13 +54,12 @@ def test_one_replicate_has_no_interval_and_says_why() -> None:
 
 
 def test_the_interval_of_two_by_hand() -> None:
-    point, low, high, why = interval([1.0, math.e])
+    found = log_interval([1.0, math.e])
 
     # t(0.975, 1) = 12.706, standard error 0.5
-    assert point == pytest.approx(math.exp(0.5))
-    assert math.log(high or 0) == pytest.approx(0.5 + 12.706 * 0.5, abs=1e-3)
-    assert math.log(low or 1) == pytest.approx(0.5 - 12.706 * 0.5, abs=1e-3)
-    assert why is None
+    assert found.value == pytest.approx(math.exp(0.5))
+    assert math.log(found.high or 0) == pytest.approx(0.5 + 12.706 * 0.5, abs=1e-3)
+    assert math.log(found.low or 1) == pytest.approx(0.5 - 12.706 * 0.5, abs=1e-3)
 
 
 def test_workloads_variants_and_machines_are_kept_apart() -> None:

@@ -236,7 +236,7 @@ def truth(power: Callable[[float], float], begin: float, end: float, steps: int 
 def test_reasons(name: str, reasons: tuple[str, ...]) -> None:
     reading = window(load(name), 20.037)[0]
     assert reading.reasons == reasons
-    assert set(reasons) <= validity.REASONS.keys()
+    assert set(reasons) <= validity.CODES.keys()
 
 
 def test_episodes_outside_the_window_are_none_of_its_business() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from bench.devices.figures import Unreadable
 from bench.devices.gpu import nvml, spill
-from bench.records.codes import REASONS
+from bench.records.codes import CODES
 
 GB = 10**9
 SAMPLE = """
@@ -90,4 +90,4 @@ def test_a_window_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert marked["reasons"] == ["DRIFT", "SPILLED"]
     assert "host's memory" in marked["device"]["spilled"]
     assert spill.marked(None, figures) == {}
-    assert "SPILLED" in REASONS
+    assert "SPILLED" in CODES

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.claims import DecidedBy, validate_claims
+from bench.claims import DecidedBy
 from bench.claims.evidence import PAIRS_TO_SUPPORT, PUBLISHED_MARGIN
+from bench.claims.files import validate_claims
 from bench.claims.verdicts import STRENGTH
 from bench.cli import main
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from bench import runner
+from bench.api import summarise
 from bench.engines.registry import ENGINES
 from bench.experiment import ArmEntry, Experiment, load_experiment
 from bench.records import QualityRecord, Record
 from bench.report.tables.run import show
 from bench.runner import Outcome
-from bench.summary import summarise
 from tests.fakes import Quiet
 
 pytestmark = pytest.mark.model

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from bench.api import summarise
 from bench.records.file import read
-from bench.summary import summarise
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))

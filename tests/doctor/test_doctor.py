@@ -23,6 +23,7 @@ from bench.devices.host import load, machine, rapl
 from bench.doctor import Check, examine, find_device
 from bench.doctor import gpu as gpu_doctor
 from bench.doctor import host as host_doctor
+from bench.doctor import peaks as doctor_peaks
 from bench.doctor.gpu import gpu_checks
 from bench.errors import UnsupportedError
 from tests.fake_nvml import FakeNvml, process
@@ -276,8 +277,8 @@ def test_peaks_are_rows_with_a_value_and_a_unit(
 ) -> None:
     figures = {"copy_bytes_s": 2e11, "matmul_flop_s": {"float32": 1e12}, "disturbed": None}
     monkeypatch.setattr(peaks, "measure", lambda _device: figures)
-    monkeypatch.setattr(doctor.peaks, "cache_folder", lambda: tmp_path)
-    monkeypatch.setattr(doctor.peaks, "capture", lambda _device: SimpleNamespace(id="e1"))
+    monkeypatch.setattr(doctor_peaks, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(doctor_peaks, "capture", lambda *_: SimpleNamespace(id="e1"))
     checks = examine("cpu", with_peaks=True)
     copy, matmul = of(checks, "copy bandwidth"), of(checks, "matmul float32")
     assert (copy.found, copy.value, copy.unit) == ("200.0 GB/s", 2e11, "B/s")
@@ -287,7 +288,16 @@ def test_peaks_are_rows_with_a_value_and_a_unit(
 def test_peaks_are_kept_for_later_runs_in_the_same_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    rates = [{"copy_bytes_s": float(n), "disturbed": None} for n in range(4)]
+    rates = [
+        {
+            "device": "cuda:0",
+            "copy_bytes_s": float(n + 1),
+            "matmul_flop_s": {},
+            "threads": None,
+            "disturbed": None,
+        }
+        for n in range(4)
+    ]
     waiting = iter(rates[1:])
     monkeypatch.setattr(peaks, "measure", lambda _device: next(waiting))
     assert peaks.kept(tmp_path, "cuda:0", "e1") is None
@@ -304,7 +314,8 @@ def test_peaks_are_kept_for_later_runs_in_the_same_environment(
 def test_peaks_of_a_busy_machine_are_shown_and_not_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    done = subprocess.CompletedProcess([], 0, '{"copy_bytes_s": 1.0, "matmul_flop_s": {}}\n', "")
+    said = '{"device": "cpu", "copy_bytes_s": 1.0, "matmul_flop_s": {}, "threads": 2}\n'
+    done = subprocess.CompletedProcess([], 0, said, "")
     monkeypatch.setattr(peaks.subprocess, "run", lambda *_, **__: done)
     busy = load.Load(window_s=1.0, own_cores=1.0, foreign_cores=1.5, steal_cores=0.0)
     monkeypatch.setattr(peaks.load, "between", lambda _before, _after: busy)
@@ -315,9 +326,9 @@ def test_peaks_of_a_busy_machine_are_shown_and_not_kept(
     monkeypatch.setattr(peaks, "LOOK_S", 0.0)
     with pytest.raises(Unreadable, match="others used"):  # a run does not even try
         peaks.undisturbed(tmp_path, "cpu", "e1", pytest.fail)
-    monkeypatch.setattr(doctor.peaks, "cache_folder", lambda: tmp_path)
-    monkeypatch.setattr(doctor.peaks, "capture", lambda _device: SimpleNamespace(id="e1"))
-    checks = list(doctor.peaks.peak_checks("cpu"))
+    monkeypatch.setattr(doctor_peaks, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(doctor_peaks, "capture", lambda *_: SimpleNamespace(id="e1"))
+    checks = list(doctor_peaks.peak_checks("cpu"))
     assert [(check.check, check.state) for check in checks] == [
         ("peaks", "warn"),
         ("copy bandwidth", "ok"),
@@ -328,7 +339,7 @@ def test_peaks_that_cannot_be_measured_are_a_warning(monkeypatch: pytest.MonkeyP
     def fail(_device: str) -> None:
         raise Unreadable("no torch")
 
-    monkeypatch.setattr(doctor.peaks, "capture", lambda _device: SimpleNamespace(id="e1"))
+    monkeypatch.setattr(doctor_peaks, "capture", lambda *_: SimpleNamespace(id="e1"))
     monkeypatch.setattr(peaks, "measure", fail)
     found = of(examine("cpu", with_peaks=True), "peaks")
     assert (found.state, found.meaning) == ("warn", "no torch")

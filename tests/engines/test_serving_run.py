@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from bench.api import summarise
 from bench.cli import main, parser
 from bench.cost.throughput import throughputs
 from bench.devices import Reading
@@ -24,8 +25,9 @@ from bench.engines.endpoint.streams import FAILURES
 from bench.errors import InputError
 from bench.records import Record
 from bench.records.file import Results, read
-from bench.summary import replicate_figures, summarise
-from bench.summary.served import batch_s, each_tpot_s, goodput_req_s, overlaps, percentile
+from bench.summary.metrics import goodput_req_s
+from bench.summary.replicate import batch_s, each_tpot_s, overlaps, speeds
+from bench.summary.rows import tail
 from tests.fakes import FakeReader
 from tests.scripted_server import Exchange, good, scripted
 
@@ -269,7 +271,7 @@ def served_record(**changes: Any) -> Record:
 def test_throughput_is_the_windows_and_not_a_requests() -> None:
     record = served_record()
     assert batch_s(record) == pytest.approx(2.0)  # 3 requests in 3 s: 2 of them in 2 s
-    figures = replicate_figures(record)
+    figures = speeds(record)
     assert figures["output_tok_s"] == pytest.approx(5.0)  # 15 tokens in 3 s
     assert figures["total_tok_s"] == pytest.approx(15.0)
     assert figures["prefill_tok_s"] is None
@@ -297,7 +299,7 @@ def test_goodput_counts_requests_that_keep_every_limit() -> None:
 def test_one_request_at_a_time_has_its_prompt_timed_alone() -> None:
     record = served_record(workload={"n_prompt": 10, "n_gen": 5, "n_batch": 1})
     assert not overlaps(record)
-    assert replicate_figures(record)["prefill_tok_s"] == pytest.approx(20.0)
+    assert speeds(record)["prefill_tok_s"] == pytest.approx(20.0)
     at_a_rate = replace(record, variant=record.variant | {"options": {"rate": 2.0}})
     assert overlaps(at_a_rate)
 
@@ -335,6 +337,6 @@ def test_a_local_server_is_read_where_it_computes() -> None:
 
 
 def test_a_tail_of_few_values_is_none() -> None:
-    assert percentile([1.0] * 99, 0.99) is None
-    assert percentile([float(i) for i in range(200)], 0.99) == 198.0
-    assert percentile([3.0, 1.0, 2.0], 0.5) == 2.0
+    assert tail([1.0] * 99) is None
+    assert tail([float(i) for i in range(1, 101)]) == 99.0
+    assert tail([float(i) for i in range(1, 201)]) == 198.0

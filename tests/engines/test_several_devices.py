@@ -46,12 +46,13 @@ from bench.records import Environment
 from bench.records.file import Results, Writer, read
 from bench.report.page import Options, assemble
 from bench.report.page.webpage import to_html
-from bench.report.tables.run import priced
+from bench.report.tables.row import shown, table
 from bench.runner.process import converse
 from bench.schemes import Device
 from bench.summary import summarise
-from bench.summary.limits import at_once, with_limits
+from bench.summary.limits import at_once
 from bench.worker import rank
+from bench.worker.messages import FitTask
 from tests.conftest import TINY
 from tests.conversing import WORKLOADS, conversation
 from tests.fake_nvml import FakeNvml
@@ -417,7 +418,7 @@ def test_a_model_that_is_held_whole_by_every_rank_is_refused(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: tiny())
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: (tiny(), {}))
     split = splitting.Split(how="tensor", devices=("cuda:0", "cuda:1"))
     with pytest.raises(UnsupportedError, match="there is no plan for it"):
         TransformersEngine()._tensor_parallel(three_ways, split, {})
@@ -446,7 +447,7 @@ def test_a_rank_that_dies_ends_the_worker_and_says_so(
     monkeypatch.setattr(ranks.os, "_exit", lambda code: ended.append(code))
     monkeypatch.setattr(ranks.threading, "Thread", lambda **_: SimpleNamespace(start=lambda: None))
     monkeypatch.setattr(ranks, "GRACE_S", 0.1)
-    runs = Ranks(a_job(three_ways, quant="nonsense"), ("cpu", "cpu"))
+    runs = Ranks(a_job(three_ways, quant="nonsense"), ("cpu", "cpu"), "transformers")
     process, answers = runs._processes[0], runs._answers[0]
     runs._listen(process, answers)
     assert ended == [os.EX_SOFTWARE]
@@ -473,7 +474,7 @@ def test_the_largest_batch_is_not_looked_for_beyond_ranks_that_are_gone(
     reader = SimpleNamespace(begin=lambda: None, end=lambda: None, close=lambda: None)
     monkeypatch.setattr(worker, "reader_of", lambda *_: reader)
     with pytest.raises(UnsupportedError, match="memory ran out at 1 sequences"):
-        worker.fit(runs, "cpu", lambda _: None, n_prompt=8, n_gen=4, most=8)
+        worker.fit(runs, "cpu", lambda _: None, FitTask(n_prompt=8, n_gen=4, most=8))
 
 
 @pytest.mark.parametrize("broken", [True, False])
@@ -722,7 +723,8 @@ def on_two_cards(tmp_path: Path, **options: Any) -> Any:
         replace(record, variant=variant, origin="measured", environment="two")
         for record in results.records
     ]
-    peaks = {"device": "cuda:0", "copy_bytes_s": 900e9, "matmul_flop_s": {"bfloat16": 150e12}}
+    rates = {"bfloat16": 150e12}
+    peaks = {"device": "cuda:0", "copy_bytes_s": 900e9, "matmul_flop_s": rates, "threads": None}
     known = Environment(id="two", identity=identity, state={"peaks": peaks})
     return replace(results, records=records, environments={"two": known})
 
@@ -751,12 +753,10 @@ def test_two_cards_are_priced_as_two(tmp_path: Path) -> None:
 
 def test_every_table_prices_two_cards_as_two(tmp_path: Path) -> None:
     results = on_two_cards(tmp_path)
-    (row,) = summarise(results)
     cost = CostAssumption(usd_per_hour=1.8, source="this test", utilization=0.5)
-    experiment: Any = SimpleNamespace(cost=cost)
-    expected = 2 * usd_per_mtok(row["total_tok_s"], 1.8, 0.5)
-    (run,) = priced(experiment, [row])
-    assert run["usd_per_mtok"] == pytest.approx(expected)
+    (run,) = shown(summarise(results), cost)
+    expected = 2 * usd_per_mtok(run.value("total_tok_s"), 1.8, 0.5)
+    assert run.usd_per_mtok == pytest.approx(expected)
     assert f"{expected:.3f}" in markdown(results, cost).data.decode()
     folder = stored(results, tmp_path / "two")
     page = to_html(assemble([folder], Options(cost=cost, claims=())))
@@ -774,7 +774,7 @@ def test_cards_of_a_server_are_those_that_it_is_said_to_have() -> None:
 def test_only_cards_that_work_at_once_raise_the_bound(tmp_path: Path) -> None:
     layers = on_two_cards(tmp_path / "a")
     tensor = on_two_cards(tmp_path / "b", split="tensor")
-    (one,), (two,) = (with_limits(summarise(r), r) for r in (layers, tensor))
+    (one,), (two,) = (map(table, shown(summarise(r))) for r in (layers, tensor))
     assert two["bound_decode_tok_s"] == pytest.approx(2 * one["bound_decode_tok_s"])
     for name in ("mbu", "mfu", "mbu_measured", "mfu_measured"):
         assert two[name] == pytest.approx(one[name] / 2), name

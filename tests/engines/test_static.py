@@ -292,7 +292,7 @@ def test_cache_lengths_are_whole_blocks() -> None:
 def test_attention_that_is_not_built_here_is_refused() -> None:
     query = torch.zeros(1, 2, 4, 8)
     for name in ("softcap", "s_aux", "position_bias"):
-        with pytest.raises(UnsupportedError, match=f"has no {name}: use mode eager"):
+        with pytest.raises(UnsupportedError, match=f"has no {name}: use -e transformers"):
             attention(None, query, query, query, None, **{name: torch.ones(1)})
 
 

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.api import summarise
 from bench.cli import main, parser
 from bench.errors import InputError, UnsupportedError
 from bench.exchange import FORMATS, TOOLS
@@ -25,7 +26,8 @@ from bench.exchange.importing import import_file
 from bench.experiment import CostAssumption
 from bench.records import Environment, QualityRecord, Record
 from bench.records.file import Results, Writer, read
-from bench.summary import SPEEDS, summarise
+from bench.summary import SPEEDS
+from bench.text import csv_cell
 from tests.summary.test_summary import quality, record
 
 ENVIRONMENT = Environment(
@@ -124,9 +126,10 @@ def _facts(made: Results) -> list[Any]:
             one.variant["name"],
             one.replicate,
             one.started_at,
-            one.reasons,
+            # The records drawn here need not add up, which an import marks.
+            tuple(code for code in one.reasons if code != "CONTRADICTION"),
             str(one.workload),
-            sorted(one.absent.items()),
+            sorted((name, why) for name, why in one.absent.items() if name != "self_check"),
             str(one.memory),
             str(one.energy),
         )
@@ -174,6 +177,7 @@ def test_csv_and_parquet_hold_the_table(made: Results) -> None:
     left, right = (one.copy() for one in (table, back))
     for one in (left, right):
         one[strings] = one[strings].fillna("")
+    left[strings] = left[strings].map(csv_cell)  # what spreadsheets would take for orders
     pandas.testing.assert_frame_equal(left, right)
     stored = pandas.read_parquet(io.BytesIO(export(made, "parquet").data))
     pandas.testing.assert_frame_equal(table, stored)

@@ -82,6 +82,8 @@ STABLE = [
     "host",
     "cpu",
     "gpu",
+    "backend",
+    "n_devices",
     "gpu_driver",
     "gpu_power_limit_w",
     "os",
@@ -89,6 +91,7 @@ STABLE = [
     "torch",
     "bench",
     "absent",
+    "figure_reasons",
 ]
 """What scripts may rely on: a column may be added here, none may go."""
 

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from bench.api import summarise
 from bench.cli import main
 from bench.errors import InputError
 from bench.exchange import TOOLS
-from bench.exchange.exporting import export
 from bench.exchange.foreign import Given
 from bench.exchange.importing import import_file
-from bench.exchange.llama_bench import scheme_of
+from bench.exchange.naming import scheme_in_type
 from bench.records import FILE, Record
 from bench.records.check import check_results
 from bench.records.file import Results, read
-from bench.summary import replicate_figures, summarise
-from bench.summary.limits import with_limits
+from bench.summary.replicate import speeds
 
 DATA = Path(__file__).parents[1] / "data" / "imports"
+CASES = DATA / "cases"
 SAMPLES = {
     "llama-bench": DATA / "llama-bench" / "qwen2.5-7b.json",
     "vllm": DATA / "vllm" / "serve-detailed.json",
@@ -33,6 +29,10 @@ SAMPLES = {
     "aiperf": DATA / "aiperf" / "profile_export_aiperf.json",
     "optimum-benchmark": DATA / "optimum-benchmark" / "benchmark.json",
 }
+
+
+JSON_TOOLS = [tool for tool in TOOLS if tool not in ("mlperf", "ollama")]
+"""Tools whose files are JSON; the other two print text."""
 
 
 def imported(tool: str, path: Path, into: Path, **said: Any) -> Results:
@@ -67,7 +67,7 @@ def test_a_sample_becomes_good_records_of_that_origin(tool: str, tmp_path: Path)
     assert {record.origin for record in results.records} == {tool}
     assert check_results(tmp_path).problems == ()
     for record in results.records:
-        figures = replicate_figures(record)
+        figures = speeds(record)
         (row,) = summarise(Results(records=[record]))
         assert figures["total_tok_s"]
         missing = {name for name, value in figures.items() if value is None}
@@ -93,7 +93,7 @@ def test_the_same_file_twice_adds_nothing(tool: str, tmp_path: Path) -> None:
     assert (tmp_path / "into" / FILE).read_bytes() == before
 
 
-@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("tool", JSON_TOOLS)
 def test_a_file_that_is_none_of_it_is_one_line(tool: str, tmp_path: Path) -> None:
     path, into = tmp_path / "file.json", tmp_path / "into"
     assert "No such file" in refusal(tool, path, into)
@@ -112,6 +112,19 @@ def test_a_file_that_is_none_of_it_is_one_line(tool: str, tmp_path: Path) -> Non
         assert words in refusal(tool, path, into), text
     path.write_bytes(b"\xff\xfe\x00")
     assert "is not text" in refusal(tool, path, into)
+
+
+@pytest.mark.parametrize("tool", ["mlperf", "ollama"])
+def test_a_text_that_is_none_of_it_is_one_line(tool: str, tmp_path: Path) -> None:
+    path, into = tmp_path / "file.txt", tmp_path / "into"
+    assert "No such file" in refusal(tool, path, into)
+    for text, words in (
+        ("", "is empty"),
+        ("a log\n", "is not a result"),
+        ("{}", "is not a result"),
+    ):
+        path.write_text(text)
+        assert words in refusal(tool, path, into), text
 
 
 @pytest.mark.parametrize("tool", SAMPLES)
@@ -173,12 +186,12 @@ def test_llama_bench_prompt_and_generation_are_two_workloads(tmp_path: Path) -> 
     assert prompt.workload == {"n_prompt": 512, "n_gen": 0, "n_batch": 1}
     assert made.workload == {"n_prompt": 0, "n_gen": 128, "n_batch": 1}
     # Medians of the five repeats; the tool's own averages are 7100.0 and 118.9 tok/s.
-    assert replicate_figures(prompt)["prefill_tok_s"] == pytest.approx(512 / 0.0717452)
-    assert replicate_figures(made)["decode_tok_s"] == pytest.approx(128 / 1.0753613)
-    assert replicate_figures(made)["output_tok_s"] == pytest.approx(128 / 1.0753613)
-    assert replicate_figures(prompt)["decode_tok_s"] is None
-    assert replicate_figures(prompt)["output_tok_s"] is None
-    assert replicate_figures(made)["ttft_s"] is None
+    assert speeds(prompt)["prefill_tok_s"] == pytest.approx(512 / 0.0717452)
+    assert speeds(made)["decode_tok_s"] == pytest.approx(128 / 1.0753613)
+    assert speeds(made)["output_tok_s"] == pytest.approx(128 / 1.0753613)
+    assert speeds(prompt)["decode_tok_s"] is None
+    assert speeds(prompt)["output_tok_s"] is None
+    assert speeds(made)["ttft_s"] is None
     assert made.variant["quant"] == "q4_k_m"
     assert made.variant["engine"] == "llama.cpp"
     assert made.model["weights_bytes"] == 4677120000
@@ -197,13 +210,11 @@ def test_llama_bench_of_today(tmp_path: Path) -> None:
     assert {r.variant["name"] for r in results.records} == {
         "smollm2-135m-instruct/llama.cpp/q4_1/1t"
     }
-    assert replicate_figures(prompt)["prefill_tok_s"] == pytest.approx(32 / 0.472428905)
-    assert replicate_figures(made)["tpot_s"] == pytest.approx(sorted(made.samples["e2e_s"])[1] / 8)
+    assert speeds(prompt)["prefill_tok_s"] == pytest.approx(32 / 0.472428905)
+    assert speeds(made)["tpot_s"] == pytest.approx(sorted(made.samples["e2e_s"])[1] / 8)
     assert both.workload == {"n_prompt": 32, "n_gen": 8, "n_batch": 1}
-    assert replicate_figures(both)["tpot_s"] is replicate_figures(both)["ttft_s"] is None
-    assert replicate_figures(both)["total_tok_s"] == pytest.approx(
-        40 / sorted(both.samples["e2e_s"])[1]
-    )
+    assert speeds(both)["tpot_s"] is speeds(both)["ttft_s"] is None
+    assert speeds(both)["total_tok_s"] == pytest.approx(40 / sorted(both.samples["e2e_s"])[1])
     assert "one time" in both.absent["tpot_s"]
     assert main(["cost", str(tmp_path), "--rent", "0.1"]) == 0
 
@@ -260,7 +271,7 @@ def test_llama_bench_settings_make_arms(tmp_path: Path) -> None:
     ],
 )
 def test_llama_bench_names_the_scheme_in_words(model_type: str, scheme: str | None) -> None:
-    assert scheme_of(model_type) == scheme
+    assert scheme_in_type(model_type) == scheme
 
 
 def test_llama_bench_figures_have_a_bound_where_the_model_is_known(tmp_path: Path) -> None:
@@ -268,7 +279,7 @@ def test_llama_bench_figures_have_a_bound_where_the_model_is_known(tmp_path: Pat
     results = imported(
         "llama-bench", SAMPLES["llama-bench"], tmp_path, model="deepseek-r1-distill-qwen-7b"
     )
-    prompt, made = with_limits(summarise(results), results)
+    prompt, made = summarise(results)
     assert made["bound_decode_tok_s"] > made["decode_tok_s"]
     assert 0.4 < made["mbu"] < 1
     assert made["bound_prefill_tok_s"] is None, "there is no prompt"
@@ -283,15 +294,16 @@ def test_a_filled_context_has_no_bound(tmp_path: Path) -> None:
         tmp_path / "into",
         model="deepseek-r1-distill-qwen-7b",
     )
-    row = with_limits(summarise(results), results)[1]
+    row = summarise(results)[1]
     assert row["mbu"] is None
     assert "n_depth" in row["absent"]["mbu"]
 
 
 def test_what_is_faster_than_the_bound_is_said_to_be(tmp_path: Path) -> None:
-    fast = llama(tmp_path, samples_ns=[1_000_000] * 5, n_prompt=0, n_gen=128)
+    rates = {"samples_ts": [128_000.0] * 5, "avg_ns": 1_000_000, "avg_ts": 128_000.0}
+    fast = llama(tmp_path, samples_ns=[1_000_000] * 5, n_prompt=0, n_gen=128, **rates)
     results = imported("llama-bench", fast, tmp_path / "into", model="deepseek-r1-distill-qwen-7b")
-    (row,) = with_limits(summarise(results), results)
+    (row,) = summarise(results)
     assert row["reasons"] == ["ABOVE_BOUND"]
 
 
@@ -327,7 +339,7 @@ def only(results: Results) -> Record:
 @pytest.mark.parametrize("tool", ["vllm", "guidellm", "aiperf"])
 def test_a_served_request_has_no_prefill_rate(tool: str, tmp_path: Path) -> None:
     record = only(imported(tool, SAMPLES[tool], tmp_path))
-    figures = replicate_figures(record)
+    figures = speeds(record)
     assert figures["prefill_tok_s"] is None
     assert figures["decode_tok_s"] == pytest.approx(2 / (figures["tpot_s"] or 0))
     assert None not in (figures["ttft_s"], figures["tpot_s"], figures["e2e_s"])
@@ -338,9 +350,14 @@ def test_a_served_request_has_no_prefill_rate(tool: str, tmp_path: Path) -> None
 
 def test_a_served_request_has_a_bound_and_no_diagnosis(tmp_path: Path) -> None:
     results = imported(
-        "vllm", SAMPLES["vllm"], tmp_path, gpu="NVIDIA H200", model="llama-3.1-8b", quant="none"
+        "vllm",
+        SAMPLES["vllm"],
+        tmp_path,
+        gpu="NVIDIA H200",
+        model="smollm2-135m-instruct",
+        quant="none",
     )
-    (row,) = with_limits(summarise(results), results)
+    (row,) = summarise(results)
     assert row["bound_decode_tok_s"] > row["output_tok_s"]
     assert 0 < row["mbu"] < 1
     assert row["mfu"] is row["diagnosis"] is None
@@ -355,7 +372,7 @@ def test_guidellm_tpot_is_its_itl(tmp_path: Path) -> None:
         name: table["metrics"][f"{name}_ms"]["successful"]["median"] / 1000
         for name in ("time_to_first_token", "inter_token_latency", "time_per_output_token")
     }
-    figures = replicate_figures(record)
+    figures = speeds(record)
     assert figures["ttft_s"] == pytest.approx(theirs["time_to_first_token"], rel=0.1)
     assert figures["tpot_s"] == pytest.approx(theirs["inter_token_latency"], rel=0.05)
     assert figures["tpot_s"] < 0.9 * theirs["time_per_output_token"]
@@ -367,19 +384,21 @@ def test_guidellm_tpot_is_its_itl(tmp_path: Path) -> None:
     assert "lengths" in record.absent, "prompts of its synthetic text differ in length"
 
 
-def test_guidellm_that_keeps_a_sample_of_requests_has_no_throughput(tmp_path: Path) -> None:
+def test_guidellm_that_keeps_a_sample_of_requests_has_its_own_mean_rate(tmp_path: Path) -> None:
     table = json.loads(SAMPLES["guidellm"].read_text())
     table["benchmarks"][0]["requests"]["successful"].pop()
     path = tmp_path / "few.json"
     path.write_text(json.dumps(table))
     record = only(imported("guidellm", path, tmp_path / "into"))
-    assert "keeps a sample" in record.absent["total_tok_s"]
-    assert replicate_figures(record)["total_tok_s"] is None
+    own = table["benchmarks"][0]["metrics"]["output_tokens_per_second"]["successful"]["mean"]
+    assert "own mean" in record.absent["output_rate"]
+    assert "keeps a sample" in record.absent["samples"]
+    assert speeds(record)["output_tok_s"] == pytest.approx(own)
 
 
 def test_aiperf_takes_the_medians_and_its_own_rates(tmp_path: Path) -> None:
     table = json.loads(SAMPLES["aiperf"].read_text())
-    figures = replicate_figures(only(imported("aiperf", SAMPLES["aiperf"], tmp_path)))
+    figures = speeds(only(imported("aiperf", SAMPLES["aiperf"], tmp_path)))
     assert figures["tpot_s"] == pytest.approx(table["inter_token_latency"]["p50"] / 1000)
     assert figures["total_tok_s"] == table["total_token_throughput"]["avg"]
 
@@ -393,7 +412,7 @@ def test_aiperf_failures_and_cards_are_seen(tmp_path: Path) -> None:
         telemetry_data={"endpoints": {"localhost": {"gpus": gpus}}},
     )
     results = imported("aiperf", path, tmp_path / "into")
-    assert only(results).reasons == ("FAILED_REQUESTS",)
+    assert only(results).reasons == ("REQUESTS_FAILED",)
     (environment,) = results.environments.values()
     assert environment.identity["gpu"] == "NVIDIA H200"
 
@@ -403,8 +422,9 @@ def test_unknown_concurrency_is_null_and_the_verbs_cope(tmp_path: Path) -> None:
     table["input_config"]["phases"] = [{"kind": "profiling", "type": "poisson", "rate": 3.0}]
     path, into = tmp_path / "rate.json", tmp_path / "into"
     path.write_text(json.dumps(table))
-    results = imported("aiperf", path, into, gpu="NVIDIA H200", model="llama-3.1-8b", quant="none")
-    (row,) = with_limits(summarise(results), results)
+    said = {"gpu": "NVIDIA H200", "model": "smollm2-135m-instruct", "quant": "none"}
+    results = imported("aiperf", path, into, **said)
+    (row,) = summarise(results)
     assert row["n_batch"] is None
     assert "concurrency" in row["absent"]["bound_decode_tok_s"]
     assert main(["cost", str(into), "--rent", "1"]) == 0
@@ -421,7 +441,7 @@ def test_vllm_without_details_holds_medians(tmp_path: Path) -> None:
     path = changed("vllm", tmp_path, **dict.fromkeys(keys))
     detailed = only(imported("vllm", SAMPLES["vllm"], tmp_path / "all"))
     medians = only(imported("vllm", path, tmp_path / "into"))
-    ours, theirs = replicate_figures(detailed), replicate_figures(medians)
+    ours, theirs = speeds(detailed), speeds(medians)
     for name in ("ttft_s", "tpot_s", "total_tok_s"):
         assert theirs[name] == pytest.approx(ours[name], rel=0.02)
     assert "save-detailed" in medians.absent["samples"]
@@ -443,8 +463,8 @@ def test_vllm_offline_files_need_to_be_told_what_they_lack(tmp_path: Path) -> No
     assert "--n-prompt N --n-gen N" in refusal("vllm", path, into)
     assert "give --model" in refusal("vllm", path, into, n_prompt=500, n_gen=100)
     record = only(imported("vllm", path, into, n_prompt=500, n_gen=100, model="llama-3.1-8b"))
-    assert replicate_figures(record)["total_tok_s"] == 1200
-    assert replicate_figures(record)["output_tok_s"] == pytest.approx(200)
+    assert speeds(record)["total_tok_s"] == 1200
+    assert speeds(record)["output_tok_s"] == pytest.approx(200)
     assert record.workload["n_batch"] is None
     assert "started_at" in record.absent
 
@@ -457,8 +477,8 @@ def test_vllm_latency_is_whole_requests(tmp_path: Path) -> None:
     said = {"n_prompt": 32, "n_gen": 128, "model": "llama-3.1-8b"}
     assert "--n-batch" in refusal("vllm", path, tmp_path / "into", **said)
     record = only(imported("vllm", path, tmp_path / "into", n_batch=8, **said))
-    assert replicate_figures(record)["output_tok_s"] == pytest.approx(8 * 128 / 2.0)
-    assert replicate_figures(record)["tpot_s"] is None
+    assert speeds(record)["output_tok_s"] == pytest.approx(8 * 128 / 2.0)
+    assert speeds(record)["tpot_s"] is None
 
 
 def test_vllm_without_a_finished_request_is_refused(tmp_path: Path) -> None:
@@ -473,7 +493,7 @@ def test_optimum_benchmark_rates_are_made_anew(tmp_path: Path) -> None:
     """Its own rates and its per-token list are known to be wrong, and are not taken."""
     record = only(imported("optimum-benchmark", SAMPLES["optimum-benchmark"], tmp_path))
     report = json.loads(SAMPLES["optimum-benchmark"].read_text())["report"]
-    figures = replicate_figures(record)
+    figures = speeds(record)
     assert len(report["per_token"]["latency"]["values"]) != 4 * 7
     assert "itl_s" not in record.samples
     assert "several times" in record.absent["itl_s"]
@@ -505,71 +525,11 @@ def test_the_verb_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(arguments) == 0
     out, err = capsys.readouterr()
     assert out == f"2 records added to {tmp_path}\n"
-    assert "Qwen2.5-7B-Instruct-Q4_K_M has no model card" in err
+    assert "Qwen2.5-7B-Instruct has no model card" not in err, "its shape is that of a card"
     assert main(arguments) == 0
     assert "0 records added" in capsys.readouterr().out
     assert main([*arguments, "--gpu", "rtx-9999"]) == 2
     assert main([*arguments, "--n-batch", "0"]) == 2
+    assert main([*arguments, "--n-gpus", "2"]) == 2, "the file names one card"
     assert main(["cost", str(tmp_path), "--rent", "0.42"]) == 0
     assert "not measured by this tool: llama-bench" in capsys.readouterr().out
-
-
-# ---- whatever a file holds -------------------------------------------------------------------
-
-anything = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(-9, 10**30), st.floats(), st.text(max_size=3)),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
-    max_leaves=3,
-)
-
-
-def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The way to each node of a JSON value, as deep as importers look."""
-    found = [at] if at else []
-    pairs: Any = ()
-    if isinstance(value, dict):
-        pairs = value.items()
-    elif isinstance(value, list):
-        pairs = enumerate(value[:2])
-    return found + [place for key, inner in pairs for place in places(inner, (*at, key))]
-
-
-@pytest.mark.parametrize("tool", TOOLS)
-@settings(max_examples=50, deadline=None)
-@given(data=st.data())
-def test_a_wrong_value_anywhere_is_good_records_or_one_line(tool: str, data: st.DataObject) -> None:
-    table = json.loads(sample_of(tool))
-    place = data.draw(st.sampled_from(places(table)))
-    node = table
-    for key in place[:-1]:
-        node = node[key]
-    node[place[-1]] = data.draw(anything)
-    with tempfile.TemporaryDirectory() as folder:
-        path, into = Path(folder) / "file.json", Path(folder) / "into"
-        path.write_text(json.dumps(table))
-        line = refused(tool, path, into)
-        if line is not None:
-            assert len(line.splitlines()) == 1
-            assert not into.exists()
-            return
-        results = read(into)
-        assert results.problems == []
-        for row in with_limits(summarise(results), results):
-            assert row["total_tok_s"] is None or row["total_tok_s"] > 0
-
-
-def refused(tool: str, path: Path, into: Path) -> str | None:
-    """The message of a refusal; None if there is none."""
-    try:
-        import_file(tool, path, into)
-    except InputError as error:
-        return str(error)
-    return None
-
-
-@functools.cache
-def sample_of(tool: str) -> str:
-    if tool in SAMPLES:
-        return SAMPLES[tool].read_text()
-    folder = Path(__file__).parents[2] / "results" / "quickstart-cpu"
-    return export(read(folder), tool).data.decode()

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -21,6 +20,7 @@ from bench.experiment.selectors import chosen, selects, short_names
 from bench.identity import key
 from bench.models import resolve_model
 from bench.runner.arms import Arm
+from bench.summary.arm import Arm as Settings
 
 A, B, C = (Variant(model="m", quant=name) for name in "abc")
 
@@ -98,11 +98,11 @@ def test_shipped_experiments_are_good(name: str) -> None:
     experiment = load_experiment(name)
     assert experiment.name == name
     assert experiment.variants
-    arms = {v.name: [SimpleNamespace(variant=v.table())] for v in experiment.variants}
+    arms = {v.name: Settings(**v.table(), settings=v.table()) for v in experiment.variants}
     bases = set(experiment.baselines)
     assert bases
     if len(arms) > 1:
-        found = opponents(arms, experiment.baseline, None)  # type: ignore[arg-type]  # variants alone
+        found = opponents(arms, experiment.baseline, None)
         assert set(found) == set(arms) - bases
 
 

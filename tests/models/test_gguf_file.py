@@ -14,6 +14,7 @@ from bench.models import gguf as gguf_file
 from bench.models import resolve_model
 from bench.models.weights import identity
 from bench.runner.arms import check_weights
+from bench.schemes import scheme as scheme_of
 from bench.schemes.gguf import FILE_TYPES, TENSOR_TYPES
 
 
@@ -65,14 +66,15 @@ def test_the_architecture_has_the_names_of_config_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "scheme"),
     [
-        ("ALL_F32", "none"),
-        ("MOSTLY_F16", "none"),
-        ("MOSTLY_BF16", "none"),
+        ("ALL_F32", "q8_0"),  # its matrix is in 8 bits, whatever its key says
+        ("MOSTLY_F16", "q8_0"),
         ("MOSTLY_Q4_K_M", "q4_k_m"),
         ("MOSTLY_IQ2_XXS", "iq2_xxs"),
     ],
 )
-def test_a_float_file_is_not_quantized(tmp_path: Path, kind: str, scheme: str) -> None:
+def test_a_file_that_says_floats_is_called_by_what_it_holds(
+    tmp_path: Path, kind: str, scheme: str
+) -> None:
     file = gguf_file.read(write(tmp_path / "tiny.gguf", gguf.LlamaFileType[kind]))
     assert file.scheme == scheme
 
@@ -154,3 +156,44 @@ def test_a_file_goes_with_its_engine_and_its_scheme(tmp_path: Path) -> None:
     random = resolve_model("llama-3.2-1b@random")
     with pytest.raises(InputError, match="has no GGUF file; give one as a path"):
         check_weights(Variant(model=random.ref, engine="llama.cpp", quant="q8_0"), random)
+
+
+def of_types(path: Path, file_type: int | None, types: dict[str, int]) -> gguf_file.GgufFile:
+    """A header with so many weights of each type; no weight is read."""
+    tensors = tuple(
+        gguf_file.Tensor(name=f"blk.{n}.w", n_elements=count, type=kind)
+        for n, (kind, count) in enumerate(types.items())
+    )
+    keys = {} if file_type is None else {"general.file_type": file_type}
+    return gguf_file.GgufFile(path=path, keys=keys, tensors=tensors, weights_bytes=1000)
+
+
+@pytest.mark.parametrize(
+    ("name", "file_type", "types", "scheme"),
+    [
+        ("Qwen3-8B-UD-Q4_K_XL.gguf", 15, {"q4_k": 70, "q5_k": 20, "q6_k": 10}, "ud-q4_k_xl"),
+        ("Qwen3-8B-Q4_K_L.gguf", 15, {"q4_k": 80, "q8_0": 20}, "q4_k_l"),
+        ("Qwen3-8B-Q4_K_M.gguf", 15, {"q4_k": 90, "q6_k": 10}, "q4_k_m"),
+        ("model-UD-IQ2_XXS-00001-of-00003.gguf", 19, {"iq2_xxs": 90, "q4_k": 10}, "ud-iq2_xxs"),
+        ("r1-UD-TQ1_0.gguf", 24, {"iq1_s": 90, "q4_k": 10}, "ud-tq1_0"),
+        ("gpt-oss-20b-F16.gguf", 1, {"mxfp4": 90, "f16": 10}, "mxfp4"),
+        ("gpt-oss-20b-mxfp4.gguf", 38, {"mxfp4": 90, "q8_0": 10}, "mxfp4"),
+        ("anything.gguf", 38, {"mxfp4": 90, "q8_0": 10}, "mxfp4_moe"),
+        ("anything.gguf", 15, {"q4_k": 90, "q6_k": 10}, "q4_k_m"),
+        ("lies-Q8_0.gguf", 15, {"q4_k": 90, "q6_k": 10}, "q4_k_m"),
+        ("no-recipe.gguf", None, {"q6_k": 100}, "q6_k"),
+        ("no-recipe.gguf", None, {"iq3_s": 60, "q6_k": 40}, "iq3_s"),
+        ("new.gguf", 999, {"q4_k": 100}, "q4_k"),
+        ("plain-F16.gguf", 1, {"f16": 90, "f32": 10}, "none"),
+        ("Qwen3-4B-Q4.gguf", 15, {"q4_k": 100}, "q4_k_m"),
+    ],
+)
+def test_a_mix_has_a_name_of_its_own(name, file_type, types, scheme) -> None:
+    found = of_types(Path(name), file_type, types)
+    assert found.scheme == scheme
+    assert scheme_of(scheme).name == scheme
+
+
+def test_mean_bits_are_those_of_the_tensors() -> None:
+    found = of_types(Path("a.gguf"), 15, {"q4_k": 300, "q6_k": 100})
+    assert found.mean_bits == pytest.approx((300 * 4.5 + 100 * 6.5625) / 400)

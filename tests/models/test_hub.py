@@ -554,7 +554,8 @@ def test_the_whole_path_by_name(
     (row,) = json.loads(done.stdout)
     assert row["model"] == f"org/tiny@{commit[:12]}"
     assert row["ppl"] > 1
-    lines = [json.loads(line) for line in (tmp_path / "into" / "records.jsonl").open()]
+    file = tmp_path / "into" / "records.jsonl"
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     variants = [line["variant"] for line in lines if line["kind"] != "environment"]
     assert len(variants) == 2
     for variant in variants:
@@ -567,7 +568,7 @@ def test_the_whole_path_by_name(
     assert again.returncode == 0, again.stderr
     assert len(server.requests) == asked
     assert "going by commit" in again.stderr
-    assert sum(1 for _ in (tmp_path / "into" / "records.jsonl").open()) == len(lines) + 1
+    assert len(file.read_text(encoding="utf-8").splitlines()) == len(lines) + 1
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from bench.models import (
     resolve_model,
     weights,
 )
+from bench.models.hub import Snapshot
 
 FILE = b"weights of a model" * 1000
 
@@ -200,6 +201,7 @@ def test_identity_follows_the_weights() -> None:
     hub = Model(
         ref="m",
         source="hub",
+        snapshot=Snapshot(repo="a/b", revision="0" * 40, license=None, files=(), config={}),
         card=ModelCard(
             name="m",
             title="M",

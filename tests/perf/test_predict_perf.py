@@ -12,8 +12,15 @@ from bench.roofline.gpus import gpus
 pytest.importorskip("pytest_benchmark")
 
 
-def test_fitting(benchmark) -> None:
-    assert len(benchmark(Predictor).samples) > 500
+def test_a_thousand_predictions(benchmark) -> None:
+    card = load_card(model_cards()["qwen3-8b"])
+    predictor = Predictor()
+
+    def ask() -> int:
+        cards = list(gpus().values()) * 6
+        return len([predictor.predict(card, gpu, "q4_k_m", "llama.cpp") for gpu in cards])
+
+    assert benchmark(ask) > 1000
 
 
 def test_a_bound(benchmark) -> None:

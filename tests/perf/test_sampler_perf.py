@@ -36,7 +36,7 @@ from bench.devices.gpu.energy import Sample
 from bench.devices.gpu.meter import SAMPLE_S, LivePace
 from bench.devices.gpu.nvidia import NvidiaCard
 from bench.devices.host import load
-from bench.summary.statistics import paired_ratio
+from bench.statistics.paired import paired_ratio
 from tests.fake_nvml import FakeNvml, field_value
 
 BLOCK_S = 0.2

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from bench.predict.board_power import FILE, expected_share, power_rows, power_share, validate_power
+from bench.predict.board_power import (
+    FILE,
+    expected_share,
+    gddr_line,
+    power_rows,
+    validate_power,
+)
 from bench.roofline.gpus import gpus
 
 
@@ -21,10 +27,24 @@ def test_a_batch_draws_more_than_a_single_request() -> None:
     assert 0.5 < one.low <= one.median <= one.high < many.high <= 1
 
 
+def test_a_gddr_card_draws_more_the_more_it_reads() -> None:
+    """Posted for an RTX 3060 of 170 W: 111 W on a 135M model, 149 W on one of 0.5B."""
+    card = gpus()["rtx-3060"]
+    idle, busy = (expected_share(card, 1, read) for read in (0.2, 0.8))
+
+    assert idle is not None
+    assert busy is not None
+    assert 0.5 < idle.median < busy.median <= 1
+    assert idle.low <= 111 / 170 <= idle.high
+    assert busy.low <= 149 / 170 <= busy.high
+    assert gddr_line().rows >= 5
+
+
 def test_kinds_that_nobody_measured_have_no_share() -> None:
+    assert expected_share(gpus()["rtx-4080"], 8, 0.5) is None
     assert expected_share(gpus()["rtx-4080"], 1) is None
-    assert expected_share(gpus()["l4"], 1) is None
-    assert power_share(hbm=False, batched=True) is None
+    assert expected_share(gpus()["l4"], 1, 0.5) is None
+    assert expected_share(gpus()["apple-m4"], 1, 0.5) is None
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 
 from bench.predict import Predictor
+from bench.predict.published import card
 from bench.predict.user_rows import rows_of
 from bench.records import Environment, Record
 from bench.records.file import Writer
+from bench.roofline.gpus import gpus
 
 ENVIRONMENT = Environment(
     id="e", identity={"device": {"name": "NVIDIA H200", "driver": "1"}}, state={}
@@ -80,9 +82,12 @@ def test_own_rows_move_the_prediction(tmp_path) -> None:
     samples = {"prefill_s": [0.02], "itl_s": [[0.1, 0.1]], "e2e_s": [0.22]}
     lines = [replace(slow, key=f"k{i}", samples=samples) for i in range(8)]
     extra, _ = rows_of(written(tmp_path, ENVIRONMENT, *lines))
-    target = Predictor(extra).samples[-1].point
+    model, gpu = card("llama-3.1-8b"), gpus()["h200-sxm"]
 
-    assert Predictor(extra).decode.seconds([target])[0] > Predictor().decode.seconds([target])[0]
+    def rate(by: Predictor) -> float | None:
+        return by.predict(model, gpu, "none", "transformers").decode_tok_s
+
+    assert rate(Predictor(extra)) < rate(Predictor())
 
 
 def test_no_results_no_rows() -> None:

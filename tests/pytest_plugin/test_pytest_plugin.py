@@ -19,7 +19,7 @@ from bench.cli import main
 from bench.errors import InputError
 from bench.pytest_plugin import run as pytest_run
 from bench.records.file import read
-from bench.summary import replicate_figures
+from bench.summary.replicate import speeds
 
 pytest_plugins = ["pytester"]
 
@@ -130,8 +130,8 @@ def test_bench_import_makes_records_of_what_it_saved(
     kept = [r for folder in pytester.path.glob("kept/*/*") for r in read(folder).records]
     assert len(back) == len(kept) == 4
     for record in kept:
-        found = replicate_figures(back[record.variant["quant"], record.replicate])
-        assert found == pytest.approx(replicate_figures(record))
+        found = speeds(back[record.variant["quant"], record.replicate])
+        assert found == pytest.approx(speeds(record))
 
 
 def test_a_part_of_the_request_may_be_what_is_timed(run: Run, pytester: pytest.Pytester) -> None:
@@ -342,7 +342,7 @@ def test_the_plugin_is_light_and_has_its_module_for_its_name() -> None:
     )
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
     ours = {name for name in imported if name == "bench" or name.startswith("bench.")}
-    assert ours == {"bench", "bench.pytest_plugin"}
+    assert ours == {"bench", "bench._version", "bench.pytest_plugin"}
     assert imported & {"torch", "pandas", "numpy", "scipy", "rich", "pytest_benchmark"} == set()
     # Installed, the entry point and `-p bench.pytest_plugin` must be one plugin, not two.
     declared = (ROOT / "pyproject.toml").read_text()

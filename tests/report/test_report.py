@@ -85,9 +85,9 @@ def test_the_first_screen_has_question_verdicts_and_the_table(report: Report) ->
 
 
 def test_figures_of_the_table_are_those_of_the_records(report: Report, card: Path) -> None:
+    from bench.api import summarise
     from bench.cost.pricing import Terms, price
     from bench.cost.throughput import throughputs
-    from bench.summary import summarise
 
     rows = summarise(read(card))
     cost = CostAssumption(usd_per_hour=2.0, utilization=0.5, source="x")
@@ -112,6 +112,7 @@ def test_every_part_of_the_answer_is_there(report: Report) -> None:
         "m1-trade-cost",
         "m1-roofline",
         "m1-joules",
+        "m1-pay-back",
     }
     assert [section.id for section in report.sections] == [
         "m1-ratios",
@@ -119,6 +120,7 @@ def test_every_part_of_the_answer_is_there(report: Report) -> None:
         "m1-quality",
         "m1-limit",
         "m1-energy",
+        "m1-apis",
         "claims",
         "m1-machine",
         "m1-behind",
@@ -529,7 +531,7 @@ def test_the_first_replicates_are_compared_where_there_are_very_many(tmp_path: P
     folder = write(tmp_path, [environment(), *many(2, MOST_REPLICATES + 5)])
     results = read(folder)
     (machine,) = machines(results, {})
-    assert {row["n_pairs"] for row in machine.compared} == {MOST_REPLICATES}
+    assert {row.n_pairs for row in machine.compared} == {MOST_REPLICATES}
     assert machine.n_records == len(results.records)
     notes = assemble([folder], Options(claims=())).headline[0].notes
     assert "Of up to 45 replicates of each, the first 40 are used here." in notes

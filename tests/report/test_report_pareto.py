@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 from bench.cli import main
+from bench.cost.hour import stated
 from bench.records.file import read
-from bench.report.tables.pareto import rows
+from bench.report.tables.pareto import rows, table
 
 MIXED = Path(__file__).parents[2] / "results/mixed-cpu"
 
 
 def test_mixed_lies_on_the_front_of_size_and_dynamic_int8_does_not() -> None:
-    found = {row["quant"]: row for row in rows(read(MIXED), None)}
+    found = {row.row.arm.quant: table(row) for row in rows(read(MIXED), None)}
     for quant in ("none", "int8-weight-only", "mixed:kld<0.02", "mixed:6.0bit", "mixed:5.0bit"):
         assert "packed_bytes" in found[quant]["front"]
     assert "packed_bytes" not in found["int8-dynamic"]["front"]
@@ -26,7 +27,7 @@ def test_mixed_lies_on_the_front_of_size_and_dynamic_int8_does_not() -> None:
 
 
 def test_cost_is_that_of_an_hour_at_the_price() -> None:
-    found = rows(read(MIXED), 3.6)
+    found = [table(row) for row in rows(read(MIXED), stated(3.6))]
     for row in found:
         assert row["usd_per_mtok"] == pytest.approx(3.6 / 3600 / row["total_tok_s"] * 1e6)
     klds = [row["mean_kld"] for row in found]

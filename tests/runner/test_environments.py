@@ -234,7 +234,7 @@ def test_a_pip_that_outlives_its_install_is_waited_for(tmp_path: Path) -> None:
     place.python.chmod(0o755)
     program = f"""
 from pathlib import Path
-from bench import environments
+from bench.runner import venvs as environments
 place = environments.Home(
     name="tiny", requirements=Path({str(place.requirements)!r}), folder=Path({str(place.folder)!r})
 )

@@ -54,7 +54,12 @@ def tiny(folder: Path, **changes: object) -> Experiment:
 @pytest.fixture(autouse=True)
 def rates(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """Rates as if they had been measured here, which takes seconds and a machine at rest."""
-    found: dict[str, object] = {"device": "cpu", "threads": 2, "copy_bytes_s": 1e10}
+    found: dict[str, object] = {
+        "device": "cpu",
+        "threads": 2,
+        "copy_bytes_s": 1e10,
+        "matmul_flop_s": {"float32": 1e11},
+    }
     monkeypatch.setattr(runner.peaks, "undisturbed", lambda *_: found)
     return found
 
@@ -336,7 +341,9 @@ def test_a_divergence_is_made_once_its_baseline_can_be_measured(
     monkeypatch.setattr(quality_run, "events", events)
     for expected in (0, 62, 62):
         runner.run(work, tmp_path / "results", Quiet())
-        quality = {q.variant["quant"]: q for q in read(tmp_path / "results").qualities}
+        results = read(tmp_path / "results")
+        assert results.problems == []
+        quality = {q.variant["quant"]: q for q in results.qualities}
         assert len(quality["torch-dynamic-int8"].kld) == expected
     assert quality["none"].status == "ok"
     assert asked == ["none", "torch-dynamic-int8"] * 2  # and nothing the third time

@@ -12,7 +12,7 @@ from bench import schemes
 from bench.cli import main
 from bench.errors import InputError
 from bench.experiment import Experiment, Grid
-from bench.predict.efficiency import kernel
+from bench.predict.terms import kernel
 from bench.runner.arms import check_names
 from bench.schemes import SCHEMES, Layout, Scheme, find, meant, scheme
 from bench.schemes.bytes import check_quant, has_layout, layout
@@ -110,7 +110,7 @@ def test_bytes_of_a_mix_by_layer_are_not_guessed() -> None:
 def test_a_name_may_state_its_group() -> None:
     assert layout("gptq-int4-g32").group == 32
     assert scheme("gptq-int4-g128").layout == scheme("gptq-int4").layout
-    assert layout("fp8-block64").group == 64 * 64
+    assert layout("fp8-block64").block == 64
     # torch applies groups of 64: others are known for predictions only.
     assert scheme("int4-weight-only-g64").convert
     assert scheme("int4-weight-only-g32").engines == {}

@@ -47,8 +47,9 @@ def test_it_runs_the_doctor_the_experiments_and_the_claims(tmp_path: Path) -> No
         "run",
         "compare",
         "claims",
+        "export",
     ]
-    assert f"send the folder {tmp_path}/out" in said
+    assert f"send {tmp_path}/out/rtx4080.tar.gz" in said
     assert (tmp_path / "out" / "doctor.txt").exists()
 
 
@@ -72,7 +73,8 @@ def test_a_failed_experiment_does_not_take_the_others_along(tmp_path: Path) -> N
     code, calls, _ = run(tmp_path, {"rtx-4080-super-quantized --device": 3, "doctor": 1})
     assert code == 3
     assert sum(call.startswith("run ") for call in calls) == 2
-    assert calls[-1].startswith("claims ")
+    assert calls[-2].startswith("claims ")
+    assert "--share" in calls[-1]
 
 
 @pytest.mark.parametrize("name", ["rtx-4080", "rtx-4080-super-quantized"])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import wilcoxon
 
 from bench.errors import InputError
-from bench.summary.statistics import (
+from bench.statistics.paired import (
     MIN_PAIRS,
     adjustable_p,
     holm,

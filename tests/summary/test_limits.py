@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from bench.api import summarise
 from bench.records import Environment, Record
 from bench.records.file import Results
-from bench.summary import summarise
-from bench.summary.limits import MEASURED, with_limits
+from bench.summary.limits import MEASURED
 from tests.summary.test_summary import record
 
 PEAKS = {
@@ -38,7 +38,7 @@ def rows(
     one = replace(one, variant=variant, workload=work, samples=samples)
     environments = {"e1": Environment(id="e1", identity={"gpu": gpu}, state=state or {})}
     results = Results(records=[one], environments=environments)
-    (row,) = with_limits(summarise(results), results)
+    (row,) = summarise(results)
     return row
 
 

@@ -4,7 +4,6 @@ import math
 import random
 import re
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,18 +11,16 @@ from hypothesis import strategies as st
 
 from bench.experiment import Gate
 from bench.records import QualityRecord
+from bench.statistics import Estimate, mean, wilson
 from bench.summary.quality import (
-    Estimate,
     Figures,
-    all_figures,
+    Trade,
+    arm_qualities,
     check_gate,
-    mean,
+    fronts,
     paired_ratio,
-    pareto,
     perplexity,
-    quantile,
     summarise,
-    wilson,
 )
 
 BASE = QualityRecord(
@@ -107,13 +104,8 @@ def test_wilson_stays_within_zero_and_one(count: int, data: st.DataObject) -> No
     assert 0 <= found.low <= found.value <= found.high <= 1
 
 
-def test_quantile_is_a_value_that_occurred() -> None:
-    assert quantile(list(range(1, 101)), 0.99) == 99
-    assert quantile([5.0], 0.99) == 5.0
-
-
 def test_summary_of_a_candidate() -> None:
-    found = all_figures([OTHER, BASE])["other"]
+    found = arm_qualities([OTHER, BASE])[0].figures
     assert found.n_tokens == 3
     assert found.ppl_ratio is not None
     assert found.ppl_ratio.value == pytest.approx(math.exp(0.4 / 3))
@@ -125,7 +117,7 @@ def test_summary_of_a_candidate() -> None:
 
 
 def test_the_baseline_agrees_with_itself() -> None:
-    found = all_figures([BASE])["base"]
+    found = arm_qualities([BASE])[0].figures
     assert found.is_baseline
     assert found.mean_kld == Estimate(0.0, 0.0, 0.0)
     assert found.ppl_ratio == found.same_top1 == Estimate(1.0, 1.0, 1.0)
@@ -155,7 +147,7 @@ def test_a_failed_record_says_why() -> None:
 
 
 def test_records_of_another_environment_are_not_the_baseline() -> None:
-    found = all_figures([OTHER, replace(BASE, environment="other")])["other"]
+    found = arm_qualities([OTHER, replace(BASE, environment="other")])[0].figures
     assert found.ppl_ratio is None
 
 
@@ -191,23 +183,26 @@ def test_gate_is_not_passed_by_what_is_not_known() -> None:
     assert found == ["ppl_ratio is not known (no logits); gate: max_ppl_ratio = 1.02"]
 
 
+def trade(kld: float | None, size: float | None = None, **more: float | None) -> Trade:
+    measures = {"decode_tok_s": None, "usd_per_mtok": None} | more
+    return Trade(mean_kld=kld, packed_bytes=size, **measures)
+
+
 def test_pareto_front_of_each_measure() -> None:
-    rows: list[dict[str, Any]] = [
-        {"variant": "bad", "mean_kld": 1.0, "packed_bytes": 60, "decode_tok_s": 20.0},
-        {"variant": "none", "mean_kld": 0.0, "packed_bytes": 100, "decode_tok_s": 10.0},
-        {"variant": "good", "mean_kld": 0.1, "packed_bytes": 50, "decode_tok_s": 9.0},
-        {"variant": "unknown", "mean_kld": None, "packed_bytes": 1, "decode_tok_s": 99.0},
-    ]
-    found = {row["variant"]: row["front"] for row in pareto(rows)}
-    assert found == {
-        "none": ["packed_bytes", "decode_tok_s"],
-        "good": ["packed_bytes"],
-        "bad": ["decode_tok_s"],
-        "unknown": [],
+    arms = {
+        "bad": trade(1.0, 60, decode_tok_s=20.0),
+        "none": trade(0.0, 100, decode_tok_s=10.0),
+        "good": trade(0.1, 50, decode_tok_s=9.0),
+        "unknown": trade(None, 1, decode_tok_s=99.0),
     }
-    assert [row["variant"] for row in pareto(rows)] == ["none", "good", "bad", "unknown"]
+    assert dict(zip(arms, fronts(list(arms.values())), strict=True)) == {
+        "none": ("packed_bytes", "decode_tok_s"),
+        "good": ("packed_bytes",),
+        "bad": ("decode_tok_s",),
+        "unknown": (),
+    }
 
 
-def test_equal_rows_share_the_front() -> None:
-    row = {"mean_kld": 0.1, "usd_per_mtok": 2.0}
-    assert [found["front"] for found in pareto([row, row])] == [["usd_per_mtok"]] * 2
+def test_equal_arms_share_the_front() -> None:
+    one = trade(0.1, usd_per_mtok=2.0)
+    assert fronts([one, one]) == [("usd_per_mtok",)] * 2

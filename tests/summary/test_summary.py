@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from bench.api import summarise
 from bench.experiment import CostAssumption, Experiment, Gate, Grid
 from bench.experiment.selectors import short_names
 from bench.records import QualityRecord, Record
 from bench.records.file import Results
 from bench.report.tables.run import show
-from bench.summary import replicate_figures, summarise
+from bench.summary.replicate import speeds
 
 EXPERIMENT = Experiment(
     name="e",
@@ -64,7 +65,7 @@ def quality(quant: str, nll: float, **changes: object) -> QualityRecord:
 
 
 def test_definitions() -> None:
-    assert replicate_figures(record("none")) == pytest.approx(
+    assert speeds(record("none")) == pytest.approx(
         {
             "ttft_s": 0.3,
             "tpot_s": 0.1,

@@ -114,6 +114,26 @@ def test_warm_up_that_only_scatters_is_steady_at_its_limit_and_says_so() -> None
     assert (found["steady"], found["agreed"]) == (False, False)
 
 
+@pytest.mark.parametrize(
+    ("prefill", "decode", "unsteady"),
+    [
+        ([1.2**-n for n in range(8)], [1.0] * 8, ["prefill"]),
+        ([1.0] * 8, [1.2**-n for n in range(8)], ["decode"]),
+        ([1.2**-n for n in range(8)], [1.2**n for n in range(8)], ["prefill", "decode"]),
+        ([1.0] * 8, [1.0] * 8, []),
+    ],
+)
+def test_warm_up_says_which_phase_was_not_steady(
+    prefill: list[float], decode: list[float], unsteady: list[str]
+) -> None:
+    """As on the first day of a fresh clone: prefill fell at each request, decoding did not."""
+    both = [second for pair in zip(prefill, decode, strict=True) for second in pair]
+    rules = Measure(pairs=1, iterations=1, window_s=0.0, warmup_max_s=sum(both) - 0.01)
+    found = warm_up(FakeEngine(), FakeClock(both), Workload(n_prompt=8, n_gen=2), rules)
+    assert found["unsteady"] == unsteady
+    assert found["steady"] is not bool(unsteady)
+
+
 @given(st.permutations([1.0 + 0.1 * n for n in range(8)]))
 def test_a_trend_is_one_half_wholly_above_the_other(durations: list[float]) -> None:
     later = durations[-4:]

@@ -83,6 +83,7 @@ SMALL: Final[Mapping[str, Any]] = {
 }
 
 HYBRID: Final = {"layer_types": ["linear_attention", "full_attention"] * 2}
+ROPE: Final = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
 MORE: Final[Mapping[str, Mapping[str, Any]]] = {
     "bailing_hybrid": HYBRID,
     "bamba": {"attn_layer_indices": [1, 3]},
@@ -94,14 +95,21 @@ MORE: Final[Mapping[str, Mapping[str, Any]]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"num_heads": 4, "head_dim": 32, "n_groups": 1},
     "mpt": {"max_seq_len": 256},
+    "glm4v_moe_text": {"rope_parameters": ROPE},
+    "glm4v_text": {"rope_parameters": ROPE},
+    "glm_ocr_text": {"rope_parameters": ROPE},
+    "qwen2_5_omni_text": {"rope_parameters": ROPE},
+    "qwen2_5_vl_text": {"rope_parameters": ROPE},
+    "qwen2_vl_text": {"rope_parameters": ROPE},
+    "paddleocr_vl_text": {"rope_parameters": ROPE},
 }
 """What an architecture needs beyond small sizes."""
 
 LATENT: Final = "qk_rope_head_dim"
 """Has its own sizes of heads: `head_dim` follows from them."""
 
-LARGE: Final = 2_000_000
-"""Elements of one embedding, beyond which the tiny form is not tiny."""
+LARGE: Final = 30_000_000
+"""Parameters beyond which a form is not tiny."""
 
 
 def names() -> list[str]:

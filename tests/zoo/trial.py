@@ -11,6 +11,7 @@ from typing import Any, Literal
 from bench.engines.graph.compiling import Compiling
 from bench.engines.graph.engine import GraphEngine
 from bench.engines.messages import Job
+from bench.engines.transformers import loading, self_check
 from bench.engines.transformers.engine import TransformersEngine
 from bench.errors import BenchError
 from tests.zoo import configs
@@ -51,12 +52,14 @@ def attempt(name: str, engine: str) -> Trial:
     runs = GraphEngine() if engine == "graph" else TransformersEngine()
     mode = "compiled" if engine == "graph" else "eager"
     try:
-        try:
-            wanted = job(name, mode)
-        except Exception as error:
-            return Trial(name=name, engine=engine, outcome="refused", why=f"no tiny form: {error}")
+        if why := no_tiny_form(name):
+            return Trial(name=name, engine=engine, outcome="refused", why=why)
+        wanted = job(name, mode)
         with uncompiled() if engine == "graph" else contextlib.nullcontext():
             runs.load(wanted)
+            shake(runs._model)
+            if not remembers(runs):
+                return Trial(name=name, engine=engine, outcome="refused", why=FORGETS)
             runs.start(N_PROMPT, N_GEN, N_BATCH)
             runs.reset()
             runs.prefill()
@@ -77,6 +80,43 @@ def attempt(name: str, engine: str) -> Trial:
     if theirs is not None and made != theirs:
         return Trial(name=name, engine=engine, outcome="wrong", why="tokens of generate()")
     return Trial(name=name, engine=engine, outcome="right")
+
+
+FORGETS = "no tiny form: what comes before a token does not show in its logits"
+
+
+def shake(model: Any) -> None:
+    """Weights so wide that whatever a layer does shows: some are made as if it did nothing."""
+    import torch
+
+    draw = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data.normal_(std=0.1, generator=draw)
+
+
+def remembers(runs: Any) -> bool:
+    """Whether the logits of a prompt's last token are other than those of that token alone: else
+    a cache that is lost would not be seen."""
+    import torch
+
+    prompt = torch.arange(3, 3 + N_PROMPT)[None]
+    with runs._inference(), loading.refusing(type(runs._model).__name__):
+        alone, whole = runs._full(prompt[:, -1:], 1), runs._full(prompt, 1)
+    return float(self_check.difference(alone, whole).min()) > 0.02
+
+
+def no_tiny_form(name: str) -> str | None:
+    """Why an architecture cannot be tried here: the library's words, or its size."""
+    try:
+        config = loading.config_of(None, configs.tiny(name))
+        shape = loading.on_meta(config, loading.auto_class(config, None))
+    except BenchError:
+        return None  # the engine says so itself
+    except Exception as error:
+        return f"no tiny form: {type(error).__name__}: {loading.first_line(error)}"
+    size = sum(parameter.numel() for parameter in shape.parameters())
+    return f"no tiny form: {size / 1e6:.0f}M parameters" if size > configs.LARGE else None
 
 
 def recomputed(runs: Any) -> list[list[int]]:

@@ -6,11 +6,13 @@ function raises Unreadable where a figure is missing. `root` is for tests. Stand
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
 import re
 import socket
+from functools import cache
 from pathlib import Path
 
 from bench.devices.figures import Unreadable, number_of, text_of
@@ -185,10 +187,27 @@ def cpu_throttled_s(root: Path = ROOT) -> float:
 def host_id(root: Path = ROOT) -> str:
     """A short, stable name of this machine that does not tell which it is."""
     try:
-        source = text_of(root / "etc/machine-id") or socket.gethostname()
+        source = text_of(root / "etc/machine-id")  # 128 random bits: nobody guesses them
     except Unreadable:
-        source = socket.gethostname()
+        source = ""
+    source = source or f"{_salt()}:{socket.gethostname()}"
     return hashlib.sha256(f"gpu-cost-bench:{source}".encode()).hexdigest()[:12]
+
+
+@cache
+def _salt() -> str:
+    """Random bits of this user, kept: a host's name alone is found by trying names."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    file = Path(base) / "gpu-cost-bench" / "salt"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with contextlib.suppress(FileExistsError):
+            handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "w", encoding="ascii") as stream:
+                stream.write(os.urandom(16).hex())
+        return file.read_text("ascii")[:64]
+    except (OSError, ValueError):  # nothing can be kept: another name each time, and no secret told
+        return os.urandom(16).hex()
 
 
 def system() -> str:

@@ -15,6 +15,8 @@ from typing import Any
 from bench.engines.endpoint.http import Head, HttpError, Pool, Text
 from bench.engines.endpoint.settings import Key, Settings
 from bench.engines.endpoint.streams import Stream, message_of
+from bench.errors import InputError
+from bench.fields import parse_json
 
 RETRIED = frozenset({"refused", "http_429", "http_503"})
 DETAIL = 160
@@ -107,7 +109,7 @@ class Client:
         retried: list[str] = []
         first_ns: int | None = None
         while True:
-            stream = Stream()
+            stream = Stream(most=shape.n_gen)
             head, fault = await self._try(body, stream, shape)
             first_ns = head.sent_ns if first_ns is None else first_ns
             again = fault is not None and fault[0] in RETRIED
@@ -120,7 +122,7 @@ class Client:
                 }
                 return self._answer(stream, fault, first_ns, about)
             assert fault is not None
-            await asyncio.sleep(pause_s(head, len(retried)))
+            await asyncio.sleep(min(pause_s(head, len(retried)), self.settings.timeout_s))
             retried.append(fault[0])
 
     async def _try(
@@ -170,7 +172,7 @@ def pause_s(head: Head, retries: int) -> float:
     if named.isdecimal():
         wait = float(named)
     elif named:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, TypeError, IndexError, OverflowError, OSError):
             wait = parsedate_to_datetime(named).timestamp() - time.time()
     return min(max(wait, 0.0), PAUSE_MAX_S)
 
@@ -178,7 +180,7 @@ def pause_s(head: Head, retries: int) -> float:
 def said(body: bytes) -> str:
     """One line out of the body of an error."""
     try:
-        found = json.loads(body)
-    except ValueError:
+        found = parse_json(body)
+    except InputError:
         return " ".join(body.decode(errors="replace").split())
     return message_of(found.get("error", found) if isinstance(found, dict) else found)

@@ -11,8 +11,13 @@ import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
+
+MOST_BODY_BYTES: Final = 256 << 20
+"""Of one answer: far above what millions of tokens take as a stream."""
+LOOK_S: Final = 0.5
+"""Between looks at how much has come; the measured path itself waits for nothing but bytes."""
 
 Headers = Sequence[tuple[str, str]]
 
@@ -20,6 +25,8 @@ Headers = Sequence[tuple[str, str]]
 class Sink(Protocol):
     """Takes the body of an answer as it comes."""
 
+    full: bool
+    """Whether it takes no more: the exchange is then given up."""
     alive_ns: int
     """When it last got what it waits for; a timeout counts from here."""
 
@@ -56,10 +63,12 @@ class Text:
     alive_ns: int = 0
     body: bytearray = field(default_factory=bytearray)
     limit: int = 1 << 20
+    full: bool = False
+    """Whether more came than is kept."""
 
-    def feed(self, at_ns: int, data: bytes) -> None:
-        self.alive_ns = at_ns
+    def feed(self, at_ns: int, data: bytes) -> None:  # noqa: ARG002 (a document is waited for whole)
         self.body += data[: self.limit - len(self.body)]
+        self.full = len(self.body) >= self.limit
 
 
 class Connection(asyncio.Protocol):
@@ -77,6 +86,7 @@ class Connection(asyncio.Protocol):
         self._head = Head()
         self._done: asyncio.Future[None] | None = None
         self._heard = False
+        self._body_bytes = 0
         self.used = 0
         self.open = False
 
@@ -112,7 +122,7 @@ class Connection(asyncio.Protocol):
             data += self._state.send(h11.Data(data=body)) or b""
         data += self._state.send(h11.EndOfMessage()) or b""
         self._done, self._sink, self._heard = self._loop.create_future(), sink, False
-        self._head = Head(sent_ns=time.perf_counter_ns())
+        self._head, self._body_bytes = Head(sent_ns=time.perf_counter_ns()), 0
         sink.alive_ns = self._head.sent_ns
         self.used += 1
         self._transport.write(data)
@@ -126,12 +136,16 @@ class Connection(asyncio.Protocol):
             self._done = self._sink = None
 
     async def _ended(self, sink: Sink, timeout_s: float) -> None:
+        """Until the answer has ended, or nothing that counts came for `timeout_s`: whatever else a
+        server sends (a head that never ends, comments, empty chunks), it is not waited for."""
         assert self._done is not None
         while not self._done.done():
             left = timeout_s - (time.perf_counter_ns() - sink.alive_ns) / 1e9
             if left <= 0:
                 raise HttpError("timeout", f"nothing new for {timeout_s:g} s")
-            await asyncio.wait({self._done}, timeout=left)
+            if sink.full or self._body_bytes > MOST_BODY_BYTES:
+                raise HttpError("malformed", "the answer is longer than any answer is")
+            await asyncio.wait({self._done}, timeout=min(left, LOOK_S))
         self._done.result()
 
     def _read(self) -> None:
@@ -159,7 +173,9 @@ class Connection(asyncio.Protocol):
                 self._head.headers = {k.decode(): v.decode("latin-1") for k, v in event.headers}
             elif isinstance(event, h11.Data):
                 assert self._sink is not None
-                self._sink.feed(at_ns, bytes(event.data))
+                self._body_bytes += len(event.data)
+                if self._body_bytes <= MOST_BODY_BYTES:
+                    self._sink.feed(at_ns, bytes(event.data))
             elif isinstance(event, h11.EndOfMessage):
                 self._finish()
                 return

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from bench import hiding
 from bench.engines.endpoint.client import Answer, Client, Shape, said
 from bench.engines.endpoint.http import Head, HttpError
 from bench.engines.endpoint.prompts import Vocabulary
-from bench.engines.endpoint.settings import Key
+from bench.engines.endpoint.streams import table
 from bench.errors import InputError, UnsupportedError
+from bench.fields import parse_json
 
 PAGES: tuple[tuple[str, str], ...] = (
     ("models", "/v1/models"),
@@ -26,11 +27,6 @@ PAGES: tuple[tuple[str, str], ...] = (
 )
 """Name in the record, and where a server may have it."""
 
-SECRET = re.compile(
-    r"(^|_)(api_?keys?|keys?|tokens?|secrets?|passw(or)?d|credentials?|auth(orization)?)$", re.I
-)
-"""Names of settings that are never kept, whatever they hold: SGLang tells its own `api_key` and
-`admin_api_key` among its settings (its issues 30166 and 37457). `max_total_tokens` is a number."""
 LONGEST = 200
 """Characters of a value that is kept: names and settings, no templates."""
 
@@ -49,6 +45,8 @@ EXACT: tuple[str, ...] = ("ignore_eos", "min_tokens", "skip_special_tokens")
 ROOTED = re.compile(r"[/~\\]|[A-Za-z]:[/\\]")
 """How a path from the root or the home begins."""
 
+MOST = 1 << 48
+"""A number of parameters, bytes or tokens that a server may tell."""
 PROBE_GEN = 2
 """Tokens asked for while finding out what the server takes."""
 
@@ -73,12 +71,13 @@ async def identify(client: Client) -> dict[str, Any]:
                 break
             continue
         if server := head.headers.get("server"):
-            found["header"] = server[:LONGEST]
+            found["header"] = client.key.hide(server)[:LONGEST]
         if name == "models" and (why := _refused(head, client.key.hide(said(body)))):
+            why = client.key.hide(why)
             raise UnsupportedError(f"{client.settings.root}: HTTP {head.status}{why}")
         if head.status == 200 and (page := _page(name, body)):
             found[name] = page
-    cleaned: dict[str, Any] = _hidden(found, client.key)
+    cleaned: dict[str, Any] = client.key.hide_all(found)
     return cleaned | {"kind": kind(found)}
 
 
@@ -99,30 +98,26 @@ def _refused(head: Head, words: str) -> str | None:
 
 def _elsewhere(location: str) -> str:
     """Scheme and host of an address, which may hold secrets beyond them."""
-    parts = urlsplit(location)
+    try:
+        parts = urlsplit(location)
+    except ValueError:
+        return ""
     host = parts.netloc.rpartition("@")[2]
     return f" ({parts.scheme}://{host})" if parts.scheme and host else ""
 
 
-def _hidden(found: Any, key: Key) -> Any:
-    """What was found without the key, in values alone: their names are ours and the server's."""
-    if isinstance(found, dict):
-        return {name: _hidden(value, key) for name, value in found.items()}
-    if isinstance(found, list):
-        return [_hidden(value, key) for value in found]
-    return key.hide(found) if isinstance(found, str) else found
-
-
 def _page(name: str, body: bytes) -> Any:
     try:
-        page = json.loads(body)
-    except ValueError:
+        page = parse_json(body)
+    except InputError:
         return None
     if not isinstance(page, dict):
         return None
     if name == "models":
-        listed = [one for one in page.get("data") or [] if isinstance(one, dict)]
-        return [_plain(one) | _plain(one.get("meta") or {}) for one in listed]
+        data = page.get("data")
+        told = data if isinstance(data, list) else []
+        listed = [one for one in told if isinstance(one, dict)]
+        return [_plain(one) | _plain(table(one.get("meta"))) for one in listed]
     return _plain(page)
 
 
@@ -133,7 +128,7 @@ def _plain(page: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in page.items()
         if isinstance(value, str | int | float | bool)
         and len(str(value)) <= LONGEST
-        and not (isinstance(value, str) and SECRET.search(key))
+        and not (isinstance(value, str) and hiding.SECRET.search(key))
     }
 
 
@@ -151,7 +146,8 @@ def without_folders(found: Any) -> Any:
 def figure(found: Mapping[str, Any], model: str, name: str) -> int | None:
     """A whole number that the server tells of a model (llama-server: `n_vocab`, `size`, ...)."""
     told = [one.get(name) for one in found.get("models", []) if one.get("id") == model]
-    return told[0] if told and isinstance(told[0], int) else None
+    value = told[0] if told else None
+    return value if type(value) is int and 0 <= value < MOST else None
 
 
 def kind(found: Mapping[str, Any]) -> str | None:

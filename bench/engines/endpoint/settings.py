@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from bench import fields
+from bench import fields, hiding
 from bench.errors import InputError
 from bench.experiment.devices import members, served_on
 
-HIDDEN = "***"
 LOCAL = re.compile(r"cpu|cuda:\d+(\+cuda:\d+)*")
 
 
@@ -126,9 +125,10 @@ class Key:
         if not value.isascii() or not value.isprintable():
             raise InputError(f"options.key_env: {key_env} holds what no HTTP header may hold")
         self._value = value
+        hiding.watch(value)
 
     def __repr__(self) -> str:
-        return f"Key({HIDDEN})" if self._value else "Key()"
+        return f"Key({hiding.HIDDEN})" if self._value else "Key()"
 
     @property
     def headers(self) -> list[tuple[str, str]]:
@@ -136,4 +136,8 @@ class Key:
 
     def hide(self, text: str) -> str:
         """`text` without the key, which a server may repeat in its errors."""
-        return text.replace(self._value, HIDDEN) if self._value else text
+        return hiding.hide(text, self._value)
+
+    def hide_all(self, found: Any) -> Any:
+        """The same in every text of what was found."""
+        return hiding.hide_all(found, self._value)

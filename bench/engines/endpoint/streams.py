@@ -14,6 +14,9 @@ from itertools import takewhile
 from types import MappingProxyType
 from typing import Any, Final
 
+from bench.errors import InputError
+from bench.fields import parse_json, shown
+
 FAILURES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "refused": "no connection could be made",
@@ -35,6 +38,12 @@ STREAM: Final = re.compile(rb"\s*(data|event|id|retry)?:")
 """How a stream of events begins: a field, or a comment."""
 
 
+ASKED: Final = frozenset({"prompt", "messages", "max_tokens", "stream_options"})
+"""Keys of a request that no chunk of an answer has."""
+
+MOST_EVENT_BYTES: Final = 16 << 20
+
+
 class Events:
     """Splits a body into the `data` of server-sent events (WHATWG HTML, section 9.2)."""
 
@@ -45,6 +54,8 @@ class Events:
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The events that are whole once `data` has come."""
         *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > MOST_EVENT_BYTES:
+            raise OverflowError("a line of the stream never ends")
         for raw in lines:
             line = raw.removesuffix(b"\r")
             if not line:
@@ -80,6 +91,11 @@ class Stream:
     """Whether the stream said its end: a finish reason, or [DONE]."""
     trouble: tuple[str, str] | None = None
     """Kind and detail of the first thing wrong."""
+    full: bool = False
+    """Whether nothing more is taken."""
+    most: int | None = None
+    """Chunks with text that there can be, where that is known: one a token."""
+    _counted_at_end: bool = False
     other: bytearray = field(default_factory=bytearray)
     """The beginning of a body that is no stream of events."""
     _events: Events = field(default_factory=Events)
@@ -87,31 +103,63 @@ class Stream:
     def feed(self, at_ns: int, data: bytes) -> None:
         if not self.text_ns and len(self.other) < 2000:
             self.other += data[:2000]
-        for event in self._events.feed(data):
-            self.n_events += 1
-            if event.strip() == b"[DONE]":
-                self.finished = True
-            elif self.trouble is None:
-                self._take(at_ns, event)
+        try:
+            for event in self._events.feed(data):
+                self._event(at_ns, event)
+        except OverflowError as error:
+            self.trouble, self.full = ("malformed", str(error)), True
+
+    def _event(self, at_ns: int, event: bytes) -> None:
+        self.n_events += 1
+        if event.strip() == b"[DONE]":
+            self.finished = True
+        elif self.trouble is None:
+            self._take(at_ns, event)
 
     def _take(self, at_ns: int, event: bytes) -> None:
         try:
-            chunk = json.loads(event)
+            chunk = parse_json(event, MOST_EVENT_BYTES)
             if not isinstance(chunk, dict):
-                raise ValueError("no object")
+                raise InputError("no object")
             if error := chunk.get("error"):
                 self.trouble = ("server_error", message_of(error))
                 return
-            self.usage = table(chunk.get("usage")) or self.usage
+            if "choices" not in chunk and ASKED & chunk.keys():
+                self.trouble = ("malformed", "an event that repeats the request")
+                return
+            self._count(table(chunk.get("usage")))
             self.timings = table(chunk.get("timings")) or self.timings
             for choice in chunk.get("choices") or ():
                 self._choice(at_ns, choice)
-        except (ValueError, TypeError, AttributeError):
-            self.trouble = ("malformed", f"not a chunk: {event!r}")
+        except (InputError, TypeError, AttributeError):
+            self.trouble = ("malformed", f"not a chunk: {shown(event)}")
+
+    def _count(self, usage: Mapping[str, Any]) -> None:
+        """Keep what the server counts. Counts may grow with the answer; what was said of its end,
+        or of the prompt, must not be taken back."""
+        before = self.usage
+        if not usage:
+            return
+        if before is not None and self._contradicts(before, usage):
+            self.trouble = ("malformed", "two counts of tokens that differ (`usage`)")
+        self.usage, self._counted_at_end = usage, self.finished
+
+    def _contradicts(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+        was, made = before.get("completion_tokens"), now.get("completion_tokens")
+        if before.get("prompt_tokens") != now.get("prompt_tokens"):
+            return True
+        if not (isinstance(was, int) and isinstance(made, int)):
+            return was != made
+        return made < was or (self._counted_at_end and made != was)
 
     def _choice(self, at_ns: int, choice: Mapping[str, Any]) -> None:
         if text_of(choice):
+            if self.finished:
+                self.trouble = ("malformed", "text after the reason why the answer ended")
             self.text_ns.append(at_ns)
+            if self.most is not None and len(self.text_ns) > self.most:
+                self.trouble = ("malformed", f"more than {self.most} chunks for so many tokens")
+                self.full = True
             self.last_ns = self.alive_ns = at_ns
         elif choice.get("finish_reason"):
             self.last_ns = at_ns
@@ -148,8 +196,8 @@ class Stream:
     def _no_stream(self) -> tuple[str, str]:
         """An answer in one piece, though a stream was asked for: an error, or no streaming."""
         try:
-            found = table(json.loads(self.other))
-        except ValueError:
+            found = table(parse_json(bytes(self.other)))
+        except InputError:
             start = " ".join(bytes(self.other[:80]).decode(errors="replace").split())
             return "malformed", f"the answer is no stream of events: {start!r}"
         if error := found.get("error"):

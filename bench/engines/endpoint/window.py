@@ -13,6 +13,7 @@ from bench.engines.endpoint.load import Window
 from bench.engines.endpoint.settings import Settings
 from bench.engines.messages import Answered, Served
 from bench.errors import UnsupportedError
+from bench.statistics import percentile
 
 LATE_S = 0.005
 """Delays and lags below this are of no account: an idle event loop wakes about 1 ms late."""
@@ -128,7 +129,7 @@ def lateness(window: Window, good: Sequence[Answer]) -> dict[str, Any]:
         for a in good
         if a.e2e_s and a.ttft_s and a.output_tokens and a.output_tokens > 1
     ]
-    delay, lag = p95(window.delays_s), p95(window.lags_s)
+    delay, lag = percentile(window.delays_s, 0.95), percentile(window.lags_s, 0.95)
     bound = delay is not None and delay > max(LATE_S, LATE_SHARE * e2e)
     if lag is not None and steps:
         bound = bound or lag > max(LATE_S, LAG_SHARE * median(steps))
@@ -140,12 +141,6 @@ def lateness(window: Window, good: Sequence[Answer]) -> dict[str, Any]:
         "connect_s": max((a.connect_s for a in good), default=None),
         "client_bound": bound,
     }
-
-
-def p95(values: Sequence[float]) -> float | None:
-    """The 95th percentile (nearest rank); None of nothing."""
-    ranked = sorted(values)
-    return ranked[-(-len(ranked) * 19 // 20) - 1] if ranked else None
 
 
 def _absent(good: Sequence[Answer]) -> dict[str, str]:

@@ -50,19 +50,22 @@ def attention(
     query: Any,
     key: Any,
     value: Any,
-    mask: Any,
+    attention_mask: Any,
     *,
     scaling: float | None = None,
     **rest: Any,
 ) -> tuple[Any, None]:
     """Attention [batch, length, heads, dimension].
 
-    `mask` belongs to a single query token: booleans [1, 1, 1, places], or the last place that
-    counts, an integer [1, 1, 1, 1]. A prompt has none and is causal over itself.
+    `attention_mask` belongs to a single query token: booleans [1, 1, 1, places], or the last place
+    that counts, an integer [1, 1, 1, 1]. A prompt has none and is causal over itself.
     """
     for name in ("softcap", "s_aux", "position_bias"):
         if rest.get(name) is not None:
-            raise UnsupportedError(f"the static cache's attention has no {name}: use mode eager")
+            raise UnsupportedError(
+                f"the static cache's attention has no {name}: use -e transformers"
+            )
+    mask = attention_mask
     if mask is None:
         gqa = key.shape[1] != query.shape[1]
         causal = query.shape[2] > 1

@@ -13,7 +13,6 @@ from bench import schemes
 from bench.engines.graph.forms import refuse_form
 from bench.engines.graph.static import Static
 from bench.engines.messages import Job
-from bench.engines.transformers import loading
 from bench.engines.transformers.eager import Decoder
 from bench.engines.transformers.engine import TransformersEngine
 
@@ -22,12 +21,14 @@ class GraphEngine(TransformersEngine):
     """See `bench.engines.Steps`; everything but how a step is executed is that of transformers."""
 
     name = "graph"
+    _scaled_tolerance = 1.0
+    """Below what another model gives: those schemes that can be compiled scale each token."""
 
     def _check_options(self, options: Mapping[str, Any]) -> None:
         """Left to `compiling`, which knows the device."""
 
-    def _refuse(self, job: Job, config: Any, auto: Any) -> None:  # noqa: ARG002
-        refuse_form(loading.on_meta(config, auto))
+    def _refuse(self, shape: Any) -> None:
+        refuse_form(shape)
 
     def _decoder_for(self, job: Job, options: Mapping[str, Any]) -> Decoder:
         needs = schemes.scheme(job.quant).inductor

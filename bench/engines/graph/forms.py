@@ -44,6 +44,11 @@ def refuse_form(model: Any) -> None:
         raise UnsupportedError(
             f"{kind} has attention sinks, which the static cache's attention does not have: {other}"
         )
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        raise UnsupportedError(
+            f"{kind} caps the scores of attention, which the static cache's attention does not do: "
+            f"{other}"
+        )
     if getattr(model.get_decoder(), "norm", None) is None or model.get_output_embeddings() is None:
         raise UnsupportedError(f"{kind} ends in an unknown way: {other}")
 

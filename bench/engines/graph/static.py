@@ -22,9 +22,9 @@ from bench.engines.graph.slots import Memory, Slots, cache_length
 from bench.engines.graph.written import largest_matrix, listening, of_step
 from bench.engines.transformers import self_check
 from bench.engines.transformers.eager import Eager
-from bench.engines.transformers.loading import first_line, is_out_of_memory
+from bench.engines.transformers.loading import refusing
 from bench.engines.transformers.self_check import Full, Judged
-from bench.errors import BenchError, UnsupportedError
+from bench.errors import UnsupportedError
 
 CHECKED: Final = 16
 """Tokens whose agreement with eager mode is looked at when a workload starts."""
@@ -197,6 +197,7 @@ class Static:
         with self.plain():
             self._eager.start(self._prompt, 1)
             self._eager.checked(full, tolerance)
+            self._eager.reset()
         room = self._out.shape[1] - 1 - self._n_prompt
         steps = min(self_check.STEPS, room)
         self._kept = []
@@ -237,17 +238,8 @@ class Static:
 
     def _built(self, memory: Memory) -> dict[str, Any]:
         """As `_build`; what the compiler cannot do is refused in a line."""
-        try:
+        with refusing(f"{type(self._model).__name__} with a static cache"):
             return self._build(memory)
-        except (BenchError, MemoryError):
-            raise
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            raise UnsupportedError(
-                f"{type(self._model).__name__} cannot be stepped with a static cache: "
-                f"{type(error).__name__}: {first_line(error)}; use -e transformers"
-            ) from error
 
     def _build(self, memory: Memory) -> dict[str, Any]:
         """Compile, and capture, with the seconds that each took."""

@@ -151,6 +151,7 @@ def describe(job: Job, file: gguf.GgufFile, build: Mapping[str, Any]) -> Loaded:
         **build,
         "threads": threads_of(job),
         "tensor_types": file.tensor_types,
+        "mean_bits": round(file.mean_bits, 4),
         "file": file.path.name,
     }
     if missing and on_cpu(job.device):

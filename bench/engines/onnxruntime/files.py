@@ -11,7 +11,6 @@ import os
 import platform
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from bench.models.weights import (
     publish,
     workshop,
 )
+from bench.programs import own
 
 FORMAT: Final = 1
 """Raised when files that older versions made can no longer be used."""
@@ -97,8 +97,8 @@ def _export(order: Order, source: Path, dtype: str, made: Path) -> None:
         expected = str(Path(scratch) / "expected.npz")
         # What the model says by our own transformers: the exporter's is older, and may read the
         # model's configuration otherwise.
-        own = (sys.executable, "-m", "bench.models.convert", "expected", str(source), expected)
-        _run(own, f"cannot load {order.name}")
+        command = own("bench.models.convert", "expected", str(source), expected)
+        _run(command, f"cannot load {order.name}")
         device = "cuda" if dtype == "float16" else "cpu"
         steps = ("export", str(source), expected, dtype, device, str(made))
         _run(order.home.program(EXPORTER, *steps), f"cannot export {order.name} to ONNX")

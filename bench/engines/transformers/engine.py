@@ -26,7 +26,8 @@ from bench.engines.transformers.ranks import Ranks, Seat, on_all_ranks
 from bench.engines.transformers.splitting import Split
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.experiment.devices import index_of, kind_of, members, number_of, spelled_out
-from bench.quantization import streaming
+from bench.models import checkpoint
+from bench.quantization import ready, streaming
 
 
 class TransformersEngine:
@@ -34,6 +35,8 @@ class TransformersEngine:
 
     name = "transformers"
     """Of `bench.engines.registry.ENGINES`."""
+    _scaled_tolerance = float("inf")
+    """What logits may differ by where a scheme scales activations: `self_check.PROMPT`."""
 
     def __init__(self, seat: Seat | None = None) -> None:
         self.others: Ranks | None = None
@@ -59,7 +62,8 @@ class TransformersEngine:
         split, options = splitting.split_of(job.options, device.name)
         if job.mode not in spec(self.name).modes:
             raise InputError(unknown("mode", job.mode, spec(self.name).modes))
-        if reason := quantization.refusal(job.quant, device, job.mode, job.dtype):
+        stated = ready.stated_in(job.folder)
+        if reason := checkpoint.refusal(stated, job.quant, device, job.mode, job.dtype):
             raise UnsupportedError(reason)
         if reason := splitting.refusal_of(
             split, quant=job.quant, mode=job.mode, random=job.folder is None
@@ -77,11 +81,12 @@ class TransformersEngine:
             make_current(self._device)
         config = loading.config_of(job.folder, job.architecture)
         auto = loading.auto_class(config, job.folder)
-        self._refuse(job, config, auto)
+        self._refuse(loading.on_meta(config, auto))
         found, places = self._weights(job, split, dtype, config, auto)
         model = found.model.eval()
         if places is not None:
             placement.place(model, places, split.devices)
+        ready.keep_compressed(model, job.quant)
         self._check_float(model, job, dtype, whole=found.made is None)
         if (made := found.made) is not None:
             applied = quantization.watched(model, made.choice, made.shapes)
@@ -113,8 +118,8 @@ class TransformersEngine:
         """What executes the steps, in inference mode."""
         return Eager(self._model)
 
-    def _refuse(self, job: Job, config: Any, auto: Any) -> None:
-        """Refuse a model that this engine cannot step, by its form, before it is loaded."""
+    def _refuse(self, shape: Any) -> None:
+        """Refuse a model that this engine cannot step, by its form (on the meta device)."""
 
     def _weights(
         self, job: Job, split: Split, dtype: str, config: Any, auto: Any
@@ -128,7 +133,10 @@ class TransformersEngine:
         kind = getattr(torch, dtype)
         settings: dict[str, Any] = {"dtype": kind}
         if split.how == "one" and streaming.streams(schemes.scheme(job.quant)):
-            return loading.streamed(job, auto, config, kind, self._device), None
+            found = loading.streamed(job, auto, config, kind, self._device)
+            if found is not None:
+                return found, None
+        settings |= ready.settings(job.quant, job.folder, resolve_device(job.device))
         if job.folder is not None and split.how == "one":
             device_map = {"": self._device}
             return loading.load(job.folder, auto, config, device_map=device_map, **settings), None
@@ -223,10 +231,11 @@ class TransformersEngine:
         draw = torch.Generator().manual_seed(self._seed)
         prompt = torch.randint(0, self._vocabulary, (n_batch, n_prompt), generator=draw)
         self._prompt = prompt.to(self._device)
-        with self._inference():
+        with self._inference(), loading.refusing(type(self._model).__name__):
             self._decoder.start(self._prompt, n_gen)
-            few = self_check.rows_of(self._prompt)
-            tolerance = self_check.tolerance_for(self._dtype, self._full, few, scaled=self._scaled)
+            few, tolerance = self_check.rows_of(self._prompt), self._scaled_tolerance
+            if not self._scaled:
+                tolerance = self_check.tolerance_for(self._dtype, self._full, few)
             self._checked = self._decoder.checked(self._full, tolerance).record()
 
     def _full(self, tokens: Any, n: int) -> Any:
@@ -250,11 +259,17 @@ class TransformersEngine:
         self._vocabulary = min(getattr(config, "vocab_size", None) or rows, rows)
         self._dtype, row = dtype, schemes.scheme(job.quant)
         self._scaled = row.dynamic == "activations"
-        if self._scaled and self._seat is None and whole:
-            prompt = torch.arange(8)[None] % self._vocabulary
-            with self._inference():
-                self._decoder.start(prompt.to(self._device), 1)
-                self._decoder.checked(self._full, self_check.TOLERANCE[dtype])
+        n = min(self_check.PROMPT, (self._context or self_check.PROMPT) - self_check.STEPS)
+        draw = torch.Generator().manual_seed(self._seed)
+        prompt = torch.randint(0, self._vocabulary, (1, max(n, 1)), generator=draw)
+        prompt = prompt.to(self._device)
+        with self._inference(), loading.refusing(type(model).__name__):
+            if getattr(model, "hf_quantizer", None) is not None:
+                self._full(prompt, 1)  # some formats unpack when they first compute
+            elif self._scaled and self._seat is None and whole:
+                self._decoder.start(prompt, 1)
+                tolerance = self_check.tolerance_for(dtype, self._full, prompt)
+                self._decoder.checked(self._full, tolerance)
 
     @on_all_ranks
     def set_prompt(self, tokens: Sequence[int]) -> None:

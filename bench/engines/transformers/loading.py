@@ -7,15 +7,18 @@ causal language model, or has an adapter beside it, is refused by name.
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from bench import schemes
 from bench.engines.messages import Job
-from bench.errors import InputError, UnsupportedError
+from bench.errors import BenchError, InputError, UnsupportedError
 from bench.models import folders
 from bench.quantization import streaming
 
@@ -26,6 +29,9 @@ FILES: Final[Mapping[str, Any]] = {
 }
 HEADS: Final = re.compile(r"(ForCausalLM\w*|LMHead\w*|ForConditionalGeneration\w*)$", re.IGNORECASE)
 """Ends of the names of classes that predict the next token."""
+
+STEPS_BY: Final = "_supports_default_dynamic_cache"
+"""What a model has that `generate()` steps token by token."""
 
 SPARE: Final = re.compile(
     r"(^|\.)(mtp|mtp_\w+|nextn|eh_proj|enorm|hnorm|shared_head|rotary_emb|inv_freq|masked_bias|"
@@ -48,9 +54,15 @@ class Found:
     """What was quantized while it was loaded; None: nothing yet."""
 
 
-def streamed(job: Job, auto: Any, config: Any, dtype: Any, device: str) -> Found:
+WHOLE_BYTES: Final = 2 << 30
+"""Up to this size in floats a model is made whole before a scheme scales its activations, so that
+its steps can be checked: afterwards they cannot (`self_check.PROMPT`)."""
+
+
+def streamed(job: Job, auto: Any, config: Any, dtype: Any, device: str) -> Found | None:
     """The model quantized as it is loaded, a layer at a time, so that its floats are never all
-    there. Tensors that transformers renames or fuses go through the host's memory.
+    there; None for a small one that is better checked whole. Tensors that transformers renames or
+    fuses go through the host's memory.
 
     A folder that was quantized before, or that only transformers can read onto a CPU, is loaded
     whole, for the scheme to be applied afterwards.
@@ -64,6 +76,9 @@ def streamed(job: Job, auto: Any, config: Any, dtype: Any, device: str) -> Found
         config.initializer_range = job.initializer_range
     with torch.device("meta"):
         model = auto.from_config(config, dtype=dtype)
+    size = sum(one.numel() * one.element_size() for one in model.parameters())
+    if schemes.scheme(job.quant).dynamic == "activations" and size <= WHOLE_BYTES:
+        return None
     details: Mapping[str, Any] = {}
     if job.folder is not None:
         pieces = streaming.pieces(job.folder)
@@ -91,7 +106,8 @@ def config_of(folder: Path | None, architecture: Mapping[str, Any]) -> Any:
     try:
         if folder is not None:
             return AutoConfig.from_pretrained(folder, local_files_only=True)
-        rest = {name: value for name, value in architecture.items() if name != "model_type"}
+        apart = ("model_type", "quantization_config")  # made-up weights are floats
+        rest = {name: value for name, value in architecture.items() if name not in apart}
         return AutoConfig.for_model(kind, **rest)
     except Exception as error:
         where = folder / "config.json" if folder is not None else f"model type {kind}"
@@ -134,18 +150,46 @@ def auto_class(config: Any, folder: Path | None) -> Any:
     return auto
 
 
+@contextlib.contextmanager
+def refusing(kind: str) -> Iterator[None]:
+    """What a model cannot do in a step is refused in a line: it would fail each time."""
+    try:
+        yield
+    except (BenchError, MemoryError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        traceback.print_exception(error)
+        raise UnsupportedError(
+            f"{kind} cannot be stepped here: {type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
+def needs_more(model: Any) -> str | None:
+    """What a model's pass needs beside tokens, so that it is no language model by itself."""
+    found = inspect.signature(model.forward).parameters.values()
+    plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    needed = [one.name for one in found if one.kind in plain and one.default is one.empty]
+    return next((name for name in needed if name != "input_ids"), None)
+
+
 def on_meta(config: Any, auto: Any) -> Any:
     """The model without memory: its modules and their shapes."""
     import torch
 
     try:
         with torch.device("meta"):
-            return auto.from_config(config)
+            model = auto.from_config(config)
+        if (more := needs_more(model)) is None and hasattr(model, STEPS_BY):
+            return model
     except Exception as error:
         raise UnsupportedError(
             f"transformers cannot make a model of type '{config.model_type}' from this "
             f"configuration: {first_line(error)}"
         ) from error
+    why = "does not make one token after the other" if more is None else f"needs {more}"
+    raise UnsupportedError(f"{type(model).__name__} {why}: it is no language model alone")
 
 
 def random(config: Any, auto: Any, dtype: Any, device: str) -> Any:
@@ -233,9 +277,10 @@ def named(names: Sequence[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error that says something."""
+    """The first line of an error that says something; one that ends in a colon with its next."""
     lines: Iterable[str] = (line.strip() for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__)[:300]
+    said = [line for line in lines if line][:2] or [type(error).__name__]
+    return (" ".join(said) if said[0].endswith(":") else said[0])[:300]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -24,6 +24,7 @@ from bench.engines.messages import Job
 from bench.errors import BenchError, UnsupportedError
 from bench.experiment.devices import index_of, kind_of
 from bench.models.weights import import_root
+from bench.programs import own
 
 TELL_S: Final = 1.0
 """Time for a rank that has failed to say why."""
@@ -178,7 +179,7 @@ def _store(port: int, **options: Any) -> Any:
 
 def _start(seat: Seat, job: Job, engine: str) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.worker.rank"],
+        own("bench.worker.rank"),
         cwd=import_root(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -193,7 +194,7 @@ def _start(seat: Seat, job: Job, engine: str) -> subprocess.Popen[bytes]:
 def is_broken(runs: Engine) -> bool:
     """Whether the engine's other processes were ended by a failure: it can do no more."""
     others = others_of(runs)
-    return isinstance(others, Ranks) and others.broken
+    return others is not None and others.broken
 
 
 def leave(code: int) -> NoReturn:

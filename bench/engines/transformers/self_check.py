@@ -9,6 +9,7 @@ refused as WRONG_MODEL.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,12 +27,18 @@ TOLERANCE: Final[Mapping[str, float]] = {"float32": 2e-3, "float16": 0.05, "bflo
 another order: with 8 bits of mantissa over some dozens of layers that is a few hundredths, and a
 router near a tie may choose another expert."""
 
-NOISE: Final = 4.0
-"""A scheme that scales activations at run time computes one token otherwise than many. How much so
-is measured, on prompts of two lengths; this many times as much is allowed."""
+NOISE: Final = 3.0
+"""In 16 bits the same place is computed in passes of two lengths; this many times as much as they
+differ is allowed, where that is more."""
 
-MOST: Final = 0.6
+MOST: Final = 0.35
 """And never more than this: logits of another model differ by about 1.4."""
+
+PROMPT: Final = 64
+"""Tokens on which a model is checked before a scheme that scales activations is applied. With it
+the logits of one token and of many differ by as much as those of another model may (on the
+embedded model by 0.3 of their spread with a scale for each token, by 1 to 3 with one for the
+tensor), so that afterwards the difference is recorded and judged only where that is asked for."""
 
 Full = Callable[[Any, int], Any]
 """Logits [batch, n, vocabulary] of the last `n` places of tokens [batch, length], with no cache."""
@@ -43,9 +50,11 @@ class Judged:
 
     error: float
     tolerance: float
+    """Infinite where the difference says nothing."""
 
-    def record(self) -> dict[str, float]:
-        return {"error": float(f"{self.error:.3g}"), "tolerance": float(f"{self.tolerance:.3g}")}
+    def record(self) -> dict[str, float | None]:
+        allowed = float(f"{self.tolerance:.3g}") if math.isfinite(self.tolerance) else None
+        return {"error": float(f"{self.error:.3g}"), "tolerance": allowed}
 
 
 def rows_of(prompt: Any) -> Any:
@@ -80,10 +89,10 @@ def finite(logits: Any) -> Any:
     return logits
 
 
-def tolerance_for(dtype: str, full: Full, prompt: Any, *, scaled: bool) -> float:
-    """What may differ. `scaled`: the arm's scheme computes activations by scales of their own."""
+def tolerance_for(dtype: str, full: Full, prompt: Any) -> float:
+    """What may differ in this dtype, where activations are computed as they are."""
     least = TOLERANCE.get(dtype, TOLERANCE["bfloat16"])
-    if not scaled or prompt.shape[1] < 2:
+    if dtype == "float32" or prompt.shape[1] < 2:
         return least
     alone = full(prompt[:, :-1], 1)
     noise = float(difference(alone, full(prompt, 2)[:, :1]).max())

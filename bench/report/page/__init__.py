@@ -6,20 +6,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from bench import __version__
 from bench.claims.files import claim_files, load_claims
 from bench.claims.findings import findings
+from bench.cost.prices import today
+from bench.cost.throughput import throughputs
 from bench.errors import InputError
 from bench.experiment import CostAssumption, Experiment, load_experiment
 from bench.experiment.selectors import arm_order
 from bench.records import Line, to_json, utc_now
 from bench.records.file import Results, read
-from bench.report.page import ceiling, context, evidence, explorer, headline
+from bench.report.page import ceiling, context, evidence, explorer, headline, rivals
 from bench.report.page.blocks import Block, Picture, Report, Section, Table
 from bench.report.page.machines import Machine, machines
 from bench.report.tables import to_csv
-from bench.summary import summarise
+from bench.report.tables.row import shown, table
+from bench.summary import Summary, summarise
 
 MOST_RAW_BYTES = 1_500_000
 """Raw records up to this size are put into the page, to be saved from it."""
@@ -42,8 +46,10 @@ def assemble(paths: Sequence[Path], options: Options | None = None) -> Report:
     results = read(*paths)
     found, problems = _experiments(paths)
     place = arm_order(found.values())
-    ordered = sorted(results.records, key=lambda r: place.get(r.variant["name"], len(place)))
-    each = machines(replace(results, records=ordered), found, asked.baseline, asked.cost)
+    summary = summarise(results)
+    ordered = sorted(summary, key=lambda row: place.get(row.arm.name, len(place)))
+    summary = replace(summary, rows=tuple(ordered))
+    each = machines(summary, found, asked.baseline, asked.cost)
     cost = asked.cost or next((e.cost for e in found.values() if e.cost), None)
     questions = list(dict.fromkeys(e.question for e in found.values()))
     downloads, left_out = _downloads(results, each)
@@ -61,7 +67,7 @@ def assemble(paths: Sequence[Path], options: Options | None = None) -> Report:
         verdicts=tuple(verdicts),
         no_verdict="; ".join(reason for reason in reasons if reason),
         headline=tuple(headline.table(machine) for machine in each),
-        sections=tuple(_sections(each, results, asked)),
+        sections=tuple(_sections(each, summary, asked)),
         explorer=explorer.data(each, cost),
         downloads=downloads,
         left_out=left_out,
@@ -89,10 +95,10 @@ def _experiments(paths: Sequence[Path]) -> tuple[dict[str, Experiment], list[str
 
 def _facts(each: Sequence[Machine]) -> Iterator[str]:
     yield ", ".join(machine.label for machine in each)
-    days = sorted(r.started_at[:10] for m in each for r in m.results.records)
+    days = sorted(one.started_at[:10] for m in each for one in m.summary.replicates)
     if days:
         yield f"measured {days[0]}" if days[0] == days[-1] else f"measured {days[0]} to {days[-1]}"
-    models = dict.fromkeys(row["model"] for m in each for row in m.rows)
+    models = dict.fromkeys(row.arm.model for m in each for row in m.rows)
     yield ", ".join(models)
     count = sum(machine.n_records for machine in each)
     yield f"{count:,} record{'s' * (count != 1)}"
@@ -106,7 +112,7 @@ def _warnings(each: Sequence[Machine], problems: Sequence[str]) -> Iterator[str]
         yield f"{len(problems)} lines or files could not be read, the first: {problems[0]}"
 
 
-def _sections(each: Sequence[Machine], results: Results, asked: Options) -> Iterator[Section]:
+def _sections(each: Sequence[Machine], summary: Summary, asked: Options) -> Iterator[Section]:
     beside = context.side_by_side(each)
     if beside is not None:
         yield beside
@@ -119,13 +125,12 @@ def _sections(each: Sequence[Machine], results: Results, asked: Options) -> Iter
             evidence.energy,
         ):
             yield _named(make(machine), machine, each)
+        items = throughputs(machine.summary)
+        beside_apis = rivals.section(machine.id, machine.costs.values(), items, today())
+        yield _named(beside_apis, machine, each)
     names = claim_files() if asked.claims is None else asked.claims
     files = [load_claims(name) for name in names]
-    measured = Results(
-        environments=results.environments,
-        records=[record for machine in each for record in machine.results.records],
-        qualities=[record for machine in each for record in machine.results.qualities],
-    )
+    measured = replace(summary, rows=tuple(row for machine in each for row in machine.summary))
     yield context.claims([(file, findings(file, measured)) for file in files])
     for machine in each:
         yield context.environment(machine)
@@ -154,23 +159,19 @@ def _captioned(table: Table, label: str) -> Table:
     return replace(table, caption=f"{table.caption} ({label})")
 
 
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for a spreadsheet: no tables in cells."""
+    told = (f"{name}: {' '.join(codes)}" for name, codes in row["figure_reasons"].items())
+    return row | {"absent": "", "figure_reasons": "; ".join(told)}
+
+
 def _downloads(results: Results, each: Sequence[Machine]) -> tuple[Mapping[str, str], str]:
     """summary.csv, and records.jsonl where it is small enough; else why it is not there."""
-    rows = []
-    for machine in each:
-        part = machine.results
-        if machine.n_rows > len(machine.rows):
-            id_ = machine.environment.id if machine.environment else None
-            part = Results(
-                environments=results.environments,
-                records=[
-                    r
-                    for r in results.records
-                    if r.environment == id_ and r.origin == machine.origin
-                ],
-                qualities=part.qualities,
-            )
-        rows += [{"machine": machine.label, **row, "absent": ""} for row in summarise(part)]
+    rows = [
+        {"machine": machine.label, **_flat(table(row))}
+        for machine in each
+        for row in (machine.rows if machine.n_rows == len(machine.rows) else shown(machine.every))
+    ]
     downloads = {"summary.csv": to_csv(rows)}
     lines: list[str] = []
     size = 0

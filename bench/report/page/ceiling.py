@@ -5,24 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from bench.errors import BenchError
 from bench.models import resolve_model
 from bench.report.page import pictures
 from bench.report.page.blocks import Cell, Head, Line, Picture, Section, Table
-from bench.report.page.machines import Machine, Row, work_of
+from bench.report.page.machines import Machine, work_of
 from bench.report.page.words import cell, number, rate
+from bench.report.tables.row import Shown
 from bench.roofline import Bound, bound, peak_flops, prefill_work
 from bench.roofline.gpus import Gpu, match
 from bench.schemes.bytes import layout
+
+Point = dict[str, Any]
+"""What a chart draws: Vega-Lite's rows."""
 
 
 def ceiling(machine: Machine) -> Section:
     """How near each row is to what the card allows."""
     head = Section(id=f"{machine.id}-limit", title="How far from the physical limit?")
-    bounded = [row for row in machine.rows if row["bound_decode_tok_s"] is not None]
+    bounded = [row for row in machine.rows if row.limits.bound_decode_tok_s is not None]
     if not bounded:
-        told = {row["absent"].get("mbu", "") for row in machine.rows}
+        told = {row.absent.get("mbu", "") for row in machine.rows}
         why = "; ".join(sorted(text for text in told if text)) or "no bound is known"
         return replace(head, missing=f"No limit to hold it against: {why}.")
     lead = (
@@ -32,7 +37,7 @@ def ceiling(machine: Machine) -> Section:
     return replace(head, lead=lead, blocks=(_picture(machine, bounded),))
 
 
-def _picture(machine: Machine, rows: list[Row]) -> Picture:
+def _picture(machine: Machine, rows: list[Shown]) -> Picture:
     gpu = _gpu(machine)
     points = list(_points(machine, rows, gpu)) if gpu else []
     return Picture(
@@ -41,9 +46,9 @@ def _picture(machine: Machine, rows: list[Row]) -> Picture:
         caption="Circles: decoding, one for each batch; triangles: prefill. The slope is the "
         "memory's bandwidth, the flat parts the dense peaks of the data sheet.",
         alt="; ".join(
-            f"{row['variant']} at {work_of(row)}: {row['mbu']:.0%} of the bandwidth"
+            f"{row.arm.name} at {work_of(row.sizes)}: {row.limits.mbu:.0%} of the bandwidth"
             for row in rows[:16]
-            if row["mbu"] is not None
+            if row.limits.mbu is not None
         ),
         spec=pictures.roofline(points, machine.arms, _roofs(rows, gpu, points))
         if gpu and points
@@ -54,84 +59,79 @@ def _picture(machine: Machine, rows: list[Row]) -> Picture:
 
 
 def _gpu(machine: Machine) -> Gpu | None:
-    name = machine.environment.identity.get("gpu") if machine.environment else None
-    return match(str(name)) if name and _cards(machine) == 1 else None
-
-
-def _cards(machine: Machine) -> int:
-    return int(machine.environment.identity.get("gpus", 1)) if machine.environment else 1
+    name = machine.host.gpu
+    return match(name) if name and machine.host.gpus == 1 else None
 
 
 def _no_points(machine: Machine) -> str:
-    if _cards(machine) > 1:
+    if machine.host.gpus > 1:
         return "the roof is of one card, and several worked; the table has their bound"
     return "the model's shape is not known"
 
 
-def _bound(row: Row, gpu: Gpu) -> Bound | None:
+def _bound(row: Shown, gpu: Gpu) -> Bound | None:
+    if row.sizes.n_batch is None:
+        return None
     try:
-        card = resolve_model(row["model"]).card
         return bound(
-            card,
+            resolve_model(row.arm.model).card,
             gpu,
-            row["quant"],
-            row["n_prompt"],
-            row["n_gen"],
-            row["n_batch"],
-            dtype=row["dtype"],
-            engine=row["engine"],
+            row.arm.quant,
+            row.sizes.n_prompt,
+            row.sizes.n_gen,
+            row.sizes.n_batch,
+            dtype=row.arm.dtype,
+            engine=row.arm.engine,
         )
     except BenchError:
         return None
 
 
-def _points(machine: Machine, rows: list[Row], gpu: Gpu) -> Iterator[Row]:
+def _points(machine: Machine, rows: list[Shown], gpu: Gpu) -> Iterator[Point]:
     for row in rows:
         most = _bound(row, gpu)
         if most is None:
             continue
-        name = machine.names[row["variant"]]
-        if row["tpot_s"]:
+        name = machine.name(row)
+        if step_s := row.value("tpot_s"):
             yield {
                 "variant": name,
                 "phase": "decode",
                 "x": most.decode_flops / most.decode_bytes,
-                "y": most.decode_flops / row["tpot_s"],
+                "y": most.decode_flops / step_s,
             }
-        if row["ttft_s"]:
-            n_bytes = _prefill_bytes(row)
+        if ttft_s := row.value("ttft_s"):
             yield {
                 "variant": name,
                 "phase": "prefill",
-                "x": most.prefill_flops / n_bytes,
-                "y": most.prefill_flops / row["ttft_s"],
+                "x": most.prefill_flops / _prefill_bytes(row),
+                "y": most.prefill_flops / ttft_s,
             }
 
 
-def _prefill_bytes(row: Row) -> float:
-    card = resolve_model(row["model"]).card
+def _prefill_bytes(row: Shown) -> float:
     return prefill_work(
-        card,
-        row["quant"],
-        n_prompt=row["n_prompt"],
-        n_batch=row["n_batch"],
-        dtype=row["dtype"],
-        engine=row["engine"],
+        resolve_model(row.arm.model).card,
+        row.arm.quant,
+        n_prompt=row.sizes.n_prompt,
+        n_batch=row.sizes.n_batch or 1,
+        dtype=row.arm.dtype,
+        engine=row.arm.engine,
     ).n_bytes
 
 
-def _roofs(rows: list[Row], gpu: Gpu, points: list[Row]) -> list[Row]:
+def _roofs(rows: list[Shown], gpu: Gpu, points: list[Point]) -> list[Point]:
     """The roof of each kind of arithmetic that the arms use, as wide as the points and ridges."""
     peaks: dict[float, str] = {}
     for row in rows:
-        compute = layout(row["quant"], row["engine"]).compute
-        peak = peak_flops(gpu, compute, row["dtype"])
+        compute = layout(row.arm.quant, row.arm.engine).compute
+        peak = peak_flops(gpu, compute, row.arm.dtype)
         if peak:
             peaks.setdefault(peak, "16-bit" if compute in ("float", "fp16") else compute)
     ridges = {peak: peak / gpu.bandwidth for peak in peaks}
     each = [point["x"] for point in points] + list(ridges.values())
     left, right = min(each) / 2, max(each) * 4
-    roofs: list[Row] = []
+    roofs: list[Point] = []
     for peak, name in peaks.items():
         corners = ((left, left * gpu.bandwidth), (ridges[peak], peak), (right, peak))
         roofs += [{"name": name, "x": x, "y": y} for x, y in corners]
@@ -141,7 +141,7 @@ def _roofs(rows: list[Row], gpu: Gpu, points: list[Row]) -> list[Row]:
     return [*roofs, {"name": "slope", "x": middle, "y": middle * gpu.bandwidth, "label": slope}]
 
 
-def _table(machine: Machine, rows: list[Row]) -> Table:
+def _table(machine: Machine, rows: list[Shown]) -> Table:
     heads = (
         Head(text="variant"),
         Head(text="workload", note="prompt+new ×batch"),
@@ -154,13 +154,13 @@ def _table(machine: Machine, rows: list[Row]) -> Table:
     lines = tuple(
         Line(
             cells=(
-                Cell(text=machine.names[row["variant"]]),
-                Cell(text=work_of(row), value=row["n_batch"]),
-                cell(row["decode_tok_s"], rate),
-                cell(row["bound_decode_tok_s"], rate),
-                cell(row["mbu"], "{:.0%}".format),
-                cell(row["mfu"], "{:.0%}".format),
-                Cell(text=row["diagnosis"] or f"bound by {row['limited_by']}"),
+                Cell(text=machine.name(row)),
+                Cell(text=work_of(row.sizes), value=row.sizes.n_batch),
+                cell(row.value("decode_tok_s"), rate),
+                cell(row.limits.bound_decode_tok_s, rate),
+                cell(row.limits.mbu, "{:.0%}".format),
+                cell(row.limits.mfu, "{:.0%}".format),
+                Cell(text=row.limits.diagnosis or f"bound by {row.limits.limited_by}"),
             )
         )
         for row in rows

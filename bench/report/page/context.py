@@ -10,13 +10,12 @@ from typing import Any
 
 from bench.claims import ClaimFile
 from bench.claims.findings import Finding, sentences
-from bench.comparison.judging import drifts
-from bench.records import Record
 from bench.report.page.blocks import Cell, Head, Line, Prose, Section, Table, Tone
-from bench.report.page.machines import Machine, Row, work_of
+from bench.report.page.machines import Machine, work_of
 from bench.report.page.words import NOTHING, cell, gigabytes, rate, ratio
 from bench.report.tables.claims import rows as claim_rows
-from bench.summary import replicate_figures
+from bench.report.tables.row import Shown
+from bench.summary import Replicate, Sizes
 
 MOST_RECORDS = 400
 """Rows in the table of records; at least one for each row of the first table."""
@@ -29,7 +28,7 @@ def side_by_side(machines: Sequence[Machine]) -> Section | None:
     if len(machines) < 2:
         return None
     head = Section(id="machines", title="Machines side by side")
-    found: dict[tuple[Any, ...], dict[str, Row]] = {}
+    found: dict[Alike, dict[str, Shown]] = {}
     for machine in machines:
         for row in machine.rows:
             found.setdefault(_alike(row), {})[machine.id] = row
@@ -44,20 +43,25 @@ def side_by_side(machines: Sequence[Machine]) -> Section | None:
     return replace(head, lead=lead, blocks=(_machine_table(machines, shared),))
 
 
-def _alike(row: Row) -> tuple[Any, ...]:
-    keys = ("variant", "model", "engine", "quant", "mode", "dtype", "n_prompt", "n_gen", "n_batch")
-    return tuple(row[key] for key in keys)
+Alike = tuple[str, str, str, str, str, str, Sizes]
+"""An arm's name and settings, and its workload."""
+
+
+def _alike(row: Shown) -> Alike:
+    arm = row.arm
+    return arm.name, arm.model, arm.engine, arm.quant, arm.mode, arm.dtype, row.sizes
 
 
 def _machine_table(
-    machines: Sequence[Machine], shared: Mapping[tuple[Any, ...], Mapping[str, Row]]
+    machines: Sequence[Machine], shared: Mapping[Alike, Mapping[str, Shown]]
 ) -> Table:
     heads = [Head(text="variant"), Head(text="workload", note="prompt+new ×batch")]
     heads += [Head(text=m.label, numeric=True, note="decode tok/s, GB peak") for m in machines]
     lines = []
     for key, rows in shared.items():
-        cells = [Cell(text=key[0]), Cell(text=work_of(next(iter(rows.values()))))]
-        base = next((rows[m.id]["decode_tok_s"] for m in machines if m.id in rows), None)
+        cells = [Cell(text=key[0]), Cell(text=work_of(key[-1]))]
+        first = next((rows[m.id] for m in machines if m.id in rows), None)
+        base = None if first is None else first.value("decode_tok_s")
         cells += [_machine_cell(rows.get(machine.id), base) for machine in machines]
         lines.append(Line(cells=tuple(cells)))
     return Table(
@@ -70,17 +74,18 @@ def _machine_table(
     )
 
 
-def _machine_cell(row: Row | None, base: float | None) -> Cell:
-    if row is None or row["decode_tok_s"] is None:
+def _machine_cell(row: Shown | None, base: float | None) -> Cell:
+    speed = None if row is None else row.value("decode_tok_s")
+    if row is None or speed is None:
         return Cell(text=NOTHING, detail="not measured" if row is None else "")
     parts = []
-    if base and row["decode_tok_s"] != base:
-        parts.append(ratio(row["decode_tok_s"] / base))
-    if row["peak_memory_bytes"]:
-        parts.append(f"{gigabytes(row['peak_memory_bytes'])} GB")
-    if not row["valid"]:
-        parts.append(", ".join(row["reasons"]))
-    return Cell(text=rate(row["decode_tok_s"]), detail=", ".join(parts), value=row["decode_tok_s"])
+    if base and speed != base:
+        parts.append(ratio(speed / base))
+    if peak := row.value("peak_memory_bytes"):
+        parts.append(f"{gigabytes(peak)} GB")
+    if not row.row.valid:
+        parts.append(", ".join(row.row.reasons))
+    return Cell(text=rate(speed), detail=", ".join(parts), value=speed)
 
 
 def claims(judged: Sequence[tuple[ClaimFile, Sequence[Finding]]]) -> Section:
@@ -150,14 +155,14 @@ def _reasoning(found: Sequence[Finding]) -> Iterator[str]:
 
 def records(machine: Machine) -> Section:
     """The records behind every figure of a machine."""
-    each = max(1, MOST_RECORDS // max(len(machine.groups), 1))
+    each = max(1, MOST_RECORDS // max(len(machine.rows), 1))
     lines: list[Line] = []
-    for number, group in enumerate(machine.groups.values()):
+    for number, row in enumerate(machine.rows):
         anchor = f"{machine.id}-g{number}"
-        for i, record in enumerate(group[:each]):
+        for i, one in enumerate(row.row.replicates[:each]):
             lines.append(
                 Line(
-                    cells=_record_cells(machine, record),
+                    cells=_record_cells(machine, one),
                     group=anchor,
                     id=anchor if i == 0 else None,
                 )
@@ -192,29 +197,25 @@ def records(machine: Machine) -> Section:
     )
 
 
-def _record_cells(machine: Machine, record: Record) -> tuple[Cell, ...]:
-    good = record.status == "ok"
-    figures = replicate_figures(record) if good else {}
-    codes = [*record.reasons, *(["DRIFT"] if good and drifts(record) else [])]
-    said = ", ".join(dict.fromkeys(codes)) or record.message or ""
+def _record_cells(machine: Machine, one: Replicate) -> tuple[Cell, ...]:
+    codes = [*one.reasons, *(["DRIFT"] if one.ok and one.drifts else [])]
+    said = ", ".join(dict.fromkeys(codes)) or one.message or ""
     return (
-        Cell(text=record.key),
-        Cell(text=machine.names[record.variant["name"]]),
-        Cell(text=work_of(record.workload), value=record.workload["n_batch"]),
-        Cell(text=str(record.replicate), value=record.replicate),
-        cell(figures.get("decode_tok_s"), rate),
-        cell(figures.get("prefill_tok_s"), rate),
-        Cell(text=record.started_at[:19].replace("T", " ")),
-        Cell(text=record.status, detail=said),
+        Cell(text=one.key),
+        Cell(text=machine.names[one.arm.name]),
+        Cell(text=work_of(one.sizes), value=one.sizes.n_batch),
+        Cell(text=str(one.index), value=one.index),
+        cell(one.figures.get("decode_tok_s"), rate),
+        cell(one.figures.get("prefill_tok_s"), rate),
+        Cell(text=one.started_at[:19].replace("T", " ")),
+        Cell(text="ok" if one.ok else "failed", detail=said),
     )
 
 
 def environment(machine: Machine) -> Section:
     """The machine and software, and how it was measured."""
-    found = machine.environment
-    identity = found.identity if found else {}
-    state = found.state if found else {}
-    items = [*identity.items(), *state.items()]
+    host = machine.host
+    items = [*host.identity.items(), *host.state.items()]
     lines = tuple(
         Line(cells=(Cell(text=str(key)), Cell(text=_shown(value))))
         for key, value in items
@@ -226,7 +227,7 @@ def environment(machine: Machine) -> Section:
         lines=lines,
         heads=(Head(text="what"), Head(text="as read")),
     )
-    lead = f"Environment {found.id}." if found else "No environment was recorded."
+    lead = f"Environment {host.id}." if host.recorded else "No environment was recorded."
     return Section(
         id=f"{machine.id}-machine",
         title=f"The machine: {machine.label}",
@@ -241,11 +242,9 @@ def _shown(value: Any) -> str:
 
 def method(machine: Machine) -> Prose:
     """How these records were made, from what they say of themselves."""
-    counts = Counter(len(group) for group in machine.groups.values())
+    counts = Counter(len(row.row.replicates) for row in machine.rows)
     replicates = ", ".join(str(count) for count in sorted(counts))
-    clocks = sorted(
-        {str(r.device["clock"]) for r in machine.results.records if "clock" in r.device}
-    )
+    clocks = sorted({one.clock for one in machine.summary.replicates if one.clock})
     origin = "" if machine.origin == "measured" else f"Origin of the records: {machine.origin}. "
     return Prose(
         summary="How it was measured",

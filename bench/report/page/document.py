@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from bench.report.page.blocks import Cell, Picture, Prose, Report, Section, Table
 from bench.report.tables import column
 from bench.report.tables import to_markdown as pipe_table
+from bench.text import one_line
 
 MOST_LINES = 60
 """Lines of one table; the page has them all."""
@@ -83,4 +84,4 @@ def plain(text: str) -> str:
     """Text that Markdown takes for text: no tags, no line that begins something."""
     for sign in ("&", "<", ">"):
         text = text.replace(sign, {"&": "&amp;", "<": "&lt;", ">": "&gt;"}[sign])
-    return " ".join(text.replace("`", "'").split())
+    return one_line(text.replace("`", "'").replace("](", "]\\("))

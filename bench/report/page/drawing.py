@@ -10,6 +10,7 @@ from typing import Any, Final
 import vl_convert
 
 from bench.report.page.pictures import GRID, INK, MUTED, SERIES, SURFACE
+from bench.text import plain_all
 
 LIGHT: Final[Mapping[str, str]] = {
     INK: "#1a1d21",
@@ -83,7 +84,8 @@ def to_png(spec: Mapping[str, Any], scale: float = 2.0) -> bytes:
 
 
 def _svg(spec: Mapping[str, Any]) -> str:
-    svg: str = vl_convert.vegalite_to_svg(json.dumps(spec), allowed_base_urls=[])
+    # XML has no control characters: the renderer ends the whole process at one.
+    svg: str = vl_convert.vegalite_to_svg(json.dumps(plain_all(spec)), allowed_base_urls=[])
     return svg
 
 

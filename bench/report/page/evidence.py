@@ -5,26 +5,36 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Final
 
-from bench.comparison import METRICS, QUALITY
+from bench.comparison import QUALITY
+from bench.comparison.row import Compared
 from bench.errors import InputError
 from bench.experiment.selectors import short_names
-from bench.records.codes import REASONS
+from bench.records.codes import sentence
 from bench.report.page import pictures
 from bench.report.page.blocks import Cell, Head, Line, Picture, Section, Table, Tone
-from bench.report.page.machines import Machine, Row, batch, key_of, work_of
+from bench.report.page.machines import Machine, batch, work_of
 from bench.report.page.words import NOTHING, Show, cell, gigabytes, number, ratio
-from bench.summary.quality import Estimate, pareto
+from bench.report.tables.pareto import Placed, kld_of, placed
+from bench.report.tables.row import Shown
+from bench.statistics import Estimate
+from bench.summary import Sizes
+from bench.summary.metrics import compared
 
-DRAWN = {
-    "decode": "decoding speed",
-    "prefill": "prefill speed",
-    "cost": "cost of a token",
-    "memory": "peak memory",
-    "energy": "energy of a new token",
-    "quality": "perplexity",
-}
-"""Metrics that a forest plot shows, and their words; the table has all."""
+Point = dict[str, Any]
+"""What a chart draws: Vega-Lite's rows."""
+
+FIRST: Final = ("decode", "prefill", "cost", "memory", "energy")
+"""Metrics in the order of a forest plot; others that have words follow, quality is last."""
+
+
+def _drawn_metrics() -> dict[str, str]:
+    """Metrics that a forest plot shows, and their words; the table has all."""
+    words = {name: metric.words for name, metric in compared().items() if metric.words}
+    in_order = sorted(words, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+    return {name: words[name] for name in in_order} | {QUALITY: "perplexity"}
+
 
 MOST_ARMS = 10
 """Rows in one band of a forest plot."""
@@ -54,43 +64,39 @@ def _forest(machine: Machine) -> Picture:
         caption="Right of 1 is more, left is less; colour and shape say whether that is better. "
         f"A ratio without a line has no interval, or one narrower than its point.{at}",
         alt="; ".join(f"{row['arm']}, {row['metric']}: {row['label']}" for row in drawn[:24]),
-        spec=pictures.forest(drawn, list(DRAWN.values())) if drawn else None,
+        spec=pictures.forest(drawn, list(_drawn_metrics().values())) if drawn else None,
         missing="" if drawn else "no metric was measured in both arms",
         table=ratio_table(machine),
     )
 
 
-def _drawn(compared: Sequence[Row], names: Mapping[str, str]) -> tuple[list[Row], str]:
+def _drawn(rows: Sequence[Compared], names: Mapping[str, str]) -> tuple[list[Point], str]:
     """Points of a forest plot, at the smallest batch; and which workload that is."""
-    rows = [row for row in compared if row["metric"] in DRAWN and row["ratio"]]
-    timed = [row for row in rows if row["metric"] != QUALITY]
-    works = [_work(row) for row in sorted(timed, key=lambda row: (batch(row), row["n_prompt"]))]
-    arms = list(dict.fromkeys(row["candidate"] for row in rows))[:MOST_ARMS]
+    rows = [row for row in rows if row.metric in _drawn_metrics() and row.ratio]
+    works = [row.sizes for row in rows if row.sizes is not None]
+    first = min(works, key=lambda sizes: (batch(sizes), sizes.n_prompt), default=None)
+    arms = list(dict.fromkeys(row.candidate for row in rows))[:MOST_ARMS]
     kept = [
-        _point(row, names)
-        for row in rows
-        if row["candidate"] in arms and (row["metric"] == QUALITY or _work(row) == works[0])
+        _point(row, names) for row in rows if row.candidate in arms and row.sizes in (None, first)
     ]
-    at = (
-        f" Drawn: {works[0][0]}+{works[0][1]} tokens, batch {works[0][2] or 'unknown'}."
-        if works
-        else ""
-    )
-    return kept, at
+    if first is None:
+        return kept, ""
+    at = f"{first.n_prompt}+{first.n_gen} tokens, batch {first.n_batch or 'unknown'}"
+    return kept, f" Drawn: {at}."
 
 
-def plot(rows: Sequence[Row], file: Path) -> None:
+def plot(rows: Sequence[Compared], file: Path) -> None:
     """Draw the rows of a comparison. Raises InputError for a file that is no picture's."""
     from bench.report.page.drawing import to_png, to_svg
 
     suffix = file.suffix.lower()
     if suffix not in (".svg", ".png"):
         raise InputError(f"--plot: {file} ends neither in .svg nor in .png")
-    names = short_names([*(row["baseline"] for row in rows), *(row["candidate"] for row in rows)])
+    names = short_names([*(row.baseline for row in rows), *(row.candidate for row in rows)])
     drawn, _ = _drawn(rows, names)
     if not drawn:
         raise InputError("--plot: there is no ratio to draw")
-    spec = pictures.forest(drawn, list(DRAWN.values()))
+    spec = pictures.forest(drawn, list(_drawn_metrics().values()))
     picture = to_svg(spec).encode() if suffix == ".svg" else to_png(spec)
     try:
         file.write_bytes(picture)
@@ -98,26 +104,26 @@ def plot(rows: Sequence[Row], file: Path) -> None:
         raise InputError(f"--plot: {file}: {error.strerror}") from error
 
 
-def _work(row: Row) -> tuple[int, int, int | None]:
-    return row["n_prompt"], row["n_gen"], row["n_batch"]
-
-
 def _over_batch(machine: Machine) -> Picture | None:
     """The ratio of decoding at each batch; None for one batch."""
-    rows = [row for row in machine.compared if row["metric"] == "decode" and row["ratio"]]
-    main = _main_work(rows) if rows else (0, 0)
-    rows = [row for row in rows if (row["n_prompt"], row["n_gen"]) == main and row["n_batch"]]
-    if len({row["n_batch"] for row in rows}) < 2:
+    rows = [
+        (row, row.sizes)
+        for row in machine.compared
+        if row.metric == "decode" and row.ratio and row.sizes is not None
+    ]
+    main = _main_work([sizes for _, sizes in rows]) if rows else (0, 0)
+    rows = [(row, sizes) for row, sizes in rows if sizes[:2] == main and sizes.n_batch]
+    if len({sizes.n_batch for _, sizes in rows}) < 2:
         return None
-    drawn: list[Row] = [
+    drawn: list[Point] = [
         {
-            "variant": machine.names[row["candidate"]],
-            "n_batch": row["n_batch"],
-            "y": row["ratio"],
-            "low": row["ci_low"] or row["ratio"],
-            "high": row["ci_high"] or row["ratio"],
+            "variant": machine.names[row.candidate],
+            "n_batch": sizes.n_batch,
+            "y": row.ratio,
+            "low": row.ci_low or row.ratio,
+            "high": row.ci_high or row.ratio,
         }
-        for row in rows
+        for row, sizes in rows
     ]
     return Picture(
         id=f"{machine.id}-ratio-batch",
@@ -128,26 +134,27 @@ def _over_batch(machine: Machine) -> Picture | None:
     )
 
 
-def _point(row: Row, names: Mapping[str, str]) -> Row:
-    low, high = row["ci_low"] or row["ratio"], row["ci_high"] or row["ratio"]
+def _point(row: Compared, names: Mapping[str, str]) -> Point:
+    assert row.ratio is not None, "what has no ratio is not drawn"
+    low, high = row.ci_low or row.ratio, row.ci_high or row.ratio
     return {
-        "metric": DRAWN[row["metric"]],
-        "arm": names[row["candidate"]],
-        "ratio": row["ratio"],
+        "metric": _drawn_metrics()[row.metric],
+        "arm": names[row.candidate],
+        "ratio": row.ratio,
         "low": low,
         "high": high,
         "end": high,
         "kind": _kind(row),
-        "label": ratio(row["ratio"]),
+        "label": ratio(row.ratio),
     }
 
 
-def _kind(row: Row) -> str:
-    if row["verdict"] == "same":
+def _kind(row: Compared) -> str:
+    if row.verdict == "same":
         return "same"
-    if row["verdict"] not in ("higher", "lower"):
+    if row.verdict not in ("higher", "lower"):
         return "no verdict"
-    return "better" if row["verdict"] == row["better"] else "worse"
+    return "better" if row.verdict == row.better else "worse"
 
 
 TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "same": "even", "no verdict": "open"}
@@ -166,65 +173,56 @@ def ratio_table(machine: Machine) -> Table:
     )
 
 
-def _ratio_cells(machine: Machine, row: Row) -> tuple[Cell, ...]:
-    tokens = row["metric"] == QUALITY
-    place = None if tokens else _anchor(machine, row)
-    pairs = f"{row['n_pairs']}{' tokens' * tokens}"
+def _ratio_cells(machine: Machine, row: Compared) -> tuple[Cell, ...]:
+    pairs = f"{row.n_pairs}{' tokens' * (row.sizes is None)}"
+    work = "–" if row.sizes is None else work_of(row.sizes)
     return (
-        Cell(text=machine.names[row["candidate"]]),
-        Cell(text=row["metric"]),
-        Cell(text="–" if tokens else work_of(row), value=row["n_batch"]),
-        cell(row["ratio"], lambda value: f"{value:.3f}", row["ci_low"], row["ci_high"]),
-        Cell(text=row["verdict"], detail=_kind(row), tone=TONES[_kind(row)]),
-        Cell(text=pairs, value=row["n_pairs"], href=place),
-        Cell(text=", ".join(row["reasons"]) or NOTHING),
+        Cell(text=machine.names[row.candidate]),
+        Cell(text=row.metric),
+        Cell(text=work, value=row.n_batch),
+        cell(row.ratio, lambda value: f"{value:.3f}", row.ci_low, row.ci_high),
+        Cell(text=row.verdict, detail=_kind(row), tone=TONES[_kind(row)]),
+        Cell(text=pairs, value=row.n_pairs, href=machine.anchor(row.candidate, row.sizes)),
+        Cell(text=", ".join(row.reasons) or NOTHING),
     )
 
 
-def _anchor(machine: Machine, row: Row) -> str | None:
-    key = (row["candidate"], row["n_prompt"], row["n_gen"], row["n_batch"])
-    keys = list(machine.groups)
-    return f"{machine.id}-g{keys.index(key)}" if key in keys else None
-
-
-def _reasons(rows: Sequence[Row]) -> Iterator[str]:
-    for reason in sorted({reason for row in rows for reason in row["reasons"]}):
-        yield f"{reason}: {REASONS.get(reason, 'see the records')}."
-    better = [name for name, metric in METRICS.items() if metric.better == "lower"]
+def _reasons(rows: Sequence[Compared]) -> Iterator[str]:
+    for reason in sorted({reason for row in rows for reason in row.reasons}):
+        yield f"{reason}: {sentence(reason)}."
+    better = [name for name, metric in compared().items() if metric.better == "lower"]
     yield f"Less is better for {', '.join(better)} and {QUALITY}."
 
 
 def batching(machine: Machine) -> Section:
     """Throughput, latency and cost over the batch."""
     head = Section(id=f"{machine.id}-batch", title="What does batching buy?")
-    many = len({row["n_batch"] for row in machine.rows} - {None}) > 1
+    many = len({row.sizes.n_batch for row in machine.rows} - {None}) > 1
     if not many:
         return replace(head, missing=f"No curve: {ONE_BATCH}.")
-    work = _main_work(machine.rows)
-    rows = [
-        row for row in machine.rows if (row["n_prompt"], row["n_gen"]) == work and row["n_batch"]
-    ]
+    work = _main_work([row.sizes for row in machine.rows])
+    rows = [row for row in machine.rows if row.sizes[:2] == work and row.sizes.n_batch]
     lead = f"Workload: {work[0]} prompt tokens and {work[1]} new ones, at each batch size."
     return replace(head, lead=lead, blocks=(_curve(machine, rows), _cost_curve(machine, rows)))
 
 
-def _main_work(rows: Sequence[Row]) -> tuple[int, int]:
+def _main_work(sizes: Sequence[Sizes]) -> tuple[int, int]:
     """The prompt and generation that were measured at most batch sizes."""
-    works = [(row["n_prompt"], row["n_gen"]) for row in rows]
+    works = [(one.n_prompt, one.n_gen) for one in sizes]
     return max(dict.fromkeys(works), key=works.count)
 
 
-def _curve(machine: Machine, rows: Sequence[Row]) -> Picture:
-    drawn = [
+def _curve(machine: Machine, rows: Sequence[Shown]) -> Picture:
+    drawn: list[Point] = [
         {
-            "variant": machine.names[row["variant"]],
-            "n_batch": row["n_batch"],
-            "x": row["tpot_s"] * 1e3,
-            "y": row["decode_tok_s"],
-            "label": str(row["n_batch"]),
+            "variant": machine.name(row),
+            "n_batch": row.sizes.n_batch,
+            "x": each_s * 1e3,
+            "y": row.value("decode_tok_s"),
+            "label": str(row.sizes.n_batch),
         }
         for row in rows
-        if row["tpot_s"]
+        if (each_s := row.value("tpot_s"))
     ]
     return Picture(
         id=f"{machine.id}-latency",
@@ -240,16 +238,16 @@ def _curve(machine: Machine, rows: Sequence[Row]) -> Picture:
     )
 
 
-def _cost_curve(machine: Machine, rows: Sequence[Row]) -> Picture:
-    drawn: list[Row] = []
+def _cost_curve(machine: Machine, rows: Sequence[Shown]) -> Picture:
+    drawn: list[Point] = []
     for row in rows:
-        found = machine.costs.get(key_of(row))
+        found = machine.costs.get((row.arm.name, row.sizes))
         if found and found.usd_per_mtok:
             y = found.usd_per_mtok
             drawn.append(
                 {
-                    "variant": machine.names[row["variant"]],
-                    "n_batch": row["n_batch"],
+                    "variant": machine.name(row),
+                    "n_batch": row.sizes.n_batch,
                     "y": y,
                     "low": found.ci_low or y,
                     "high": found.ci_high or y,
@@ -268,7 +266,7 @@ def _cost_curve(machine: Machine, rows: Sequence[Row]) -> Picture:
 def quality(machine: Machine) -> Section:
     """What is lost, against the bytes and the money that it saves."""
     head = Section(id=f"{machine.id}-quality", title="What does it cost in quality?")
-    known = [row for row in _smallest(machine.rows) if row["mean_kld"] is not None]
+    known = [row for row in _smallest(machine.rows) if kld_of(row.row) is not None]
     if len(known) < 2:
         why = "no arm's divergence from a baseline was measured"
         return replace(head, missing=f"No trade-off to show: {why}.")
@@ -276,12 +274,12 @@ def quality(machine: Machine) -> Section:
         "Divergence from the baseline's own predictions (KL, nats a token): 0 is the same model. "
         "Filled points are on the front: no other arm is better at equal or lower divergence."
     )
-    priced = [row | {"usd_per_mtok": _usd(machine, row)} for row in known]
-    models = dict.fromkeys(row["model"] for row in priced)
+    priced = [replace(row, usd_per_mtok=_usd(machine, row)) for row in known]
+    models = dict.fromkeys(row.arm.model for row in priced)
     marked = [
         row
         for model in models  # an arm diverges from the baseline of its own model
-        for row in pareto([row for row in priced if row["model"] == model])
+        for row in placed([row for row in priced if row.arm.model == model])
     ]
     blocks = (
         _trade(machine, marked, "packed_bytes", "weights", "GB of weights", 1e-9),
@@ -290,37 +288,38 @@ def quality(machine: Machine) -> Section:
     return replace(head, lead=lead, blocks=blocks)
 
 
-def _smallest(rows: Sequence[Row]) -> list[Row]:
+def _smallest(rows: Sequence[Shown]) -> list[Shown]:
     """Each variant once, at its smallest batch."""
-    found: dict[str, Row] = {}
+    found: dict[str, Shown] = {}
     for row in rows:
-        old = found.get(row["variant"])
-        if old is None or batch(row) < batch(old):
-            found[row["variant"]] = row
+        old = found.get(row.arm.name)
+        if old is None or batch(row.sizes) < batch(old.sizes):
+            found[row.arm.name] = row
     return list(found.values())
 
 
-def _usd(machine: Machine, row: Row) -> float | None:
-    found = machine.costs.get(key_of(row))
+def _usd(machine: Machine, row: Shown) -> float | None:
+    found = machine.costs.get((row.arm.name, row.sizes))
     return found.usd_per_mtok if found else None
 
 
 def _trade(
-    machine: Machine, rows: Sequence[Row], key: str, what: str, title: str, scale: float
+    machine: Machine, rows: Sequence[Placed], key: str, what: str, title: str, scale: float
 ) -> Picture:
-    drawn: list[Row] = []
+    drawn: list[Point] = []
     for row in rows:
-        figures = machine.quality[row["variant"]]
-        if row[key] is not None and figures.mean_kld is not None:
+        value: float | None = getattr(row.trade, key)
+        kld = None if row.row.quality is None else row.row.quality.mean_kld
+        if value is not None and kld is not None:
             drawn.append(
                 {
-                    "variant": machine.names[row["variant"]],
-                    "model": row["model"],
-                    "x": row[key] * scale,
-                    "y": row["mean_kld"],
-                    "front": key in row["front"],
-                    "low": max(figures.mean_kld.low, 0.0),
-                    "high": figures.mean_kld.high,
+                    "variant": machine.name(row.shown),
+                    "model": row.row.arm.model,
+                    "x": value * scale,
+                    "y": kld.value,
+                    "front": key in row.front,
+                    "low": max(kld.low, 0.0),
+                    "high": kld.high,
                 }
             )
     return Picture(
@@ -337,7 +336,7 @@ def _trade(
     )
 
 
-def _trade_table(machine: Machine, rows: Sequence[Row]) -> Table:
+def _trade_table(machine: Machine, rows: Sequence[Placed]) -> Table:
     heads = (
         Head(text="variant"),
         Head(text="KLD", numeric=True, note="nats a token"),
@@ -348,16 +347,18 @@ def _trade_table(machine: Machine, rows: Sequence[Row]) -> Table:
     )
     lines = []
     for row in rows:
-        f = machine.quality[row["variant"]]
+        found = row.row.quality
+        assert found is not None, "an arm with a divergence has quality"
+        front = ", ".join(name.split("_")[0] for name in row.front)
         lines.append(
             Line(
                 cells=(
-                    Cell(text=machine.names[row["variant"]]),
-                    _estimate(f.mean_kld, "{:.4f}".format),
-                    _estimate(f.same_top1, "{:.1%}".format),
-                    _estimate(f.ppl, number),
-                    cell(row["packed_bytes"], gigabytes),
-                    Cell(text=", ".join(name.split("_")[0] for name in row["front"]) or NOTHING),
+                    Cell(text=machine.name(row.shown)),
+                    _estimate(found.mean_kld, "{:.4f}".format),
+                    _estimate(found.same_top1, "{:.1%}".format),
+                    _estimate(found.ppl, number),
+                    cell(row.trade.packed_bytes, gigabytes),
+                    Cell(text=front or NOTHING),
                 )
             )
         )
@@ -373,15 +374,15 @@ def _estimate(found: Estimate | None, show: Show) -> Cell:
 def energy(machine: Machine) -> Section:
     """Joules a new token."""
     head = Section(id=f"{machine.id}-energy", title="What does it draw?")
-    drawn: list[Row] = []
+    drawn: list[Point] = []
     for row in machine.rows:
         found = machine.interval(row, "energy_per_output_token_j")
         if found is not None:
-            name = machine.names[row["variant"]]
+            name = machine.name(row)
             y = found.value
             drawn.append(
                 {
-                    "arm": f"{name} ×{batch(row) or '?'}",
+                    "arm": f"{name} ×{batch(row.sizes) or '?'}",
                     "variant": name,
                     "y": y,
                     "low": found.low or y,
@@ -389,17 +390,11 @@ def energy(machine: Machine) -> Section:
                 }
             )
     if not drawn:
-        told = {row["absent"].get("energy_per_output_token_j", "") for row in machine.rows}
+        told = {row.absent.get("energy_per_output_token_j", "") for row in machine.rows}
         why = "; ".join(sorted(text for text in told if text)) or "no counter was read"
         return replace(head, missing=f"No energy was read: {why}.")
-    scopes = {row["energy_scope"] for row in machine.rows} - {None}
-    errors = {
-        window.get("systematic_error") or 0.0
-        for record in machine.results.records
-        for window in record.energy.values()
-        if isinstance(window, dict)
-    }
-    beyond = max(errors, default=0.0)
+    scopes = {scope for row in machine.rows if (scope := row.row.energy_scope)}
+    beyond = max((row.row.systematic_error for row in machine.rows), default=0.0)
     lead = f"Scope: {', '.join(sorted(scopes)) or 'as the counter reads'}, idle power included."
     if beyond:
         lead += f" The counter itself may be off by {beyond:.0%}, and not alike for all arms."

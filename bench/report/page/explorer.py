@@ -7,18 +7,18 @@ tests/report/test_report_browser.py holds the two together.
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.cost.prices import gpu_rent
+from bench.cost.prices import gpu_rent, today
 from bench.cost.pricing import token_times
 from bench.cost.scenario import FOLDER, Figure, load_scenario
 from bench.cost.throughput import Throughput, throughputs
 from bench.errors import InputError
 from bench.experiment import CostAssumption
-from bench.report.page.machines import Machine, key_of_throughput, work_of
+from bench.report.page.machines import Machine, work_of
+from bench.summary import Sizes
 
 Json = dict[str, Any]
 HOME = "home-rtx4080-us"
@@ -56,17 +56,15 @@ def data(machines: Sequence[Machine], assumed: CostAssumption | None) -> Json:
 
 
 def _rows(machine: Machine) -> Iterator[Json]:
-    items = throughputs(machine.results)
-    several = len({(one.n_prompt, one.n_gen, one.n_batch) for one in items}) > 1
+    items = throughputs(machine.summary)
+    several = len({_sizes(one) for one in items}) > 1
     for one, time in zip(items, token_times(items), strict=True):
-        place = list(machine.groups).index(key_of_throughput(one))
         name = machine.names[one.variant]
-        work = {"n_prompt": one.n_prompt, "n_gen": one.n_gen, "n_batch": one.n_batch}
         yield {
-            "name": f"{name} {_work(work, items)}" if several else name,
+            "name": f"{name} {_work(_sizes(one), items)}" if several else name,
             "machine": machine.label,
-            "records": f"{machine.id}-g{place}",
-            **work,
+            "records": machine.anchor(one.variant, _sizes(one)),
+            **_sizes(one)._asdict(),
             "total_tok_s": one.total_tok_s,
             "low": one.low,
             "high": one.high,
@@ -80,11 +78,15 @@ def _rows(machine: Machine) -> Iterator[Json]:
         }
 
 
-def _work(work: Mapping[str, int | None], items: Sequence[Throughput]) -> str:
+def _sizes(one: Throughput) -> Sizes:
+    return Sizes(one.n_prompt, one.n_gen, one.n_batch)
+
+
+def _work(sizes: Sizes, items: Sequence[Throughput]) -> str:
     """`×4`, with the numbers of tokens where they differ."""
     if len({(one.n_prompt, one.n_gen) for one in items}) > 1:
-        return work_of(work)
-    return f"×{work['n_batch'] or '?'}"
+        return work_of(sizes)
+    return f"×{sizes.n_batch or '?'}"
 
 
 def _sliders(machines: Sequence[Machine], assumed: CostAssumption | None) -> Iterator[Slider]:
@@ -124,19 +126,21 @@ def _sliders(machines: Sequence[Machine], assumed: CostAssumption | None) -> Ite
 
 def _rent(machines: Sequence[Machine], assumed: CostAssumption | None) -> Slider:
     """The price book's range for the one card that was measured, else half to twice the start."""
-    items: list[Throughput] = [one for m in machines for one in throughputs(m.results)]
+    items: list[Throughput] = [one for m in machines for one in throughputs(m.summary)]
     cards = {one.device for one in items}
     start = assumed.usd_per_hour if assumed else None
     low = high = None
     source = ""
     if len(cards) == 1 and (card := cards.pop()) is not None:
         try:
-            market = gpu_rent(card, datetime.datetime.now(datetime.UTC).date())
+            market = gpu_rent(card, today())
         except InputError:
             market = None
         if market is not None and market.currency == "USD":
             low, high, start = market.low, market.high, start or market.mode
+            newest = max(price.source_date for price in market.prices if price.source_date)
             source = "; ".join(dict.fromkeys(price.source for price in market.prices))
+            source += f" (newest of {newest}, {(today() - newest).days} days old)"
     if start is None:
         start, source = 0.5, "no price is known for this machine: an example"
     elif low is None and assumed is not None:

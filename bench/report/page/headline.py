@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
-from bench.comparison.judging import EXCLUDING
+from bench.comparison.row import Compared
 from bench.comparison.unpaired import REASON as NOT_PAIRED
-from bench.records.codes import REASONS
+from bench.records.codes import excludes, sentence
 from bench.report.page.blocks import Cell, Head, Line, Table, Tone, Verdict
-from bench.report.page.machines import Machine, Row, batch, key_of, work_of
+from bench.report.page.machines import Machine, batch, work_of
 from bench.report.page.words import NOTHING, Show, between, cell, gigabytes, number, rate, ratio
-from bench.summary.statistics import MIN_PAIRS
+from bench.report.tables.row import Shown, valid_words
+from bench.statistics.paired import MIN_PAIRS
+from bench.summary import METRICS, Sizes
+from bench.summary.metrics import compared
 
-HEADS = (
-    Head(text="decode", numeric=True, note="tok/s"),
-    Head(text="prefill", numeric=True, note="tok/s"),
-    Head(text="memory", numeric=True, note="peak, GB"),
-    Head(text="energy", numeric=True, note="J per new token"),
+PLACED: Final[Mapping[str, tuple[Head, Show]]] = {
+    "decode_tok_s": (Head(text="decode", numeric=True, note="tok/s"), rate),
+    "prefill_tok_s": (Head(text="prefill", numeric=True, note="tok/s"), rate),
+    "peak_memory_bytes": (Head(text="memory", numeric=True, note="peak, GB"), gigabytes),
+    "energy_per_output_token_j": (
+        Head(text="energy", numeric=True, note="J per new token"),
+        number,
+    ),
+}
+"""Metrics that every page has a column for; others follow where they have a heading."""
+
+IN_BATCHES: Final = ("output_tok_s", "requests_s", "goodput_req_s")
+"""Metrics with a heading that the page leaves to the section on batches and to summary.csv."""
+
+LAST: Final = (
     Head(text="perplexity", numeric=True, note="times the baseline's"),
     Head(text="cost", numeric=True, note="$ per million tokens"),
     Head(text="valid"),
@@ -26,12 +40,23 @@ HEADS = (
 )
 
 
+def _columns(machine: Machine) -> dict[str, tuple[Head, Show]]:
+    """Metric -> heading, and how a figure is shown."""
+    found = dict(PLACED)
+    for name, metric in METRICS.items():
+        new = metric.heading and name not in (*PLACED, *IN_BATCHES)
+        if new and any(row.value(name) is not None for row in machine.rows):
+            found[name] = (Head(text=metric.heading, numeric=True), number)
+    return found
+
+
 def table(machine: Machine) -> Table:
     """Every arm and workload with its interval and validity."""
-    works = {key_of(row)[1:] for row in machine.rows}
-    lines = [_line(machine, row, swept=len(works) > 1) for row in machine.rows]
+    works = {row.sizes for row in machine.rows}
+    metrics = _columns(machine)
+    lines = [_line(machine, row, metrics, swept=len(works) > 1) for row in machine.rows]
     swept = (Head(text="workload", note="prompt+new ×batch"),) if len(works) > 1 else ()
-    heads = (Head(text="variant"), *swept, *HEADS)
+    heads = (Head(text="variant"), *swept, *(head for head, _ in metrics.values()), *LAST)
     lines, gaps = _gaps(heads, lines)
     return Table(
         id=f"{machine.id}-table",
@@ -65,15 +90,14 @@ def _gaps(heads: Sequence[Head], lines: Sequence[Line]) -> tuple[list[Line], lis
     return kept, [f"No {heads[number].text}: {why}." for number, why in sorted(often)]
 
 
-def _line(machine: Machine, row: Row, *, swept: bool) -> Line:
-    name = Cell(text=machine.names[row["variant"]])
-    work = Cell(text=work_of(row), value=row["n_batch"])
+def _line(
+    machine: Machine, row: Shown, metrics: Mapping[str, tuple[Head, Show]], *, swept: bool
+) -> Line:
+    name = Cell(text=machine.name(row))
+    work = Cell(text=work_of(row.sizes), value=row.sizes.n_batch)
     shown = (
-        _replicates(machine, row, "decode_tok_s", rate),
-        _replicates(machine, row, "prefill_tok_s", rate),
-        _replicates(machine, row, "peak_memory_bytes", gigabytes),
-        _replicates(machine, row, "energy_per_output_token_j", number),
-        _quality(machine, row),
+        *(_replicates(machine, row, figure, show) for figure, (_, show) in metrics.items()),
+        _quality(row),
         _cost(machine, row),
         _valid(row),
         _records(machine, row),
@@ -81,15 +105,15 @@ def _line(machine: Machine, row: Row, *, swept: bool) -> Line:
     return Line(cells=(name, *([work] if swept else []), *shown))
 
 
-def _replicates(machine: Machine, row: Row, figure: str, show: Show) -> Cell:
+def _replicates(machine: Machine, row: Shown, figure: str, show: Show) -> Cell:
     found = machine.interval(row, figure)
     if found is None:
-        return cell(None, why=str(row["absent"].get(figure, "not measured")))
+        return cell(None, why=row.absent.get(figure, "not measured"))
     return cell(found.value, show, found.low, found.high)
 
 
-def _quality(machine: Machine, row: Row) -> Cell:
-    figures = machine.quality.get(row["variant"])
+def _quality(row: Shown) -> Cell:
+    figures = row.quality
     if figures is None:
         return cell(None, why="quality was not measured")
     if figures.is_baseline:
@@ -100,29 +124,29 @@ def _quality(machine: Machine, row: Row) -> Cell:
     return cell(found.value, lambda value: f"{value:.3f}", found.low, found.high)
 
 
-def _cost(machine: Machine, row: Row) -> Cell:
-    found = machine.costs.get(key_of(row))
+def _cost(machine: Machine, row: Shown) -> Cell:
+    found = machine.costs.get((row.arm.name, row.sizes))
     if found is None:
-        why = "no throughput" if row["total_tok_s"] is None else "no price given (--rent)"
-        return cell(None, why=why)
+        nothing = row.value("total_tok_s") is None
+        return cell(None, why="no throughput" if nothing else "no price given (--rent)")
     return cell(found.usd_per_mtok, number, found.ci_low, found.ci_high)
 
 
-def _valid(row: Row) -> Cell:
-    if row["valid"]:
-        return Cell(text="yes", value=1.0)
-    reasons = ", ".join(row["reasons"]) or "not measured"
-    return Cell(text="no", detail=reasons, value=0.0)
+def _valid(row: Shown) -> Cell:
+    words = valid_words(row.row)
+    if not row.row.valid:
+        return Cell(text="no", detail=words, value=0.0)
+    return Cell(text="yes", detail=words.removeprefix("yes").removeprefix(", "), value=1.0)
 
 
-def _records(machine: Machine, row: Row) -> Cell:
+def _records(machine: Machine, row: Shown) -> Cell:
     """How many count, and of how many where some failed; leads to all of them."""
-    used, there = row["n_replicates"], len(machine.groups[key_of(row)])
+    used, there = len(row.row.good), len(row.row.replicates)
     text = str(used) if used == there else f"{used} of {there}"
-    return Cell(text=text, value=used, href=machine.anchor(row))
+    return Cell(text=text, value=used, href=machine.anchor(row.arm.name, row.sizes))
 
 
-def _notes(machine: Machine, works: set[tuple[int, int, int]]) -> Iterator[str]:
+def _notes(machine: Machine, works: set[Sizes]) -> Iterator[str]:
     if len(works) == 1:
         n_prompt, n_gen, n_batch = next(iter(works))
         yield f"Workload: {n_prompt} prompt tokens, {n_gen} new ones, batch {n_batch or 'unknown'}."
@@ -131,13 +155,13 @@ def _notes(machine: Machine, works: set[tuple[int, int, int]]) -> Iterator[str]:
         "perplexity: over the text's tokens). Two arms are compared by the paired ratios, not by "
         "whether these intervals overlap."
     )
-    each = " of each card" if any(row["cards"] > 1 for row in machine.rows) else ""
+    each = " of each card" if any(row.arm.cards > 1 for row in machine.rows) else ""
     for cost in machine.assumed if machine.costs else ():
         yield (
             f"Cost: at ${cost.usd_per_hour:g} an hour{each}, busy {cost.utilization:.0%} of it "
             f"({cost.source}). Put in your own below."
         )
-    used = max(len(group) for group in machine.groups.values())
+    used = max(len(row.row.replicates) for row in machine.rows)
     if machine.n_replicates > used:
         yield f"Of up to {machine.n_replicates} replicates of each, the first {used} are used here."
     if machine.n_rows > len(machine.rows):
@@ -149,76 +173,72 @@ def _notes(machine: Machine, works: set[tuple[int, int, int]]) -> Iterator[str]:
 
 def verdicts(machine: Machine) -> Iterator[Verdict]:
     """One for each candidate: its decoding at the smallest batch, and what goes with it."""
-    for candidate in dict.fromkeys(row["candidate"] for row in machine.compared):
-        rows = [row for row in machine.compared if row["candidate"] == candidate]
-        decoding = [row for row in rows if row["metric"] in ("decode", "prefill")]
+    for candidate in dict.fromkeys(row.candidate for row in machine.compared):
+        rows = [row for row in machine.compared if row.candidate == candidate]
+        decoding = [row for row in rows if row.metric in ("decode", "prefill")]
         if decoding:
-            first = min(decoding, key=lambda row: (batch(row), row["metric"]))
+            first = min(decoding, key=lambda row: (batch(row.sizes), row.metric))
             yield _verdict(machine, first, rows)
 
 
-def _verdict(machine: Machine, first: Row, rows: list[Row]) -> Verdict:
-    names = machine.names
+def _verdict(machine: Machine, first: Compared, rows: list[Compared]) -> Verdict:
+    names, sizes = machine.names, first.sizes
+    assert sizes is not None, "decoding is of a workload"
     tone, said = judged(first)
-    same_work = [
-        row
-        for row in rows
-        if all(row[key] in (first[key], None) for key in ("n_prompt", "n_gen", "n_batch"))
-    ]
-    metrics = {row["metric"]: row for row in same_work}
+    metrics = {row.metric: row for row in rows if row.sizes in (sizes, None)}
     shown = [
-        _fact(metrics[name], words, short=name == first["metric"])
-        for name, words in (
-            (
-                first["metric"],
-                f"{'decoding' if first['metric'] == 'decode' else 'prefill'} speed",
-            ),
-            ("cost", "cost of a token"),
-            ("memory", "peak memory"),
-            ("energy", "energy of a new token"),
-            ("quality", "perplexity"),
-        )
-        if name in metrics and (metrics[name]["ratio"] is not None or metrics[name] is first)
+        _fact(metrics[name], words, short=name == first.metric)
+        for name, words in _facts(first.metric).items()
+        if name in metrics and (metrics[name].ratio is not None or metrics[name] is first)
     ]
-    work = f"{first['n_prompt']}+{first['n_gen']} tokens, batch {first['n_batch'] or 'unknown'}"
-    others = len({row["n_batch"] for row in rows if row["n_batch"] is not None}) - 1
+    work = f"{sizes.n_prompt}+{sizes.n_gen} tokens, batch {sizes.n_batch or 'unknown'}"
+    others = len({row.n_batch for row in rows if row.n_batch is not None}) - 1
     more = f"; {others} more batch size{'s' * (others > 1)} below" if others else ""
     return Verdict(
-        candidate=names[first["candidate"]],
-        baseline=names[first["baseline"]],
+        candidate=names[first.candidate],
+        baseline=names[first.baseline],
         tone=tone,
-        figure=NOTHING if first["ratio"] is None else ratio(first["ratio"]),
+        figure=NOTHING if first.ratio is None else ratio(first.ratio),
         words=said,
         facts=(*shown, f"at {work}{more}"),
         href=f"{machine.id}-ratios",
     )
 
 
-def _fact(row: Row, words: str, *, short: bool = False) -> str:
-    ends = between(row["ci_low"], row["ci_high"], ratio)
+def _facts(first: str) -> dict[str, str]:
+    """Metrics that go with a verdict on speed, and their words."""
+    words = {name: metric.words for name, metric in compared().items()}
+    return {name: words[name] for name in (first, "cost", "memory", "energy")} | {
+        "quality": "perplexity"
+    }
+
+
+def _fact(row: Compared, words: str, *, short: bool = False) -> str:
+    ends = between(row.ci_low, row.ci_high, ratio)
     told = f" ({ends})" if " to " in ends else ""
-    return f"{words}{told}" if short else f"{words} {ratio(row['ratio'])}{told}"
+    over = "" if short or row.ratio is None else f" {ratio(row.ratio)}"
+    return f"{words}{over}{told}"
 
 
-def judged(row: Row) -> tuple[Tone, str]:
+def judged(row: Compared) -> tuple[Tone, str]:
     """How a row of decoding reads, and its verdict in words."""
     quality = {True: "at equal quality", False: "not at equal quality", None: "quality not known"}
-    kept = quality[row["equal_quality"]]
-    if row["verdict"] == "invalid":
-        codes = [code for code in row["reasons"] if code in EXCLUDING] or row["reasons"]
-        why = "; ".join(REASONS.get(code, code) for code in codes)
+    kept = quality[row.equal_quality]
+    if row.verdict == "invalid":
+        codes = [code for code in row.reasons if excludes(code)] or row.reasons
+        why = "; ".join(sentence(code) for code in codes)
         return "open", f"No verdict: {why or 'the records are no evidence'}"
-    if row["verdict"] == "ambiguous":
-        if NOT_PAIRED in row["reasons"]:
-            return "open", f"No verdict: {REASONS[NOT_PAIRED]}; {kept}"
-        if row["n_pairs"] < MIN_PAIRS:
+    if row.verdict == "ambiguous":
+        if NOT_PAIRED in row.reasons:
+            return "open", f"No verdict: {sentence(NOT_PAIRED)}; {kept}"
+        if row.n_pairs < MIN_PAIRS:
             return (
                 "open",
-                f"No verdict from {row['n_pairs']} pairs ({MIN_PAIRS} are needed); {kept}",
+                f"No verdict from {row.n_pairs} pairs ({MIN_PAIRS} are needed); {kept}",
             )
         return "open", f"No verdict: the interval does not decide; {kept}"
-    if row["verdict"] == "same":
+    if row.verdict == "same":
         return "even", f"As fast, {kept}"
-    if row["verdict"] == "lower":
+    if row.verdict == "lower":
         return "bad", f"Slower, {kept}"
-    return ("good" if row["equal_quality"] else "mixed"), f"Faster, {kept}"
+    return ("good" if row.equal_quality else "mixed"), f"Faster, {kept}"

@@ -222,6 +222,28 @@ def over_batch(rows: Sequence[Row], arms: Sequence[str], title: str, *, log: boo
     )
 
 
+def pay_back(rows: Sequence[Row], names: Sequence[str]) -> Spec:
+    """Months over tokens a day, a line a name, shapes at powers of ten. Rows: variant, x, y."""
+    colour, shape = _by_variant(rows, names)
+    marked = [row for row in rows if math.log10(row["x"]).is_integer()]
+    x = alt.X(
+        "x:Q",
+        title="tokens a day",
+        scale=alt.Scale(type="log", nice=False, padding=16),
+        axis=alt.Axis(format="~s", values=_powers([row["x"] for row in rows])),
+    )
+    y = alt.Y(
+        "y:Q",
+        title="months",
+        scale=alt.Scale(type="log", nice=False, padding=16),
+        axis=alt.Axis(format="~g", values=_steps([row["y"] for row in rows])),
+    )
+    lines = alt.Chart(_data(rows)).mark_line(strokeWidth=2).encode(x=x, y=y, color=colour)
+    points = alt.Chart(_data(marked)).mark_point(filled=True, size=70, opacity=1)
+    layers = alt.layer(lines, points.encode(x=x, y=y, color=colour, shape=shape))
+    return _done(layers.properties(width=WIDTH, height=HEIGHT))
+
+
 def trade(rows: Sequence[Row], arms: Sequence[str], x_title: str, y_title: str) -> Spec:
     """Quality lost against what it buys, front filled. Rows: variant, model, x, y, low, high,
     front."""

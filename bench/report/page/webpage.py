@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from bench.report.page.blocks import Report
 from bench.report.page.drawing import for_page, narrow
+from bench.text import plain
 
 FOLDER: Final = Path(__file__).parent
 MARKS: Final = {"good": "▲", "bad": "▼", "even": "=", "mixed": "◐", "open": "?", "": ""}
@@ -46,19 +47,21 @@ def to_html(report: Report) -> str:
         lstrip_blocks=True,
     )
     return (
-        environment.get_template("page.html").render(
-            report=report,
-            menu=_menu(report),
-            marks=MARKS,
-            policy=policy(texts),
-            css=texts["report.css"],
-            cost_js=texts["cost.js"],
-            report_js=texts["report.js"],
-            # vl-convert escapes the text of its SVG.
-            wide={p.id: Markup(for_page(p.spec)) for p in report.pictures if p.spec},
-            narrow={p.id: Markup(for_page(narrow(p.spec))) for p in report.pictures if p.spec},
-            explorer=_json(report.explorer),
-            downloads={name: _json(text) for name, text in report.downloads.items()},
+        plain(
+            environment.get_template("page.html").render(
+                report=report,
+                menu=_menu(report),
+                marks=MARKS,
+                policy=policy(texts),
+                css=texts["report.css"],
+                cost_js=texts["cost.js"],
+                report_js=texts["report.js"],
+                # vl-convert escapes the text of its SVG.
+                wide={p.id: Markup(for_page(p.spec)) for p in report.pictures if p.spec},
+                narrow={p.id: Markup(for_page(narrow(p.spec))) for p in report.pictures if p.spec},
+                explorer=_json(report.explorer),
+                downloads={name: _json(text) for name, text in report.downloads.items()},
+            )
         )
         + "\n"
     )

@@ -7,7 +7,12 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.summary import Sizes
+
+from bench.text import csv_cell, markdown_cell
 
 Row = Mapping[str, Any]
 
@@ -17,7 +22,8 @@ class Column:
     """One column of a Markdown table: its heading, and how a row's figure is shown."""
 
     heading: str
-    show: Callable[[Row], str]
+    show: Callable[[Any], str]
+    """Of a row: a table of figures, or a typed one."""
 
 
 def column(key: str, heading: str = "", form: str = "", missing: str = "-") -> Column:
@@ -30,15 +36,48 @@ def column(key: str, heading: str = "", form: str = "", missing: str = "-") -> C
     return Column(heading=heading or key, show=show)
 
 
-def render(rows: Sequence[Row], columns: Sequence[Column], output: str) -> str:
-    """The rows in one of the formats of `-o`; only Markdown uses `columns`."""
+def figure(heading: str, of: Callable[[Any], Any], form: str = "", missing: str = "-") -> Column:
+    """The column of what `of` gives of a typed row, formatted with `form`; None is `missing`."""
+
+    def show(row: Any) -> str:
+        value = of(row)
+        return missing if value is None else format(value, form)
+
+    return Column(heading=heading, show=show)
+
+
+def sweeps(sizes: Sequence[Sizes], of: Callable[[Any], Sizes | None]) -> list[Column]:
+    """Columns of the sizes that differ between rows: what is the same in all is not shown."""
+    names = (("n_prompt", "prompt"), ("n_gen", "new"), ("n_batch", "batch"))
+
+    def size(name: str) -> Callable[[Any], Any]:
+        return lambda row: getattr(of(row), name, None)
+
+    return [
+        figure(heading, size(name))
+        for name, heading in names
+        if len({getattr(one, name) for one in sizes}) > 1
+    ]
+
+
+def render(
+    rows: Sequence[Any],
+    columns: Sequence[Column],
+    output: str,
+    table: Callable[[Any], Row] | None = None,
+) -> str:
+    """The rows in one of the formats of `-o`; only Markdown uses `columns`.
+
+    `table`: makes keys and values of a typed row, for the other formats.
+    """
+    if output == "md":
+        return to_markdown(rows, columns)
+    keyed = rows if table is None else [table(row) for row in rows]
     if output == "json":
-        return json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(keyed, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if output == "jsonl":
-        return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    if output == "csv":
-        return to_csv(rows)
-    return to_markdown(rows, columns)
+        return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in keyed)
+    return to_csv(keyed)
 
 
 def to_csv(rows: Sequence[Row]) -> str:
@@ -48,18 +87,19 @@ def to_csv(rows: Sequence[Row]) -> str:
     writer = csv.DictWriter(stream, keys, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow(
-            {
-                key: " ".join(map(str, value)) if isinstance(value, list | tuple) else value
-                for key, value in row.items()
-            }
-        )
+        writer.writerow({key: _csv(value) for key, value in row.items()})
     return stream.getvalue()
 
 
-def to_markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
+def _csv(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        value = " ".join(map(str, value))
+    return csv_cell(value) if isinstance(value, str) else value
+
+
+def to_markdown(rows: Sequence[Any], columns: Sequence[Column]) -> str:
     """An aligned pipe table that reads well as text and pastes into an issue."""
-    cells = [[escape(column.show(row)).strip() for column in columns] for row in rows]
+    cells = [[markdown_cell(column.show(row)) for column in columns] for row in rows]
     heads = [column.heading for column in columns]
     widths = [
         max([len(head) + 2, *(len(row[at]) for row in cells)]) for at, head in enumerate(heads)
@@ -72,8 +112,3 @@ def to_markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     ]
     rule = "|" + "|".join(":" + "-" * (width + 1) for width in widths) + "|"
     return "\n".join((lines[0], rule, *lines[1:])) + "\n"
-
-
-def escape(text: str) -> str:
-    """Text that cannot break out of its cell."""
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -122,6 +122,20 @@ def _rate(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
+def _card(row: Row) -> str:
+    """The card that was measured, and how many of it."""
+    several = (row.get("gpus") or 1) > 1
+    name = row.get("device") or "-"
+    return f"{row['gpus']} x {name}" if several else name
+
+
+def _told_apart(rows: Sequence[Row], key: str) -> bool:
+    """Whether the card or the backend tells rows apart, or where other tools' rows come from."""
+    known = {row.get(key) for row in rows if row["basis"] != "api"}
+    other = any(row.get("origin") not in (None, "measured", "synthetic") for row in rows)
+    return known != {None} and (other or len(known) > 1)
+
+
 def _cheapest(row: Row) -> str:
     value = row.get("usd_per_mtok")
     text = "-" if value is None else format(value, ".4g")
@@ -130,8 +144,11 @@ def _cheapest(row: Row) -> str:
 
 _COST = (
     (None, column("variant")),
+    ("device", Column(heading="card", show=_card)),
+    ("backend", column("backend")),
     (None, Column(heading="prompt+gen x batch", show=_work)),
     ("total_tok_s", Column(heading="total tok/s", show=lambda row: _rate(row["total_tok_s"]))),
+    ("power_limit_w", column("power_limit_w", "limit W", ",.0f")),
     (None, column("scenario", "scenario", missing="list price")),
     ("utilization", column("utilization", "busy", ".0%")),
     ("usd_per_busy_hour", column("usd_per_busy_hour", "USD/busy h", ".4g")),
@@ -158,12 +175,45 @@ def cost_columns(rows: Sequence[Mapping[str, Any]], currency: str = "USD") -> li
     for key, shown in _COST:
         if key is not None and not any(row.get(key) for row in rows):
             continue
+        if key == "power_limit_w" and not _limits(rows):
+            continue
+        if key in ("device", "backend") and not _told_apart(rows, key):
+            continue
         if key == "per_mtok":
             shown = Column(heading=f"{currency}/Mtok", show=shown.show)
         if key == "reasons":
             shown = Column(heading="invalid", show=lambda row: ", ".join(row["reasons"]) or "-")
         columns.append(shown)
     return columns
+
+
+def _limits(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows of those that were measured at several power limits of one card; else none."""
+    works: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row.get("power_limit_w") and row["usd_per_mtok"] is not None:
+            keys = ("variant", "device", "n_prompt", "n_gen", "n_batch", "scenario", "against")
+            works.setdefault(tuple(row[key] for key in keys), []).append(row)
+    several = (w for w in works.values() if len({row["power_limit_w"] for row in w}) > 1)
+    return [row for work in several for row in work]
+
+
+def _limit_notes(rows: Sequence[Row]) -> list[str]:
+    """The power limit at which each arm and workload is cheapest, where several were measured."""
+    works: dict[tuple[Any, ...], list[Row]] = {}
+    for row in _limits(rows):
+        key = (row["variant"], row["scenario"], row["n_prompt"], row["n_gen"], row["n_batch"])
+        works.setdefault(key, []).append(row)
+    notes = []
+    for (variant, scenario, *_), work in works.items():
+        best = min(work, key=lambda row: row["usd_per_mtok"])
+        worst = max(work, key=lambda row: row["usd_per_mtok"])
+        notes.append(
+            f"power limit: {variant} {_work(best)} under {scenario} is cheapest at "
+            f"{best['power_limit_w']:,.0f} W ({best['usd_per_mtok']:.4g} USD/Mtok; "
+            f"{worst['usd_per_mtok']:.4g} at {worst['power_limit_w']:,.0f} W)"
+        )
+    return notes
 
 
 def cost_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -185,6 +235,7 @@ def cost_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     notes += [f"idle power: {source}" for source in sorted(idle)]
     if any(row.get("cheapest_batch") for row in rows):
         notes.append("*: the cheapest batch of its workload")
+    notes += _limit_notes(rows)
     origins = {row["origin"] for row in rows} - {"measured", None}
     notes += [f"not measured by this tool: {origin}" for origin in sorted(origins)]
     missing = [
@@ -232,3 +283,46 @@ TORNADO_COLUMNS = (
     column("usd_per_mtok_at_high", "at its highest", ".4g"),
     column("variance_share", "share of variance", ".1%"),
 )
+
+
+def _busy(row: Row) -> str:
+    return f"{row['busy_share']:.2%}"
+
+
+_VOLUME = (
+    (None, column("variant")),
+    (None, Column(heading="prompt+gen x batch", show=_work)),
+    (None, column("scenario")),
+    (None, column("tokens_per_day", "tokens/day", ",.0f")),
+    (None, column("machines")),
+    (None, Column(heading="busy", show=_busy)),
+    (None, column("usd_per_month", "USD/month", ",.2f")),
+    ("usd_per_month_by_use", column("usd_per_month_by_use", "only hours of use", ",.2f")),
+    (None, column("usd_per_mtok", "USD/Mtok", ".4g")),
+    ("against", column("against")),
+    ("against", column("against_usd_per_month", "API USD/month", ",.2f")),
+    ("months_to_pay_back", column("months_to_pay_back", "months to pay back", ",.1f")),
+    ("reasons", Column(heading="invalid", show=lambda row: ", ".join(row["reasons"]) or "-")),
+)
+"""Key that must be there in some row for the column to be shown, and the column."""
+
+
+def volume_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """The columns of costs at a number of tokens a day that have something to say."""
+    return [shown for key, shown in _VOLUME if key is None or any(row.get(key) for row in rows)]
+
+
+def volume_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the table takes for granted, and why figures are missing."""
+    notes = [
+        f"{row['scenario']}: {row['assumptions']}; oldest price {row['price_age_days']} days old"
+        for row in rows
+    ]
+    notes = list(dict.fromkeys(notes))
+    notes.append("the measured batch is full whenever there is work; a month is 365/12 days")
+    if any(row["usd_per_month_by_use"] is not None for row in rows):
+        notes.append(
+            "USD/month pays every hour, reserved; only hours of use: those billed at the "
+            "scenario's utilization, given back between"
+        )
+    return notes + [f"no {why}" for why in dict.fromkeys(w for row in rows for w in row["absent"])]

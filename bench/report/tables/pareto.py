@@ -2,83 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from bench.cost.hour import per_mtok
 from bench.errors import InputError
 from bench.experiment import CostAssumption
 from bench.experiment.selectors import short_names
 from bench.records.file import Results
-from bench.report.tables import Column, column
-from bench.summary import summarise
-from bench.summary.quality import PARETO_MEASURES, pareto
+from bench.report.tables import Column, figure, sweeps
+from bench.report.tables.row import Shown, several_machines, shown, valid_words
+from bench.report.tables.row import table as table_of
+from bench.summary import Row, summarise
+from bench.summary.quality import MEASURES, Trade, fronts
 
-Row = dict[str, Any]
-
-SHOWN = {"packed_bytes": "size", "decode_tok_s": "speed", "usd_per_mtok": "cost"}
+WORDS = {"packed_bytes": "size", "decode_tok_s": "speed", "usd_per_mtok": "cost"}
 
 
-def rows(results: Results, price: CostAssumption | None) -> list[Row]:
-    """One row an arm and workload, by divergence; `front` names the measures it is best in.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """An arm at one workload, and the measures that it is on the front of."""
 
-    An arm is on the front of a measure if no other of the same model and workload has as much of
-    it at no more divergence. Cost is that of an hour at this price, or absent.
+    shown: Shown
+    trade: Trade
+    front: tuple[str, ...]
+
+    @property
+    def row(self) -> Row:
+        return self.shown.row
+
+
+def rows(results: Results, price: CostAssumption | None) -> list[Placed]:
+    """One row an arm, workload and machine, by divergence.
+
+    An arm is on the front of a measure if no other of the same model, workload and machine has as
+    much of it at no more divergence. Cost is that of an hour at this price, or absent.
     """
-    found = []
-    for row in summarise(results):
-        usd = per_mtok(price, row["total_tok_s"], row["cards"])
-        found.append(row | {"usd_per_mtok": usd})
-    if not any(row["mean_kld"] is not None for row in found):
+    found = shown(summarise(results), price)
+    if all(kld_of(one.row) is None for one in found):
         raise InputError(
             "no arm has a divergence from a baseline, so there is no trade-off to show"
         )
     found.sort(key=_work)
-    return [row for _, group in groupby(found, key=_work) for row in pareto(list(group))]
+    return [row for _, group in groupby(found, key=_work) for row in placed(list(group))]
 
 
-def _work(row: Row) -> tuple[str, int, int, int]:
-    return row["model"], row["n_prompt"] or 0, row["n_gen"] or 0, row["n_batch"] or 0
+def placed(group: Sequence[Shown]) -> list[Placed]:
+    """Arms of one model and workload with their fronts, by divergence; unknown ones last."""
+    trades = [
+        Trade(
+            mean_kld=kld_of(one.row),
+            packed_bytes=one.row.weights.packed_bytes,
+            decode_tok_s=one.row.value("decode_tok_s"),
+            usd_per_mtok=one.usd_per_mtok,
+        )
+        for one in group
+    ]
+    each = zip(group, trades, fronts(trades), strict=True)
+    made = [Placed(shown=one, trade=trade, front=front) for one, trade, front in each]
+    return sorted(made, key=lambda one: (one.trade.mean_kld is None, one.trade.mean_kld or 0.0))
 
 
-def columns(found: Sequence[Row]) -> list[Column]:
+def kld_of(row: Row) -> float | None:
+    """Mean divergence from the baseline."""
+    found = None if row.quality is None else row.quality.mean_kld
+    return None if found is None else found.value
+
+
+def _work(one: Shown) -> tuple[str, int, int, int, str]:
+    sizes = one.row.sizes
+    size = (sizes.n_prompt or 0, sizes.n_gen or 0, sizes.n_batch or 0)
+    return one.row.arm.model, *size, one.row.label
+
+
+def table(one: Placed) -> dict[str, Any]:
+    """The keys of `bench run -o json`, and `front`."""
+    return table_of(one.shown) | {"front": list(one.front)}
+
+
+def columns(found: Sequence[Placed]) -> list[Column]:
     """Columns to read; what is the same in every row is not shown."""
-    names = short_names([row["variant"] for row in found])
-    swept = [
-        column(key, heading)
-        for key, heading in (("n_prompt", "prompt"), ("n_gen", "new"), ("n_batch", "batch"))
-        if len({row[key] for row in found}) > 1
-    ]
-    priced = any(row["usd_per_mtok"] is not None for row in found)
+    names = short_names([one.row.arm.name for one in found])
+    machine = [figure("machine", lambda one: one.row.label)]
+    priced = any(one.trade.usd_per_mtok is not None for one in found)
     return [
-        Column(heading="variant", show=lambda row: names[row["variant"]]),
-        *swept,
-        column("mean_kld", "KLD", ".4f"),
-        column("same_top1", "same top-1", ".3f"),
-        Column(heading="MB", show=lambda row: _scaled(row["packed_bytes"], 1e6)),
-        column("decode_tok_s", "decode tok/s", ",.1f"),
-        *([column("usd_per_mtok", "$ per Mtok", ",.3f")] if priced else []),
-        Column(heading="best in", show=lambda row: _fronts(row) or "-"),
-        Column(heading="valid", show=lambda row: ", ".join(row["reasons"]) or "yes"),
+        figure("variant", lambda one: names[one.row.arm.name]),
+        *(machine if several_machines(one.row for one in found) else []),
+        *sweeps([one.row.sizes for one in found], lambda one: one.row.sizes),
+        figure("KLD", lambda one: one.trade.mean_kld, ".4f"),
+        figure("same top-1", _same_top1, ".3f"),
+        figure("MB", lambda one: _scaled(one.trade.packed_bytes, 1e6)),
+        figure("decode tok/s", lambda one: one.trade.decode_tok_s, ",.1f"),
+        *([figure("$ per Mtok", lambda one: one.trade.usd_per_mtok, ",.3f")] if priced else []),
+        figure("best in", lambda one: _fronts(one) or "-"),
+        figure("valid", lambda one: valid_words(one.row)),
     ]
+
+
+def _same_top1(one: Placed) -> float | None:
+    found = None if one.row.quality is None else one.row.quality.same_top1
+    return None if found is None else found.value
 
 
 def _scaled(value: float | None, unit: float) -> str:
     return "-" if value is None else f"{value / unit:,.1f}"
 
 
-def _fronts(row: Mapping[str, Any]) -> str:
-    return ", ".join(SHOWN[name] for name in PARETO_MEASURES if name in row["front"])
+def _fronts(one: Placed) -> str:
+    return ", ".join(WORDS[name] for name in MEASURES if name in one.front)
 
 
-def words(found: Sequence[Row]) -> Iterator[str]:
+def words(found: Sequence[Placed]) -> Iterator[str]:
     """What the table means."""
     yield (
         "Best in: no other arm of the same work has as much of it at no more divergence (KLD) from "
         "the baseline."
     )
-    if any(row["packed_bytes"] != row["weights_bytes"] for row in found):
+    if any(one.row.weights.packed_bytes != one.row.weights.weights_bytes for one in found):
         yield ("MB as the numbers need them; what `mixed` is held in is more, see docs/quality.md.")
-    if any(row["reasons"] for row in found):
+    if any(one.row.reasons for one in found):
         yield "Speeds with a reason are shown, not vouched for."

@@ -23,18 +23,25 @@ def table(folder: Path) -> str:
         for row in _rows(found)
     ]
     heads = ("results", "machine", "measured", "question", "replicates", "what came out")
-    return to_markdown(rows, [column(head) for head in heads])
+    head, rule, *lines = to_markdown(rows, [column(name) for name in heads]).splitlines()
+    linked = (
+        line.replace(row["results"], f"[{row['name']}]({row['name']})", 1)
+        for line, row in zip(lines, rows, strict=True)
+    )
+    return "\n".join((head, rule, *linked)) + "\n"
 
 
 def _rows(folder: Path) -> list[dict[str, str]]:
     experiment = load_experiment(str(folder / "experiment.toml"))
     return [
         {
-            "results": f"[{folder.name}]({folder.name})",
+            "name": folder.name,
+            # As wide as the link that takes its place: what a table shows is never a link itself.
+            "results": "x" * len(f"[{folder.name}]({folder.name})"),
             "machine": machine.label,
-            "measured": min(record.started_at for record in machine.results.records)[:10],
+            "measured": min(one.started_at for one in machine.summary.replicates)[:10],
             "question": experiment.question,
-            "replicates": str(max(len(group) for group in machine.groups.values())),
+            "replicates": str(max(len(row.row.replicates) for row in machine.rows)),
             "what came out": _said(verdicts(machine)) or f"no comparison: {machine.not_compared}",
         }
         for machine in machines(read(folder), {experiment.name: experiment})

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from bench.cost.hour import per_mtok
 from bench.experiment import Experiment, Gate
 from bench.experiment.selectors import arm_order, short_names
-from bench.records.codes import REASONS
+from bench.records import OWN
+from bench.records.codes import sentence
 from bench.records.file import Results
-from bench.report.tables import Column, column, render
-from bench.summary import quality_of, summarise
-from bench.summary.limits import with_limits
-from bench.summary.quality import Figures, check_gate
-
-Row = dict[str, Any]
-
-NO_PRICE = "the experiment states no price; `bench cost --rent` takes one"
+from bench.report.tables import Column, figure, render, sweeps
+from bench.report.tables.row import (
+    Shown,
+    several_machines,
+    shown,
+    table,
+    valid_words,
+)
+from bench.summary import METRICS, Row, summarise
+from bench.summary.quality import check_gate
 
 ALIKE = 0.05
 """Ratios this near to 1 are called `about as`: a choice of words, not a verdict."""
@@ -26,164 +28,182 @@ ALIKE = 0.05
 
 def show(experiment: Experiment, results: Results, folder: Path, output: str) -> str:
     """The results of an experiment in one of the formats of `-o`."""
-    rows = priced(experiment, with_limits(_in_order(experiment, summarise(results)), results))
-    table = render(rows, columns(rows), output)
-    if output != "md":
-        return table
-    text = "\n".join(f"- {line}" for line in words(experiment, rows, quality_of(results)))
-    return f"{experiment.question}\n\n{table}\n{text}\n\nRecords: {folder}\n"
-
-
-def _in_order(experiment: Experiment, rows: Sequence[Row]) -> list[Row]:
-    """The rows as the experiment names its arms, and not as chance had them measured."""
     place = arm_order([experiment])
-    return sorted(rows, key=lambda row: place.get(row["variant"], len(place)))
+    ordered = sorted(summarise(results), key=lambda row: place.get(row.arm.name, len(place)))
+    rows = shown(ordered, experiment.cost)
+    made = render(rows, columns(rows), output, table)
+    if output != "md":
+        return made
+    text = "\n".join(f"- {line}" for line in words(experiment, rows))
+    return f"{experiment.question}\n\n{made}\n{text}\n\nRecords: {folder}\n"
 
 
-def priced(experiment: Experiment, rows: Sequence[Row]) -> list[Row]:
-    """The rows with cost under the experiment's own assumption, where it states one."""
-    cost = experiment.cost
-    result = []
-    for row in rows:
-        usd = per_mtok(cost, row["total_tok_s"], row["cards"])
-        why = "no throughput" if cost else NO_PRICE
-        absent = row["absent"] if usd is not None else row["absent"] | {"usd_per_mtok": why}
-        result.append(row | {"usd_per_mtok": usd, "absent": absent})
-    return result
+def _of(name: str) -> Callable[[Any], Any]:
+    return lambda one: one.row.value(name)
 
 
-def columns(rows: Sequence[Row]) -> list[Column]:
+def _metric(name: str) -> Column:
+    metric = METRICS[name]
+    return figure(metric.heading, _of(name), metric.form)
+
+
+def _megabytes(heading: str, of: Callable[[Any], float | None]) -> Column:
+    def show(one: Shown) -> str:
+        value = of(one)
+        return "-" if value is None else f"{value / 1e6:,.0f}"
+
+    return Column(heading=heading, show=show)
+
+
+BOUNDED: Final[Mapping[str, Callable[[Shown], float | None]]] = {
+    "of bandwidth": lambda one: one.limits.mbu,
+    "of measured bandwidth": lambda one: one.limits.mbu_measured,
+}
+
+PLACED: Final = (
+    "prefill_tok_s",
+    "decode_tok_s",
+    "output_tok_s",
+    "requests_s",
+    "goodput_req_s",
+    "energy_per_output_token_j",
+)
+"""Metrics with a heading whose column has a place of its own."""
+
+
+def columns(rows: Sequence[Shown]) -> list[Column]:
     """Columns to read; what is the same in every row is not shown."""
-    names = short_names([row["variant"] for row in rows])
-
-    def speed(key: str, heading: str) -> Column:
-        return column(key, heading, ",.1f")
-
-    def bytes_of(key: str, heading: str) -> Column:
-        return Column(
-            heading=heading, show=lambda r: "-" if r[key] is None else f"{r[key] / 1e6:,.0f}"
-        )
-
-    swept = [
-        column(key, heading)
-        for key, heading in (("n_prompt", "prompt"), ("n_gen", "new"), ("n_batch", "batch"))
-        if len({row[key] for row in rows}) > 1
-    ]
+    names = short_names([one.row.arm.name for one in rows])
+    machine = [figure("machine", lambda one: one.row.label)]
+    backend = [figure("backend", _backend)]
+    # Of other tools' rows the card is what a reader looks for first.
+    named = any(one.row.origin not in OWN for one in rows)
     bounded = [
-        column(key, heading, ".0%")
-        for key, heading in (("mbu", "of bandwidth"), ("mbu_measured", "of measured bandwidth"))
-        if any(row[key] is not None for row in rows)
+        figure(heading, of, ".0%")
+        for heading, of in BOUNDED.items()
+        if any(of(one) is not None for one in rows)
     ]
-    energy = [column("energy_per_output_token_j", "J per new token", ".3g")]
-    if all(row["energy_per_output_token_j"] is None for row in rows):
-        energy = []
+    others = [name for name, m in METRICS.items() if m.heading and name not in PLACED]
     return [
-        Column(heading="variant", show=lambda row: names[row["variant"]]),
-        *swept,
-        speed("prefill_tok_s", "prefill tok/s"),
-        Column(heading="decode tok/s", show=_decode),
+        figure("variant", lambda one: names[one.row.arm.name]),
+        *(machine if named or several_machines(one.row for one in rows) else []),
+        *(backend if any(_backend(one) for one in rows) else []),
+        *sweeps([one.row.sizes for one in rows], lambda one: one.row.sizes),
+        _metric("prefill_tok_s"),
+        Column(heading=METRICS["decode_tok_s"].heading, show=_decode),
         *_of_requests(rows),
-        bytes_of("weights_bytes", "weights MB"),
-        bytes_of("peak_memory_bytes", "peak MB"),
+        _megabytes("weights MB", lambda one: one.row.weights.weights_bytes),
+        _megabytes("peak MB", _of("peak_memory_bytes")),
         *bounded,
-        *energy,
-        column("ppl", "perplexity", ".2f"),
-        column("mean_kld", "KLD", ".4f"),
-        column("usd_per_mtok", "$ per Mtok", ".3f"),
-        Column(heading="valid", show=_valid),
+        *_measured_by(["energy_per_output_token_j", *others], rows),
+        figure("perplexity", lambda one: _quality(one.row, "ppl"), ".2f"),
+        figure("KLD", lambda one: _quality(one.row, "mean_kld"), ".4f"),
+        figure("$ per Mtok", lambda one: one.usd_per_mtok, ".3f"),
+        figure("valid", lambda one: valid_words(one.row)),
     ]
 
 
-def _of_requests(rows: Sequence[Row]) -> list[Column]:
+def _backend(one: Shown) -> str | None:
+    """What an imported tool ran the model with: CUDA, ROCm, Vulkan."""
+    return one.row.host.identity.get("backend")
+
+
+def _measured_by(names: Sequence[str], rows: Sequence[Shown]) -> list[Column]:
+    """The columns of metrics that some row has."""
+    return [_metric(name) for name in names if any(one.row.value(name) is not None for one in rows)]
+
+
+def _quality(row: Row, name: str) -> float | None:
+    found = getattr(row.quality, name, None)
+    return None if found is None else float(found.value)
+
+
+def _of_requests(rows: Sequence[Shown]) -> list[Column]:
     """How much in all, and how long one request waits: of a server, or over several batches."""
-    imported = any(row["ttft_s"] and not row["prefill_tok_s"] for row in rows)
-    swept = len({row["n_batch"] for row in rows}) > 1
-    if all(row["requests_s"] is None for row in rows) and not imported and not swept:
+    served = any(one.row.value("requests_s") is not None for one in rows)
+    imported = any(one.row.value("ttft_s") and not one.row.value("prefill_tok_s") for one in rows)
+    swept = len({one.row.sizes.n_batch for one in rows}) > 1
+    if not (served or imported or swept):
         return []
-    counted = [column("requests_s", "requests/s", ",.2f")]
-    if all(row["requests_s"] is None for row in rows):
-        counted = []
-    limited = [column("goodput_req_s", "within limits/s", ",.2f")]
-    if all(row["goodput_req_s"] is None for row in rows):
-        limited = []
     return [
-        column("output_tok_s", "output tok/s", ",.1f"),
-        Column(heading="TTFT ms", show=lambda r: _ms(r["ttft_s"])),
-        Column(heading="per token ms", show=lambda r: _ms(r["tpot_s"])),
-        *counted,
-        *limited,
+        _metric("output_tok_s"),
+        figure("TTFT ms", lambda one: _ms(one.row.value("ttft_s"))),
+        figure("per token ms", lambda one: _ms(one.row.value("tpot_s"))),
+        *_measured_by(["requests_s", "goodput_req_s"], rows),
     ]
 
 
-def _decode(row: Mapping[str, Any]) -> str:
-    if row["decode_tok_s"] is None:
+def _decode(one: Shown) -> str:
+    value = one.row.value("decode_tok_s")
+    if value is None:
         return "-"
-    spread = "" if row["decode_spread"] is None else f" ± {row['decode_spread']:.0%}"
-    return f"{row['decode_tok_s']:,.1f}{spread}"
+    spread = "" if one.row.spread is None else f" ± {one.row.spread:.0%}"
+    return f"{value:,.1f}{spread}"
 
 
 def _ms(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds * 1e3:,.1f}"
 
 
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"
-
-
-def _valid(row: Mapping[str, Any]) -> str:
-    return "yes" if row["valid"] else ", ".join(row["reasons"]) or "not measured"
-
-
-def words(
-    experiment: Experiment, rows: Sequence[Row], quality: Mapping[str, Figures]
-) -> Iterator[str]:
+def words(experiment: Experiment, rows: Sequence[Shown]) -> Iterator[str]:
     """What the table means, one sentence each."""
-    bases = {_work(row): row for row in rows if _is_baseline(experiment, row)}
-    names = short_names([row["variant"] for row in rows])
-    many = len({_work(row)[1:] for row in rows}) > 1
-    for row in rows:
-        base = bases.get(_work(row))
-        if base is not None and base is not row:
-            at = f" at {row['n_prompt']}+{row['n_gen']} x {row['n_batch']}" if many else ""
-            said = meaning(experiment.gate, row, base, quality)
-            yield f"**{names[row['variant']]}**{at}: {said}."
-    yield from curve(rows, names)
-    for row in rows:
-        if row["diagnosis"]:
-            yield f"{names[row['variant']]}: {row['diagnosis']}."
-    yield from notes(experiment, rows)
+    bases = {_work(one.row): one for one in rows if one.row.arm.name in experiment.baselines}
+    names = short_names([one.row.arm.name for one in rows])
+    many = len({one.row.sizes for one in rows}) > 1
+    apart = several_machines(one.row for one in rows)
+    for one in rows:
+        base = bases.get(_work(one.row))
+        if base is not None and base is not one:
+            sizes = one.row.sizes
+            at = f" at {sizes.n_prompt}+{sizes.n_gen} x {sizes.n_batch}" if many else ""
+            at += f" on {one.row.label}" if apart else ""
+            said = meaning(experiment.gate, one, base)
+            yield f"**{names[one.row.arm.name]}**{at}: {said}."
+    yield from curve([one.row for one in rows], names)
+    for one in rows:
+        if one.limits.diagnosis:
+            yield f"{names[one.row.arm.name]}: {one.limits.diagnosis}."
+    yield from notes(experiment, [one.row for one in rows])
 
 
 def curve(rows: Sequence[Row], names: Mapping[str, str]) -> Iterator[str]:
     """What the largest batch brings, and what it costs those who wait; the table has the rest."""
     ends: dict[tuple[Any, ...], tuple[Row, Row]] = {}
-    for row in sorted(rows, key=lambda row: row["n_batch"] or 0):
-        if row["n_batch"] and row["output_tok_s"] and row["ttft_s"]:
-            work = (row["variant"], row["n_prompt"], row["n_gen"])
+    for row in sorted(rows, key=lambda row: row.sizes.n_batch or 0):
+        if row.sizes.n_batch and row.value("output_tok_s") and row.value("ttft_s"):
+            work = (row.key.environment, row.arm.name, row.sizes.n_prompt, row.sizes.n_gen)
             ends[work] = (ends.get(work, (row,))[0], row)
     for one, row in ends.values():
         if one is row:
             continue
-        parts = [f"{row['output_tok_s'] / one['output_tok_s']:.2f}x the tokens of {one['n_batch']}"]
-        parts.append(f"{row['ttft_s'] / one['ttft_s']:.2f}x the time to the first token")
-        if row["tpot_s"] and one["tpot_s"]:
-            parts.append(f"{row['tpot_s'] / one['tpot_s']:.2f}x the time per token")
-        yield f"{names[row['variant']]}, {row['n_batch']} at once: {', '.join(parts)}."
+        output, first = _over(row, one, "output_tok_s"), _over(row, one, "ttft_s")
+        parts = [f"{output:.2f}x the tokens of {one.sizes.n_batch}"]
+        parts.append(f"{first:.2f}x the time to the first token")
+        if each := _over(row, one, "tpot_s"):
+            parts.append(f"{each:.2f}x the time per token")
+        yield f"{names[row.arm.name]}, {row.sizes.n_batch} at once: {', '.join(parts)}."
 
 
-def meaning(gate: Gate, row: Row, base: Row, quality: Mapping[str, Figures]) -> str:
+def _over(row: Row, base: Row, name: str) -> float | None:
+    """How many times the base's figure; None where one is missing."""
+    ours, theirs = row.value(name), base.value(name)
+    return ours / theirs if ours and theirs else None
+
+
+def meaning(gate: Gate, one: Shown, base: Shown) -> str:
     """One arm against its baseline, in words."""
-    if row["decode_tok_s"] is None or base["decode_tok_s"] is None:
-        return str(row["absent"].get("decode_tok_s", "nothing to compare it with"))
-    speed = row["decode_tok_s"] / base["decode_tok_s"]
+    speed = _over(one.row, base.row, "decode_tok_s")
+    if speed is None:
+        return one.absent.get("decode_tok_s", "nothing to compare it with")
     parts = [f"decodes {times(speed, 'as fast')}"]
-    if row["weights_bytes"] and base["weights_bytes"]:
-        parts.append(f"weights {row['weights_bytes'] / base['weights_bytes']:.2f}x the bytes")
-    if row["usd_per_mtok"] and base["usd_per_mtok"]:
-        parts.append(f"a token costs {row['usd_per_mtok'] / base['usd_per_mtok']:.2f}x")
-    figures = quality.get(row["variant"])
+    held, other = one.row.weights.weights_bytes, base.row.weights.weights_bytes
+    if held and other:
+        parts.append(f"weights {held / other:.2f}x the bytes")
+    if one.usd_per_mtok and base.usd_per_mtok:
+        parts.append(f"a token costs {one.usd_per_mtok / base.usd_per_mtok:.2f}x")
+    figures = one.row.quality
     if figures is None or figures.ppl_ratio is None:
-        return f"{', '.join(parts)}; {row['absent'].get('ppl', 'quality was not compared')}"
+        return f"{', '.join(parts)}; {one.absent.get('ppl', 'quality was not compared')}"
     parts.append(f"perplexity {figures.ppl_ratio.value:.2f}x")
     return f"{', '.join(parts)}: {_judged(speed, kept=not check_gate(gate, figures))}"
 
@@ -212,39 +232,44 @@ def notes(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
         )
         if value is not None
     ]
-    if bounds and any(row["ppl"] is not None for row in rows):
+    if bounds and any(_quality(row, "ppl") is not None for row in rows):
         yield f"Equal quality means: {', '.join(bounds)}, on `{experiment.quality.text}`."
     if experiment.cost is not None:
-        each = " of each card" if any(row["cards"] > 1 for row in rows) else ""
+        each = " of each card" if any(row.arm.cards > 1 for row in rows) else ""
         cost = experiment.cost
         yield (
             f"Cost per million tokens, prompt and new alike, at ${cost.usd_per_hour:g} "
             f"an hour{each}, busy {cost.utilization:.0%} of it ({cost.source})."
         )
-    noise = [row["decode_noise"] for row in rows if row["decode_noise"] is not None]
-    if noise and any(row["decode_spread"] is not None for row in rows):
+    yield from _spread(rows)
+    yield from _seen_twice(rows)
+    off = [row.energy_disagreement for row in rows if row.energy_disagreement is not None]
+    if off:
+        yield (
+            f"The energy counter and the card's own power samples differ by up to {max(off):.0%}: "
+            "joules are no surer than that."
+        )
+    for warning in dict.fromkeys(row.weights.warning for row in rows if row.weights.warning):
+        yield f"{warning}."
+    for reason in sorted({reason for row in rows for reason in row.reasons}):
+        yield f"`{reason}`: {sentence(reason)}."
+
+
+def _spread(rows: Sequence[Row]) -> Iterator[str]:
+    """What processes differ by, and how many there were."""
+    noise = [row.noise for row in rows if row.noise is not None]
+    if noise and any(row.spread is not None for row in rows):
         yield (
             "± is half the range between fresh processes; within one, requests vary by "
             f"{min(noise):.1%} to {max(noise):.1%}."
         )
-    pairs = min((row["n_replicates"] for row in rows), default=0)
+    pairs = min((len(row.good) for row in rows), default=0)
     if pairs < 6:
         yield (
             f"{pairs} replicate{'s' * (pairs != 1)} of each show a size, not a verdict: "
             "`--level standard` measures 8, and "
             "`bench compare` gives the interval."
         )
-    yield from _seen_twice(rows)
-    off = [row["energy_disagreement"] for row in rows if row["energy_disagreement"] is not None]
-    if off:
-        yield (
-            f"The energy counter and the card's own power samples differ by up to {max(off):.0%}: "
-            "joules are no surer than that."
-        )
-    for warning in dict.fromkeys(row["warning"] for row in rows if row.get("warning")):
-        yield f"{warning}."
-    for reason in sorted({reason for row in rows for reason in row["reasons"]}):
-        yield f"`{reason}`: {REASONS.get(reason, 'see the records')}."
 
 
 EARLY_LIMIT = 0.01
@@ -256,33 +281,29 @@ HOST_LIMIT = 1.05
 def _seen_twice(rows: Sequence[Row]) -> Iterator[str]:
     """Where a mode makes other tokens than eager or copies weights, where decoding and prefill
     overlap, and where host and device disagree on time."""
-    names = short_names([row["variant"] for row in rows])
+    names = short_names([row.arm.name for row in rows])
     for row in rows:
-        same, of = row["tokens_as_eager"], row["tokens_checked"]
-        if of is not None and same < of:
-            name = names[row["variant"]]
+        name, same, of = names[row.arm.name], row.tokens_as_eager, row.tokens_checked
+        if of is not None and same is not None and same < of:
             yield f"**{name}** made other tokens than eager mode after {same} of {of}."
-        if row["copies_weights"]:
+        if row.weights.copies_weights:
             yield (
-                f"**{names[row['variant']]}**, batch {row['n_batch']}: each step writes weights "
+                f"**{name}**, batch {row.sizes.n_batch}: each step writes weights "
                 "out in floats before it multiplies, so they are not read as they are held."
             )
-        if (share := row["early_share"] or 0) > EARLY_LIMIT:
+        if (share := row.early_share or 0) > EARLY_LIMIT:
             yield (
-                f"**{names[row['variant']]}**, batch {row['n_batch']}: {share:.0%} of the tokens "
+                f"**{name}**, batch {row.sizes.n_batch}: {share:.0%} of the tokens "
                 "were made while prompts were still read, so decode tok/s is up to "
                 f"{share / (1 - share):.0%} too high, prefill tok/s too low; output tok/s is right."
             )
-        if (row["host_ratio"] or 0) > HOST_LIMIT:
+        if (ratio := row.host_ratio or 0) > HOST_LIMIT:
             yield (
-                f"**{names[row['variant']]}**: the host saw {row['host_ratio']:.2f}x the time that "
+                f"**{name}**: the host saw {ratio:.2f}x the time that "
                 "the device did; figures are the device's."
             )
 
 
-def _is_baseline(experiment: Experiment, row: Row) -> bool:
-    return row["variant"] in experiment.baselines
-
-
 def _work(row: Row) -> tuple[Any, ...]:
-    return row["model"], row["n_prompt"], row["n_gen"], row["n_batch"]
+    """What an arm and its baseline have in common."""
+    return row.host.hardware, row.arm.model, row.sizes

@@ -1,0 +1,127 @@
+"""InferenceX, before InferenceMAX (SemiAnalysisAI): the aggregate of a run, one or a list.
+
+Throughputs are of one card; the number of cards is that of its parallelism. Times are seconds of
+vLLM's or SGLang's client, as served. Lengths are those that were asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from bench.exchange.foreign import NOT_READ, SERVED, UNKNOWN, Found, Twice, out_of_place
+from bench.exchange.reading import Source
+from bench.exchange.values import Json, count, expect, maybe, number, typed
+
+TOOL: Final = "inferencex"
+KEYS: Final = ("hw", "tput_per_gpu", "output_tput_per_gpu", "conc")
+ENGINES: Final = {"trt": "tensorrt-llm", "trtllm": "tensorrt-llm"}
+UNQUANTIZED: Final = frozenset({"bf16", "fp16"})
+TIMES: Final = (("ttft_s", "ttft"), ("tpot_s", "tpot"), ("e2e_s", "e2el"))
+
+
+def knows(source: Source) -> bool:
+    """Whether a text looks like an aggregate of this project."""
+    value = source.first()
+    return isinstance(value, dict) and {"hw", "tput_per_gpu"} <= value.keys()
+
+
+def read(source: Source) -> list[Found]:
+    """Every aggregate of a file. InputError in one line."""
+    return [_found(source, expect(source, TOOL, one, KEYS)) for one in source.entries()]
+
+
+def _found(source: Source, run: Json) -> Found:
+    n_all, n_decode = _cards(source, run)
+    output = number(source, "output_tput_per_gpu", run["output_tput_per_gpu"]) * n_decode
+    total = number(source, "tput_per_gpu", run["tput_per_gpu"]) * n_all
+    samples: dict[str, list[float]] = {"output_tok_s": [output], "total_tok_s": [total]}
+    absent = {**NOT_READ, **SERVED} | {"samples": "an aggregate holds no single requests: medians"}
+    for name, key in TIMES:
+        if value := maybe(source, run, f"median_{key}"):
+            samples[name] = [value]
+        else:
+            absent[name] = f"no median_{key} in the file"
+    precision, engine = str(run.get("precision") or ""), str(run.get("framework") or "")
+    n_gen = count(source, "osl", run["osl"]) if run.get("osl") else None
+    card = _card(str(run["hw"]))
+    conc = count(source, "conc", run["conc"])
+    return Found(
+        model=str(run["model"]) if run.get("model") else None,
+        engine=ENGINES.get(engine, engine) or None,
+        quant=("none" if precision in UNQUANTIZED else precision) or None,
+        device="cpu" if card == "cpu" else None,
+        gpu=None if card in ("cpu", UNKNOWN) else card,
+        n_gpus=n_all,
+        options=_options(run),
+        n_prompt=count(source, "isl", run["isl"]) if run.get("isl") else None,
+        n_gen=n_gen,
+        n_batch=conc or None,
+        mean_lengths=True,
+        started_at=source.date,
+        dated=False,
+        samples=samples,
+        absent=absent,
+        twice=tuple(_twice(source, run, output, n_gen, conc)),
+        identity={"image": run.get("image")},
+    )
+
+
+def _card(name: str) -> str:
+    """`mi355x`, `b200-trt` or `h100-sxm` as MI355X, B200, H100 SXM; a driver's name as it is."""
+    from bench.roofline.gpus import match
+
+    if known := match(name):
+        return known.title
+    return name if " " in name or name in ("cpu", UNKNOWN) else re.split(r"[-_]", name)[0].upper()
+
+
+def _cards(source: Source, run: Json) -> tuple[int, int]:
+    """Cards of the whole run, and those that its output rate is divided by."""
+    apart = [run.get(f"num_{phase}_gpu") for phase in ("prefill", "decode")]
+    if run.get("disagg") in (True, "true") and all(apart):
+        prefill, decode = (count(source, "num_gpu", typed(str(n))) for n in apart)
+        return max(prefill + decode, 1), max(decode, 1)
+    n = 1
+    for key in ("tp", "pp", "dp"):
+        n *= count(source, key, typed(str(run.get(key) or 1))) or 1
+    return n, n
+
+
+def _options(run: Json) -> dict[str, Any]:
+    """What makes another arm of the same model and cards."""
+    found: dict[str, Any] = {}
+    for key in ("spec_decoding", "mtp", "dp_attention", "disagg", "ep"):
+        value = run.get(key)
+        value = typed(value) if isinstance(value, str) else value
+        if isinstance(value, str | int | float) and value not in (False, "none", "off", 0, 1):
+            found[key] = value
+    return found
+
+
+def _twice(source: Source, run: Json, output: float, n_gen: int | None, conc: int) -> list[Twice]:
+    found: list[Twice] = []
+    if not run.get("disagg") and (prompts := maybe(source, run, "input_tput_per_gpu")):
+        made = prompts + run["output_tput_per_gpu"]
+        of = "input + output"
+        found.append(Twice(what="tput_per_gpu", stated=run["tput_per_gpu"], made=made, of=of))
+    tpot, rate = maybe(source, run, "median_tpot"), maybe(source, run, "median_intvty")
+    if tpot and rate:
+        of = "1 / median_tpot"
+        found.append(Twice(what="median_intvty", stated=rate, made=1 / tpot, of=of))
+    for _, key in TIMES:
+        middle, mean, std, high = (
+            maybe(source, run, f"{name}_{key}") for name in ("median", "mean", "std", "p99")
+        )
+        found += out_of_place(f"median_{key}", middle, mean=mean, std=std, high=high)
+    means = [maybe(source, run, f"mean_{key}") for _, key in TIMES]
+    ttft, each, whole = means
+    if ttft and each and whole and n_gen:
+        of = "mean ttft + mean tpot x (osl - 1)"
+        made = ttft + each * (n_gen - 1)
+        found.append(Twice(what="mean_e2el", stated=whole, made=made, of=of, within=0.35))
+    if whole and n_gen and conc and output / n_gen * whole > conc:
+        of = "requests a second x mean_e2el"
+        made = output / n_gen * whole
+        found.append(Twice(what="conc", stated=conc, made=made, of=of, within=0.25))
+    return found

@@ -1,0 +1,193 @@
+"""Errors on rows left out of the fit, and the widths of intervals that they call for. Needs numpy.
+
+Each card, each model, each engine, family of schemes and architecture is left out in turn. An
+interval is x e^-q .. x e^q, with q the 90% quantile of the log errors of the group of rows that the
+question belongs to (split conformal prediction).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from itertools import combinations
+from typing import Final, Literal
+
+import numpy as np
+
+from bench.predict.artefact import COVERAGE, FEW, LEAST, MOST, Model, Seen, groups_of
+from bench.predict.fitting import (
+    SIGMA,
+    SIGMA_BATCH,
+    SIGMA_HOST,
+    SIGMA_POSTED,
+    Design,
+    Floats,
+    fit,
+    parameters,
+)
+from bench.predict.prefill import prefill_fit
+from bench.predict.published import Row
+from bench.predict.sample import Sample, all_rows, samples
+
+Fold = Literal["gpu", "model", "source", "engine", "kernel", "arch"]
+FOLDS: Final[dict[Fold, Callable[[Sample], str]]] = {
+    "gpu": lambda s: s.point.gpu.name,
+    "model": lambda s: s.row.model,
+    "source": lambda s: s.row.source,
+    "engine": lambda s: s.point.engine,
+    "kernel": lambda s: s.point.kernel,
+    "arch": lambda s: s.point.gpu.arch,
+}
+POSTS: Final = "localmaxxing"
+"""The source whose rows owners of cards posted."""
+
+
+def _sigma(sample: Sample) -> float:
+    if sample.point.host_bytes:
+        return SIGMA_HOST
+    if sample.point.n_batch > 1:
+        return SIGMA_BATCH
+    return SIGMA_POSTED if sample.row.source == POSTS else SIGMA
+
+
+class Calibration:
+    """The fit on all rows, and errors with each group of rows left out."""
+
+    def __init__(self, extra: Sequence[Row] = ()) -> None:
+        """Fit on the shipped rows, and on `extra` ones."""
+        self.rows = [row for row in (*all_rows(), *extra) if not row.excluded]
+        self.samples = samples(self.rows)
+        self.design = Design.of([s.point for s in self.samples])
+        self.seconds: Floats = np.array([s.step_s for s in self.samples])
+        self.sigma: Floats = np.array([_sigma(s) for s in self.samples])
+        counts = Counter(s.group for s in self.samples)
+        # Rows that differ in context only count as the root of their number.
+        self.weights: Floats = np.array([counts[s.group] ** -0.5 for s in self.samples])
+
+    @cached_property
+    def x(self) -> Floats:
+        """The fit on all rows."""
+        return fit(self.design, self.seconds, self.sigma, self.weights)
+
+    def errors(self, fold: Fold) -> Floats:
+        """ln(measured / predicted) seconds of each sample, its whole group of `fold` left out."""
+        keys = [FOLDS[fold](s) for s in self.samples]
+        found = np.zeros(len(keys))
+        for key in sorted(set(keys)):
+            out = np.array([k == key for k in keys])
+            x = fit(
+                self.design,
+                self.seconds,
+                self.sigma,
+                np.where(out, 0, self.weights),
+                start=self.x,
+                max_steps=12,
+            )
+            found[out] = np.log(self.seconds[out] / self.design.parts(x)[:, out].sum(axis=0))
+        return found
+
+    @cached_property
+    def by_gpu(self) -> Floats:
+        """Errors with each sample's card left out."""
+        return self.errors("gpu")
+
+    @cached_property
+    def by_model(self) -> Floats:
+        """Errors with each sample's model left out."""
+        return self.errors("model")
+
+    def width(self, errors: Floats) -> float:
+        """The smallest q that covers 90% of the errors."""
+        size = np.sort(np.abs(errors))
+        at = int(np.ceil(COVERAGE * len(size))) - 1
+        return round(float(size[at]), 4)
+
+    @cached_property
+    def widths(self) -> dict[str, float]:
+        """q of every group with LEAST rows or more: the wider of cards and models left out."""
+        return self._widths(LEAST, len(self.samples))
+
+    @cached_property
+    def few(self) -> dict[str, float]:
+        """q of every group with FEW rows or more, but not LEAST."""
+        return self._widths(FEW, LEAST - 1)
+
+    def _widths(self, least: int, most: int) -> dict[str, float]:
+        keys = [groups_of(s.kind, s.point) for s in self.samples]
+        found = {}
+        for name in sorted({key for one in keys for key in one}):
+            chosen = np.array([name in one for one in keys])
+            if least <= chosen.sum() <= most:
+                # Of one card alone, leaving the card out would leave the whole group out.
+                cards = {
+                    s.point.gpu.name for s, out in zip(self.samples, chosen, strict=True) if out
+                }
+                wide = self.width(self.by_model[chosen])
+                if len(cards) > 1:
+                    wide = max(wide, self.width(self.by_gpu[chosen]))
+                found[name] = min(wide, MOST) if name.startswith("offload") else wide
+        return found
+
+    def novel(self, fold: Fold) -> float:
+        """q of questions with an engine, family or architecture that no row has."""
+        single = np.array([s.point.n_batch == 1 and not s.point.host_bytes for s in self.samples])
+        return self.width(self.errors(fold)[single])
+
+    def ratio_width(self) -> float:
+        """90% quantile of how far the errors of two cards lie apart, all else equal."""
+        sums: dict[tuple[object, ...], dict[str, list[float]]] = {}
+        for sample, error in zip(self.samples, self.by_gpu, strict=True):
+            p = sample.point
+            if p.n_batch == 1 and sample.kind in ("dense", "small"):
+                key = p.engine, p.kernel, sample.row.model, sample.row.source
+                sums.setdefault(key, {}).setdefault(p.gpu.name, []).append(float(error))
+        apart = [
+            abs(np.mean(cards[a]) - np.mean(cards[b]))
+            for cards in sums.values()
+            for a, b in combinations(sorted(cards), 2)
+        ]
+        return round(float(np.quantile(apart, COVERAGE)), 4)
+
+    def seen(self) -> Seen:
+        """Engines with their families of schemes and architectures."""
+        kernels: dict[str, set[str]] = {}
+        archs: dict[str, set[str]] = {}
+        for s in self.samples:
+            kernels.setdefault(s.point.engine, set()).add(s.point.kernel)
+            archs.setdefault(s.point.engine, set()).add(s.point.gpu.arch)
+        return Seen(kernels=_sorted(kernels), archs=_sorted(archs))
+
+    def inputs(self) -> str:
+        """SHA-256 of all that the fit rests on: terms, seconds, trust and prompts."""
+        prefill = prefill_fit(self.rows)
+        figures = [
+            *(f"{value:.5g}" for value in self.design.base.ravel()),
+            *self.design.names,
+            "".join(str(int(v)) for v in np.atleast_1d(self.design.uses.sum(axis=(0, 1)))),
+            *(f"{value:.5g}" for value in (*self.seconds, *self.sigma, *self.weights)),
+            *(f"{value:.4g}" for value in prefill.inputs),
+        ]
+        return hashlib.sha256("\n".join(figures).encode()).hexdigest()
+
+    def model(self) -> Model:
+        """Everything that a prediction needs, as it is shipped."""
+        prefill = prefill_fit(self.rows)
+        return Model(
+            inputs_sha256=self.inputs(),
+            n_rows=len(self.samples),
+            parameters=parameters(self.design, self.x),
+            widths=self.widths,
+            few=self.few,
+            novel={fold: self.novel(fold) for fold in ("engine", "kernel", "arch")},
+            ratio=self.ratio_width(),
+            seen=self.seen(),
+            prefill=prefill.parameters,
+            prefill_width=prefill.width,
+            prefill_engines=prefill.engines,
+        )
+
+
+def _sorted(table: dict[str, set[str]]) -> dict[str, tuple[str, ...]]:
+    return {key: tuple(sorted(table[key])) for key in sorted(table)}

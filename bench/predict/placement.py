@@ -1,0 +1,159 @@
+"""Where a model's bytes lie: on the device, and what the host keeps of them. Standard library only.
+
+llama.cpp leaves routed experts on the host first (`--n-cpu-moe`), because a token reads few of
+them; beyond that, whole layers with their part of the cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from bench.models import ModelCard
+from bench.models.shapes import Shape, shape
+from bench.predict.terms import Layers, Point, kernel
+from bench.roofline import decode_work
+from bench.roofline.gpus import Gpu
+from bench.roofline.memory import HOST, Fit, Host, Memory, cache_bytes, fit, running
+from bench.schemes.bytes import held
+
+KV_BYTES: Final = {"": 2.0, "f16": 2.0, "q8_0": 34 / 32, "fp8": 1.0, "q4_0": 18 / 32}
+"""Bytes of one cached number by the cache's type."""
+
+EMBEDDING_ON_HOST: Final = "llama.cpp"
+"""The engine that looks the input embedding up in the host's memory; tied ones are held twice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What is asked of a model: context of a step, length of a sequence, sequences at once."""
+
+    context: float
+    positions: int
+    n_batch: int = 1
+    kv_dtype: str = ""
+    new: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """A workload as the formula sees it, with whether it fits."""
+
+    point: Point
+    fit: Fit
+    memory: Memory
+
+
+def memory_of(
+    model: ModelCard, quant: str, engine: str, n_prompt: int, n_gen: int, n_batch: int
+) -> Memory:
+    """Memory on the device while it runs; llama.cpp keeps the input embedding on the host."""
+    found = running(
+        model,
+        quant,
+        n_prompt=n_prompt,
+        n_gen=n_gen,
+        n_batch=n_batch,
+        engine=engine,
+        dtype="float16",
+        kv_dtype="float16",
+    )
+    if engine != EMBEDDING_ON_HOST:
+        return found
+    return on_device(shape(model), quant, engine, found, n_prompt)
+
+
+def on_device(s: Shape, quant: str, engine: str, memory: Memory, n_prompt: int) -> Memory:
+    """The same without the input embedding; prompts are worked off in pieces of 512."""
+    weights = held(s, quant, "float16", engine)
+    pieces = min(1.0, 512 / max(n_prompt, 1))
+    return Memory(
+        weights_bytes=round(weights.step_bytes + weights.expert_bytes),
+        cache_bytes=memory.cache_bytes,
+        activations_bytes=round(memory.activations_bytes * pieces),
+        reserve_bytes=memory.reserve_bytes,
+    )
+
+
+def layers_of(s: Shape) -> Layers:
+    """Layers by what they launch; a layer with two mixers counts both."""
+    linear = sum(a.layers for a in s.attention if a.state_macs > a.state_width)
+    conv = sum(a.layers for a in s.attention if 0 < a.state_macs <= a.state_width)
+    attends = max(s.n_mixers - linear - conv, 0)
+    return Layers(
+        full=(attends + s.n_ffns) / 2,
+        linear=linear / 2,
+        conv=conv / 2,
+        experts=sum(m.count for m in s.matrices if m.part == "router"),
+        sandwich=s.n_layers if s.sandwich else 0,
+    )
+
+
+def place(
+    model: ModelCard,
+    gpu: Gpu,
+    quant: str,
+    engine: str,
+    work: Workload,
+    memory: Memory,
+    host: Host = HOST,
+    n_gpus: int = 1,
+) -> Placed:
+    """Split a model between device and host, and say whether that goes."""
+    s = shape(model)
+    beside = None if gpu.unified else host
+    word = fit(memory, gpu.usable_bytes, n_devices=n_gpus, engine=engine, host=beside)
+    over = max(0.0, memory.needed_bytes(n_gpus) - gpu.usable_bytes * n_gpus)
+    return Placed(
+        point=_split(model, s, gpu, quant, engine, work, over if word == "offload" else 0.0, host),
+        fit=word,
+        memory=memory,
+    )
+
+
+def _split(
+    model: ModelCard,
+    s: Shape,
+    gpu: Gpu,
+    quant: str,
+    engine: str,
+    work: Workload,
+    over: float,
+    host: Host,
+) -> Point:
+    weights = held(s, quant, "float16", engine)
+    expert_read = weights.expert_bytes * s.experts_read(work.n_batch)
+    step = decode_work(
+        model,
+        quant,
+        context=work.context,
+        n_batch=work.n_batch,
+        engine=engine,
+        dtype="float16",
+        kv_dtype="float16",
+    )
+    narrow = KV_BYTES.get(work.kv_dtype, 2.0) / 2.0
+    kv = (step.n_bytes - weights.step_bytes - expert_read) * narrow
+    # Experts first, then layers with their share of the cache.
+    experts_out = min(1.0, over / weights.expert_bytes) if weights.expert_bytes else 0.0
+    rest = max(0.0, over - weights.expert_bytes)
+    whole = weights.step_bytes + work.n_batch * cache_bytes(s, work.positions)
+    share = min(1.0, rest / whole)
+    return Point(
+        engine=engine,
+        kernel=kernel(quant),
+        gpu=gpu,
+        layers=layers_of(s),
+        n_batch=work.n_batch,
+        dense_bytes=weights.step_bytes * (1 - share),
+        expert_bytes=expert_read * (1 - experts_out),
+        kv_bytes=kv * (1 - share),
+        n_weights=s.n_active_params * (1 - share),
+        kv_width=narrow,
+        host_bytes=expert_read * experts_out + share * weights.step_bytes,
+        host_kv_bytes=kv * share,
+        host_bandwidth=host.bandwidth,
+        host_share=max(share, experts_out / 2),
+        new=work.new,
+        latent=s.latent,
+    )

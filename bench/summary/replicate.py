@@ -1,0 +1,438 @@
+"""One record, read: its figures, and which of them something speaks against.
+
+A replicate's figure is the median over its requests, which single slow requests do not move
+(docs/metrics.md). This room is the only one that looks into a record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from statistics import median
+from typing import Any, Final
+
+from bench.experiment.devices import kind_of
+from bench.records import OWN, Record
+from bench.records.codes import CODES, TIME, Part, current, touches
+from bench.statistics import middle, rank_sum_z
+from bench.summary.arm import Arm, Sizes
+
+DRIFT_LIMIT: Final = 0.01
+"""Share by which speed may change from the first to the second half of a measured window."""
+DRIFT_Z: Final = 2.3
+"""By chance 1 window in 50 is beyond this; for 4 + 4 requests it means wholly apart (1 in 35)."""
+
+ACCELERATORS: Final = ("cuda", "mps", "xpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A code, and the figures that it touches in this record."""
+
+    code: str
+    parts: frozenset[Part]
+
+    def touches(self, parts: frozenset[Part]) -> bool:
+        return not self.parts.isdisjoint(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnergyWindow:
+    """What a counter of energy read over a window of work. Joules, seconds, watts."""
+
+    energy_j: float | None = None
+    window_s: float | None = None
+    tokens: int | None = None
+    idle_power_w: float | None = None
+    scope: str | None = None
+    systematic_error: float = 0.0
+    """Share by which such counters may be off."""
+    disagreement: float | None = None
+    """Share by which the card's own power samples contradict the counter; None if they agree."""
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def power_w(self) -> float | None:
+        joules, seconds = self.energy_j, self.window_s
+        return joules / seconds if joules and seconds else None
+
+    @property
+    def per_token_j(self) -> float | None:
+        """Joules a token, everything in the counter's scope."""
+        joules, tokens = self.energy_j, self.tokens
+        return None if joules is None or not tokens else joules / tokens
+
+    @property
+    def net_per_token_j(self) -> float | None:
+        """Joules a token beyond idle; None where no more was drawn, or idle was not measured."""
+        if self.energy_j is None or self.idle_power_w is None or self.window_s is None:
+            return None
+        net = self.energy_j - self.idle_power_w * self.window_s
+        return net / self.tokens if net > 0 and self.tokens else None
+
+
+NO_WINDOW: Final = EnergyWindow()
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """The windows of a replicate: prefill and decode apart, or one over all of it (a server)."""
+
+    whole: EnergyWindow = NO_WINDOW
+    prefill: EnergyWindow = NO_WINDOW
+    decode: EnergyWindow = NO_WINDOW
+
+    @property
+    def windows(self) -> tuple[EnergyWindow, ...]:
+        return tuple(w for w in (self.prefill, self.decode) if w is not NO_WINDOW)
+
+    @property
+    def idle_w(self) -> float | None:
+        """Measured once a replicate, so that every window of it carries the same figure."""
+        each = (w.idle_power_w for w in (self.whole, self.decode, self.prefill))
+        return next((watts for watts in each if watts is not None), None)
+
+
+NO_ENERGY: Final = Energy()
+WHOLE: Final = frozenset({"energy_j", "idle_power_w", "scope"})
+"""Keys that stand beside the phases' windows where there is one over all of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A model as loaded."""
+
+    weights_bytes: int | None
+    """Of every weight as held."""
+    n_params: int | None
+    quantized_fraction: float | None
+    dynamic: str | None
+    kernel: str | None
+    load_s: float | None
+    peak_host_bytes: int | None
+    peak_device_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Replicate:
+    """One workload of one fresh process."""
+
+    record: Record
+    """As it is on disk, to be written out again; its figures are here."""
+    arm: Arm
+    sizes: Sizes
+    doubts: tuple[Doubt, ...]
+    figures: Mapping[str, float | None]
+    """Each of `bench.summary.metrics.METRICS`; empty for a failure."""
+    energy: Energy = NO_ENERGY
+
+    @property
+    def key(self) -> str:
+        return self.record.key
+
+    @property
+    def environment(self) -> str:
+        return self.record.environment
+
+    @property
+    def experiment(self) -> str:
+        return self.record.experiment
+
+    @property
+    def origin(self) -> str:
+        return self.record.origin
+
+    @property
+    def index(self) -> int:
+        """Of the pair."""
+        return self.record.replicate
+
+    @property
+    def ok(self) -> bool:
+        return self.record.status == "ok"
+
+    @property
+    def started(self) -> datetime:
+        return datetime.fromisoformat(self.record.started_at)
+
+    @property
+    def started_at(self) -> str:
+        return self.record.started_at
+
+    @property
+    def message(self) -> str | None:
+        """Why it failed."""
+        return self.record.message
+
+    @property
+    def absent(self) -> Mapping[str, str]:
+        return self.record.absent
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Every code, whatever it touches."""
+        return tuple(doubt.code for doubt in self.doubts)
+
+    @property
+    def own_tool(self) -> bool:
+        """Whether this tool made it; others do not measure in pairs of fresh processes."""
+        return self.record.origin in OWN
+
+    @property
+    def valid(self) -> bool:
+        """Whether it finished and its decoding (of one new token: prefill) stands."""
+        return self.ok and not against(self.doubts, main_part(self.sizes))
+
+    @property
+    def on_device(self) -> bool:
+        """Whether its peak of memory is the device's own, and not the process's."""
+        return bool(self.record.memory.get("peak_device_bytes"))
+
+    @property
+    def loaded(self) -> Loaded:
+        """What was loaded, and the memory that it took."""
+        model, memory = self.record.model, self.record.memory
+        return Loaded(
+            weights_bytes=model.get("weights_bytes"),
+            n_params=model.get("n_params"),
+            quantized_fraction=model.get("quantized_fraction"),
+            dynamic=model.get("dynamic"),
+            kernel=model.get("kernel"),
+            load_s=model.get("load_s"),
+            peak_host_bytes=memory.get("peak_host_bytes"),
+            peak_device_bytes=memory.get("peak_device_bytes"),
+        )
+
+    @property
+    def energy_scope(self) -> str | None:
+        """What the counter covers; None where its windows differ in it."""
+        scopes = {w.scope for w in self.energy.windows if w.scope}
+        if not scopes:
+            return self.energy.whole.scope
+        return scopes.pop() if len(scopes) == 1 else None
+
+    @property
+    def temperature_start_c(self) -> float | None:
+        found: float | None = self.record.device.get("temperature_start_c")
+        return found
+
+    @property
+    def power_cap_share(self) -> float | None:
+        """Of the samples, in which the power limit held the card back."""
+        found: float | None = self.record.device.get("sw_power_cap_share")
+        return found
+
+    @property
+    def clock(self) -> str | None:
+        """What took the time."""
+        found = self.record.device.get("clock")
+        return None if found is None else str(found)
+
+    @property
+    def n_requests(self) -> int:
+        """Requests that the medians are of."""
+        lists = (v for v in self.record.samples.values() if isinstance(v, list))
+        return max(map(len, lists), default=0)
+
+    @property
+    def request_s(self) -> float | None:
+        """Median time of a request, as measured."""
+        return middle(self.record.samples.get("e2e_s", ()))
+
+    @property
+    def first_token_s(self) -> float | None:
+        """Median time to the first token, as measured; None where the tool states it otherwise."""
+        return middle(self.record.samples.get("prefill_s", ()))
+
+    @property
+    def decoding_s(self) -> float | None:
+        """Median time of a request after its first token, by its gaps."""
+        return middle(sum(gaps) for gaps in self.record.samples.get("itl_s", ()))
+
+    @property
+    def overlaps(self) -> bool:
+        return overlaps(self.record)
+
+    @property
+    def served(self) -> bool:
+        """Whether a server answered; its window is then measured as a whole."""
+        return "wall_s" in self.record.samples
+
+    @property
+    def noise(self) -> float | None:
+        """Within one process: half the range of its requests' decode times over their median,
+        leaving out the tenth at each end. None for fewer than 2 requests or no decoding."""
+        times = sorted(each_tpot_s(self.record))
+        cut = len(times) // 10
+        kept = times[cut : len(times) - cut]
+        return (kept[-1] - kept[0]) / 2 / median(kept) if len(kept) > 1 else None
+
+    @property
+    def host_ratio(self) -> float | None:
+        """Wall time on the host over the device's own time of the same requests."""
+        host, device = (self.record.samples.get(name) for name in ("host_s", "e2e_s"))
+        if not host or not device or len(host) != len(device):
+            return None
+        return float(sum(host) / sum(device))
+
+    @property
+    def early_share(self) -> float:
+        """Share of the decoded tokens that were made while other prompts were still read (vLLM).
+
+        They are in `decode_tok_s`, and their time in prefill's.
+        """
+        early: int = self.record.model.get("notes", {}).get("early_tokens", 0)
+        return early / ((self.sizes.n_gen - 1) * (self.sizes.n_batch or 1)) if early else 0.0
+
+    @property
+    def drifts(self) -> bool:
+        """Whether speed changed within the measured window, beyond noise (`DRIFT`).
+
+        The medians of the window's halves differ by more than `DRIFT_LIMIT`, and the rank sum of
+        the halves is beyond `DRIFT_Z`. Fewer than 8 requests show nothing.
+        """
+        times = self.record.samples.get("e2e_s", [])
+        half = len(times) // 2
+        if half < 4:
+            return False
+        first, second = times[:half], times[-half:]
+        change: float = median(second) / median(first) - 1
+        return abs(change) > DRIFT_LIMIT and abs(rank_sum_z(first, second)) > DRIFT_Z
+
+
+def main_part(sizes: Sizes) -> frozenset[Part]:
+    """The part that decides whether a row is called valid: decoding, if there is any."""
+    return frozenset({"decode"}) if sizes.n_gen != 1 else frozenset({"prefill"})
+
+
+def against(doubts: Iterable[Doubt], parts: frozenset[Part]) -> tuple[str, ...]:
+    """The codes that touch figures made of these parts, sorted, each once."""
+    return tuple(sorted({doubt.code for doubt in doubts if doubt.touches(parts)}))
+
+
+def doubts_of(record: Record) -> tuple[Doubt, ...]:
+    """The record's own codes. NO_STEADY_STATE touches only the phases that were unsteady, where
+    the record says which: older ones do not."""
+    if not record.reasons:
+        return ()
+    return tuple(Doubt(code, _parts(code, record)) for code in current(record.reasons))
+
+
+def _parts(code: str, record: Record) -> frozenset[Part]:
+    entry = CODES.get(code)
+    if entry is not None and entry.by_phase:
+        said = TIME.intersection(record.warmup.get("unsteady") or ())
+        return said or entry.touches
+    return touches(code)
+
+
+def energy_of(record: Record) -> Energy:
+    """The energy windows of a record."""
+    table = record.energy
+    if not table:
+        return NO_ENERGY
+    return Energy(
+        whole=_window(table) if WHOLE.intersection(table) else NO_WINDOW,
+        prefill=_window(table["prefill"]) if table.get("prefill") else NO_WINDOW,
+        decode=_window(table["decode"]) if table.get("decode") else NO_WINDOW,
+    )
+
+
+def _window(table: Mapping[str, Any]) -> EnergyWindow:
+    off = None
+    if table.get("cross_check_agrees") is False:
+        off = abs(table["cross_check_ratio"] - 1)
+    return EnergyWindow(
+        energy_j=table.get("energy_j"),
+        window_s=table.get("window_s"),
+        tokens=table.get("tokens"),
+        idle_power_w=table.get("idle_power_w"),
+        scope=table.get("scope"),
+        systematic_error=table.get("systematic_error") or 0.0,
+        disagreement=off,
+        absent=table.get("absent") or {},
+    )
+
+
+def overlaps(record: Record) -> bool:
+    """Whether requests were in flight beside one another, each begun on its own."""
+    work, options = record.workload, record.variant.get("options") or {}
+    return "wall_s" in record.samples and (work["n_batch"] > 1 or "rate" in options)
+
+
+def batch_s(record: Record) -> float:
+    """Seconds in which `n_batch` requests are done: of a server, by its window's throughput."""
+    samples = record.samples
+    if "wall_s" in samples:
+        wall_s: float = samples["wall_s"]
+        return wall_s * int(record.workload["n_batch"]) / len(samples["e2e_s"])
+    each: list[float] = samples["e2e_s"]
+    return median(each)
+
+
+def each_tpot_s(record: Record) -> list[float]:
+    """(e2e - ttft) / (n_gen - 1) of each request; [] for one new token.
+
+    Where each gap is one token that is their mean; a server's chunks need not be tokens. A tool
+    that was imported may state it.
+    """
+    samples, n_gen = record.samples, int(record.workload["n_gen"])
+    if "tpot_s" in samples:
+        return list(samples["tpot_s"])
+    if "wall_s" not in samples:
+        return [sum(gaps) / len(gaps) for gaps in samples.get("itl_s", ()) if gaps]
+    if n_gen == 1:
+        return []
+    pairs = zip(samples["e2e_s"], samples["prefill_s"], strict=True)
+    return [(e2e - ttft) / (n_gen - 1) for e2e, ttft in pairs]
+
+
+def speeds(record: Record) -> dict[str, float | None]:
+    """Medians of one replicate, by the definitions of docs/metrics.md; None if it has none.
+
+    Where an imported tool states a figure and not what it is made of, `samples` holds the figure
+    under its own name. A figure that `absent` names is not made up from others.
+    """
+    n_prompt, n_gen, n_batch = (record.workload[k] for k in ("n_prompt", "n_gen", "n_batch"))
+    samples = record.samples
+
+    def known(name: str, made: float | None) -> float | None:
+        if name in record.absent:
+            return None
+        return middle(samples[name]) if name in samples else made
+
+    prefill, tpot = middle(samples.get("prefill_s", ())), middle(each_tpot_s(record))
+    batch = batch_s(record) if samples.get("e2e_s") else None
+    alone = None if overlaps(record) else prefill
+    return {
+        "ttft_s": known("ttft_s", prefill),
+        "tpot_s": known("tpot_s", tpot),
+        "e2e_s": known("e2e_s", None),
+        "prefill_tok_s": known("prefill_tok_s", _rate(n_batch, n_prompt, alone)),
+        "decode_tok_s": known("decode_tok_s", _rate(n_batch, 1, tpot)),
+        "output_tok_s": known("output_tok_s", _rate(n_batch, n_gen, batch)),
+        "total_tok_s": known("total_tok_s", _rate(n_batch, n_prompt + n_gen, batch)),
+    }
+
+
+def _rate(n_batch: int | None, tokens: int, seconds: float | None) -> float | None:
+    """Tokens a second of all sequences; None where nothing is made or the batch is not known."""
+    return n_batch * tokens / seconds if n_batch and tokens and seconds else None
+
+
+def peak_memory(record: Record) -> int | None:
+    """Peak bytes on the device; on a CPU, of the process.
+
+    None for an accelerator whose own peak was not read: its process on the host says nothing of it.
+    """
+    if on_device := record.memory.get("peak_device_bytes"):
+        return int(on_device)
+    kind = kind_of(str(record.variant.get("device", "")))
+    return None if kind in ACCELERATORS else record.memory.get("peak_host_bytes")
+
+
+def copies_weights(records: Sequence[Record]) -> bool | None:
+    """Whether a compiled step writes weights out in floats; None where that is not known."""
+    each = [(r.model.get("notes", {}).get("step") or {}).get("copies_weights") for r in records]
+    return None if None in each or not each else any(each)

@@ -1,0 +1,419 @@
+"""Records -> rows: the one stage between what is on disk and everything that reads it.
+
+Replicates are grouped once, by machine, arm and workload. A row's figure is the geometric mean over
+its replicates, the centre of the intervals that `bench cost` gives (logarithms, as ratios are what
+is compared), and has the codes that touch it, the physical bound's among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from statistics import fmean
+from typing import Any, Final, NamedTuple
+
+from bench.records import Record
+from bench.records.codes import Part, touches
+from bench.records.file import Results, without_cycles
+from bench.statistics import centre, half_range, middle, percentile
+from bench.summary.arm import Arm, Host, Place, Sizes, arm_of, host_of, labels, sizes_of
+from bench.summary.limits import Ceiling, Ceilings
+from bench.summary.metrics import METRICS, Pooled, Raw
+from bench.summary.quality import ArmQuality, Figures, arm_qualities
+from bench.summary.replicate import (
+    Doubt,
+    Replicate,
+    against,
+    copies_weights,
+    doubts_of,
+    each_tpot_s,
+    energy_of,
+    main_part,
+    speeds,
+)
+
+TAIL: Final = 0.99
+TAIL_LEAST: Final = 100
+"""Requests (or gaps) below which there is no 99th percentile: it would be the largest."""
+
+BEYOND: Final = Doubt("ABOVE_BOUND", touches("ABOVE_BOUND"))
+
+
+POOLS: Final[Mapping[Pooled, Callable[[Sequence[float]], float | None]]] = {
+    "geometric": centre,
+    "median": middle,
+    "mean": fmean,
+}
+
+
+class Key(NamedTuple):
+    """What is pooled: one arm at one workload on one machine, made by one tool."""
+
+    environment: str
+    origin: str
+    arm: str
+    sizes: Sizes
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure of a row."""
+
+    value: float | None
+    """None where nothing measured it; `Row.absent` says why."""
+    reasons: tuple[str, ...] = ()
+    """Codes that touch it in any replicate."""
+
+    @property
+    def valid(self) -> bool:
+        return self.value is not None and not self.reasons
+
+
+NOT_MEASURED: Final = Figure(None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """What the arm's weights were held as, as loaded."""
+
+    weights_bytes: int | None = None
+    packed_bytes: int | None = None
+    """As the numbers need them, where a scheme holds them in more."""
+    quantized_fraction: float | None = None
+    dynamic: str | None = None
+    kernel: str | None = None
+    warning: str | None = None
+    copies_weights: bool | None = None
+    """Whether a compiled step writes weights out in floats."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tails:
+    """99th percentiles over all requests of a server's replicates; None below `TAIL_LEAST`."""
+
+    ttft_p99_s: float | None = None
+    tpot_p99_s: float | None = None
+    itl_p99_s: float | None = None
+    n_requests: int | None = None
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+
+NO_TAILS: Final = Tails()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Row:
+    """One arm at one workload on one machine."""
+
+    key: Key
+    host: Host
+    label: str
+    """The machine in words, apart from the others of the summary."""
+    arm: Arm
+    replicates: tuple[Replicate, ...]
+    """All, in file order; failed ones too."""
+    quality: Figures | None
+    ceiling: Ceiling
+
+    @property
+    def sizes(self) -> Sizes:
+        return self.key.sizes
+
+    @property
+    def origin(self) -> str:
+        return self.key.origin
+
+    @cached_property
+    def good(self) -> tuple[Replicate, ...]:
+        return tuple(one for one in self.replicates if one.ok)
+
+    @cached_property
+    def figures(self) -> Mapping[str, Figure]:
+        """Each of METRICS."""
+        return {name: self._figure(name) for name in METRICS}
+
+    def _figure(self, name: str) -> Figure:
+        metric, values = METRICS[name], self.each(name)
+        if not values:
+            return NOT_MEASURED
+        return Figure(POOLS[metric.pooled](values), against(self.doubts, metric.parts))
+
+    def value(self, name: str) -> float | None:
+        """A figure's value; None where nothing measured it."""
+        return self.figures[name].value
+
+    def each(self, name: str) -> list[float]:
+        """A figure of each finished replicate that has it."""
+        return [value for one in self.good if (value := one.figures[name]) is not None]
+
+    @cached_property
+    def doubts(self) -> frozenset[Doubt]:
+        """Every code of any replicate, with what it touches."""
+        return frozenset(doubt for one in self.replicates for doubt in one.doubts)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Every code, whatever it touches."""
+        return tuple(sorted({doubt.code for doubt in self.doubts}))
+
+    def against(self, part: Part) -> tuple[str, ...]:
+        """The codes that touch one part of its work."""
+        return against(self.doubts, frozenset({part}))
+
+    @property
+    def valid(self) -> bool:
+        """Whether it was measured and its decoding (of one new token: prefill) stands."""
+        return bool(self.good) and not against(self.doubts, main_part(self.sizes))
+
+    @property
+    def doubtful(self) -> dict[str, tuple[str, ...]]:
+        """Figure -> the codes against it, where there are some."""
+        return {name: one.reasons for name, one in self.figures.items() if one.reasons}
+
+    @property
+    def n_failed(self) -> int:
+        return len(self.replicates) - len(self.good)
+
+    @property
+    def spread(self) -> float | None:
+        """What decoding differs by between fresh processes."""
+        return half_range(self.each("decode_tok_s"))
+
+    @property
+    def noise(self) -> float | None:
+        """What decoding differs by within one process."""
+        return middle(one.noise for one in self.good)
+
+    @property
+    def host_ratio(self) -> float | None:
+        return middle(one.host_ratio for one in self.good)
+
+    @property
+    def early_share(self) -> float | None:
+        return max((one.early_share for one in self.good), default=0.0) or None
+
+    @property
+    def tokens_checked(self) -> int | None:
+        """Tokens compared with eager mode when the workload started."""
+        return self._least_note("tokens_checked")
+
+    @property
+    def tokens_as_eager(self) -> int | None:
+        """How many of them were alike before the first that differs."""
+        return self._least_note("tokens_as_eager")
+
+    def _least_note(self, name: str) -> int | None:
+        notes = (one.record.model.get("notes", {}) for one in self.good)
+        return min((note[name] for note in notes if "tokens_checked" in note), default=None)
+
+    @property
+    def energy_scope(self) -> str | None:
+        """What the counter covers; None where replicates differ in it."""
+        scopes = {one.energy_scope for one in self.good} - {None}
+        return scopes.pop() if len(scopes) == 1 else None
+
+    @property
+    def energy_disagreement(self) -> float | None:
+        """Share by which counter and power samples differ at most, where they do."""
+        each = (w.disagreement for one in self.good for w in one.energy.windows)
+        return max((share for share in each if share is not None), default=None)
+
+    @property
+    def systematic_error(self) -> float:
+        """Share by which the counter may be off."""
+        windows = (w for one in self.replicates for w in one.energy.windows)
+        return max((w.systematic_error for w in windows), default=0.0)
+
+    @cached_property
+    def weights(self) -> Weights:
+        if not self.good:
+            return Weights()
+        held = self.good[0].record.model
+        details = held.get("details", {})
+        size = held.get("weights_bytes")
+        return Weights(
+            weights_bytes=size,
+            packed_bytes=details.get("allocation", {}).get("packed_bytes", size),
+            quantized_fraction=held.get("quantized_fraction"),
+            dynamic=held.get("dynamic"),
+            kernel=held.get("kernel"),
+            warning=details.get("warning"),
+            copies_weights=copies_weights([one.record for one in self.good]),
+        )
+
+    @cached_property
+    def tails(self) -> Tails:
+        return tails([one.record for one in self.good])
+
+    @cached_property
+    def absent(self) -> Mapping[str, str]:
+        """Figure -> why it is missing."""
+        from bench.summary.absence import absent_of
+
+        return absent_of(self)
+
+
+def tails(records: Sequence[Record]) -> Tails:
+    """99th percentiles of a server's requests; `NO_TAILS` for what no server answered."""
+    served = [record for record in records if "wall_s" in record.samples]
+    if not served:
+        return NO_TAILS
+    pooled = {
+        "ttft_p99_s": [s for r in served for s in r.samples["prefill_s"]],
+        "tpot_p99_s": [s for r in served for s in each_tpot_s(r)],
+        "itl_p99_s": [gap for r in served for one in r.samples["itl_s"] for gap in one],
+    }
+    found: dict[str, Any] = {name: tail(values) for name, values in pooled.items()}
+    absent = {
+        name: f"{len(values)} values; a 99th percentile needs {TAIL_LEAST}"
+        for name, values in pooled.items()
+        if found[name] is None
+    }
+    return Tails(**found, n_requests=len(pooled["ttft_p99_s"]), absent=absent)
+
+
+def tail(values: Sequence[float]) -> float | None:
+    """The 99th percentile; None where so few values make it a guess."""
+    return percentile(values, TAIL) if len(values) >= TAIL_LEAST else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Summary:
+    """All rows of some results."""
+
+    rows: tuple[Row, ...]
+    """In order of first appearance."""
+    hosts: Mapping[str, Host]
+    qualities: tuple[ArmQuality, ...]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def replicates(self) -> Iterator[Replicate]:
+        """All, row by row."""
+        return (one for row in self.rows for one in row.replicates)
+
+    @property
+    def places(self) -> list[Place]:
+        """Machines and origins, in order of first appearance."""
+        return list(dict.fromkeys((row.key.environment, row.origin) for row in self.rows))
+
+    @property
+    def arms(self) -> dict[str, list[Row]]:
+        """An arm's name -> its rows, on whatever machine."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row.arm.name, []).append(row)
+        return found
+
+    def at(self, place: Place) -> Summary:
+        """The part that was measured on one machine by one tool."""
+        return replace(
+            self,
+            rows=tuple(row for row in self.rows if (row.key.environment, row.origin) == place),
+            qualities=tuple(
+                one for one in self.qualities if (one.environment, one.record.origin) == place
+            ),
+        )
+
+    def renamed(self, suffix: str) -> Summary:
+        """The same with another name for each arm, to stand beside arms of those names."""
+
+        def row_of(row: Row) -> Row:
+            name = row.arm.name + suffix
+            settings = {**row.arm.settings, "name": name}
+            arm = replace(row.arm, name=name, settings=settings)
+            return replace(row, key=row.key._replace(arm=name), arm=arm)
+
+        return replace(
+            self,
+            rows=tuple(map(row_of, self.rows)),
+            qualities=tuple(replace(one, arm=one.arm + suffix) for one in self.qualities),
+        )
+
+    def beside(self, other: Summary) -> Summary:
+        """The rows of both."""
+        return Summary(
+            rows=(*self.rows, *other.rows),
+            hosts={**self.hosts, **other.hosts},
+            qualities=(*self.qualities, *other.qualities),
+        )
+
+
+def summarise(results: Results | Summary) -> Summary:
+    """Read records into rows; a summary is one already."""
+    if isinstance(results, Summary):
+        return results
+    with without_cycles():
+        return _summarise(results)
+
+
+def _summarise(results: Results) -> Summary:
+    groups: dict[Key, list[Record]] = {}
+    for record in results.records:
+        key = Key(record.environment, record.origin, record.variant["name"], sizes_of(record))
+        groups.setdefault(key, []).append(record)
+    places = dict.fromkeys((key.environment, key.origin) for key in groups)
+    hosts = {id_: host_of(id_, results.environments.get(id_)) for id_, _ in places}
+    names = labels({place: hosts[place[0]] for place in places})
+    qualities = tuple(arm_qualities(results.qualities))
+    quality = {(one.environment, one.arm): one.figures for one in qualities}
+    ceilings, arms = Ceilings(), _Arms()
+    rows = []
+    for key, group in groups.items():
+        arm, host = arms.of(group[0]), hosts[key.environment]
+        absent = group[0].absent.get("n_batch")
+        ceiling = ceilings.of(host, arm, key.sizes, key.origin, absent)
+        rows.append(
+            Row(
+                key=key,
+                host=host,
+                label=names[key.environment, key.origin],
+                arm=arm,
+                replicates=tuple(_replicate(one, arms, key.sizes, ceiling) for one in group),
+                quality=quality.get((key.environment, key.arm)),
+                ceiling=ceiling,
+            )
+        )
+    return Summary(rows=tuple(rows), hosts=hosts, qualities=qualities)
+
+
+class _Arms:
+    """Arms of records, each made once: many records have equal settings."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Arm] = {}
+
+    def of(self, record: Record) -> Arm:
+        held = self._found.get(record.variant["name"])
+        if held is None or held.settings != record.variant:
+            held = self._found[record.variant["name"]] = arm_of(record)
+        return held
+
+
+def _replicate(record: Record, arms: _Arms, sizes: Sizes, ceiling: Ceiling) -> Replicate:
+    doubts, arm = doubts_of(record), arms.of(record)
+    if record.status != "ok":
+        return Replicate(record=record, arm=arm, sizes=sizes, doubts=doubts, figures={})
+    energy, found = energy_of(record), speeds(record)
+    if ceiling.most is not None and ceiling.passed(found, sizes):
+        doubts = (*(one for one in doubts if one.code != BEYOND.code), BEYOND)
+    raw = Raw(record, found, energy)
+    return Replicate(
+        record=record,
+        arm=arm,
+        sizes=sizes,
+        doubts=doubts,
+        figures={name: metric.of(raw) for name, metric in METRICS.items()},
+        energy=energy,
+    )
+
+
+def replicate(record: Record) -> Replicate:
+    """One record alone, without the bound of its device, which only `summarise` knows."""
+    return _replicate(record, _Arms(), sizes_of(record), Ceiling(gpu="", rates=""))
