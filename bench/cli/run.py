@@ -14,9 +14,15 @@ from bench.cli.streams import Guard
 from bench.text import plain
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import Console
 
     from bench.experiment import Experiment
+    from bench.records import Environment
+
+SIXTEEN_GB = 15 << 30
+"""Bytes that a card of 16 GB shows at least."""
 
 EPILOG = """\
 examples:
@@ -90,9 +96,22 @@ def _measure(experiment: Experiment, args: argparse.Namespace) -> int:
     from bench.report.tables import run as summary
 
     print(summary.show(experiment, outcome.results, folder, args.output), end="")
+    if args.experiment is None and (line := _next_on(outcome.results.environments.values())):
+        print(line, file=sys.stderr)
     if outcome.measured or not outcome.failed:
         return 0
     return 2 if outcome.refused == outcome.failed else 3
+
+
+def _next_on(environments: Iterable[Environment]) -> str | None:
+    """What a newcomer with a GPU runs after the embedded model; None without one."""
+    for environment in environments:
+        card, memory = (environment.identity.get(k) for k in ("gpu", "gpu_memory_bytes"))
+        if card and memory:
+            large = memory >= SIXTEEN_GB
+            then = "rtx-4080-8b" if large else "-m llama-3.2-1b -e graph -q none,int8-weight-only"
+            return f"bench: next on this {card}: bench run {then} -d cuda"
+    return None
 
 
 def _on_fleet(experiment: Experiment, folder: Path, args: argparse.Namespace) -> int:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from bench.cli import VERBS, main
+from bench.cli import VERBS, main, parser
 from bench.cli.grid import numbers, texts
+from bench.cli.run import _next_on
+from bench.records import Environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -270,3 +273,16 @@ def test_the_question_is_that_of_the_arms_that_were_asked_for(
     assert main(["plan", *flags, "--gpu", "h200"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.endswith("?")]
     assert line.startswith(question)
+
+
+def test_a_newcomer_with_a_card_is_told_what_to_run_next() -> None:
+    def on(**identity: object) -> str | None:
+        return _next_on([Environment(id="e", identity=identity, state={})])
+
+    assert on(gpu=None) is None
+    large = on(gpu="NVIDIA GeForce RTX 4080", gpu_memory_bytes=17_171_480_576)
+    assert large == "bench: next on this NVIDIA GeForce RTX 4080: bench run rtx-4080-8b -d cuda"
+    small = on(gpu="NVIDIA GeForce RTX 3060 Ti", gpu_memory_bytes=8 << 30)
+    assert small is not None
+    for line in (large, small):
+        parser().parse_args(["run", *shlex.split(line.partition("bench run ")[2])])

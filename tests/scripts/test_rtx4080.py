@@ -11,6 +11,7 @@ from bench.cli import parser
 from bench.experiment import load_experiment
 from bench.models import resolve_model
 from bench.models.shapes import shape
+from bench.roofline.gpus import resolve_gpu
 from bench.schemes.bytes import held
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "rtx4080"
@@ -43,7 +44,11 @@ def test_it_runs_the_doctor_the_experiments_and_the_claims(tmp_path: Path) -> No
     assert [call.split()[0] for call in calls] == [
         "--version",
         "doctor",
+        "plan",
         "run",
+        "plan",
+        "run",
+        "plan",
         "run",
         "compare",
         "claims",
@@ -58,23 +63,31 @@ def test_every_call_is_one_that_bench_understands(tmp_path: Path) -> None:
     for call in calls[1:]:
         parser().parse_args(call.split())
     for call in calls:
-        if call.startswith("run "):
+        if call.startswith(("run ", "plan ")):
             load_experiment(call.split()[1])
 
 
 def test_an_interruption_ends_it_and_says_how_to_go_on(tmp_path: Path) -> None:
     code, calls, said = run(tmp_path, {"run": 130})
     assert code == 130
-    assert len(calls) == 3
+    assert len(calls) == 4
     assert "run the same command to go on" in said
 
 
 def test_a_failed_experiment_does_not_take_the_others_along(tmp_path: Path) -> None:
-    code, calls, _ = run(tmp_path, {"rtx-4080-super-quantized --device": 3, "doctor": 1})
+    code, calls, _ = run(tmp_path, {"run rtx-4080-super-quantized": 3, "doctor": 1})
     assert code == 3
-    assert sum(call.startswith("run ") for call in calls) == 2
+    assert sum(call.startswith("run ") for call in calls) == 3
     assert calls[-2].startswith("claims ")
     assert "--share" in calls[-1]
+
+
+def test_8b_fits_in_every_scheme_of_its_experiment() -> None:
+    card = resolve_gpu("rtx-4080")
+    experiment = load_experiment("rtx-4080-8b")
+    for variant in experiment.variants:
+        found = held(shape(resolve_model(variant.model).card), variant.quant, "bfloat16")
+        assert found.weights_bytes < 0.75 * card.vram_bytes
 
 
 @pytest.mark.parametrize("name", ["rtx-4080", "rtx-4080-super-quantized"])
