@@ -26,12 +26,12 @@ from bench.predict.published import (
     sources,
     validate_published,
 )
-from bench.predict.report import BEGIN, END, spliced
 from bench.predict.terms import Layers, Point, kernel, prior, seconds, terms, vendor
 from bench.roofline import bound
 from bench.roofline.gpus import gpus
 from bench.roofline.memory import Host
 from bench.schemes import meant
+from scripts.predictor_report import BEGIN, END, spliced
 
 LLAMA = card("llama-3.1-8b")
 
