@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.experiment import load_experiment
 from bench.records import FILE
 from bench.records.file import read
-from bench.report.page.blocks import Verdict
+from bench.report.page.blocks import ShownVerdict
 from bench.report.page.headline import verdicts
 from bench.report.page.machines import machines
 from bench.report.tables import column, to_markdown
@@ -48,7 +48,7 @@ def _rows(folder: Path) -> list[dict[str, str]]:
     ]
 
 
-def _said(found: Iterable[Verdict]) -> str:
+def _said(found: Iterable[ShownVerdict]) -> str:
     """Decoding of each arm over its baseline's; arms of which the same may be said, together."""
     alike: dict[tuple[str, str], list[str]] = {}
     for one in found:

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from bench.models.shapes import shape
 from bench.predict import Predictor
-from bench.predict.artefact import Model
+from bench.predict.artefact import FittedModel
 from bench.predict.calibration import POSTS, Calibration
 from bench.predict.fitting import Floats
 from bench.predict.peers import llmfit_tok_s
 from bench.predict.prefill import prefill_fit
 from bench.predict.published import card
-from bench.predict.sample import Sample
+from bench.predict.sample import FitSample
 from bench.roofline.gpus import gpus
 
 BEGIN: Final = "<!-- made by scripts/validate-predictor -->"
@@ -76,7 +76,7 @@ def scores(
 class Validation:
     """Everything that docs/predict.md says about the predictor's errors."""
 
-    def __init__(self, calibration: Calibration, model: Model) -> None:
+    def __init__(self, calibration: Calibration, model: FittedModel) -> None:
         self.calibration, self.model = calibration, model
         self.samples = calibration.samples
         self.widths: Floats = np.array([model.width(s.kind, s.point) for s in self.samples])
@@ -163,7 +163,7 @@ class Validation:
             f"{at.p90:.0%}."
         )
 
-    def _table(self, key: Callable[[Sample], str]) -> Iterator[str]:
+    def _table(self, key: Callable[[FitSample], str]) -> Iterator[str]:
         yield (
             "| rows of | rows | card out: median | 90% within | covered | model out: median "
             "| 90% within | covered | interval, high / low | llmfit: median | 90% within |"
@@ -220,7 +220,7 @@ class Validation:
             yield f"| {name} | {at.ratio:.2f} | {interval} | {at.bound_ratio:.2f} |"
 
 
-def _group(sample: Sample) -> str:
+def _group(sample: FitSample) -> str:
     load = "one sequence" if sample.point.n_batch == 1 else "batch"
     who = "posted 2026" if sample.row.source == POSTS else "published"
     return f"{sample.kind}, {sample.point.engine}, {load}, {who}"

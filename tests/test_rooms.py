@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -130,6 +131,13 @@ def test_the_towers_meet_in_the_record_format_alone() -> None:
     assert wrong == []
 
 
-def test_no_file_is_too_long_to_read_in_one_sitting() -> None:
+def test_files_are_short_and_a_class_name_means_one_thing() -> None:
     long = {str(path): n for path in FILES if (n := len(path.read_text().splitlines())) > 450}
     assert long == {}
+    classes = Counter(
+        node.name
+        for path in FILES
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert [name for name, n in classes.items() if n > 1] == []

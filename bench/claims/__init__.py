@@ -38,7 +38,7 @@ UNITS: Final = ("ratio", "tok/s", "cards")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class ClaimSource:
     """Who published it, where and when."""
 
     title: str
@@ -395,7 +395,7 @@ class ClaimFile:
     """Every claim of one source."""
 
     name: str
-    source: Source
+    source: ClaimSource
     claims: tuple[Claim, ...]
     sha256: str
     """Of the file's bytes, so that a verdict says which wording it judged."""

@@ -33,12 +33,12 @@ PAIRS_TO_SUPPORT: Final = 3
 
 
 @cache
-def _rows() -> tuple[published.Row, ...]:
+def _rows() -> tuple[published.PublishedRow, ...]:
     return tuple(published.rows())
 
 
 @cache
-def _sources() -> dict[str, published.Source]:
+def _sources() -> dict[str, published.PublishedSource]:
     return published.sources()
 
 
@@ -348,11 +348,11 @@ def _by_rows(part: SubClaim, way: ByPublished, baseline: str) -> Iterator[Eviden
 
 def _pairs(
     way: ByPublished, treatment: str, baseline: str
-) -> Iterator[tuple[float, published.Row]]:
+) -> Iterator[tuple[float, published.PublishedRow]]:
     """(ratio, treatment's row) of rows that agree in everything that defines the measurement."""
     rows = [row for row in _rows() if matches(row, way.same)]
     figure = "decode_tok_s" if way.figure == "usd_per_mtok" else way.figure
-    by_setting: dict[tuple[object, ...], published.Row] = {
+    by_setting: dict[tuple[object, ...], published.PublishedRow] = {
         _setting(row, way.vary): row for row in rows if getattr(row, way.vary) == baseline
     }
     for row in rows:
@@ -364,12 +364,12 @@ def _pairs(
             yield (theirs / ours if way.figure == "usd_per_mtok" else ours / theirs), row
 
 
-def matches(row: published.Row, columns: Mapping[str, str | int]) -> bool:
+def matches(row: published.PublishedRow, columns: Mapping[str, str | int]) -> bool:
     """Whether a published row has these values."""
     return all(getattr(row, column) == value for column, value in columns.items())
 
 
-def _setting(row: published.Row, vary: str) -> tuple[object, ...]:
+def _setting(row: published.PublishedRow, vary: str) -> tuple[object, ...]:
     keys = (
         "gpu",
         "n_gpus",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bench.cost.prices import Market
     from bench.cost.pricing import Against, Terms
     from bench.cost.row import CostRow
-    from bench.cost.scenario import Basis, Figure, Scenario
+    from bench.cost.scenario import Basis, Scenario, SourcedFigure
     from bench.cost.throughput import Throughput
     from bench.report.tables import Column
 
@@ -343,8 +343,8 @@ def _scenarios(args: argparse.Namespace, items: Sequence[Throughput]) -> list[Sc
 
 
 def _of_basis(
-    given: Mapping[str, Figure], basis: Basis, both: Sequence[tuple[Basis, str | None]]
-) -> dict[str, Figure]:
+    given: Mapping[str, SourcedFigure], basis: Basis, both: Sequence[tuple[Basis, str | None]]
+) -> dict[str, SourcedFigure]:
     """With --rent and --own together each takes its own figures; alone, all, to be checked."""
     from bench.cost.scenario import RULES
 
@@ -355,14 +355,14 @@ def _of_basis(
 
 def _given(
     args: argparse.Namespace, on: datetime.date, gpu: str | None, items: Sequence[Throughput]
-) -> dict[str, Figure]:
+) -> dict[str, SourcedFigure]:
     """The figures that flags give."""
-    from bench.cost.scenario import Figure
+    from bench.cost.scenario import SourcedFigure
 
     texts = {name: getattr(args, name) for name in FIGURES if getattr(args, name) is not None}
     if not args.scenario:
         texts.setdefault("utilization", "1")
-    figures: dict[str, Figure] = {}
+    figures: dict[str, SourcedFigure] = {}
     for name, text in texts.items():
         flag = FIGURES[name][0]
         if text == "book" and name in ("rent_per_hour", "price"):
@@ -370,11 +370,11 @@ def _given(
         elif name == "electricity_per_kwh" and text[:1].isalpha():
             figures[name] = _from_book(name, text, on)
         else:
-            figures[name] = Figure(value=amounts.value(flag, text), source=flag, date=on)
+            figures[name] = SourcedFigure(value=amounts.value(flag, text), source=flag, date=on)
     return figures
 
 
-def _from_book(name: str, item: str, on: datetime.date) -> Figure:
+def _from_book(name: str, item: str, on: datetime.date) -> SourcedFigure:
     """A figure from the price book: the prices in force on that day, as a range if they differ."""
     from bench.cost import prices
 
@@ -386,7 +386,7 @@ def _from_book(name: str, item: str, on: datetime.date) -> Figure:
     return _figure(books[name](item, on))
 
 
-def _rent_of_the_market(gpu: str | None, on: datetime.date) -> dict[str, Figure]:
+def _rent_of_the_market(gpu: str | None, on: datetime.date) -> dict[str, SourcedFigure]:
     """The rent that a shipped scenario takes where `bench prices --update` found offers."""
     from bench.cost.prices import market_rent
 
@@ -394,13 +394,13 @@ def _rent_of_the_market(gpu: str | None, on: datetime.date) -> dict[str, Figure]
     return {} if market is None else {"rent_per_hour": _figure(market)}
 
 
-def _figure(market: Market) -> Figure:
-    from bench.cost.scenario import Figure, Range
+def _figure(market: Market) -> SourcedFigure:
+    from bench.cost.scenario import Range, SourcedFigure
 
     value: float | Range = market.mode
     if market.low < market.high:
         value = Range(low=market.low, mode=market.mode, high=market.high)
-    return Figure(
+    return SourcedFigure(
         value=value,
         source="; ".join(dict.fromkeys(one.source for one in market.prices)),
         date=max(one.source_date for one in market.prices if one.source_date),

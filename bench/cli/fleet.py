@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bench.experiment import Experiment
     from bench.runner.fleet import Fleet
-    from bench.runner.nodes import Machine
+    from bench.runner.nodes import FleetMachine
 
 
 def show(experiment: Experiment, fleet: Fleet, output: str) -> str:
@@ -51,7 +51,7 @@ def plan_of(experiment: Experiment, select: str | None, output: str) -> str:
     return render(rows, columns, output)
 
 
-def _about(experiment: Experiment, machine: Machine) -> dict[str, Any]:
+def _about(experiment: Experiment, machine: FleetMachine) -> dict[str, Any]:
     from bench.records.file import Results
     from bench.runner.forecast import forecast, total_s
     from bench.runner.here import here

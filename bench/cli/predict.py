@@ -11,9 +11,9 @@ from bench.cli import add_output
 if TYPE_CHECKING:
     from bench.models import ModelCard
     from bench.predict import Prediction, Predictor
-    from bench.predict.published import Row
+    from bench.predict.published import PublishedRow
     from bench.roofline.gpus import Gpu
-    from bench.roofline.memory import Host
+    from bench.roofline.memory import HostMemory
 
 EPILOG = """\
 examples:
@@ -179,7 +179,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _own_rows(results: list[Path]) -> tuple[list[Row], list[str]]:
+def _own_rows(results: list[Path]) -> tuple[list[PublishedRow], list[str]]:
     """Rows of one's own records; without any, their readers are not even imported."""
     if not results:
         return [], []
@@ -192,14 +192,17 @@ def _rows(
     predictor: Predictor, engines: list[str], cards: list[Gpu], args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     from bench import schemes
-    from bench.roofline.memory import Host
+    from bench.predict.names import stored_scheme
+    from bench.roofline.memory import HostMemory
 
-    host = Host(memory_bytes=int(args.host_memory * 2**30), bandwidth=args.host_bandwidth * 1e9)
+    host = HostMemory(
+        memory_bytes=int(args.host_memory * 2**30), bandwidth=args.host_bandwidth * 1e9
+    )
     rows = []
     for engine in engines:
         for asked in dict.fromkeys(schemes.meant(q, engine) for q in args.quant.split(",")):
             for model in _models(args, asked):
-                quant = _stored(model, asked)
+                quant = stored_scheme(model, asked)
                 for gpu in cards:
                     for n_batch in args.n_batch:
                         found = predictor.predict(
@@ -271,23 +274,12 @@ def _models(args: argparse.Namespace, quant: str) -> list[ModelCard]:
     ]
 
 
-def _stored(card: ModelCard, quant: str) -> str:
-    """The scheme that a folder is quantized in already, where none was asked for."""
-    from bench.errors import InputError
-    from bench.models.checkpoint import stated
-
-    found = stated(card.architecture)
-    if found is None or quant in ("none", "f16", found.scheme):
-        return found.scheme if found is not None else quant
-    raise InputError(f"{card.name} is quantized already, in '{found.scheme}': leave -q out")
-
-
 def _row(
     predictor: Predictor,
     model: ModelCard,
     found: Prediction,
     gpu: Gpu,
-    host: Host,
+    host: HostMemory,
     args: argparse.Namespace,
 ) -> dict[str, Any]:
     import dataclasses
@@ -331,7 +323,7 @@ def _add_measured(
     model: ModelCard,
     found: Prediction,
     gpu: Gpu,
-    host: Host,
+    host: HostMemory,
     measured: float,
 ) -> None:
     """A stated rate against the bound and the interval, with the causes that would explain it."""

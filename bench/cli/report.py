@@ -67,14 +67,14 @@ def run(args: argparse.Namespace) -> int:
     """Write the report; say on stderr what was written."""
     import sys
 
-    from bench.report.page import Options, assemble
+    from bench.report.page import PageOptions, assemble
 
     suffix = args.to.suffix.lower()
     if suffix not in ("", ".html", ".htm", ".md"):
         raise InputError(f"--to: {args.to} is neither FILE.html, FILE.md nor a folder")
     claims = None if args.claim is None else tuple(args.claim)
     report = assemble(
-        args.results, Options(baseline=args.baseline, claims=claims, cost=_cost(args))
+        args.results, PageOptions(baseline=args.baseline, claims=claims, cost=_cost(args))
     )
     for warning in report.warnings:
         print(f"bench: {warning}", file=sys.stderr)

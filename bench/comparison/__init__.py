@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from bench.comparison.judging import Pair, in_turns, pairs_of, varies
-from bench.comparison.row import Compared, Head
+from bench.comparison.row import Compared, RowHead
 from bench.comparison.testing import Tested, judge, row_of
 from bench.comparison.unpaired import not_paired, ratio_row
 from bench.errors import InputError, unknown
 from bench.experiment import Gate
 from bench.experiment.selectors import chosen, selects
 from bench.records.file import Results
-from bench.summary import Arm, Replicate, Row, Sizes, Summary, summarise
+from bench.summary import ArmSettings, Replicate, Row, Sizes, Summary, summarise
 from bench.summary.metrics import compared
-from bench.summary.quality import Figures, check_gate
+from bench.summary.quality import QualityScores, check_gate
 
 MARGIN: Final = 0.02
 """Differences below this are called `same`; MLPerf calls 2% materially different."""
@@ -87,7 +87,7 @@ def _check(summary: Summary) -> None:
         raise InputError(f"records of different origin are not mixed: {', '.join(sorted(origins))}")
 
 
-def choose(arms: Mapping[str, Arm], selector: str | None, what: str) -> str:
+def choose(arms: Mapping[str, ArmSettings], selector: str | None, what: str) -> str:
     """The name of the arm that a selector means; without one, the first that is not quantized."""
     if selector is None:
         plain = [name for name, arm in arms.items() if arm.quant == "none"]
@@ -101,12 +101,12 @@ def choose(arms: Mapping[str, Arm], selector: str | None, what: str) -> str:
     return found[0]
 
 
-def _settings(arms: Mapping[str, Arm]) -> dict[str, Mapping[str, object]]:
+def _settings(arms: Mapping[str, ArmSettings]) -> dict[str, Mapping[str, object]]:
     return {name: arm.settings for name, arm in arms.items()}
 
 
 def opponents(
-    arms: Mapping[str, Arm], baseline: str | None, candidate: str | None
+    arms: Mapping[str, ArmSettings], baseline: str | None, candidate: str | None
 ) -> dict[str, str]:
     """Candidate -> its baseline. Models are not compared with each other unless a name says so.
 
@@ -137,7 +137,7 @@ def opponents(
     return {name: _most_like(name, bases, arms) for name in others}
 
 
-def _most_like(name: str, bases: Sequence[str], arms: Mapping[str, Arm]) -> str:
+def _most_like(name: str, bases: Sequence[str], arms: Mapping[str, ArmSettings]) -> str:
     """The base that shares most settings with an arm, its model before all."""
     mine = _telling(arms[name])
 
@@ -152,7 +152,7 @@ def _most_like(name: str, bases: Sequence[str], arms: Mapping[str, Arm]) -> str:
     return found[0]
 
 
-def _telling(arm: Arm) -> tuple[object, ...]:
+def _telling(arm: ArmSettings) -> tuple[object, ...]:
     """The settings by which arms are alike, the model first."""
     return (
         arm.model,
@@ -166,7 +166,7 @@ def _telling(arm: Arm) -> tuple[object, ...]:
     )
 
 
-def _quality_against(summary: Summary, rows: Sequence[Row], base: str) -> Figures | None:
+def _quality_against(summary: Summary, rows: Sequence[Row], base: str) -> QualityScores | None:
     """Quality of an arm against that very baseline, not the one it was recorded with."""
     places = {row.host.id for row in rows}
     # Where an arm was measured on another machine too, its own counts.
@@ -196,7 +196,7 @@ def check_poolable(base: Sequence[Row], other: Sequence[Row]) -> None:
 
 
 def _compare_arms(
-    base: Sequence[Row], other: Sequence[Row], figures: Figures | None, rules: Rules
+    base: Sequence[Row], other: Sequence[Row], figures: QualityScores | None, rules: Rules
 ) -> Iterator[Tested | Compared]:
     marks = {"CONFIG_DIFFERS"} if len({row.host.id for row in (*base, *other)}) > 1 else set()
     baseline, candidate = base[0].arm.name, other[0].arm.name
@@ -208,7 +208,7 @@ def _compare_arms(
         if sizes not in others:
             continue
         theirs = others[sizes]
-        head = Head(sizes=sizes, baseline=baseline, candidate=candidate, equal_quality=equal)
+        head = RowHead(sizes=sizes, baseline=baseline, candidate=candidate, equal_quality=equal)
         if not_paired((*ours, *theirs)):
             yield from _unpaired(ours, theirs, head, marks, rules)
             continue
@@ -220,7 +220,7 @@ def _compare_arms(
                 metric = compared()[name]
                 yield row_of(metric, pairs, head, marks | noise | failed, rules.confidence)
     if QUALITY in rules.metrics and figures is not None and figures.ppl_ratio is not None:
-        head = Head(sizes=None, baseline=baseline, candidate=candidate)
+        head = RowHead(sizes=None, baseline=baseline, candidate=candidate)
         yield _quality_row(figures, head, marks, rules)
 
 
@@ -232,7 +232,7 @@ def _pairs(ours: Sequence[Replicate], theirs: Sequence[Replicate], rules: Rules)
 def _unpaired(
     ours: Sequence[Replicate],
     theirs: Sequence[Replicate],
-    head: Head,
+    head: RowHead,
     marks: set[str],
     rules: Rules,
 ) -> Iterator[Compared]:
@@ -251,7 +251,7 @@ def by_workload(rows: Sequence[Row]) -> dict[Sizes, list[Replicate]]:
     return found
 
 
-def _quality_row(figures: Figures, head: Head, marks: set[str], rules: Rules) -> Compared:
+def _quality_row(figures: QualityScores, head: RowHead, marks: set[str], rules: Rules) -> Compared:
     ratio = figures.ppl_ratio
     assert ratio is not None
     clear = ratio.low > 1 or ratio.high < 1

@@ -12,7 +12,7 @@ Verdict = Literal["higher", "lower", "same", "ambiguous", "invalid"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
+class RowHead:
     """What is compared."""
 
     sizes: Sizes | None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.comparison.judging import Pair
-from bench.comparison.row import Compared, Head, Verdict
+from bench.comparison.row import Compared, RowHead, Verdict
 from bench.statistics.paired import MIN_PAIRS, PairedRatio, adjustable_p, holm, paired_ratio
 from bench.summary import Metric
 
@@ -19,7 +19,7 @@ class Tested:
     """One metric of two arms at one workload, before its verdict, which needs the whole table."""
 
     metric: Metric
-    head: Head
+    head: RowHead
     found: PairedRatio | None
     """None where no pair has the figure in both arms."""
     n_left_out: int
@@ -41,7 +41,7 @@ class Tested:
 
 
 def row_of(
-    metric: Metric, pairs: Sequence[Pair], head: Head, marks: set[str], confidence: float
+    metric: Metric, pairs: Sequence[Pair], head: RowHead, marks: set[str], confidence: float
 ) -> Tested:
     """The ratio of a metric over the pairs that are evidence for it."""
     alike = pairs

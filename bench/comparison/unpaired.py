@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import geometric_mean
 
-from bench.comparison.row import Compared, Head
+from bench.comparison.row import Compared, RowHead
 from bench.summary import Metric, Replicate
 from bench.summary.replicate import against
 
@@ -25,7 +25,7 @@ def not_paired(replicates: Iterable[Replicate]) -> bool:
 
 def ratio_row(
     metric: Metric,
-    head: Head,
+    head: RowHead,
     baseline: Sequence[Replicate],
     candidate: Sequence[Replicate],
     marks: set[str],

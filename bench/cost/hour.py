@@ -10,7 +10,7 @@ import datetime
 import math
 
 from bench.cost import usd_per_mtok
-from bench.cost.scenario import Figure, Scenario, adapt
+from bench.cost.scenario import Scenario, SourcedFigure, adapt
 from bench.errors import InputError
 from bench.experiment import CostAssumption
 
@@ -51,7 +51,7 @@ def as_scenario(price: CostAssumption, gpu: str | None = None) -> Scenario:
         "utilization": price.utilization,
     }
     figures = {
-        name: Figure(value=float(value), source=price.source, date=today)
+        name: SourcedFigure(value=float(value), source=price.source, date=today)
         for name, value in given.items()
     }
     return adapt(None, "rent", figures, gpu=gpu)

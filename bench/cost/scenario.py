@@ -50,7 +50,7 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
+class SourcedFigure:
     """One assumption, and where it comes from."""
 
     value: float | Range
@@ -99,7 +99,7 @@ class Rule:
     """Whether `least` itself is allowed."""
     needed: bool = False
 
-    def problems(self, name: str, figure: Figure, basis: Basis) -> Iterator[str]:
+    def problems(self, name: str, figure: SourcedFigure, basis: Basis) -> Iterator[str]:
         """What is wrong with a figure of this name in a scenario of this basis."""
         low, high = figure.ends
         if basis not in self.bases:
@@ -169,22 +169,22 @@ class Scenario:
     gpus: int = 1
     """Number of such machines that worked as one."""
     note: str = ""
-    utilization: Figure
-    rent_per_hour: Figure | None = None
-    storage_per_hour: Figure | None = None
-    egress_per_busy_hour: Figure | None = None
-    price: Figure | None = None
-    years: Figure | None = None
-    rate_of_return: Figure | None = None
-    salvage_share: Figure | None = None
-    host_price: Figure | None = None
-    opex_per_year: Figure | None = None
-    powered_share: Figure | None = None
-    electricity_per_kwh: Figure | None = None
-    pue: Figure | None = None
-    watts_busy: Figure | None = None
-    watts_idle: Figure | None = None
-    watts_host: Figure | None = None
+    utilization: SourcedFigure
+    rent_per_hour: SourcedFigure | None = None
+    storage_per_hour: SourcedFigure | None = None
+    egress_per_busy_hour: SourcedFigure | None = None
+    price: SourcedFigure | None = None
+    years: SourcedFigure | None = None
+    rate_of_return: SourcedFigure | None = None
+    salvage_share: SourcedFigure | None = None
+    host_price: SourcedFigure | None = None
+    opex_per_year: SourcedFigure | None = None
+    powered_share: SourcedFigure | None = None
+    electricity_per_kwh: SourcedFigure | None = None
+    pue: SourcedFigure | None = None
+    watts_busy: SourcedFigure | None = None
+    watts_idle: SourcedFigure | None = None
+    watts_host: SourcedFigure | None = None
 
     def problems(self) -> Iterator[str]:
         if not NAME.fullmatch(self.name):
@@ -199,13 +199,13 @@ class Scenario:
                 yield f"{name}: missing; a scenario of basis '{self.basis}' needs it"
 
     @property
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, SourcedFigure]:
         """Name -> figure of those that are given."""
         named = {name: getattr(self, name) for name in RULES}
         return {name: figure for name, figure in named.items() if figure is not None}
 
     @property
-    def prices(self) -> list[Figure]:
+    def prices(self) -> list[SourcedFigure]:
         """What somebody asks for: figures of money that were looked up, not assumed."""
         return [figure for name, figure in self.figures.items() if RULES[name].money]
 
@@ -227,7 +227,7 @@ class Scenario:
 
     def usd_factor(self, name: str, rates: Mapping[str, float]) -> float:
         """Dollars for one unit of the currency of a figure; 1 where it is no money."""
-        figure: Figure = getattr(self, name)
+        figure: SourcedFigure = getattr(self, name)
         return to_usd(1.0, figure.currency, rates) if RULES[name].money else 1.0
 
     def __str__(self) -> str:
@@ -238,7 +238,7 @@ class Scenario:
 def adapt(
     base: Scenario | None,
     basis: Basis,
-    given: Mapping[str, Figure],
+    given: Mapping[str, SourcedFigure],
     *,
     gpu: str | None = None,
     gpus: int | None = None,
@@ -271,7 +271,7 @@ def adapt(
     return changed
 
 
-def _range_faults(figure: Figure) -> list[str]:
+def _range_faults(figure: SourcedFigure) -> list[str]:
     return list(figure.value.problems()) if isinstance(figure.value, Range) else []
 
 

@@ -17,36 +17,38 @@ from bench.models.shapes import Shape, shape, validate_models
 from bench.predict import published
 from bench.predict.board_power import power_rows, validate_power
 from bench.predict.published import validate_published
-from bench.records.check import Check, check_results
+from bench.records.check import ResultsCheck, check_results
 from bench.roofline.gpus import gpus, validate_gpus
 
 
-def check_shipped() -> list[Check]:
+def check_shipped() -> list[ResultsCheck]:
     """Everything that ships with the project."""
     cards, asked = model_cards(), experiments()
     return [
-        Check(what="model cards", n_checked=len(cards), problems=tuple(validate_models())),
+        ResultsCheck(what="model cards", n_checked=len(cards), problems=tuple(validate_models())),
         _each("experiments", asked.values(), _experiment),
         _each("claims", claim_files().values(), _claims),
-        Check(what="GPUs", n_checked=_count(gpus), problems=tuple(validate_gpus())),
-        Check(
+        ResultsCheck(what="GPUs", n_checked=_count(gpus), problems=tuple(validate_gpus())),
+        ResultsCheck(
             what="prices",
             n_checked=sum(len(book(kind)) for kind in ("rent", "purchase", "api", "electricity")),
             problems=tuple(validate_prices()),
         ),
-        Check(
+        ResultsCheck(
             what="published measurements",
             n_checked=_count(published.rows),
             problems=tuple(validate_published()),
         ),
-        Check(
+        ResultsCheck(
             what="published power", n_checked=_count(power_rows), problems=tuple(validate_power())
         ),
-        Check(what="scenarios", n_checked=len(scenarios()), problems=tuple(validate_scenarios())),
+        ResultsCheck(
+            what="scenarios", n_checked=len(scenarios()), problems=tuple(validate_scenarios())
+        ),
     ]
 
 
-def check_path(path: Path) -> Check:
+def check_path(path: Path) -> ResultsCheck:
     """A results folder or file, a card, a claim or an experiment, told apart by what is in it."""
     if path.is_dir() or path.suffix == ".jsonl":
         return check_results(path)
@@ -76,7 +78,7 @@ def _claims(path: Path) -> ClaimFile:
     return load_claims(str(path))
 
 
-def _each(what: str, paths: Iterable[Path], load: Callable[[Path], object]) -> Check:
+def _each(what: str, paths: Iterable[Path], load: Callable[[Path], object]) -> ResultsCheck:
     problems: list[str] = []
     paths = list(paths)
     for path in paths:
@@ -86,7 +88,7 @@ def _each(what: str, paths: Iterable[Path], load: Callable[[Path], object]) -> C
             problems += error.problems
         except BenchError as error:
             problems.append(f"{path}: {error}")
-    return Check(what=what, n_checked=len(paths), problems=tuple(problems))
+    return ResultsCheck(what=what, n_checked=len(paths), problems=tuple(problems))
 
 
 def _count(load: Callable[[], Iterable[object]]) -> int:

@@ -30,7 +30,7 @@ from bench.models.prompts import random_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class VllmSettings:
     """`options` of an arm: vLLM's own names and meanings."""
 
     kv_cache_dtype: str = "auto"
@@ -54,16 +54,16 @@ class Settings:
             yield "gpu_memory_utilization: must be above 0 and at most 1"
 
 
-def settings_of(options: Mapping[str, Any]) -> Settings:
+def settings_of(options: Mapping[str, Any]) -> VllmSettings:
     """An arm's options. Raises InputError that names each wrong one."""
     problems: list[str] = []
-    found = fields.build(Settings, options, "options", problems)
+    found = fields.build(VllmSettings, options, "options", problems)
     if found is None or problems:
         raise InputError(*(f"engine vllm: {problem}" for problem in problems))
     return found
 
 
-def asked(job: Job, settings: Settings, dtype: str) -> dict[str, Any]:
+def asked(job: Job, settings: VllmSettings, dtype: str) -> dict[str, Any]:
     """Arguments of `vllm.LLM`; where a setting is None, vLLM's own default."""
     given = {
         "max_num_batched_tokens": settings.max_num_batched_tokens,
@@ -87,7 +87,7 @@ def asked(job: Job, settings: Settings, dtype: str) -> dict[str, Any]:
     }
 
 
-def check_devices(device: str, settings: Settings) -> None:
+def check_devices(device: str, settings: VllmSettings) -> None:
     """Refuse cards that vLLM would not take, or would take unseen: the first N are its own."""
     each, size = members(device), settings.tensor_parallel_size
     if size is not None and size != len(each):
@@ -124,7 +124,7 @@ class VllmEngine:
         self._new: dict[str, list[int]] = {}
         self._batch = 0
         self._early = 0
-        self.most_sequences = Settings().max_num_seqs
+        self.most_sequences = VllmSettings().max_num_seqs
 
     def load(self, job: Job) -> Loaded:
         os.environ["HF_HUB_OFFLINE"] = "1"

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from bench.errors import InputError
-from bench.exchange.foreign import NOT_READ, SERVED, Found, Twice, out_of_place
-from bench.exchange.reading import Source
+from bench.exchange.foreign import NOT_READ, SERVED, ForeignRun, Twice, out_of_place
+from bench.exchange.reading import SourceText
 from bench.exchange.values import Json, expect, maybe, number, parse_time
 
 TOOL: Final = "aiperf"
@@ -30,7 +30,7 @@ TIMES: Final = (
 DISAGREES: Final = 0.05
 
 
-def knows(source: Source) -> bool:
+def knows(source: SourceText) -> bool:
     """Whether a text looks like a summary of this tool."""
     value = source.first()
     if not isinstance(value, dict):
@@ -39,7 +39,7 @@ def knows(source: Source) -> bool:
     return isinstance(run.get("request_latency"), dict) and "input_config" in value
 
 
-def read(source: Source) -> list[Found]:
+def read(source: SourceText) -> list[ForeignRun]:
     """The one run of a file. InputError in one line."""
     value = expect(source, TOOL, source.values[0], ("input_config",))
     run = expect(source, TOOL, _blocks(value), ("request_latency", "output_sequence_length"))
@@ -58,7 +58,7 @@ def _blocks(value: Json) -> Json:
     return value | records if isinstance(records, dict) else value
 
 
-def _found(source: Source, run: Json) -> Found:
+def _found(source: SourceText, run: Json) -> ForeignRun:
     prompts = expect(source, TOOL, run.get("input_sequence_length"), ("avg",))
     made = expect(source, TOOL, run["output_sequence_length"], ("avg",))
     samples, absent = _samples(source, run)
@@ -79,7 +79,7 @@ def _found(source: Source, run: Json) -> Found:
     if energy:
         absent.pop("energy_j")
     started = run.get("start_time")
-    return Found(
+    return ForeignRun(
         model=_model(source, config),
         gpu=" + ".join(dict.fromkeys(str(card.get("gpu_name")) for card in cards)) or None,
         n_gpus=_used(cards),
@@ -99,7 +99,7 @@ def _found(source: Source, run: Json) -> Found:
     )
 
 
-def _samples(source: Source, run: Json) -> tuple[dict[str, list[float]], dict[str, str]]:
+def _samples(source: SourceText, run: Json) -> tuple[dict[str, list[float]], dict[str, str]]:
     samples: dict[str, list[float]] = {}
     absent = {**NOT_READ, **SERVED} | {"samples": MEDIANS}
     for name, key, before in TIMES:
@@ -118,13 +118,13 @@ def _samples(source: Source, run: Json) -> tuple[dict[str, list[float]], dict[st
     return samples, absent
 
 
-def _unit(source: Source, key: str, block: Json) -> float:
+def _unit(source: SourceText, key: str, block: Json) -> float:
     if block.get("unit") not in UNITS:
         raise InputError(f"{source}: {key}: unit {block.get('unit')!r} is not known here")
     return UNITS[block["unit"]]
 
 
-def _made(source: Source, run: Json, name: str) -> float | None:
+def _made(source: SourceText, run: Json, name: str) -> float | None:
     """A rate from totals, where the file does not state it."""
     parts = [_average(run, "total_osl"), *([_average(run, "total_isl")] * (name == "total_tok_s"))]
     seconds = _seconds(source, run)
@@ -133,7 +133,7 @@ def _made(source: Source, run: Json, name: str) -> float | None:
     return sum(number(source, "total tokens", part) for part in parts) / seconds
 
 
-def _seconds(source: Source, run: Json) -> float | None:
+def _seconds(source: SourceText, run: Json) -> float | None:
     block = run.get("benchmark_duration")
     if not isinstance(block, dict):
         return None
@@ -146,7 +146,7 @@ def _average(run: Json, key: str) -> Any:
 
 
 def _twice(
-    source: Source, run: Json, samples: dict[str, list[float]], n_batch: int | None
+    source: SourceText, run: Json, samples: dict[str, list[float]], n_batch: int | None
 ) -> Iterator[Twice]:
     """Rates beside the totals that they are made of, and means that must add up."""
     seconds, good = _seconds(source, run), _average(run, "request_count")
@@ -188,7 +188,7 @@ def _twice(
         yield Twice(what="concurrency", stated=n_batch, made=rate * whole, of=of, within=0.25)
 
 
-def _model(source: Source, config: Json) -> str | None:
+def _model(source: SourceText, config: Json) -> str | None:
     """The one model of the run; its place differs between versions of the tool."""
     items = (config.get("models") or {}).get("items") or []
     names = [item.get("name") for item in items]
@@ -244,7 +244,7 @@ def _unused(cards: list[Json]) -> dict[str, str]:
 
 
 def _energy(
-    source: Source, run: Json, cards: list[Json], seconds: float | None
+    source: SourceText, run: Json, cards: list[Json], seconds: float | None
 ) -> tuple[Json, tuple[str, ...]]:
     """Joules of the whole run by the cards' counters, else by their mean power; and a reason where
     the two disagree."""
@@ -270,7 +270,9 @@ def _energy(
     return energy, ("ENERGY_DISAGREES",) if differ else ()
 
 
-def _joules(source: Source, card: Json, seconds: float | None) -> tuple[float | None, float | None]:
+def _joules(
+    source: SourceText, card: Json, seconds: float | None
+) -> tuple[float | None, float | None]:
     """Joules of a card: by its counter's two ends, and by its mean power over the run."""
     metrics = card.get("metrics") or {}
     counter, power = metrics.get("energy_consumption") or {}, metrics.get("gpu_power_usage") or {}

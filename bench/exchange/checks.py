@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from bench.errors import InputError
-from bench.exchange.foreign import Found, Twice
+from bench.exchange.foreign import ForeignRun, Twice
 from bench.exchange.naming import bits, shape_name
 from bench.exchange.values import spread_of
 from bench.records import Record
@@ -28,7 +28,7 @@ SKEW: Final = 1.35
 """How far medians of requests that differ in length may be from a sum of such medians."""
 
 
-def marked(record: Record, found: Found) -> Record:
+def marked(record: Record, found: ForeignRun) -> Record:
     """The record, with CONTRADICTION and the figures that disagree if some do."""
     why = [*_twice(found.twice), *_figures(record, found), *_size(found)]
     if not why:
@@ -47,7 +47,7 @@ def _twice(pairs: Sequence[Twice]) -> Iterator[str]:
             yield (f"{one.what} is {spread_of(one.stated)}, but {one.of} is {spread_of(one.made)}")
 
 
-def _figures(record: Record, found: Found) -> Iterator[str]:
+def _figures(record: Record, found: ForeignRun) -> Iterator[str]:
     """Figures of the record that exclude one another."""
     known = speeds(record)
     ttft, tpot, e2e = (known[name] for name in ("ttft_s", "tpot_s", "e2e_s"))
@@ -93,7 +93,7 @@ def _figures(record: Record, found: Found) -> Iterator[str]:
             )
 
 
-def _size(found: Found) -> Iterator[str]:
+def _size(found: ForeignRun) -> Iterator[str]:
     """A scheme that the size of the weights excludes."""
     size, n_params = found.loaded.get("weights_bytes"), found.loaded.get("n_params")
     width = bits(found.quant or "")

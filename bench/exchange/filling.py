@@ -7,15 +7,15 @@ from typing import Any
 
 from bench.errors import InputError
 from bench.exchange import naming
-from bench.exchange.foreign import UNKNOWN, Found, Given
-from bench.exchange.reading import Source
+from bench.exchange.foreign import UNKNOWN, ForeignRun, Given
+from bench.exchange.reading import SourceText
 from bench.exchange.values import Json
 
 USUAL_BACKENDS = frozenset({"cuda", "cpu", ""})
 """Backends that do not stand in an arm's name."""
 
 
-def filled(tool: str, source: Source, one: Found, given: Given) -> Found:
+def filled(tool: str, source: SourceText, one: ForeignRun, given: Given) -> ForeignRun:
     """What the file says with what the user says; InputError for a flag that the file contradicts,
     and for what nobody says and no record can lack."""
     if one.whole:
@@ -67,7 +67,7 @@ def filled(tool: str, source: Source, one: Found, given: Given) -> Found:
     )
 
 
-def _model(tool: str, source: Source, one: Found, given: Given) -> str:
+def _model(tool: str, source: SourceText, one: ForeignRun, given: Given) -> str:
     if given.model is None:
         if not one.model:
             raise InputError(f"{source}: the file of {tool} names no model; give --model NAME")
@@ -78,7 +78,7 @@ def _model(tool: str, source: Source, one: Found, given: Given) -> str:
 
 
 def _quant(
-    tool: str, source: Source, one: Found, given: Given, model: str
+    tool: str, source: SourceText, one: ForeignRun, given: Given, model: str
 ) -> tuple[str, dict[str, str]]:
     """The scheme, and why there is none."""
     said = one.quant or naming.scheme_in_hub_name(one.model or model)
@@ -101,13 +101,13 @@ def _alike(said: str, given: str) -> bool:
     return types[0] == types[1] or not all(files)
 
 
-def _engine(source: Source, one: Found, given: Given) -> str:
+def _engine(source: SourceText, one: ForeignRun, given: Given) -> str:
     if given.engine and one.engine and given.engine != one.engine and not one.forks:
         raise InputError(f"{source}: --engine {given.engine}: the file says {one.engine}")
     return given.engine or one.engine or UNKNOWN
 
 
-def _batch(tool: str, source: Source, one: Found, given: Given) -> int | None:
+def _batch(tool: str, source: SourceText, one: ForeignRun, given: Given) -> int | None:
     """Sequences at once."""
     if given.n_batch is None:
         if one.needs_batch:
@@ -118,7 +118,7 @@ def _batch(tool: str, source: Source, one: Found, given: Given) -> int | None:
     return given.n_batch
 
 
-def _lengths(tool: str, source: Source, one: Found, given: Given) -> tuple[int, int]:
+def _lengths(tool: str, source: SourceText, one: ForeignRun, given: Given) -> tuple[int, int]:
     """Prompt and new tokens of a request. InputError if they are not what the file adds up to."""
     prompt, new = one.n_prompt, one.n_gen
     each = one.tokens_each
@@ -145,7 +145,7 @@ def _lengths(tool: str, source: Source, one: Found, given: Given) -> tuple[int, 
     return prompt, new
 
 
-def _length(tool: str, source: Source, name: str, said: int | None, given: int | None) -> int:
+def _length(tool: str, source: SourceText, name: str, said: int | None, given: int | None) -> int:
     """Tokens of the prompt or the answer."""
     flag = f"--{name.replace('_', '-')}"
     if said is None and given is None:
@@ -156,7 +156,7 @@ def _length(tool: str, source: Source, name: str, said: int | None, given: int |
     return given if said is None and given is not None else int(said or 0)
 
 
-def _cards(tool: str, source: Source, one: Found, given: Given) -> Json:
+def _cards(tool: str, source: SourceText, one: ForeignRun, given: Given) -> Json:
     """Device, card, how many of it, and what that adds to the arm and its machine."""
     if one.device == "cpu" and (given.gpu or given.n_gpus):
         raise InputError(f"{source}: --gpu: the file says that it ran on the CPU")

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bench.errors import InputError
-from bench.exchange.reading import Source
+from bench.exchange.reading import SourceText
 from bench.exchange.values import Json
 from bench.experiment import Variant
 from bench.identity import key
@@ -97,7 +97,7 @@ SLACK = 1.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class ForeignRun:
     """One measurement of a foreign file, in our words and units; None is not said."""
 
     model: str | None = None
@@ -157,10 +157,10 @@ class Found:
 
 
 def answered(
-    source: Source, runs: Iterable[Any], make: Callable[[Source, Any], Found]
-) -> list[Found]:
+    source: SourceText, runs: Iterable[Any], make: Callable[[SourceText, Any], ForeignRun]
+) -> list[ForeignRun]:
     """The runs of a file that were answered; the others are named. InputError if none was."""
-    found: list[Found] = []
+    found: list[ForeignRun] = []
     empty: list[str] = []
     for run in runs:
         try:
@@ -173,7 +173,7 @@ def answered(
     return found
 
 
-def lines(tool: str, source: Source, found: Iterable[Found]) -> list[Environment | Record]:
+def lines(tool: str, source: SourceText, found: Iterable[ForeignRun]) -> list[Environment | Record]:
     """The lines of a results file: keys are made of the content, so that a second import is the
     same lines."""
     made: list[Environment | Record] = []
@@ -190,7 +190,7 @@ def lines(tool: str, source: Source, found: Iterable[Found]) -> list[Environment
     return made
 
 
-def _record(tool: str, one: Found, environment: str, position: int) -> Record:
+def _record(tool: str, one: ForeignRun, environment: str, position: int) -> Record:
     arm = Variant(
         model=str(one.model),
         engine=str(one.engine),

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from bench.records.file import Results, read
 from bench.summary import METRICS, Host, Replicate, summarise
-from bench.summary.quality import Figures
-from bench.summary.replicate import Loaded, against
+from bench.summary.quality import QualityScores
+from bench.summary.replicate import LoadedFigures, against
 from bench.summary.rows import Tails, tails
 
 if TYPE_CHECKING:
@@ -30,14 +30,14 @@ class Line:
 
     one: Replicate
     host: Host
-    quality: Figures | None
+    quality: QualityScores | None
     tails: Tails
     """What only a server's records have."""
-    loaded: Loaded
+    loaded: LoadedFigures
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class FrameColumn:
     """One column: its name, type, meaning, and where its value comes from."""
 
     name: str
@@ -46,40 +46,42 @@ class Column:
     of: Callable[[Line], Any]
 
 
-def _record(name: str, kind: Type, meaning: str) -> Column:
-    return Column(name, kind, meaning, lambda line: getattr(line.one.record, name))
+def _record(name: str, kind: Type, meaning: str) -> FrameColumn:
+    return FrameColumn(name, kind, meaning, lambda line: getattr(line.one.record, name))
 
 
-def _arm(name: str, kind: Type, meaning: str, column: str = "") -> Column:
-    return Column(column or name, kind, meaning, lambda line: getattr(line.one.arm, name))
+def _arm(name: str, kind: Type, meaning: str, column: str = "") -> FrameColumn:
+    return FrameColumn(column or name, kind, meaning, lambda line: getattr(line.one.arm, name))
 
 
-def _size(name: str, meaning: str) -> Column:
-    return Column(name, "Int64", meaning, lambda line: getattr(line.one.sizes, name))
+def _size(name: str, meaning: str) -> FrameColumn:
+    return FrameColumn(name, "Int64", meaning, lambda line: getattr(line.one.sizes, name))
 
 
-def _loaded(name: str, kind: Type, meaning: str) -> Column:
-    return Column(name, kind, meaning, lambda line: getattr(line.loaded, name))
+def _loaded(name: str, kind: Type, meaning: str) -> FrameColumn:
+    return FrameColumn(name, kind, meaning, lambda line: getattr(line.loaded, name))
 
 
-def _figure(name: str) -> Column:
-    return Column(name, "Float64", METRICS[name].meaning, lambda line: line.one.figures.get(name))
+def _figure(name: str) -> FrameColumn:
+    return FrameColumn(
+        name, "Float64", METRICS[name].meaning, lambda line: line.one.figures.get(name)
+    )
 
 
-def _tail(name: str, meaning: str) -> Column:
-    return Column(name, "Float64", meaning, lambda line: getattr(line.tails, name))
+def _tail(name: str, meaning: str) -> FrameColumn:
+    return FrameColumn(name, "Float64", meaning, lambda line: getattr(line.tails, name))
 
 
-def _quality(name: str, meaning: str) -> Column:
+def _quality(name: str, meaning: str) -> FrameColumn:
     def value(line: Line) -> float | None:
         estimate = getattr(line.quality, name, None)
         return None if estimate is None else float(estimate.value)
 
-    return Column(name, "Float64", meaning, value)
+    return FrameColumn(name, "Float64", meaning, value)
 
 
-def _machine(name: str, kind: Type, meaning: str) -> Column:
-    return Column(name, kind, meaning, lambda line: line.host.identity.get(name))
+def _machine(name: str, kind: Type, meaning: str) -> FrameColumn:
+    return FrameColumn(name, kind, meaning, lambda line: line.host.identity.get(name))
 
 
 def _json(value: Mapping[str, Any]) -> str:
@@ -110,7 +112,7 @@ COLUMNS: Final = (
     _arm("dtype", "str", "float type of what is not quantized"),
     _arm("device", "str", "device as resolved"),
     _arm("threads", "Int64", "threads, where set"),
-    Column(
+    FrameColumn(
         "options",
         "str",
         "engine settings beyond these, a JSON object",
@@ -123,20 +125,20 @@ COLUMNS: Final = (
     _record("position", "Int64", "place in the order of measuring"),
     _record("started_at", "datetime64[us, UTC]", "when"),
     _record("status", "str", "`ok` or `failed`"),
-    Column(
+    FrameColumn(
         "valid",
         "boolean",
         "finished, and no reason speaks against its decoding (of one new token: its prefill)",
         lambda line: line.one.valid,
     ),
-    Column(
+    FrameColumn(
         "reasons",
         "str",
         "codes that make figures doubtful, separated by spaces",
         lambda line: " ".join(line.one.reasons),
     ),
     _record("message", "str", "why it failed"),
-    Column(
+    FrameColumn(
         "n_requests",
         "Int64",
         "requests that the medians are of",
@@ -149,7 +151,7 @@ COLUMNS: Final = (
     _figure("decode_tok_s"),
     _figure("output_tok_s"),
     _figure("total_tok_s"),
-    Column(
+    FrameColumn(
         "noise",
         "Float64",
         "half the range of the requests' decode times over their median",
@@ -173,7 +175,9 @@ COLUMNS: Final = (
     _figure("energy_per_token_j"),
     _figure("net_energy_per_output_token_j"),
     _figure("net_energy_per_prompt_token_j"),
-    Column("energy_scope", "str", "what the counter covers", lambda line: line.one.energy_scope),
+    FrameColumn(
+        "energy_scope", "str", "what the counter covers", lambda line: line.one.energy_scope
+    ),
     _quality("ppl", "perplexity of the arm"),
     _quality("ppl_ratio", "perplexity over the baseline's"),
     _quality("mean_kld", "mean KL divergence from the baseline, nats a token"),
@@ -190,13 +194,13 @@ COLUMNS: Final = (
     _machine("python", "str", "version of Python"),
     _machine("torch", "str", "version of torch"),
     _machine("bench", "str", "version of this project"),
-    Column(
+    FrameColumn(
         "absent",
         "str",
         "figure -> why it is missing, a JSON object",
         lambda line: _json(line.one.absent),
     ),
-    Column(
+    FrameColumn(
         "figure_reasons",
         "str",
         "figure -> the codes against it, a JSON object; empty where there are none",
@@ -206,7 +210,7 @@ COLUMNS: Final = (
 """The columns of docs/data.md, in order; a metric that is not among them follows."""
 
 
-def columns() -> tuple[Column, ...]:
+def columns() -> tuple[FrameColumn, ...]:
     """Every column: those of docs/data.md, then metrics that have none there."""
     named = {column.name for column in COLUMNS}
     more = (name for name, metric in METRICS.items() if metric.exported and name not in named)
@@ -243,7 +247,7 @@ def frame(results: Results) -> pandas.DataFrame:
     )
 
 
-def _series(column: Column, lines: Iterable[Line]) -> pandas.Series:
+def _series(column: FrameColumn, lines: Iterable[Line]) -> pandas.Series:
     import pandas
 
     values = [column.of(line) for line in lines]

@@ -17,13 +17,13 @@ from bench.errors import InputError
 from bench.exchange.foreign import (
     NOT_READ,
     SERVED,
-    Found,
+    ForeignRun,
     NothingAnsweredError,
     Twice,
     answered,
     out_of_place,
 )
-from bench.exchange.reading import Source
+from bench.exchange.reading import SourceText
 from bench.exchange.values import Json, count, expect, maybe, number, parse_time
 
 TOOL: Final = "guidellm"
@@ -44,7 +44,7 @@ TIMES: Final[tuple[tuple[str, str, float, Callable[[int], bool]], ...]] = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
+class RunFigures:
     """What one benchmark measured."""
 
     n_prompt: float
@@ -69,7 +69,7 @@ class Counts:
     """Whether requests were answered outside of it: warm-up and cool-down."""
 
 
-def knows(source: Source) -> bool:
+def knows(source: SourceText) -> bool:
     """Whether a text looks like a report of this tool."""
     value = source.first()
     if not isinstance(value, dict) or not isinstance(value.get("benchmarks"), list):
@@ -79,7 +79,7 @@ def knows(source: Source) -> bool:
     return about or bool(each and isinstance(each[0], dict) and "run_stats" in each[0])
 
 
-def read(source: Source) -> list[Found]:
+def read(source: SourceText) -> list[ForeignRun]:
     """Every benchmark of a report. InputError in one line."""
     report = expect(source, TOOL, source.values[0], ("benchmarks",))
     about = report.get("metadata") or {}
@@ -96,7 +96,7 @@ def read(source: Source) -> list[Found]:
     return answered(source, report["benchmarks"], lambda at, one: _found(at, one, about))
 
 
-def _found(source: Source, one: object, about: Json) -> Found:
+def _found(source: SourceText, one: object, about: Json) -> ForeignRun:
     run = expect(source, TOOL, one, ("requests", "metrics"))
     config = run.get("config") or run.get("args") or {}
     strategy = config.get("strategy") or {}
@@ -116,7 +116,7 @@ def _found(source: Source, one: object, about: Json) -> Found:
     failed, answered = counts.failed, counts.answered
     if failed:
         absent["requests"] = f"{failed} of {answered + failed} requests failed"
-    return Found(
+    return ForeignRun(
         model=_model(run, config),
         options=_rate(strategy),
         n_prompt=round(figures.n_prompt),
@@ -144,7 +144,7 @@ def _requests_made(run: Json) -> Json:
     return {}
 
 
-def _counts(source: Source, run: Json, listed: int, seconds: float) -> Counts:
+def _counts(source: SourceText, run: Json, listed: int, seconds: float) -> Counts:
     totals = run["metrics"].get("request_totals") or run.get("request_totals") or {}
     made = _requests_made(run) or totals
     answered, failed, cut_off = (
@@ -162,7 +162,7 @@ def _counts(source: Source, run: Json, listed: int, seconds: float) -> Counts:
     )
 
 
-def _window(source: Source, run: Json) -> tuple[float, float]:
+def _window(source: SourceText, run: Json) -> tuple[float, float]:
     """Begin and end of the measured time, seconds since 1970."""
     timing = run.get("scheduler_metrics") or {}
     start = timing.get("measure_start_time") or run.get("start_time")
@@ -173,8 +173,8 @@ def _window(source: Source, run: Json) -> tuple[float, float]:
 
 
 def _of_list(
-    source: Source, listed: Sequence[Json], start: float, end: float, n_batch: int | None
-) -> Figures:
+    source: SourceText, listed: Sequence[Json], start: float, end: float, n_batch: int | None
+) -> RunFigures:
     """Figures of the requests that ended in the measured time, all of which are listed."""
     spans = [_span(source, one) for one in listed]
     known = all(spans)
@@ -214,7 +214,7 @@ def _of_list(
     if sum(made):
         samples["output_tok_s"] = [number(source, "output_tok_s", per_s)]
         samples["total_tok_s"] = [per_s * (sum(prompts) + sum(made)) / sum(made)]
-    return Figures(
+    return RunFigures(
         n_prompt=sum(prompts) / len(prompts),
         n_gen=sum(made) / len(made),
         varies=len(set(prompts)) > 1 or len(set(made)) > 1,
@@ -223,7 +223,7 @@ def _of_list(
     )
 
 
-def _span(source: Source, one: Json) -> tuple[float, float] | None:
+def _span(source: SourceText, one: Json) -> tuple[float, float] | None:
     """When a request began and ended, seconds since 1970; None if the file does not say."""
     begin = one.get("request_start_time") or one.get("start_time")
     end = one.get("request_end_time") or one.get("end_time")
@@ -245,7 +245,7 @@ def _all_measured(spans: Sequence[tuple[float, float] | None], start: float, end
     return first >= start - room and last <= end + room and end - last <= room
 
 
-def _overlapping(source: Source, listed: Sequence[Json], start: float, end: float) -> float:
+def _overlapping(source: SourceText, listed: Sequence[Json], start: float, end: float) -> float:
     """New tokens a second within the measured time, as far as there are requests: a request that
     is partly in it counts by the share of its decoding that is."""
     spans = [(one, at) for one in listed if (at := _span(source, one))]
@@ -259,7 +259,7 @@ def _overlapping(source: Source, listed: Sequence[Json], start: float, end: floa
     return tokens / number(source, "measured seconds", until - start)
 
 
-def _of_metrics(source: Source, run: Json, counts: Counts, n_batch: int | None) -> Figures:
+def _of_metrics(source: SourceText, run: Json, counts: Counts, n_batch: int | None) -> RunFigures:
     """Figures of the report's own statistics, where it keeps a sample of the requests or none."""
 
     def block(name: str) -> Json:
@@ -286,7 +286,7 @@ def _of_metrics(source: Source, run: Json, counts: Counts, n_batch: int | None) 
         per_s = counts.measured * n_out / counts.seconds
     samples["output_tok_s"] = [number(source, "output_tok_s", per_s)]
     samples["total_tok_s"] = [per_s * (n_in + n_out) / n_out]
-    return Figures(
+    return RunFigures(
         n_prompt=n_in,
         n_gen=n_out,
         varies=any(one.get("mean") != one.get("median") for one in (prompts, news)),
@@ -302,7 +302,7 @@ def _mean_of_list(run: Json, key: str) -> Json:
     return {"mean": sum(known) / len(known)} if known else {}
 
 
-def _twice(source: Source, run: Json, figures: Figures, counts: Counts) -> list[Twice]:
+def _twice(source: SourceText, run: Json, figures: RunFigures, counts: Counts) -> list[Twice]:
     """The report's own mean rate and medians beside ours, and its counts."""
     found: list[Twice] = []
     metrics = run["metrics"]

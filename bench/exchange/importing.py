@@ -13,8 +13,8 @@ from bench.errors import InputError, unknown
 from bench.exchange import AUTO, LOOKED_FOR, OURS, TOOLS
 from bench.exchange.checks import CODE, marked, one_model_an_arm
 from bench.exchange.filling import filled
-from bench.exchange.foreign import Found, Given, lines
-from bench.exchange.reading import Source, files, load
+from bench.exchange.foreign import ForeignRun, Given, lines
+from bench.exchange.reading import SourceText, files, load
 from bench.models import model_cards
 from bench.records import FILE, Environment, Line, Record, from_json, to_json
 from bench.records.codes import known
@@ -113,7 +113,7 @@ def _foreign(tool: str, path: Path, given: Given, notes: list[str]) -> list[Line
     return made
 
 
-def _marked(made: Sequence[Environment | Record], found: Sequence[Found]) -> list[Line]:
+def _marked(made: Sequence[Environment | Record], found: Sequence[ForeignRun]) -> list[Line]:
     each = iter(found)
     return [marked(line, next(each)) if isinstance(line, Record) else line for line in made]
 
@@ -168,7 +168,7 @@ def _check(where: str, line: Line) -> None:
             raise InputError(f"{where}: reasons: unknown code {code!r}")
 
 
-def _said(source: Source, record: Record, given: Given) -> list[str]:
+def _said(source: SourceText, record: Record, given: Given) -> list[str]:
     """What the user should know of a record before its figures are used."""
     said = []
     if CODE in record.reasons:
@@ -180,10 +180,10 @@ def _said(source: Source, record: Record, given: Given) -> list[str]:
     return said
 
 
-def _found(tool: str, source: Source) -> list[Found]:
+def _found(tool: str, source: SourceText) -> list[ForeignRun]:
     if tool not in TOOLS:
         raise InputError(unknown("tool", tool, (*TOOLS, AUTO, OURS)))
-    find: Callable[[Source], list[Found]] = _module(tool).read
+    find: Callable[[SourceText], list[ForeignRun]] = _module(tool).read
     try:
         found = find(source)
     except InputError as error:
@@ -204,7 +204,7 @@ def _found(tool: str, source: Source) -> list[Found]:
     return found
 
 
-def recognised(source: Source) -> str:
+def recognised(source: SourceText) -> str:
     """The tool that wrote a file. InputError that says what was looked for."""
     tool = _whose(source)
     if tool is None:
@@ -212,7 +212,7 @@ def recognised(source: Source) -> str:
     return tool
 
 
-def _whose(source: Source) -> str | None:
+def _whose(source: SourceText) -> str | None:
     """The tool whose file it looks like."""
     for tool in TOOLS:
         try:

@@ -12,13 +12,13 @@ from typing import Any, Final
 from bench.exchange.foreign import (
     NOT_READ,
     SERVED,
-    Found,
+    ForeignRun,
     NothingAnsweredError,
     Twice,
     answered,
     out_of_place,
 )
-from bench.exchange.reading import Source
+from bench.exchange.reading import SourceText
 from bench.exchange.values import Json, count, expect, maybe, number, spread_of
 
 TOOL: Final = "inference-perf"
@@ -31,19 +31,19 @@ CHUNKS: Final = 0.3
 """Share by which its time per token may differ from that of whole requests."""
 
 
-def knows(source: Source) -> bool:
+def knows(source: SourceText) -> bool:
     """Whether a text looks like a stage of this tool."""
     value = source.first()
     return isinstance(value, dict) and {"load_summary", "successes"} <= value.keys()
 
 
-def read(source: Source) -> list[Found]:
+def read(source: SourceText) -> list[ForeignRun]:
     """Every stage of a file. InputError in one line."""
     runs = [expect(source, TOOL, one, ("load_summary", "successes")) for one in source.entries()]
     return answered(source, runs, _found)
 
 
-def _found(source: Source, run: Json) -> Found:
+def _found(source: SourceText, run: Json) -> ForeignRun:
     good = expect(source, TOOL, run["successes"], ("count",))
     n = count(source, "successes.count", good["count"])
     failed = count(source, "failures.count", (run.get("failures") or {}).get("count") or 0)
@@ -69,7 +69,7 @@ def _found(source: Source, run: Json) -> Found:
         absent["n_batch"] = "a rate does not fix how many requests run at once"
     if failed:
         absent["requests"] = f"{failed} of {n + failed} requests failed: figures are of the rest"
-    return Found(
+    return ForeignRun(
         options={"rate": rate} if rate and not fixed else {},
         n_prompt=round(n_in),
         n_gen=max(round(n_out), 1),
@@ -86,7 +86,7 @@ def _found(source: Source, run: Json) -> Found:
 
 
 def _samples(
-    source: Source, latency: Json, n_out: float
+    source: SourceText, latency: Json, n_out: float
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
     samples: dict[str, list[float]] = {}
     absent = {**NOT_READ, **SERVED} | {
@@ -118,7 +118,7 @@ def _varies(good: Json) -> bool:
 
 
 def _twice(
-    source: Source, run: Json, n: int, failed: int, n_in: float, n_out: float
+    source: SourceText, run: Json, n: int, failed: int, n_in: float, n_out: float
 ) -> list[Twice]:
     rates: Json = run["successes"].get("throughput") or {}
     found: list[Twice] = []

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from bench.exchange.foreign import NOT_READ, SERVED, UNKNOWN, Found, Twice, out_of_place
-from bench.exchange.reading import Source
+from bench.exchange.foreign import NOT_READ, SERVED, UNKNOWN, ForeignRun, Twice, out_of_place
+from bench.exchange.reading import SourceText
 from bench.exchange.values import Json, count, expect, maybe, number, typed
 
 TOOL: Final = "inferencex"
@@ -20,18 +20,18 @@ UNQUANTIZED: Final = frozenset({"bf16", "fp16"})
 TIMES: Final = (("ttft_s", "ttft"), ("tpot_s", "tpot"), ("e2e_s", "e2el"))
 
 
-def knows(source: Source) -> bool:
+def knows(source: SourceText) -> bool:
     """Whether a text looks like an aggregate of this project."""
     value = source.first()
     return isinstance(value, dict) and {"hw", "tput_per_gpu"} <= value.keys()
 
 
-def read(source: Source) -> list[Found]:
+def read(source: SourceText) -> list[ForeignRun]:
     """Every aggregate of a file. InputError in one line."""
     return [_found(source, expect(source, TOOL, one, KEYS)) for one in source.entries()]
 
 
-def _found(source: Source, run: Json) -> Found:
+def _found(source: SourceText, run: Json) -> ForeignRun:
     n_all, n_decode = _cards(source, run)
     output = number(source, "output_tput_per_gpu", run["output_tput_per_gpu"]) * n_decode
     total = number(source, "tput_per_gpu", run["tput_per_gpu"]) * n_all
@@ -46,7 +46,7 @@ def _found(source: Source, run: Json) -> Found:
     n_gen = count(source, "osl", run["osl"]) if run.get("osl") else None
     card = _card(str(run["hw"]))
     conc = count(source, "conc", run["conc"])
-    return Found(
+    return ForeignRun(
         model=str(run["model"]) if run.get("model") else None,
         engine=ENGINES.get(engine, engine) or None,
         quant=("none" if precision in UNQUANTIZED else precision) or None,
@@ -76,7 +76,7 @@ def _card(name: str) -> str:
     return name if " " in name or name in ("cpu", UNKNOWN) else re.split(r"[-_]", name)[0].upper()
 
 
-def _cards(source: Source, run: Json) -> tuple[int, int]:
+def _cards(source: SourceText, run: Json) -> tuple[int, int]:
     """Cards of the whole run, and those that its output rate is divided by."""
     apart = [run.get(f"num_{phase}_gpu") for phase in ("prefill", "decode")]
     if run.get("disagg") in (True, "true") and all(apart):
@@ -99,7 +99,9 @@ def _options(run: Json) -> dict[str, Any]:
     return found
 
 
-def _twice(source: Source, run: Json, output: float, n_gen: int | None, conc: int) -> list[Twice]:
+def _twice(
+    source: SourceText, run: Json, output: float, n_gen: int | None, conc: int
+) -> list[Twice]:
     found: list[Twice] = []
     if not run.get("disagg") and (prompts := maybe(source, run, "input_tput_per_gpu")):
         made = prompts + run["output_tput_per_gpu"]

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from bench.errors import InputError
 from bench.exchange import naming
-from bench.exchange.foreign import NOT_READ, Found, Twice
-from bench.exchange.reading import Source
+from bench.exchange.foreign import NOT_READ, ForeignRun, Twice
+from bench.exchange.reading import SourceText
 from bench.exchange.values import (
     Json,
     count,
@@ -80,7 +80,7 @@ REMOTE = "the layers are on RPC servers that the file does not name"
 NOT_GPU: Final = frozenset({"cpu", "blas", "rpc", "accelerate", ""})
 
 
-def knows(source: Source) -> bool:
+def knows(source: SourceText) -> bool:
     """Whether a text looks like rows of this tool."""
     value = source.first()
     if isinstance(value, dict):
@@ -88,7 +88,7 @@ def knows(source: Source) -> bool:
     return bool(source.columns(CSV) or INSERT.search(source.text) or _pasted(source))
 
 
-def read(source: Source) -> list[Found]:
+def read(source: SourceText) -> list[ForeignRun]:
     """Every test of a file. InputError in one line."""
     from bench.exchange import llama_bench_table
 
@@ -105,13 +105,13 @@ def _swept(rows: Sequence[Json]) -> frozenset[str]:
     return frozenset(key for key in keys if len({str(row.get(key)) for row in rows}) > 1)
 
 
-def _pasted(source: Source) -> list[Json]:
+def _pasted(source: SourceText) -> list[Json]:
     from bench.exchange import llama_bench_table
 
     return llama_bench_table.rows(source)
 
 
-def _rows(source: Source) -> list[Json]:
+def _rows(source: SourceText) -> list[Json]:
     """The tests of JSON, JSON lines, CSV or SQL; [] where the text may be a table."""
     if inserts := [_inserted(source, *parts) for parts in INSERT.findall(source.text)]:
         return inserts
@@ -133,7 +133,7 @@ def _rows(source: Source) -> list[Json]:
     return tests or ([] if _pasted(source) else entries)
 
 
-def _inserted(source: Source, names: str, values: str) -> Json:
+def _inserted(source: SourceText, names: str, values: str) -> Json:
     """A row of `-o sql`."""
     keys = [name.strip() for name in names.split(",")]
     texts = [one.replace("''", "'") for one in QUOTED.findall(values)]
@@ -149,7 +149,7 @@ def _texts(row: Mapping[str, str]) -> Json:
     return {name: row[name] for name in names if name in row}
 
 
-def _found(source: Source, row: Json, swept: frozenset[str]) -> Found:
+def _found(source: SourceText, row: Json, swept: frozenset[str]) -> ForeignRun:
     n_prompt, n_gen = (count(source, name, row[name]) for name in ("n_prompt", "n_gen"))
     if n_prompt + n_gen == 0:
         raise InputError(f"{source}: a test has neither prompt nor new tokens")
@@ -161,7 +161,7 @@ def _found(source: Source, row: Json, swept: frozenset[str]) -> Found:
     cards = [] if elsewhere or on_cpu(device) else _cards(row)
     absent |= _remote(backends, device, elsewhere)
     dated = row.get("test_time") is not None
-    return Found(
+    return ForeignRun(
         model=_model(row),
         engine="llama.cpp",
         forks=True,
@@ -265,7 +265,7 @@ def _split(row: Json, n_cards: int) -> dict[str, Any]:
 
 
 def _samples(
-    source: Source, row: Json, n_prompt: int, n_gen: int
+    source: SourceText, row: Json, n_prompt: int, n_gen: int
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Seconds by our names, and why others are missing."""
     absent = dict(NOT_READ)
@@ -289,7 +289,7 @@ def _samples(
     return {"e2e_s": seconds}, absent | dict.fromkeys(both, ONE_TIME)
 
 
-def _twice(source: Source, row: Json, tokens: int) -> list[Twice]:
+def _twice(source: SourceText, row: Json, tokens: int) -> list[Twice]:
     """Means and rates that the tool gives beside the times that they are made of."""
     found: list[Twice] = []
     each = row.get("samples_ns")

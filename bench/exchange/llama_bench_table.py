@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from bench.errors import InputError
-from bench.exchange.reading import Source, tables
+from bench.exchange.reading import SourceText, tables
 from bench.exchange.values import Json, read_number, typed
 
 WANTED: Final = ("model", "test", "t/s")
@@ -58,14 +58,14 @@ KINDS: Final = ("cuda", "vulkan", "vulkan0", "sycl", "metal")
 BUILD: Final = re.compile(r"^\s*build: (\w+) \((\d+)\)")
 
 
-def rows(source: Source) -> list[Json]:
+def rows(source: SourceText) -> list[Json]:
     """The tests of every table, by the keys of its JSON; [] without a table of this tool."""
     lines = source.text.splitlines()
     found = list(tables(source.text, WANTED))
     return [row for at, cells in found if (row := _row(source, lines, at, cells))]
 
 
-def _row(source: Source, lines: Sequence[str], at: int, cells: dict[str, str]) -> Json | None:
+def _row(source: SourceText, lines: Sequence[str], at: int, cells: dict[str, str]) -> Json | None:
     test = TEST.fullmatch(cells["test"].strip("` *"))
     rate = read_number(cells["t/s"].replace("`", "").replace("*", ""))
     if test is None or not (test["pp"] or test["tg"]):

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from bench.errors import InputError
-from bench.exchange.foreign import NOT_READ, SERVED, Found, Twice
-from bench.exchange.reading import Source
+from bench.exchange.foreign import NOT_READ, SERVED, ForeignRun, Twice
+from bench.exchange.reading import SourceText
 from bench.exchange.values import Json, count, expect, maybe, number, parse_time
 
 TOOL: Final = "llmfit"
@@ -18,15 +18,15 @@ SCHEMA: Final = 1
 ENGINES: Final = {"llamacpp": "llama.cpp", "llama-server": "llama.cpp", "mlx": "mlx-lm"}
 
 
-def knows(source: Source) -> bool:
+def knows(source: SourceText) -> bool:
     """Whether a text looks like a result of this tool."""
     value = source.first()
     return isinstance(value, dict) and {"hardware", "results"} <= value.keys()
 
 
-def read(source: Source) -> list[Found]:
+def read(source: SourceText) -> list[ForeignRun]:
     """Every model of a file. InputError in one line."""
-    found: list[Found] = []
+    found: list[ForeignRun] = []
     for entry in source.entries():
         value = expect(source, TOOL, entry, ("hardware", "results"))
         schema = value.get("schemaVersion", SCHEMA)
@@ -36,7 +36,7 @@ def read(source: Source) -> list[Found]:
     return found
 
 
-def _found(source: Source, value: Json, one: Json) -> Found:
+def _found(source: SourceText, value: Json, one: Json) -> ForeignRun:
     run = expect(source, TOOL, one, ("model", "avgTps"))
     rate = number(source, "avgTps", run["avgTps"])
     n_out, whole = maybe(source, run, "avgOutputTokens"), maybe(source, run, "avgTotalMs", 1e-3)
@@ -66,7 +66,7 @@ def _found(source: Source, value: Json, one: Json) -> Found:
         end = maybe(source, run, name)
         if end and (end > rate * 1.001 if low else end < rate * 0.999):
             twice.append(Twice(what="avgTps", stated=rate, made=end, of=name, within=0.001))
-    return Found(
+    return ForeignRun(
         model=str(run["model"]),
         engine=ENGINES.get(provider, provider) or None,
         quant=run.get("quant") or run.get("quantization") or None,
@@ -90,7 +90,7 @@ def _found(source: Source, value: Json, one: Json) -> Found:
     )
 
 
-def _card(source: Source, hardware: Json) -> tuple[str | None, int | None]:
+def _card(source: SourceText, hardware: Json) -> tuple[str | None, int | None]:
     """The card and how many, of hardware with one."""
     n: Any = hardware.get("gpuCount")
     name = hardware.get("hardwareName")

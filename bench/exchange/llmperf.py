@@ -11,13 +11,13 @@ from typing import Final
 from bench.exchange.foreign import (
     NOT_READ,
     SERVED,
-    Found,
+    ForeignRun,
     NothingAnsweredError,
     Twice,
     answered,
     out_of_place,
 )
-from bench.exchange.reading import Source
+from bench.exchange.reading import SourceText
 from bench.exchange.values import Json, count, expect, maybe, number, parse_time
 
 TOOL: Final = "llmperf"
@@ -29,7 +29,7 @@ KEYS: Final = (
 )
 
 
-def knows(source: Source) -> bool:
+def knows(source: SourceText) -> bool:
     """Whether a text looks like a summary of this tool."""
     value = source.first()
     return (
@@ -39,13 +39,13 @@ def knows(source: Source) -> bool:
     )
 
 
-def read(source: Source) -> list[Found]:
+def read(source: SourceText) -> list[ForeignRun]:
     """Every summary of a file. InputError in one line."""
     runs = [expect(source, TOOL, one, KEYS) for one in source.entries()]
     return answered(source, runs, _found)
 
 
-def _found(source: Source, run: Json) -> Found:
+def _found(source: SourceText, run: Json) -> ForeignRun:
     done = count(source, "completed", run.get("results_num_completed_requests") or 0)
     failed = count(source, "errors", run.get("results_number_errors") or 0)
     if not done and "results_num_completed_requests" in run:
@@ -63,7 +63,7 @@ def _found(source: Source, run: Json) -> Found:
     if failed:
         absent["requests"] = f"{failed} of {done + failed} requests failed: figures are of the rest"
     moment = run.get("timestamp")
-    return Found(
+    return ForeignRun(
         model=str(run["model"]),
         n_prompt=round(n_in) if n_in else None,
         n_gen=max(round(n_out), 1),
@@ -79,7 +79,7 @@ def _found(source: Source, run: Json) -> Found:
     )
 
 
-def _samples(source: Source, run: Json) -> tuple[dict[str, list[float]], dict[str, str]]:
+def _samples(source: SourceText, run: Json) -> tuple[dict[str, list[float]], dict[str, str]]:
     samples: dict[str, list[float]] = {}
     absent = {**NOT_READ, **SERVED} | {
         "samples": "the summary holds no single requests: its medians"
@@ -111,7 +111,7 @@ def _varies(run: Json) -> bool:
 
 
 def _twice(
-    source: Source, run: Json, n_out: float, n_batch: int, rate: float, done: int, failed: int
+    source: SourceText, run: Json, n_out: float, n_batch: int, rate: float, done: int, failed: int
 ) -> list[Twice]:
     found: list[Twice] = []
     whole = maybe(source, run, "results_end_to_end_latency_s_mean")

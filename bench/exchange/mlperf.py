@@ -11,8 +11,8 @@ import re
 from typing import Final
 
 from bench.errors import InputError
-from bench.exchange.foreign import NOT_READ, SERVED, Found, Twice
-from bench.exchange.reading import Source
+from bench.exchange.foreign import NOT_READ, SERVED, ForeignRun, Twice
+from bench.exchange.reading import SourceText
 from bench.exchange.values import number, read_number
 
 TOOL: Final = "mlperf"
@@ -28,12 +28,12 @@ TTFT: Final = "50.00 percentile first token latency (ns)"
 TPOT: Final = "50.00 percentile time to output token (ns)"
 
 
-def knows(source: Source) -> bool:
+def knows(source: SourceText) -> bool:
     """Whether a text looks like a summary of this tool."""
     return TITLE in source.text
 
 
-def read(source: Source) -> list[Found]:
+def read(source: SourceText) -> list[ForeignRun]:
     """Every summary of a text. InputError in one line."""
     parts = source.text.split(TITLE)[1:]
     if not parts:
@@ -41,7 +41,7 @@ def read(source: Source) -> list[Found]:
     return [_found(source, part) for part in parts]
 
 
-def _found(source: Source, text: str) -> Found:
+def _found(source: SourceText, text: str) -> ForeignRun:
     said = {found[1].lower(): found[2] for line in text.splitlines() if (found := LINE.match(line))}
     if said.get("mode", "PerformanceOnly") == "AccuracyOnly":
         raise InputError(f"{source}: is a run for accuracy: it measured no speed")
@@ -63,7 +63,7 @@ def _found(source: Source, text: str) -> Found:
     if not said.get("result is", "VALID").startswith("VALID"):
         reasons = ("INVALID_RUN",)
         absent["requests"] = "MLPerf's own rules call the run INVALID"
-    return Found(
+    return ForeignRun(
         options={"scenario": scenario} if scenario else {},
         n_gen=n_gen,
         mean_lengths=True,
@@ -77,7 +77,7 @@ def _found(source: Source, text: str) -> Found:
     )
 
 
-def _first(source: Source, said: dict[str, str], names: tuple[str, ...]) -> float | None:
+def _first(source: SourceText, said: dict[str, str], names: tuple[str, ...]) -> float | None:
     """The first of these lines that is there, as a number above 0."""
     for name in names:
         if name in said:

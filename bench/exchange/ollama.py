@@ -15,8 +15,8 @@ import re
 from typing import Final
 
 from bench.errors import InputError
-from bench.exchange.foreign import NOT_READ, Found, Twice
-from bench.exchange.reading import Source
+from bench.exchange.foreign import NOT_READ, ForeignRun, Twice
+from bench.exchange.reading import SourceText
 from bench.exchange.values import Json, count, number, parse_time, read_number
 
 TOOL: Final = "ollama"
@@ -37,7 +37,7 @@ SECONDS: Final = {
 }
 
 
-def knows(source: Source) -> bool:
+def knows(source: SourceText) -> bool:
     """Whether a text holds an answer's times."""
     value = source.first()
     if isinstance(value, dict):
@@ -45,7 +45,7 @@ def knows(source: Source) -> bool:
     return bool(_blocks(source))
 
 
-def read(source: Source) -> list[Found]:
+def read(source: SourceText) -> list[ForeignRun]:
     """Every answer of a text. InputError in one line."""
     runs = _blocks(source)
     if not runs and source.text.lstrip()[0] in "[{":
@@ -59,7 +59,7 @@ def read(source: Source) -> list[Found]:
     return [_found(source, run) for run in runs]
 
 
-def _blocks(source: Source) -> list[Json]:
+def _blocks(source: SourceText) -> list[Json]:
     """The printed times of each answer, as the API has them: nanoseconds and counts."""
     found: list[Json] = []
     for line in source.text.splitlines():
@@ -81,7 +81,7 @@ def _blocks(source: Source) -> list[Json]:
     return whole
 
 
-def _duration(source: Source, name: str, text: str) -> float:
+def _duration(source: SourceText, name: str, text: str) -> float:
     """Seconds of `1m13.810328292s`."""
     parts = PART.findall(text)
     if not parts or PART.sub("", text).strip():
@@ -89,7 +89,7 @@ def _duration(source: Source, name: str, text: str) -> float:
     return sum(float(value) * SECONDS[unit] for value, unit in parts)
 
 
-def _found(source: Source, run: Json) -> Found:
+def _found(source: SourceText, run: Json) -> ForeignRun:
     n_gen = count(source, "eval count", run["eval_count"])
     decode = number(source, "eval duration", run["eval_duration"]) * 1e-9
     if not n_gen:
@@ -107,7 +107,7 @@ def _found(source: Source, run: Json) -> Found:
         absent |= dict.fromkeys(("ttft_s", "prefill_tok_s", "e2e_s"), why)
         n_prompt = None
     moment = run.get("created_at")
-    return Found(
+    return ForeignRun(
         model=str(run["model"]) if run.get("model") else None,
         engine="ollama",
         layered=True,
@@ -122,12 +122,12 @@ def _found(source: Source, run: Json) -> Found:
     )
 
 
-def _moment(source: Source, text: object) -> str:
+def _moment(source: SourceText, text: object) -> str:
     """A time of the API, whose seconds have nine digits."""
     return parse_time(source, "created_at", re.sub(r"(\.\d{6})\d+", r"\1", str(text)))
 
 
-def _twice(source: Source, run: Json) -> list[Twice]:
+def _twice(source: SourceText, run: Json) -> list[Twice]:
     found: list[Twice] = []
     for name in ("prompt_eval", "eval"):
         rate, n, spent = (run.get(f"{name}_{key}") for key in ("rate", "count", "duration"))

@@ -15,8 +15,8 @@ from statistics import fmean, median
 from typing import Any, Final
 
 from bench.errors import InputError
-from bench.exchange.foreign import Found, Twice
-from bench.exchange.reading import Source
+from bench.exchange.foreign import ForeignRun, Twice
+from bench.exchange.reading import SourceText
 from bench.exchange.values import Json, count, expect, maybe, numbers, typed
 
 TOOL: Final = "optimum-benchmark"
@@ -42,7 +42,7 @@ OLD: Final = ("backend.name", "generate.latency(s)")
 NEW: Final = ("config.backend.name", "report.prefill.latency.mean")
 
 
-def knows(source: Source) -> bool:
+def knows(source: SourceText) -> bool:
     """Whether a text looks like a file of this tool."""
     value = source.first()
     if isinstance(value, dict):
@@ -50,7 +50,7 @@ def knows(source: Source) -> bool:
     return bool(source.columns(OLD) or source.columns(NEW))
 
 
-def read(source: Source) -> list[Found]:
+def read(source: SourceText) -> list[ForeignRun]:
     """The one benchmark of a file, or every row of a table. InputError in one line."""
     if rows := [_old(row) for row in source.columns(OLD)] or _nested(source.columns(NEW)):
         return _of_rows(source, rows)
@@ -68,7 +68,7 @@ def read(source: Source) -> list[Found]:
     return [_found(source, config, expect(source, TOOL, table["report"], ()))]
 
 
-def _of_rows(source: Source, rows: list[Json]) -> list[Found]:
+def _of_rows(source: SourceText, rows: list[Json]) -> list[ForeignRun]:
     """The rows that finished; how many did not is said."""
     done = [row for row in rows if (row["report"].get("generate") or {}).get("latency")]
     if not done:
@@ -153,7 +153,7 @@ def _old(row: dict[str, str]) -> Json:
     }
 
 
-def _found(source: Source, config: Json, report: Json) -> Found:
+def _found(source: SourceText, config: Json, report: Json) -> ForeignRun:
     backend, scenario = config["backend"], config["scenario"]
     if scenario.get("name") != "inference" or not report.get("generate"):
         raise InputError(f"{source}: is no text generation: nothing to take a token's time from")
@@ -173,7 +173,7 @@ def _found(source: Source, config: Json, report: Json) -> Found:
             f"the file names {len(gpus)} cards and not how many were used: one is taken; --n-gpus "
             "N says otherwise"
         )
-    return Found(
+    return ForeignRun(
         layered=not backend.get("tp_plan"),
         model=str(backend.get("model")).rstrip("/").rsplit("/", 1)[-1],
         engine=ENGINES.get(engine, engine),
@@ -209,7 +209,7 @@ def _cards(backend: Json, present: list[str]) -> list[str]:
 
 
 def _samples(
-    source: Source, report: Json, n_gen: int
+    source: SourceText, report: Json, n_gen: int
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Seconds of each iteration, and why some are missing."""
     absent = {"itl_s": PER_TOKEN}
@@ -231,7 +231,7 @@ def _samples(
     return samples, absent
 
 
-def _latencies(source: Source, report: Json, phase: str) -> list[float]:
+def _latencies(source: SourceText, report: Json, phase: str) -> list[float]:
     latency = (report.get(phase) or {}).get("latency") or {}
     if latency and latency.get("unit") != "s":
         raise InputError(
@@ -244,7 +244,7 @@ def _latencies(source: Source, report: Json, phase: str) -> list[float]:
 
 
 def _twice(
-    source: Source, report: Json, samples: Mapping[str, list[float]], n_gen: int, shapes: Json
+    source: SourceText, report: Json, samples: Mapping[str, list[float]], n_gen: int, shapes: Json
 ) -> list[Twice]:
     """Prefill and decode beside the whole, and the two rates that the tool makes rightly: samples
     of a prefill, and tokens after the first of a decode."""
@@ -264,7 +264,7 @@ def _twice(
     return found
 
 
-def _energy(source: Source, report: Json, n_gen: int, shapes: Json) -> Json:
+def _energy(source: SourceText, report: Json, n_gen: int, shapes: Json) -> Json:
     """Joules of the GPU in prefill and decode, by its counter; CPU and memory are modelled."""
     found: Json = {}
     batch, n_prompt = shapes.get("batch_size") or 1, shapes.get("sequence_length") or 0

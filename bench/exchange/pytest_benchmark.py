@@ -15,8 +15,8 @@ from typing import Final
 from bench.cost.hour import per_mtok
 from bench.errors import InputError
 from bench.exchange.exporting import Exported, failures
-from bench.exchange.foreign import Found
-from bench.exchange.reading import Source
+from bench.exchange.foreign import ForeignRun
+from bench.exchange.reading import SourceText
 from bench.exchange.values import Json, expect, numbers, parse_time
 from bench.experiment import CostAssumption
 from bench.records.file import Results
@@ -190,13 +190,13 @@ def _commit(host: Host) -> Json:
 COMMIT: Final = {"id": "commit", "time": "time", "dirty": "dirty"}
 
 
-def knows(source: Source) -> bool:
+def knows(source: SourceText) -> bool:
     """Whether a text looks like a file of this tool."""
     value = source.first()
     return isinstance(value, dict) and {"machine_info", "benchmarks"} <= value.keys()
 
 
-def read(path: Source) -> list[Found]:
+def read(path: SourceText) -> list[ForeignRun]:
     """The benchmarks of a file that `bench export` wrote. InputError in one line."""
     table = expect(path, TOOL, path.values[0], ("machine_info", "benchmarks"))
     machine = table["machine_info"].get(NAME) or {}
@@ -206,7 +206,7 @@ def read(path: Source) -> list[Found]:
     return found
 
 
-def _found(path: Source, entry: Json, machine: Json) -> list[Found]:
+def _found(path: SourceText, entry: Json, machine: Json) -> list[ForeignRun]:
     ours = (entry.get("extra_info") or {}).get(NAME)
     if ours is None:
         raise InputError(
@@ -225,12 +225,14 @@ def _found(path: Source, entry: Json, machine: Json) -> list[Found]:
     ]
 
 
-def _one(path: Source, table: Json, machine: Json, replicate: Json, second: float) -> Found:
+def _one(
+    path: SourceText, table: Json, machine: Json, replicate: Json, second: float
+) -> ForeignRun:
     variant, work = table["variant"], table["workload"]
     figures = dict(replicate["figures"]) | {"e2e_s": second}
     if figures.pop("prefill_tok_s", None) is not None:  # the prompt was timed alone
         figures["prefill_s"] = figures.pop("ttft_s")
-    return Found(
+    return ForeignRun(
         whole=True,
         model=variant["model"],
         engine=variant["engine"],

@@ -37,7 +37,7 @@ CONTROL: Final = frozenset(map(chr, range(32))) - frozenset("\t\n\r\f\x1b")
 
 
 @dataclass(kw_only=True)
-class Source:
+class SourceText:
     """One file's text, and what could not be read of it."""
 
     name: str
@@ -86,7 +86,7 @@ class Source:
         return rows
 
 
-def load(path: Path) -> Source:
+def load(path: Path) -> SourceText:
     """A file, or `-` for stdin. InputError if it is not there, is empty or is no text."""
     name = "stdin" if str(path) == STDIN else str(path)
     try:
@@ -97,7 +97,7 @@ def load(path: Path) -> Source:
             moment = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
-    source = Source(name=name, text="", date=moment.isoformat())
+    source = SourceText(name=name, text="", date=moment.isoformat())
     if data.startswith(GZIP):
         data = _unpacked(source, data)
     source.text = decoded(name, data)
@@ -120,7 +120,7 @@ def files(path: Path) -> list[Path]:
     return found
 
 
-def _unpacked(source: Source, data: bytes) -> bytes:
+def _unpacked(source: SourceText, data: bytes) -> bytes:
     """What gzip holds, all members; of one that is cut off, what is whole."""
     parts: list[bytes] = []
     size = 0

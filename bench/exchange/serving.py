@@ -19,12 +19,12 @@ from bench.errors import InputError
 from bench.exchange.foreign import (
     NOT_READ,
     SERVED,
-    Found,
+    ForeignRun,
     NothingAnsweredError,
     Twice,
     out_of_place,
 )
-from bench.exchange.reading import Source
+from bench.exchange.reading import SourceText
 from bench.exchange.values import Json, count, maybe, number, numbers, parse_time, typed
 
 KEYS: Final = ("duration", "completed", "total_input_tokens", "total_output_tokens")
@@ -95,7 +95,7 @@ ABOUT: Final = frozenset(
 )
 
 
-def blocks(source: Source) -> list[Json]:
+def blocks(source: SourceText) -> list[Json]:
     """The printed results in a text, as tables with the keys of the files."""
     found: list[Json] = []
     model: str | None = None
@@ -115,7 +115,7 @@ def blocks(source: Source) -> list[Json]:
     return [block for block in found if {"completed", "duration"} <= block.keys()]
 
 
-def served(source: Source, run: Json, engine: str | None) -> Found:
+def served(source: SourceText, run: Json, engine: str | None) -> ForeignRun:
     """One run of a client, as its file says. InputError if nothing was answered."""
     completed = count(source, "completed", run["completed"])
     asked = run.get("num_prompts") or 0
@@ -143,7 +143,7 @@ def served(source: Source, run: Json, engine: str | None) -> Found:
     info = run.get("server_info") if isinstance(run.get("server_info"), dict) else {}
     rate = _rate(run)
     options: dict[str, Any] = {} if rate is None else {"rate": rate}
-    return Found(
+    return ForeignRun(
         model=run.get("model_id") or (info or {}).get("model_path") or None,
         engine=engine,
         n_gpus=cards(source, run | (info or {})),
@@ -190,7 +190,7 @@ def _rate(run: Json) -> float | None:
     return rate if isinstance(rate, int | float) and math.isfinite(rate) and rate > 0 else None
 
 
-def at_once(source: Source, run: Json) -> tuple[int | None, str | None]:
+def at_once(source: SourceText, run: Json) -> tuple[int | None, str | None]:
     """How many requests ran at once, or why that is open: under a rate, a cap is no number."""
     cap = run.get("max_concurrency")
     if cap is None:
@@ -207,7 +207,7 @@ def at_once(source: Source, run: Json) -> tuple[int | None, str | None]:
     return (min(most, prompts) or None), None
 
 
-def requests(source: Source, run: Json) -> tuple[dict[str, list[Any]], dict[str, str], bool]:
+def requests(source: SourceText, run: Json) -> tuple[dict[str, list[Any]], dict[str, str], bool]:
     """Samples of each request, why some are missing, and whether requests differ in length."""
     if all(run.get(name) for name in ("ttfts", "itls", "output_lens")):
         return _detailed(source, run)
@@ -240,7 +240,7 @@ def _lengths_vary(run: Json) -> bool:
     return len(known) == 2 and abs(known[0] / known[1] - 1) > 0.1
 
 
-def _detailed(source: Source, run: Json) -> tuple[dict[str, list[Any]], dict[str, str], bool]:
+def _detailed(source: SourceText, run: Json) -> tuple[dict[str, list[Any]], dict[str, str], bool]:
     made = [count(source, f"output_lens[{i}]", n) for i, n in enumerate(run["output_lens"])]
     good = [i for i, n in enumerate(made) if n > 0]
     if not (len(run["ttfts"]) == len(run["itls"]) == len(made)) or not good:
@@ -258,7 +258,7 @@ def _detailed(source: Source, run: Json) -> tuple[dict[str, list[Any]], dict[str
     return {name: each for name, each in samples.items() if each}, {}, varies
 
 
-def cards(source: Source, run: Mapping[str, Any]) -> int | None:
+def cards(source: SourceText, run: Mapping[str, Any]) -> int | None:
     """The product of the sizes of parallelism, where the file has one."""
     sizes: dict[str, int] = {}
     for key, value in run.items():
@@ -281,7 +281,7 @@ def settings(run: Json) -> dict[str, str | int | bool]:
 
 
 def _twice(
-    source: Source, run: Json, completed: int, duration: float, n_batch: int | None
+    source: SourceText, run: Json, completed: int, duration: float, n_batch: int | None
 ) -> list[Twice]:
     """Rates and totals that the file gives beside what they are made of."""
     found: list[Twice] = []

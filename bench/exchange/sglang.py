@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from bench.exchange.foreign import Found, answered
-from bench.exchange.reading import Source
+from bench.exchange.foreign import ForeignRun, answered
+from bench.exchange.reading import SourceText
 from bench.exchange.serving import KEYS, blocks, served
 from bench.exchange.values import Json, expect
 
@@ -29,7 +29,7 @@ SERVERS: Final = {
 """`--backend` -> the server that it was."""
 
 
-def knows(source: Source) -> bool:
+def knows(source: SourceText) -> bool:
     """Whether a text looks like a line of this tool, or like what it prints."""
     value = source.first()
     if isinstance(value, dict):
@@ -37,7 +37,7 @@ def knows(source: Source) -> bool:
     return any(RETOKENIZED in one for one in blocks(source))
 
 
-def read(source: Source) -> list[Found]:
+def read(source: SourceText) -> list[ForeignRun]:
     """Every run of a file. InputError in one line."""
     runs = blocks(source) or [
         expect(source, TOOL, run, (*KEYS, RETOKENIZED)) for run in source.entries()
@@ -45,6 +45,6 @@ def read(source: Source) -> list[Found]:
     return answered(source, runs, _found)
 
 
-def _found(source: Source, run: Json) -> Found:
+def _found(source: SourceText, run: Json) -> ForeignRun:
     asked = {key: value for key, value in run.items() if not key.startswith(("random_", "gsp_"))}
     return served(source, asked, SERVERS.get(str(run.get("backend")).lower()))

@@ -11,8 +11,8 @@ from statistics import fmean, median
 from typing import Any, Final
 
 from bench.errors import InputError
-from bench.exchange.foreign import NOT_READ, Found, Twice, answered
-from bench.exchange.reading import Source
+from bench.exchange.foreign import NOT_READ, ForeignRun, Twice, answered
+from bench.exchange.reading import SourceText
 from bench.exchange.serving import KEYS, blocks, served
 from bench.exchange.values import Json, count, expect, maybe, number, numbers, typed
 
@@ -30,7 +30,7 @@ SERVERS: Final = frozenset(
 """`--backend` names that say which server it was; the others are protocols."""
 
 
-def knows(source: Source) -> bool:
+def knows(source: SourceText) -> bool:
     """Whether a text looks like one of the files, or like what `serve` prints."""
     value = source.first()
     if isinstance(value, dict):
@@ -40,7 +40,7 @@ def knows(source: Source) -> bool:
     return any("total_output_tokens_retokenized" not in one for one in blocks(source))
 
 
-def read(source: Source) -> list[Found]:
+def read(source: SourceText) -> list[ForeignRun]:
     """Every run of a file: one, or several that were appended or swept. InputError in one line."""
     if printed := blocks(source):
         return answered(source, printed, _serve)
@@ -52,7 +52,7 @@ def read(source: Source) -> list[Found]:
     return answered(source, source.entries(), _read)
 
 
-def _read(source: Source, value: Any) -> Found:
+def _read(source: SourceText, value: Any) -> ForeignRun:
     if isinstance(value, dict) and "latencies" in value and "avg_latency" in value:
         return _latency(source, expect(source, TOOL, value, LATENCY))
     if isinstance(value, dict) and "elapsed_time" in value:
@@ -60,12 +60,12 @@ def _read(source: Source, value: Any) -> Found:
     return _serve(source, expect(source, TOOL, value, SERVE))
 
 
-def _serve(source: Source, run: Json) -> Found:
+def _serve(source: SourceText, run: Json) -> ForeignRun:
     backend = str(run.get("backend") or run.get("endpoint_type") or "")
     return served(source, run, backend if backend in SERVERS else None)
 
 
-def _throughput(source: Source, run: Json) -> Found:
+def _throughput(source: SourceText, run: Json) -> ForeignRun:
     requests = count(source, "num_requests", run["num_requests"])
     tokens = number(source, "total_num_tokens", run["total_num_tokens"])
     seconds = number(source, "elapsed_time", run["elapsed_time"])
@@ -81,7 +81,7 @@ def _throughput(source: Source, run: Json) -> Found:
         if (stated := maybe(source, run, key)) is not None:
             twice.append(Twice(what=key, stated=stated, made=made, of=of))
     scheduled = "vllm's scheduler chose how many requests ran at once"
-    return Found(
+    return ForeignRun(
         engine="vllm",
         tokens_each=tokens / requests,
         started_at=source.date,
@@ -93,14 +93,14 @@ def _throughput(source: Source, run: Json) -> Found:
     )
 
 
-def _printed(source: Source, requests_s: float, total: float, output: float) -> Found:
+def _printed(source: SourceText, requests_s: float, total: float, output: float) -> ForeignRun:
     """What `throughput` prints: its three rates give the lengths."""
     for name, value in (("requests/s", requests_s), ("output tokens/s", output)):
         number(source, name, value)
     whole = "only the whole run was timed"
     names = ("ttft_s", "tpot_s", "e2e_s", "prefill_tok_s", "decode_tok_s")
     scheduled = "vllm's scheduler chose how many requests ran at once"
-    return Found(
+    return ForeignRun(
         engine="vllm",
         n_prompt=round(max(total - output, 0) / requests_s),
         n_gen=max(round(output / requests_s), 1),
@@ -112,7 +112,7 @@ def _printed(source: Source, requests_s: float, total: float, output: float) -> 
     )
 
 
-def _latency(source: Source, run: Json) -> Found:
+def _latency(source: SourceText, run: Json) -> ForeignRun:
     seconds = numbers(source, "latencies", run["latencies"])
     if not seconds:
         raise InputError(f"{source}: latencies: is empty")
@@ -130,7 +130,7 @@ def _latency(source: Source, run: Json) -> Found:
     if isinstance(middle, dict) and (half := maybe(source, middle, "50")):
         of = "the median of latencies"
         twice.append(Twice(what="percentiles.50", stated=half, made=median(seconds), of=of))
-    return Found(
+    return ForeignRun(
         engine="vllm",
         needs_batch=True,
         started_at=source.date,

@@ -10,7 +10,7 @@ from bench.experiment import Variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replicate:
+class PlannedReplicate:
     """One fresh process of one variant. Replicates of equal `index` are a pair."""
 
     variant: Variant
@@ -19,7 +19,7 @@ class Replicate:
     """Place in the order of measuring, from 0."""
 
 
-def plan(variants: Sequence[Variant], pairs: int, seed: int) -> list[Replicate]:
+def plan(variants: Sequence[Variant], pairs: int, seed: int) -> list[PlannedReplicate]:
     """Replicates in ABBA order: each block holds every variant once, every second one mirrored.
 
     Blocks come in twos, an order drawn from `seed` and its mirror image, so that a linear drift
@@ -36,6 +36,6 @@ def plan(variants: Sequence[Variant], pairs: int, seed: int) -> list[Replicate]:
             order = order[::-1]
         steps += [(variant, index) for variant in order]
     return [
-        Replicate(variant=variant, index=index, position=position)
+        PlannedReplicate(variant=variant, index=index, position=position)
         for position, (variant, index) in enumerate(steps)
     ]

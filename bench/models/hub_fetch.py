@@ -40,7 +40,7 @@ class StoppedError(Exception):
     """Another file failed, or the user interrupted."""
 
 
-class Meter:
+class DownloadMeter:
     """Size and rate of what is being fetched, as a line now and then."""
 
     def __init__(self, total: int, say: Say, done: int = 0) -> None:
@@ -65,18 +65,18 @@ class Meter:
             f"{rate / 1e6:.1f} MB/s, about {left / 60:.0f} min left"
         )
 
-    def bar(self, **_: Any) -> Bar:
+    def bar(self, **_: Any) -> ProgressBar:
         """What `http_get` reports to."""
-        return Bar(self)
+        return ProgressBar(self)
 
 
-class Bar:
+class ProgressBar:
     """The part of tqdm that `http_get` uses."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: DownloadMeter) -> None:
         self.update = meter.update
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -108,7 +108,7 @@ def fetch_one(snapshot: Snapshot, file: HubFile) -> Path:
     """One small file."""
     with _alone(snapshot, lambda _: None):
         if not _there(snapshot, file):
-            _one(snapshot, file, Meter(file.bytes, lambda _: None))
+            _one(snapshot, file, DownloadMeter(file.bytes, lambda _: None))
     return snapshot.folder / file.name
 
 
@@ -138,12 +138,12 @@ def _all(snapshot: Snapshot, todo: list[HubFile], say: Say) -> None:
         f"fetching {snapshot.repo} at {snapshot.revision[:12]} ({licence}): {size(total)} in "
         f"{len(todo)} files{goes_on}"
     )
-    meter = Meter(total, say, halves)
+    meter = DownloadMeter(total, say, halves)
     _together(lambda one: _one(snapshot, one, meter), todo, meter)
     say(f"fetched and checked {size(total)} in {time.monotonic() - began:.0f} s")
 
 
-def _together(work: Callable[[HubFile], None], todo: list[HubFile], meter: Meter) -> None:
+def _together(work: Callable[[HubFile], None], todo: list[HubFile], meter: DownloadMeter) -> None:
     """Do some at once. The first error stops the others; an interrupt waits for none of them."""
     ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
     left: queue.SimpleQueue[HubFile] = queue.SimpleQueue()
@@ -187,7 +187,7 @@ def check_disk(snapshot: Snapshot, needed: int) -> None:
         )
 
 
-def _one(snapshot: Snapshot, file: HubFile, meter: Meter) -> None:
+def _one(snapshot: Snapshot, file: HubFile, meter: DownloadMeter) -> None:
     """Fetch, check and publish one file."""
     if file.sum is None:
         raise UnsupportedError(f"{snapshot.repo}: the hub states no sum of {file.name}")
@@ -211,7 +211,7 @@ def _one(snapshot: Snapshot, file: HubFile, meter: Meter) -> None:
     _note(snapshot, file)
 
 
-def _download(snapshot: Snapshot, file: HubFile, half: Path, meter: Meter) -> None:
+def _download(snapshot: Snapshot, file: HubFile, half: Path, meter: DownloadMeter) -> None:
     """Bring `half` to the file's size, from where it ends now."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get

@@ -13,15 +13,15 @@ from dataclasses import dataclass, field, replace
 
 from bench.models import ModelCard
 from bench.models.shapes import Shape, shape
-from bench.predict.artefact import Model, Novelty, shipped
-from bench.predict.placement import Placed, Workload, memory_of, place
+from bench.predict.artefact import FittedModel, Novelty, shipped
+from bench.predict.placement import PlacedBytes, PlacedWorkload, memory_of, place
 from bench.predict.prefill import MIN_PROMPT, Prompt, prefill_seconds
-from bench.predict.published import Row, sized
+from bench.predict.published import PublishedRow, sized
 from bench.predict.sample import kind_of
 from bench.predict.terms import kernel, seconds
 from bench.roofline import Bound, bound, mean_context, prefill_work
 from bench.roofline.gpus import Gpu
-from bench.roofline.memory import HOST, Fit, Host
+from bench.roofline.memory import HOST, Fit, HostMemory
 from bench.schemes.bytes import has_layout
 
 
@@ -78,7 +78,9 @@ class Ratio:
 class Predictor:
     """Predictions from the fit that ships, or from one on one's own records as well."""
 
-    def __init__(self, extra: Sequence[Row] = (), model: Model | None = None) -> None:
+    def __init__(
+        self, extra: Sequence[PublishedRow] = (), model: FittedModel | None = None
+    ) -> None:
         """Read the fit; with `extra` rows it is made anew, which takes seconds."""
         self.model = model or shipped()
         if extra:
@@ -109,7 +111,7 @@ class Predictor:
         n_gen: int = 128,
         n_batch: int = 1,
         n_gpus: int = 1,
-        host: Host = HOST,
+        host: HostMemory = HOST,
         bytes_known: bool = True,
     ) -> Prediction:
         """What to expect of a model in a scheme on an engine and a device.
@@ -172,16 +174,16 @@ class Predictor:
         n_gen: int,
         n_batch: int,
         n_gpus: int,
-        host: Host,
-    ) -> Placed:
-        work = Workload(
+        host: HostMemory,
+    ) -> PlacedBytes:
+        work = PlacedWorkload(
             context=mean_context(n_prompt, n_gen), positions=n_prompt + n_gen, n_batch=n_batch
         )
         memory = memory_of(model, quant, engine, n_prompt, n_gen, n_batch)
         return place(model, gpu, quant, engine, work, memory, host, n_gpus)
 
     def _decode(
-        self, placed: Placed, kind: str, n_gpus: int, limit: Bound, absent: dict[str, str]
+        self, placed: PlacedBytes, kind: str, n_gpus: int, limit: Bound, absent: dict[str, str]
     ) -> tuple[float | None, float | None, float | None]:
         p = placed.point
         if placed.fit == "no":
@@ -201,7 +203,7 @@ class Predictor:
         quant: str,
         n_prompt: int,
         n_batch: int,
-        placed: Placed,
+        placed: PlacedBytes,
         limit: Bound,
         absent: dict[str, str],
     ) -> tuple[float | None, float | None, float | None]:
@@ -279,7 +281,7 @@ def _clamped(rate: float, q: float, limit: float | None) -> tuple[float, float, 
     return min(rate, most), min(rate * math.exp(-q), most), min(rate * math.exp(q), most)
 
 
-def _why_not(placed: Placed, engine: str, gpu: Gpu, n_gpus: int) -> str:
+def _why_not(placed: PlacedBytes, engine: str, gpu: Gpu, n_gpus: int) -> str:
     needed = placed.memory.needed_bytes(n_gpus) / 2**30
     there = gpu.usable_bytes * n_gpus / 2**30
     beside = "" if gpu.unified else f", and {engine} cannot leave the rest to this host"

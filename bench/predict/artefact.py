@@ -41,7 +41,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
+class FittedModel:
     """The fit."""
 
     inputs_sha256: str
@@ -101,20 +101,20 @@ def groups_of(kind: str, p: Point) -> tuple[str, ...]:
 
 
 @cache
-def shipped(path: Path = FILE) -> Model:
+def shipped(path: Path = FILE) -> FittedModel:
     """The model that ships. InputError where the file is not what it should be."""
     problems: list[str] = []
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: {error}") from error
-    found = fields.build(Model, table, path.name, problems)
+    found = fields.build(FittedModel, table, path.name, problems)
     if found is None:
         raise InputError(*problems)
     return found
 
 
-def write(model: Model, path: Path = FILE) -> None:
+def write(model: FittedModel, path: Path = FILE) -> None:
     """Write the model as JSON, one parameter a line."""
     table: dict[str, Any] = asdict(model)
     path.parent.mkdir(parents=True, exist_ok=True)

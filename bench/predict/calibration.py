@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from bench.predict.artefact import COVERAGE, FEW, LEAST, MOST, Model, Seen, groups_of
+from bench.predict.artefact import COVERAGE, FEW, LEAST, MOST, FittedModel, Seen, groups_of
 from bench.predict.fitting import (
     SIGMA,
     SIGMA_BATCH,
@@ -28,11 +28,11 @@ from bench.predict.fitting import (
     parameters,
 )
 from bench.predict.prefill import prefill_fit
-from bench.predict.published import Row
-from bench.predict.sample import Sample, all_rows, samples
+from bench.predict.published import PublishedRow
+from bench.predict.sample import FitSample, all_rows, samples
 
 Fold = Literal["gpu", "model", "source", "engine", "kernel", "arch"]
-FOLDS: Final[dict[Fold, Callable[[Sample], str]]] = {
+FOLDS: Final[dict[Fold, Callable[[FitSample], str]]] = {
     "gpu": lambda s: s.point.gpu.name,
     "model": lambda s: s.row.model,
     "source": lambda s: s.row.source,
@@ -44,7 +44,7 @@ POSTS: Final = "localmaxxing"
 """The source whose rows owners of cards posted."""
 
 
-def _sigma(sample: Sample) -> float:
+def _sigma(sample: FitSample) -> float:
     if sample.point.host_bytes:
         return SIGMA_HOST
     if sample.point.n_batch > 1:
@@ -55,7 +55,7 @@ def _sigma(sample: Sample) -> float:
 class Calibration:
     """The fit on all rows, and errors with each group of rows left out."""
 
-    def __init__(self, extra: Sequence[Row] = ()) -> None:
+    def __init__(self, extra: Sequence[PublishedRow] = ()) -> None:
         """Fit on the shipped rows, and on `extra` ones."""
         self.rows = [row for row in (*all_rows(), *extra) if not row.excluded]
         self.samples = samples(self.rows)
@@ -171,10 +171,10 @@ class Calibration:
         ]
         return hashlib.sha256("\n".join(figures).encode()).hexdigest()
 
-    def model(self) -> Model:
+    def model(self) -> FittedModel:
         """Everything that a prediction needs, as it is shipped."""
         prefill = prefill_fit(self.rows)
-        return Model(
+        return FittedModel(
             inputs_sha256=self.inputs(),
             n_rows=len(self.samples),
             parameters=parameters(self.design, self.x),

@@ -15,12 +15,12 @@ from typing import Final
 from bench.models import ModelCard
 from bench.models.shapes import shape
 from bench.predict import Prediction, Predictor
-from bench.predict.placement import Workload, memory_of, place
+from bench.predict.placement import PlacedWorkload, memory_of, place
 from bench.predict.published import sized
 from bench.predict.terms import Point, seconds
 from bench.roofline import mean_context
 from bench.roofline.gpus import Gpu, gpus
-from bench.roofline.memory import HOST, Host
+from bench.roofline.memory import HOST, HostMemory
 from bench.schemes.bytes import held
 
 NEAR: Final = 0.35
@@ -49,7 +49,7 @@ class Question:
     gpu: Gpu
     found: Prediction
     measured_tok_s: float
-    host: Host = HOST
+    host: HostMemory = HOST
 
     @property
     def quant(self) -> str:
@@ -59,7 +59,7 @@ class Question:
         """The question as the formula sees it, at another length of the prompt if given."""
         at, length = self.found, n_prompt or self.found.n_prompt
         memory = memory_of(self.model, self.quant, at.engine, length, at.n_gen, at.n_batch)
-        work = Workload(
+        work = PlacedWorkload(
             context=mean_context(length, at.n_gen), positions=length + at.n_gen, n_batch=at.n_batch
         )
         return place(self.model, self.gpu, self.quant, at.engine, work, memory, self.host).point

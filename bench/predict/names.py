@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from bench.errors import InputError
 from bench.models import ModelCard
+from bench.models.checkpoint import stated
 from bench.models.shapes import shape
 from bench.predict.published import card, rows
 from bench.schemes.bytes import held
@@ -56,3 +57,11 @@ def card_of_size(n_bytes: int, quant: str) -> ModelCard:
     # A step of 1024 keeps clear of the padding of four-bit kernels.
     least, more = size_of(sized(1024)), size_of(sized(2048))
     return sized(max(64, round(1024 * (1 + (n_bytes - least) / (more - least)))))
+
+
+def stored_scheme(card: ModelCard, quant: str) -> str:
+    """The scheme that a folder is quantized in already, where none was asked for."""
+    found = stated(card.architecture)
+    if found is None or quant in ("none", "f16", found.scheme):
+        return found.scheme if found is not None else quant
+    raise InputError(f"{card.name} is quantized already, in '{found.scheme}': leave -q out")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from bench.models.shapes import Shape
-from bench.predict.placement import Placed
+from bench.predict.placement import PlacedBytes
 
 EFFICIENCY: Final = 0.55
 HOST_GB_S: Final = 50.0
@@ -39,7 +39,7 @@ EXPERT_BYTES: Final = {
 MANY: Final = ((8, 0.90), (16, 0.85), (32, 0.80), (64, 0.70))
 
 
-def llmfit_tok_s(s: Shape, quant: str, placed: Placed) -> float:
+def llmfit_tok_s(s: Shape, quant: str, placed: PlacedBytes) -> float:
     """Tokens a second of one sequence."""
     gb_s = placed.point.gpu.bandwidth_gb_s
     embedding = sum(m.n_params for m in s.matrices if m.part == "embedding")

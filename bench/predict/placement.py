@@ -14,7 +14,7 @@ from bench.models.shapes import Shape, shape
 from bench.predict.terms import Layers, Point, kernel
 from bench.roofline import decode_work
 from bench.roofline.gpus import Gpu
-from bench.roofline.memory import HOST, Fit, Host, Memory, cache_bytes, fit, running
+from bench.roofline.memory import HOST, Fit, HostMemory, Memory, cache_bytes, fit, running
 from bench.schemes.bytes import held
 
 KV_BYTES: Final = {"": 2.0, "f16": 2.0, "q8_0": 34 / 32, "fp8": 1.0, "q4_0": 18 / 32}
@@ -25,7 +25,7 @@ EMBEDDING_ON_HOST: Final = "llama.cpp"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
+class PlacedWorkload:
     """What is asked of a model: context of a step, length of a sequence, sequences at once."""
 
     context: float
@@ -36,7 +36,7 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Placed:
+class PlacedBytes:
     """A workload as the formula sees it, with whether it fits."""
 
     point: Point
@@ -94,17 +94,17 @@ def place(
     gpu: Gpu,
     quant: str,
     engine: str,
-    work: Workload,
+    work: PlacedWorkload,
     memory: Memory,
-    host: Host = HOST,
+    host: HostMemory = HOST,
     n_gpus: int = 1,
-) -> Placed:
+) -> PlacedBytes:
     """Split a model between device and host, and say whether that goes."""
     s = shape(model)
     beside = None if gpu.unified else host
     word = fit(memory, gpu.usable_bytes, n_devices=n_gpus, engine=engine, host=beside)
     over = max(0.0, memory.needed_bytes(n_gpus) - gpu.usable_bytes * n_gpus)
-    return Placed(
+    return PlacedBytes(
         point=_split(model, s, gpu, quant, engine, work, over if word == "offload" else 0.0, host),
         fit=word,
         memory=memory,
@@ -117,9 +117,9 @@ def _split(
     gpu: Gpu,
     quant: str,
     engine: str,
-    work: Workload,
+    work: PlacedWorkload,
     over: float,
-    host: Host,
+    host: HostMemory,
 ) -> Point:
     weights = held(s, quant, "float16", engine)
     expert_read = weights.expert_bytes * s.experts_read(work.n_batch)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.models.shapes import shape
-from bench.predict.published import Row, card, sized
+from bench.predict.published import PublishedRow, card, sized
 from bench.predict.terms import PROCESSORS, kernel
 from bench.roofline import prefill_work
 from bench.roofline.gpus import Gpu, gpus
@@ -56,7 +56,7 @@ def prefill_seconds(prompt: Prompt, parameters: Sequence[float]) -> float:
     return prompt.flops / math.exp(sum(f * (x + c) for f, x, c in line))
 
 
-def has_prefill(row: Row) -> bool:
+def has_prefill(row: PublishedRow) -> bool:
     """Whether the prefill line is fitted on a row: single prompts of dense models, published."""
     return (
         row.prefill_tok_s is not None
@@ -69,7 +69,7 @@ def has_prefill(row: Row) -> bool:
     )
 
 
-def prompt_of(row: Row) -> Prompt:
+def prompt_of(row: PublishedRow) -> Prompt:
     """A row as the line sees it."""
     assert row.n_prompt is not None
     model, quant = card(row.model), sized(row.quant)
@@ -83,7 +83,7 @@ def prompt_of(row: Row) -> Prompt:
     )
 
 
-def measured_seconds(row: Row) -> float:
+def measured_seconds(row: PublishedRow) -> float:
     """Seconds of the whole prompt."""
     assert row.n_prompt is not None
     assert row.prefill_tok_s is not None
@@ -109,7 +109,7 @@ def line(prompts: Sequence[Prompt], seconds: Sequence[float]) -> tuple[float, ..
 class PrefillFit:
     """The line, and its errors on rows whose card was left out."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[PublishedRow, ...]
     parameters: tuple[float, ...]
     errors: tuple[float, ...]
     """ln(measured / predicted) seconds."""
@@ -124,7 +124,7 @@ class PrefillFit:
         return round(size[at], 4)
 
 
-def prefill_fit(given: Sequence[Row]) -> PrefillFit:
+def prefill_fit(given: Sequence[PublishedRow]) -> PrefillFit:
     """Fit on all rows that have a prefill rate, and with each card left out."""
     kept = [row for row in given if not row.excluded and has_prefill(row)]
     prompts, seconds = [prompt_of(row) for row in kept], [measured_seconds(row) for row in kept]

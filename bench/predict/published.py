@@ -28,7 +28,7 @@ Measure = Literal["decode", "end_to_end", "max_load"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class PublishedSource:
     """One public page with measurements."""
 
     title: str
@@ -45,7 +45,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class PublishedRow:
     """One published measurement. Rates are over the whole batch; a missing figure is None."""
 
     line: int
@@ -75,13 +75,13 @@ class Row:
     """Mean power of the card."""
 
 
-def sources(folder: Path = FOLDER) -> dict[str, Source]:
+def sources(folder: Path = FOLDER) -> dict[str, PublishedSource]:
     """Every source by its name. InputError lists every problem."""
     found: list[str] = []
     known = {}
     path = folder / "sources.toml"
     for name, table in fields.read_toml(path).items():
-        if source := fields.build(Source, table, name, found):
+        if source := fields.build(PublishedSource, table, name, found):
             known[name] = source
     if found:
         raise InputError(*(f"{path}: {problem}" for problem in found))
@@ -92,7 +92,7 @@ POSTED: Final = "measured-2026.csv"
 """Rows that owners of cards posted in 2026, which only the predictor reads."""
 
 
-def rows(folder: Path = FOLDER, file: str = "throughput.csv") -> list[Row]:
+def rows(folder: Path = FOLDER, file: str = "throughput.csv") -> list[PublishedRow]:
     """Every row. InputError lists every cell that is not what it should be."""
     path = folder / file
     problems: list[str] = []
@@ -103,7 +103,7 @@ def rows(folder: Path = FOLDER, file: str = "throughput.csv") -> list[Row]:
     return read
 
 
-def _row(line: int, cells: Mapping[str, str], problems: list[str]) -> Row:
+def _row(line: int, cells: Mapping[str, str], problems: list[str]) -> PublishedRow:
     def number(name: str) -> float | None:
         text = cells.get(name) or ""
         try:
@@ -119,7 +119,7 @@ def _row(line: int, cells: Mapping[str, str], problems: list[str]) -> Row:
         value = number(name)
         return None if value is None else int(value)
 
-    return Row(
+    return PublishedRow(
         line=line,
         gpu=cells["gpu"],
         n_gpus=whole("n_gpus") or 1,
@@ -198,7 +198,7 @@ def validate_published(folder: Path = FOLDER) -> list[str]:
     ]
 
 
-def _check(row: Row, known: Mapping[str, Source]) -> Iterator[str]:
+def _check(row: PublishedRow, known: Mapping[str, PublishedSource]) -> Iterator[str]:
     if row.source not in known:
         yield f"source: {row.source!r} is not in sources.toml"
     if row.decode_tok_s is None and row.prefill_tok_s is None:
@@ -213,7 +213,7 @@ def _check(row: Row, known: Mapping[str, Source]) -> Iterator[str]:
         yield from _possible(row)
 
 
-def _possible(row: Row) -> Iterator[str]:
+def _possible(row: PublishedRow) -> Iterator[str]:
     quant = sized(row.quant)
     try:
         check_quant(quant)

@@ -9,8 +9,8 @@ from functools import cache
 from typing import Final
 
 from bench.models.shapes import Shape, shape
-from bench.predict.placement import Placed, Workload, memory_of, place
-from bench.predict.published import POSTED, Row, card, rows, sized, sources
+from bench.predict.placement import PlacedBytes, PlacedWorkload, memory_of, place
+from bench.predict.published import POSTED, PublishedRow, card, rows, sized, sources
 from bench.predict.terms import NEW, Point
 from bench.roofline import prefill_work
 from bench.roofline.gpus import gpus
@@ -23,11 +23,11 @@ SMALL_BYTES: Final = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class FitSample:
     """A published row, or a record, with what the formula needs."""
 
-    row: Row
-    placed: Placed
+    row: PublishedRow
+    placed: PlacedBytes
     step_s: float
     kind: str
     """dense, small, hybrid, moe or offload."""
@@ -43,7 +43,7 @@ class Sample:
         return p.gpu.name, p.engine, p.kernel, self.row.model, p.n_batch, self.row.source
 
 
-def kind_of(s: Shape, placed: Placed) -> str:
+def kind_of(s: Shape, placed: PlacedBytes) -> str:
     """The group whose errors say how wide an interval must be."""
     if placed.fit == "offload":
         return "offload"
@@ -54,12 +54,12 @@ def kind_of(s: Shape, placed: Placed) -> str:
     return "small" if placed.point.step_bytes < SMALL_BYTES else "dense"
 
 
-def all_rows() -> list[Row]:
+def all_rows() -> list[PublishedRow]:
     """Published and posted rows."""
     return [*rows(), *rows(file=POSTED)]
 
 
-def samples(given: Iterable[Row] | None = None) -> list[Sample]:
+def samples(given: Iterable[PublishedRow] | None = None) -> list[FitSample]:
     """The rows that may be used, as decode samples."""
     found = (
         _sample(row)
@@ -78,12 +78,12 @@ def _year(source: str) -> int:
     return int(found[0]) if found else known.read.year
 
 
-def is_new(row: Row) -> bool:
+def is_new(row: PublishedRow) -> bool:
     """Whether a row's build is of the newer ones; own records are."""
     return int(row.measured[:4] or 0) >= NEW if row.measured else _year(row.source) >= NEW
 
 
-def _sample(row: Row) -> Sample | None:
+def _sample(row: PublishedRow) -> FitSample | None:
     assert row.decode_tok_s is not None
     assert row.context is not None
     assert row.n_batch is not None
@@ -92,7 +92,7 @@ def _sample(row: Row) -> Sample | None:
     step_s = row.n_batch / row.decode_tok_s
     positions = max(round(row.context + n_gen / 2), n_prompt + n_gen)
     memory = memory_of(model, quant, row.engine, positions - n_gen, n_gen, row.n_batch)
-    work = Workload(
+    work = PlacedWorkload(
         context=row.context,
         positions=positions,
         n_batch=row.n_batch,
@@ -111,4 +111,4 @@ def _sample(row: Row) -> Sample | None:
         step_s -= prefill_s / n_gen
     if placed.fit == "no":
         return None
-    return Sample(row=row, placed=placed, step_s=step_s, kind=kind_of(shape(model), placed))
+    return FitSample(row=row, placed=placed, step_s=step_s, kind=kind_of(shape(model), placed))

@@ -10,7 +10,7 @@ from typing import Any
 from bench.errors import InputError
 from bench.experiment.devices import count, is_remote
 from bench.models import model_cards
-from bench.predict.published import Row
+from bench.predict.published import PublishedRow
 from bench.records import Record
 from bench.records.file import read
 from bench.roofline import mean_context
@@ -18,7 +18,7 @@ from bench.roofline.gpus import match
 from bench.schemes.bytes import check_quant
 
 
-def rows_of(paths: Sequence[Path]) -> tuple[list[Row], list[str]]:
+def rows_of(paths: Sequence[Path]) -> tuple[list[PublishedRow], list[str]]:
     """Rows of measured records on catalogued cards, and one line for each kind left out."""
     if not paths:
         return [], []
@@ -32,14 +32,14 @@ def rows_of(paths: Sequence[Path]) -> tuple[list[Row], list[str]]:
             continue
         environment = results.environments.get(record.environment)
         found = _row(record, environment.identity if environment else {})
-        if isinstance(found, Row):
+        if isinstance(found, PublishedRow):
             rows.append(found)
         else:
             left.append(found)
     return rows, list(dict.fromkeys(left))
 
 
-def _row(record: Record, identity: Mapping[str, Any]) -> Row | str:
+def _row(record: Record, identity: Mapping[str, Any]) -> PublishedRow | str:
     name = str(record.variant.get("model", "")).partition("@")[0]
     quant, engine = str(record.variant.get("quant")), str(record.variant.get("engine"))
     if is_remote(str(record.variant.get("device"))):
@@ -61,7 +61,7 @@ def _row(record: Record, identity: Mapping[str, Any]) -> Row | str:
     work = record.workload
     prefill = record.samples.get("prefill_s", [])
     n_prompt, n_gen, n_batch = work["n_prompt"], work["n_gen"], work["n_batch"]
-    return Row(
+    return PublishedRow(
         line=0,
         gpu=card.name,
         n_gpus=1,

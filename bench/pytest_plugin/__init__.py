@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from bench.pytest_plugin.run import Measured
+    from bench.pytest_plugin.run import MeasuredCase
 
-    InferenceBenchmark = Callable[..., Measured]
+    InferenceBenchmark = Callable[..., MeasuredCase]
 
 FIXTURE = "inference_benchmark"
 MARKER = "inference"
@@ -27,7 +27,7 @@ INFO = "inference"
 """Key of `machine_info` in pytest-benchmark's files."""
 
 _REPLAY = pytest.StashKey["Replay"]()
-_DONE = pytest.StashKey[list["Measured"]]()
+_DONE = pytest.StashKey[list["MeasuredCase"]]()
 _STARTED = pytest.StashKey[str]()
 
 
@@ -109,7 +109,7 @@ class Fixtures:
         """Measure inference in fresh processes; see docs/pytest.md for its settings."""
         used: list[bool] = []
 
-        def measure(**settings: Any) -> Measured:
+        def measure(**settings: Any) -> MeasuredCase:
             if used:
                 pytest.fail(f"{FIXTURE}: once a test; use pytest.mark.parametrize for more")
             used.append(True)
@@ -131,7 +131,7 @@ class NoFixtures:
 
 def _measure(
     request: pytest.FixtureRequest, benchmark: Any, tmp_path: Path, settings: Mapping[str, Any]
-) -> Measured:
+) -> MeasuredCase:
     from bench.errors import BenchError, UnsupportedError
     from bench.pytest_plugin.run import measure, wanted
 

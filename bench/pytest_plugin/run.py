@@ -108,7 +108,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class MeasuredCase:
     """What a test gets back. `found["decode_tok_s"]` is the figure of that name."""
 
     row: Row
@@ -166,7 +166,7 @@ def wanted(
     return want
 
 
-def measure(want: Wanted, test: str, folder: Path, *, once: bool) -> Measured:
+def measure(want: Wanted, test: str, folder: Path, *, once: bool) -> MeasuredCase:
     """Run the test's experiment into a new folder. `once`: one request, and no gate.
 
     Raises InputError, and UnsupportedError where this machine cannot run the arm.
@@ -191,7 +191,7 @@ def measure(want: Wanted, test: str, folder: Path, *, once: bool) -> Measured:
         raise _failure(mine)
     figures = table(shown([mine], experiment.cost)[0])
     ratio, failures = (None, []) if once else _against(want, summary, experiment)
-    return Measured(
+    return MeasuredCase(
         row=figures,
         comparison=ratio,
         seconds=tuple(_seconds(one, want.seconds) for one in mine.good),
@@ -330,7 +330,7 @@ IDENTITY = (
 """What pytest-benchmark's `machine_info` is told of `Environment.identity`, where it is there."""
 
 
-def machine(done: Sequence[Measured]) -> dict[str, Any]:
+def machine(done: Sequence[MeasuredCase]) -> dict[str, Any]:
     """Devices that a run measured on, and the card, its driver and what was installed."""
     devices = sorted({str(found.row["device"]) for found in done})
     identities = [e.identity for found in done for e in found.results.environments.values()]

@@ -84,12 +84,12 @@ def evaluate(
     absent: dict[str, str] = {}
     scores = Scores()
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(store.Writer(Path(keep), parts)) if keep else None
+        writer = stack.enter_context(store.StoreWriter(Path(keep), parts)) if keep else None
         reader = None
         if base is None:
             absent["kld"] = "this is the baseline arm" if keep else "there is no baseline arm"
         elif Path(base).exists():
-            reader = stack.enter_context(store.Reader(Path(base), parts))
+            reader = stack.enter_context(store.StoreReader(Path(base), parts))
         else:
             absent["kld"] = "the baseline arm's predictions were not made"
         for number, part in enumerate(parts):
@@ -147,7 +147,7 @@ def score(log_probs: Tensor, part: Sequence[int], scores: Scores) -> None:
         scores.nll += (-chosen).tolist()
 
 
-def compare(log_probs: Tensor, base: store.Prediction, scores: Scores) -> None:
+def compare(log_probs: Tensor, base: store.StoredPrediction, scores: Scores) -> None:
     """Add the divergence from the baseline and whether the most likely token is the same."""
     import torch
 

@@ -41,7 +41,7 @@ def fingerprint(windows: Sequence[Sequence[int]]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
+class StoredPrediction:
     """The baseline's prediction at some positions of one window.
 
     `groups` [position, group]: natural logarithms of the probabilities of groups of tokens.
@@ -53,10 +53,10 @@ class Prediction:
     indices: Tensor | None
     top1: Tensor
 
-    def rows(self, start: int, stop: int) -> Prediction:
+    def rows(self, start: int, stop: int) -> StoredPrediction:
         """Positions `start` up to `stop`."""
         chosen = None if self.indices is None else self.indices[start:stop]
-        return Prediction(self.groups[start:stop], chosen, self.top1[start:stop])
+        return StoredPrediction(self.groups[start:stop], chosen, self.top1[start:stop])
 
 
 def normalised(log_probs: Tensor) -> Tensor:
@@ -87,20 +87,20 @@ def divergence(base: Tensor, other: Tensor) -> Tensor:
     return terms.masked_fill(impossible, 0.0).sum(-1).clamp(min=0.0)
 
 
-def predict(log_probs: Tensor, k: int | None) -> Prediction:
+def predict(log_probs: Tensor, k: int | None) -> StoredPrediction:
     """What is kept of log-probabilities [position, vocabulary]; `k` None keeps them whole."""
     import torch
 
     top1 = log_probs.argmax(-1)
     if k is None:
-        return Prediction(log_probs, None, top1)
+        return StoredPrediction(log_probs, None, top1)
     groups, chosen = [], []
     for start in range(0, len(log_probs), ROWS):
         exact = normalised(log_probs[start : start + ROWS])
         indices = exact.topk(min(k, exact.shape[-1]), dim=-1).indices
         chosen.append(indices)
         groups.append(grouped(exact, indices))
-    return Prediction(torch.cat(groups), torch.cat(chosen), top1)
+    return StoredPrediction(torch.cat(groups), torch.cat(chosen), top1)
 
 
 def kept_k(positions: int, vocabulary: int) -> int | None:
@@ -108,7 +108,7 @@ def kept_k(positions: int, vocabulary: int) -> int | None:
     return None if positions * vocabulary * 4 <= EXACT_BYTES else min(TOP_K, vocabulary)
 
 
-class Writer:
+class StoreWriter:
     """Keeps predictions in `path`, which appears only when it is whole."""
 
     def __init__(self, path: Path, windows: Sequence[Sequence[int]]) -> None:
@@ -120,7 +120,7 @@ class Writer:
         self.meta: dict[str, Any] = {}
         """More to keep: anything JSON can hold."""
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> StoreWriter:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
@@ -153,7 +153,7 @@ class Writer:
         self._zip.close()
         self._partial.replace(self._path)
 
-    def add(self, log_probs: Tensor) -> Prediction:
+    def add(self, log_probs: Tensor) -> StoredPrediction:
         """Keep the next window's log-probabilities [position, vocabulary]."""
         if self._count == 0:
             self.k = kept_k(self._positions, log_probs.shape[-1])
@@ -182,7 +182,7 @@ def _no_room(path: Path, error: OSError) -> UnsupportedError:
     )
 
 
-class Reader:
+class StoreReader:
     """Predictions that `Writer` kept, one window at a time.
 
     Raises InputError if the file is broken or of other tokens; it is then removed, so that the
@@ -201,17 +201,17 @@ class Reader:
                 raise ValueError("it is of other tokens or windows")
             self.k: int | None = self.meta["k"]
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> StoreReader:
         return self
 
     def __exit__(self, *rest: object) -> None:
         self._zip.close()
 
-    def window(self, number: int) -> Prediction:
+    def window(self, number: int) -> StoredPrediction:
         """The prediction of that window, from 0."""
         with self._guard():
             indices = None if self.k is None else self._get(number, "indices")
-            return Prediction(self._get(number, "groups"), indices, self._get(number, "top1"))
+            return StoredPrediction(self._get(number, "groups"), indices, self._get(number, "top1"))
 
     def _get(self, number: int, name: str) -> Tensor:
         import torch

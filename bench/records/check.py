@@ -11,7 +11,7 @@ from bench.records.file import read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class ResultsCheck:
     """One kind of thing that was checked."""
 
     what: str
@@ -19,7 +19,7 @@ class Check:
     problems: tuple[str, ...]
 
 
-def check_results(path: Path) -> Check:
+def check_results(path: Path) -> ResultsCheck:
     """Every line of a results file: what readers refuse, and what they let pass (unknown reasons
     and machines, failures without a word)."""
     results = read(path)
@@ -37,4 +37,4 @@ def check_results(path: Path) -> Check:
             problems.append(f"{at}: message: a failure must say why")
     n = len(results.records) + len(results.qualities)
     name = path / FILE if path.is_dir() else path
-    return Check(what=f"results {name}", n_checked=n, problems=tuple(problems))
+    return ResultsCheck(what=f"results {name}", n_checked=n, problems=tuple(problems))

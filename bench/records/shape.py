@@ -34,7 +34,7 @@ Reasons = Mapping[str, Words]
 Codes = list[Annotated[str, Between(1, 64)]]
 
 
-class Options(TypedDict, total=False):
+class OptionsTable(TypedDict, total=False):
     """Of a variant: those that readers know."""
 
     n_devices: AtLeastOne
@@ -57,7 +57,7 @@ class VariantTable(TypedDict, total=False):
     dtype: Required[Name]
     mode: Name
     threads: Annotated[int, Between(1, 1 << 16)] | None
-    options: Options | None
+    options: OptionsTable | None
     source: str
     weights: str
     packages: str | None
@@ -79,7 +79,7 @@ class Warmup(TypedDict, total=False):
     decode_s: list[Gap]
 
 
-class Step(TypedDict, total=False):
+class StepTable(TypedDict, total=False):
     copies_weights: bool | None
 
 
@@ -88,7 +88,7 @@ class Notes(TypedDict, total=False):
     early_tokens: Count
     tokens_checked: Count
     tokens_as_eager: Count
-    step: Step | None
+    step: StepTable | None
 
 
 class Allocation(TypedDict, total=False):
@@ -117,7 +117,7 @@ class ModelTable(TypedDict, total=False):
     notes: Notes
 
 
-class Memory(TypedDict, total=False):
+class MemoryTable(TypedDict, total=False):
     peak_host_bytes: Bytes | None
     peak_device_bytes: Bytes | None
     device_loaded_bytes: Bytes | None
@@ -127,7 +127,7 @@ class Memory(TypedDict, total=False):
     peak_host_scope: str | None
 
 
-class Window(TypedDict, total=False):
+class WindowTable(TypedDict, total=False):
     """Energy over one window; 0 J is no reading."""
 
     energy_j: Positive | None
@@ -233,7 +233,7 @@ MEASUREMENT: Final[Mapping[str, Any]] = {
     "samples": dict[str, Any],
     "warmup": Warmup,
     "model": ModelTable,
-    "memory": Memory,
+    "memory": MemoryTable,
     "energy": dict[str, Any],
     "device": DeviceTable,
 }
@@ -281,14 +281,14 @@ def _when(text: str) -> Iterator[str]:
 def _energy(energy: Mapping[str, Any]) -> list[str]:
     """Of the whole window, and of each part that has one of its own."""
     found: list[str] = []
-    converter(Window)(energy, "energy", found)
+    converter(WindowTable)(energy, "energy", found)
     for name, part in energy.items():
         at = f"energy.{name}"
         if name == "absent" or not isinstance(part, Mapping):
             if name in ("prefill", "decode", "host"):
                 found.append(f"{at}: expected a table")
             continue
-        converter(Window)(part, at, found)
+        converter(WindowTable)(part, at, found)
         if name not in ("prefill", "decode") or part.get("energy_j") is None:
             continue
         if "tokens" not in part:

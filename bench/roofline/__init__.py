@@ -26,7 +26,7 @@ TOLERANCE = 0.02
 """Share by which a figure may pass the bound before it is flagged: memory clocks vary a little."""
 
 
-class Machine(Protocol):
+class BoundMachine(Protocol):
     """What the arithmetic needs to know about a device; `Gpu` and `Measured` are ones."""
 
     @property
@@ -39,7 +39,7 @@ class Machine(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class MeasuredRates:
     """A device by rates that were measured on it."""
 
     name: str
@@ -213,19 +213,19 @@ def memory_bytes(
     ).running_bytes
 
 
-def fits(needed_bytes: int, machine: Machine) -> bool:
+def fits(needed_bytes: int, machine: BoundMachine) -> bool:
     """Whether that much memory is there."""
     return needed_bytes <= capacity(machine)
 
 
-def capacity(machine: Machine) -> int:
+def capacity(machine: BoundMachine) -> int:
     """Bytes that a model may take on a device."""
     return machine.usable_bytes if isinstance(machine, Gpu) else machine.vram_bytes
 
 
 def bound(
     card: ModelCard,
-    gpu: Machine,
+    gpu: BoundMachine,
     quant: str = "none",
     n_prompt: int = 128,
     n_gen: int = 128,
@@ -282,14 +282,14 @@ def _slower(
     return max(memory_s, compute_s), "compute" if compute_s >= memory_s else "memory"
 
 
-def peak_flops(gpu: Machine, compute: Compute, dtype: str = "auto") -> float | None:
+def peak_flops(gpu: BoundMachine, compute: Compute, dtype: str = "auto") -> float | None:
     """The fastest dense rate that a scheme's arithmetic may reach on this device.
 
     A card without FP8 units falls back to the 16-bit rate. 16-bit products may be summed in 16
     bits, which GeForce cards do at twice the catalogued rate, so `fp16` allows for that. 32-bit
     arithmetic has no sourced peak here. A measured rate stands for its own dtype alone.
     """
-    if isinstance(gpu, Measured):
+    if isinstance(gpu, MeasuredRates):
         return gpu.rates.get({"fp16": "float16", "float": dtype}.get(compute, compute))
     if compute == "float" and float_bytes(dtype) == 4:
         return None

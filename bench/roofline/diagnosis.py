@@ -33,7 +33,7 @@ SPILL: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class Symptoms:
     """What is known about a measured row. Rates are tok/s over the batch; None where not known."""
 
     decode_tok_s: float
@@ -64,7 +64,7 @@ class Diagnosis:
     line: str
 
 
-def diagnose(e: Evidence) -> Diagnosis:
+def diagnose(e: Symptoms) -> Diagnosis:
     """The first cause that the evidence supports, strongest first."""
     share = e.decode_tok_s / e.bound_decode_tok_s
     of_bound = f"{share:.0%} of the bound"
@@ -87,7 +87,7 @@ def diagnose(e: Evidence) -> Diagnosis:
     return Diagnosis(code="unexplained", line=f"{of_bound}: {_unexplained(e)}")
 
 
-def _spilled(e: Evidence, share: float) -> str | None:
+def _spilled(e: Symptoms, share: float) -> str | None:
     if e.needed_bytes is None or e.memory_bytes is None or e.needed_bytes <= e.memory_bytes:
         return None
     if share >= SPILL:
@@ -96,7 +96,7 @@ def _spilled(e: Evidence, share: float) -> str | None:
     return f"{over:.1f} GiB more than the device has, so part of it is read over the bus"
 
 
-def _fallback(e: Evidence) -> str | None:
+def _fallback(e: Symptoms) -> str | None:
     if not e.quantized:
         return None
     text = (e.kernel or "").lower()
@@ -110,7 +110,7 @@ def _fallback(e: Evidence) -> str | None:
     return None
 
 
-def _launches(e: Evidence) -> str | None:
+def _launches(e: Symptoms) -> str | None:
     if e.mode == "eager" and e.graph_tok_s is not None:
         gain = e.graph_tok_s / e.decode_tok_s
         if gain >= GRAPH_GAIN:
@@ -131,7 +131,7 @@ def _launches(e: Evidence) -> str | None:
     return f"{lost_s * 1e3:.1f} ms a step beyond the bound{each}: likely launches; measure a graph"
 
 
-def _unexplained(e: Evidence) -> str:
+def _unexplained(e: Symptoms) -> str:
     if e.mode == "eager" and e.graph_tok_s is not None:
         return "a graph is no faster, so it is the kernels themselves that are slow"
     return "no launches to wait for, so it is the kernels themselves that are slow"

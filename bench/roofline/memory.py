@@ -57,7 +57,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
+class HostMemory:
     """The machine around a card, where the part of a model that does not fit is read."""
 
     memory_bytes: int = 64 * 2**30
@@ -65,7 +65,7 @@ class Host:
     """Bytes per second at which the processor reads weights while it computes with them."""
 
 
-HOST: Final = Host()
+HOST: Final = HostMemory()
 """A desktop with two channels, as far as nothing else is said: 64 GiB, and 35 GB/s, the rate that
 posts of 2026 with partly offloaded models support."""
 
@@ -152,7 +152,7 @@ def fit(
     *,
     n_devices: int = 1,
     engine: str = "transformers",
-    host: Host | None = None,
+    host: HostMemory | None = None,
 ) -> Fit:
     """Whether `n_devices` of `capacity_bytes` each hold a workload.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import schemes
-from bench.engines.endpoint.settings import Key, settings
+from bench.engines.endpoint.settings import ApiKey, settings
 from bench.engines.messages import Job, Order
 from bench.engines.registry import DTYPES, ENGINES, attribute, refusal, spec
 from bench.errors import InputError, UnsupportedError, unknown
@@ -180,7 +180,7 @@ def _resolved(
     model, engine = model_of(variant), spec(variant.engine)
     if engine.remote:
         asked = settings(variant.options)
-        Key(asked.key_env)  # one that is not set is said before any worker starts
+        ApiKey(asked.key_env)  # one that is not set is said before any worker starts
         where = replace(variant, device=asked.device)
         return Arm(variant=where, model=model, identity=key("served", model=model.ref))
     # What loads no weights needs no commit of a hub.

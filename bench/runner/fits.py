@@ -11,7 +11,16 @@ from bench.experiment import Variant, Workload
 from bench.experiment.devices import count
 from bench.models import ModelCard
 from bench.roofline import capacity
-from bench.roofline.memory import HOST, Fit, Host, Memory, fit, loading_bytes, running, with_loading
+from bench.roofline.memory import (
+    HOST,
+    Fit,
+    HostMemory,
+    Memory,
+    fit,
+    loading_bytes,
+    running,
+    with_loading,
+)
 from bench.runner.here import Here
 from bench.schemes.bytes import has_layout
 
@@ -68,7 +77,7 @@ def needs(variant: Variant, workload: Workload, card: ModelCard, place: Here) ->
     return Needs(memory=found, fit=word, n_devices=n_devices)
 
 
-def _host(place: Here) -> Host | None:
+def _host(place: Here) -> HostMemory | None:
     """The memory beside the device's, into which an engine may leave layers."""
     if place.kind == "cpu" or (place.gpu is not None and place.gpu.unified):
         return None

@@ -19,7 +19,7 @@ from bench.experiment.selectors import short_names
 from bench.records import FILE, Environment, Line, QualityRecord, Record, from_json, to_json
 from bench.records.file import Results, Writer, read
 from bench.runner import keep_experiment, nodes
-from bench.runner.nodes import Machine, Node
+from bench.runner.nodes import FleetMachine, Node
 from bench.runner.replicates import ONCE
 from bench.runner.session import Part, Progress
 
@@ -42,7 +42,7 @@ class Fleet:
 class Desk:
     """The driver's side of one machine: its folder, and what is still to be done there."""
 
-    machine: Machine
+    machine: FleetMachine
     actor: Any
     folder: Path
     writer: Writer
@@ -84,13 +84,13 @@ class Desk:
         self.writer.append(line)
 
 
-def machines(experiment: Experiment, select: str | None) -> list[tuple[Machine, Any]]:
+def machines(experiment: Experiment, select: str | None) -> list[tuple[FleetMachine, Any]]:
     """The chosen machines of the cluster, each with its seat. Raises UnsupportedError if none."""
     import ray
 
     wanted = nodes.selection(select)
     seats = [(node, nodes.seat(node, experiment)) for node in nodes.nodes()]
-    found: list[tuple[Machine, Any]] = []
+    found: list[tuple[FleetMachine, Any]] = []
     for node, actor in seats:
         try:
             about = ray.get(actor.describe.remote(), timeout=nodes.ANSWER_S)
@@ -114,7 +114,7 @@ def machines(experiment: Experiment, select: str | None) -> list[tuple[Machine, 
     return _named_apart(found)
 
 
-def _named_apart(found: Sequence[tuple[Machine, Any]]) -> list[tuple[Machine, Any]]:
+def _named_apart(found: Sequence[tuple[FleetMachine, Any]]) -> list[tuple[FleetMachine, Any]]:
     """Refuse two machines of one name: their records would mix in one folder."""
     names = [machine.name for machine, _ in found]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -159,7 +159,7 @@ def run_on_fleet(
     return fleet
 
 
-def _open(experiment: Experiment, machine: Machine, actor: Any, folder: Path) -> Desk:
+def _open(experiment: Experiment, machine: FleetMachine, actor: Any, folder: Path) -> Desk:
     writer = Writer(folder).__enter__()
     before = read(folder) if (folder / FILE).is_file() else Results()
     for old in before.environments:

@@ -37,7 +37,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
+class FleetMachine:
     """One seat: a machine, or one GPU of it, that does a whole experiment by itself."""
 
     node: Node
@@ -111,7 +111,7 @@ def nodes() -> list[Node]:
     return sorted((node for node in found if node.cpus or node.gpus), key=lambda node: node.id)
 
 
-class Seat:
+class FleetSeat:
     """Runs on the machine, as a Ray actor that holds its GPU as long as it lives."""
 
     def __init__(self, experiment: Experiment) -> None:
@@ -180,7 +180,7 @@ def seat(node: Node, experiment: Experiment) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     wants_gpu = node.gpus >= 1 and experiment.grid.device != "cpu"
-    make: Any = ray.remote(Seat)
+    make: Any = ray.remote(FleetSeat)
     return make.options(
         num_cpus=node.cpus,  # nothing else of the cluster beside it
         num_gpus=1 if wants_gpu else 0,
@@ -190,10 +190,10 @@ def seat(node: Node, experiment: Experiment) -> Any:
     ).remote(experiment)
 
 
-def described(node: Node, found: Mapping[str, Any]) -> Machine:
+def described(node: Node, found: Mapping[str, Any]) -> FleetMachine:
     """A machine, from what its seat says of itself."""
     kind = found["gpu"] or ("gpu" if found["reported_gpu"] else "cpu")
-    return Machine(
+    return FleetMachine(
         node=node,
         name=node.labels.get("machine", f"{kind}-{found['environment'][:8]}"),
         environment=found["environment"],
@@ -216,7 +216,7 @@ def selection(text: str | None) -> dict[str, tuple[str, ...]]:
     return wanted
 
 
-def matches(machine: Machine, wanted: Mapping[str, Sequence[str]]) -> bool:
+def matches(machine: FleetMachine, wanted: Mapping[str, Sequence[str]]) -> bool:
     """Whether a machine has one of the wanted values of each key: `gpu`, `machine` or a label."""
     own = {**machine.node.labels, "machine": machine.name}
     if machine.gpu:

@@ -16,7 +16,7 @@ from bench.runner.arms import Arm, baseline_of
 from bench.runner.process import events
 from bench.runner.session import Session
 from bench.worker.messages import Failed, Phase, QualityTask, Ready, Told
-from bench.worker.messages import Quality as QualityFigures
+from bench.worker.messages import QualityDone as QualityFigures
 
 
 @dataclass(frozen=True, slots=True)

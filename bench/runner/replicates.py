@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from bench.experiment import Workload
-from bench.experiment.plan import Replicate, plan
+from bench.experiment.plan import PlannedReplicate, plan
 from bench.records import Record, utc_now
 from bench.runner.arms import Arm
 from bench.runner.process import events
@@ -43,7 +43,7 @@ def measure_replicates(session: Session, arms: Sequence[Arm], done: set[str]) ->
 
 
 def _worker(
-    session: Session, arm: Arm, step: Replicate, workloads: Sequence[Workload]
+    session: Session, arm: Arm, step: PlannedReplicate, workloads: Sequence[Workload]
 ) -> set[Workload]:
     """Run one worker; returns the workloads that now have a record, of success or failure."""
     rules = session.experiment.measuring
@@ -82,7 +82,7 @@ def _worker(
 def _save(
     session: Session,
     arm: Arm,
-    step: Replicate,
+    step: PlannedReplicate,
     started: str,
     loaded: Ready,
     event: Measured,
@@ -115,7 +115,7 @@ def _save(
 def _fail(
     session: Session,
     arm: Arm,
-    step: Replicate,
+    step: PlannedReplicate,
     workloads: Sequence[Workload],
     why: Failed,
     started: str | None = None,

@@ -20,7 +20,7 @@ SHORT: Final[Mapping[str, str]] = {"fp32": "float32", "bf16": "bfloat16", "fp16"
 ALWAYS_FLOAT: Final[frozenset[Part]] = frozenset({"embedding", "small"})
 
 
-class Weights(Protocol):
+class HeldWeights(Protocol):
     """`count` weights of shape [n_out, n_in], as `bench.models.shapes.Matrix`."""
 
     @property
@@ -43,7 +43,7 @@ class Sized(Protocol):
     """A model as its matrices, as `bench.models.shapes.Shape`."""
 
     @property
-    def matrices(self) -> Sequence[Weights]: ...
+    def matrices(self) -> Sequence[HeldWeights]: ...
     @property
     def tied(self) -> bool: ...
     @property
@@ -156,7 +156,7 @@ def _held_file(shape: Sized, width: float) -> Held:
     )
 
 
-def _share(matrix: Weights, how: Layout, listed: Mapping[Part, float]) -> float:
+def _share(matrix: HeldWeights, how: Layout, listed: Mapping[Part, float]) -> float:
     """Share of a matrix's weights that is quantized; a checkpoint's own list goes first."""
     if how.bits is None or matrix.n_in == 1 or matrix.part in ALWAYS_FLOAT:
         return 0.0
@@ -165,7 +165,7 @@ def _share(matrix: Weights, how: Layout, listed: Mapping[Part, float]) -> float:
     return 0.0 if matrix.part in how.leaves else 1.0
 
 
-def _matrix_bytes(matrix: Weights, how: Layout) -> float:
+def _matrix_bytes(matrix: HeldWeights, how: Layout) -> float:
     assert how.bits is not None
     n_in = -(-matrix.n_in // how.pad_in) * how.pad_in
     n_out = -(-matrix.n_out // how.pad_out) * how.pad_out

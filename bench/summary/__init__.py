@@ -8,22 +8,22 @@ docs/metrics.md.
 
 from __future__ import annotations
 
-from bench.summary.arm import Arm, Host, Sizes
+from bench.summary.arm import ArmSettings, Host, Sizes
 from bench.summary.metrics import METRICS, SPEEDS, Metric
 from bench.summary.replicate import Doubt, Replicate
-from bench.summary.rows import Figure, Key, Row, Summary, replicate, summarise
+from bench.summary.rows import Figure, Row, RowKey, Summary, replicate, summarise
 
 __all__ = [
     "METRICS",
     "SPEEDS",
-    "Arm",
+    "ArmSettings",
     "Doubt",
     "Figure",
     "Host",
-    "Key",
     "Metric",
     "Replicate",
     "Row",
+    "RowKey",
     "Sizes",
     "Summary",
     "replicate",

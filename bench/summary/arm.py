@@ -19,7 +19,7 @@ class Sizes(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arm:
+class ArmSettings:
     """The settings of one arm, as they were resolved."""
 
     name: str
@@ -54,10 +54,10 @@ class Arm:
         return is_remote(self.device)
 
 
-def arm_of(record: Record | QualityRecord) -> Arm:
+def arm_of(record: Record | QualityRecord) -> ArmSettings:
     """The arm of a record."""
     found = record.variant
-    return Arm(
+    return ArmSettings(
         name=found["name"],
         model=found.get("model", ""),
         engine=found.get("engine", ""),

@@ -17,11 +17,11 @@ from bench.experiment.modes import PARALLEL
 from bench.models import ModelCard, resolve_model
 from bench.models.shapes import shape
 from bench.records import OWN
-from bench.roofline import Bound, Measured, above_bound, bound, mbu, mfu, peak_flops
-from bench.roofline.diagnosis import Evidence, diagnose
+from bench.roofline import Bound, MeasuredRates, above_bound, bound, mbu, mfu, peak_flops
+from bench.roofline.diagnosis import Symptoms, diagnose
 from bench.roofline.gpus import Gpu, match
 from bench.schemes.bytes import ON_MODULES, layout
-from bench.summary.arm import Arm, Host, Sizes
+from bench.summary.arm import ArmSettings, Host, Sizes
 
 if TYPE_CHECKING:
     from bench.summary.rows import Row
@@ -50,7 +50,7 @@ class Ceiling:
 
     gpu: Gpu | str
     """Its data sheet, or why there is none."""
-    rates: Measured | str
+    rates: MeasuredRates | str
     """What was measured on it, or why not."""
     card: ModelCard | None = None
     most: Bound | None = None
@@ -92,7 +92,9 @@ class Ceilings:
         self._cards: dict[str, ModelCard | str] = {}
         self._gpus: dict[str, Gpu | None] = {}
 
-    def of(self, host: Host, arm: Arm, sizes: Sizes, origin: str, absent: str | None) -> Ceiling:
+    def of(
+        self, host: Host, arm: ArmSettings, sizes: Sizes, origin: str, absent: str | None
+    ) -> Ceiling:
         """The ceiling of an arm on a machine; `absent`: why the batch is not known, if it is not.
 
         Where the model is not known, or not the batch, both sides say why instead.
@@ -117,7 +119,7 @@ class Ceilings:
             gpu=gpu, rates=rates, card=card, most=most, reached=reached, at_once=together
         )
 
-    def _gpu(self, host: Host, arm: Arm, origin: str) -> Gpu | str:
+    def _gpu(self, host: Host, arm: ArmSettings, origin: str) -> Gpu | str:
         """The catalogued card that an arm was measured on, or why there is none."""
         if arm.remote:
             return REMOTE
@@ -141,7 +143,11 @@ class Ceilings:
 
 
 def _bound(
-    card: ModelCard, device: Gpu | Measured | str, arm: Arm, sizes: Sizes, together: int
+    card: ModelCard,
+    device: Gpu | MeasuredRates | str,
+    arm: ArmSettings,
+    sizes: Sizes,
+    together: int,
 ) -> Bound | None:
     """The bound by a device; None where the device is a reason why there is none."""
     if isinstance(device, str):
@@ -169,7 +175,7 @@ def at_once(variant: Mapping[str, Any]) -> int:
     return count(variant["device"]) if together else 1
 
 
-def _rates(host: Host, arm: Arm) -> Measured | str:
+def _rates(host: Host, arm: ArmSettings) -> MeasuredRates | str:
     """The rates measured on the device of an arm, or why there are none."""
     if arm.remote:
         return REMOTE
@@ -183,7 +189,7 @@ def _rates(host: Host, arm: Arm) -> Measured | str:
         return f"the rates of {arm.device} were not measured: {why}"
     if arm.on_cpu and arm.threads not in (None, peaks["threads"]):
         return f"rates were measured with {peaks['threads']} threads, this arm has {arm.threads}"
-    return Measured(
+    return MeasuredRates(
         name=arm.device,
         bandwidth=peaks["copy_bytes_s"],
         vram_bytes=host.gpu_memory_bytes or host.memory_bytes or 0,  # nothing asks if it fits
@@ -227,7 +233,9 @@ def limits(row: Row, beside: Iterable[Row]) -> Limits:
     return Limits(**figures, absent=absent)
 
 
-def _measured(row: Row, rates: Measured, reached: Bound, absent: dict[str, str]) -> dict[str, Any]:
+def _measured(
+    row: Row, rates: MeasuredRates, reached: Bound, absent: dict[str, str]
+) -> dict[str, Any]:
     """MBU and MFU against rates that were measured."""
     step_s, ttft_s = _times(row)
     compute = layout(row.arm.quant, row.arm.engine).compute
@@ -278,7 +286,7 @@ def _overlap(row: Row) -> bool:
 
 def _evidence(
     row: Row, beside: Iterable[Row], card: ModelCard, memory_bytes: int, most: Bound
-) -> Evidence:
+) -> Symptoms:
     arm, speed = row.arm, row.value("decode_tok_s")
     assert speed is not None, "a step was measured"
     assert row.sizes.n_batch is not None, "a bound needs the batch"
@@ -300,7 +308,7 @@ def _evidence(
         )
         return next((rate for rate in rates if rate is not None), None)
 
-    return Evidence(
+    return Symptoms(
         decode_tok_s=speed,
         bound_decode_tok_s=most.decode_tok_s,
         limited_by=most.limited_by,

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from bench.records import Record
 from bench.records.codes import TIME, Part
-from bench.summary.replicate import Energy, each_tpot_s, peak_memory
+from bench.summary.replicate import EnergyFigures, each_tpot_s, peak_memory
 
 Better = Literal["higher", "lower"]
 Pooled = Literal["geometric", "median", "mean"]
@@ -25,7 +25,7 @@ class Raw:
 
     record: Record
     speeds: Mapping[str, float | None]
-    energy: Energy
+    energy: EnergyFigures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

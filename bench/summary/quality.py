@@ -23,7 +23,7 @@ EXP_LIMIT: Final = 700.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
+class QualityScores:
     """Quality of one arm. None where it is not known; `absent` says why."""
 
     n_tokens: int = 0
@@ -45,11 +45,13 @@ class Figures:
     absent: Mapping[str, str] = field(default_factory=dict)
 
 
-def summarise(record: QualityRecord, baseline: QualityRecord | None) -> Figures:
+def summarise(record: QualityRecord, baseline: QualityRecord | None) -> QualityScores:
     """Figures of one record; `baseline` is the record of the arm it names as its baseline."""
     if record.status != "ok" or len(record.nll) < 2:
         why = record.message or "fewer than 2 scored tokens"
-        return Figures(absent=dict.fromkeys(("ppl", "ppl_ratio", "mean_kld", "same_top1"), why))
+        return QualityScores(
+            absent=dict.fromkeys(("ppl", "ppl_ratio", "mean_kld", "same_top1"), why)
+        )
     absent = dict(record.absent)
     if record.baseline == record.variant["name"]:
         return _of_baseline(record, absent)
@@ -63,7 +65,7 @@ def summarise(record: QualityRecord, baseline: QualityRecord | None) -> Figures:
     kld, same = record.kld, record.same_top1
     if not kld:
         absent["mean_kld"] = absent["same_top1"] = absent.pop("kld", "not compared")
-    return Figures(
+    return QualityScores(
         n_tokens=len(record.nll),
         ppl=ppl,
         ppl_ratio=ratio,
@@ -77,11 +79,11 @@ def summarise(record: QualityRecord, baseline: QualityRecord | None) -> Figures:
     )
 
 
-def _of_baseline(record: QualityRecord, absent: dict[str, str]) -> Figures:
+def _of_baseline(record: QualityRecord, absent: dict[str, str]) -> QualityScores:
     """The baseline agrees with itself by definition; nothing was measured for that."""
     absent.pop("kld", None)
     nothing, everything = Estimate(0.0, 0.0, 0.0), Estimate(1.0, 1.0, 1.0)
-    return Figures(
+    return QualityScores(
         n_tokens=len(record.nll),
         ppl=perplexity(record.nll),
         ppl_ratio=everything,
@@ -123,14 +125,14 @@ class ArmQuality:
     environment: str
     record: QualityRecord
     """As it is on disk, to be written out again."""
-    figures: Figures
+    figures: QualityScores
 
     @property
     def baseline(self) -> str | None:
         """The arm that divergences were taken from."""
         return self.record.baseline
 
-    def against(self, name: str, baseline: ArmQuality | None) -> Figures | None:
+    def against(self, name: str, baseline: ArmQuality | None) -> QualityScores | None:
         """Figures against the arm `name`, whatever this one was recorded with.
 
         Perplexities pair by tokens; divergences were only taken from the recorded baseline. None
@@ -192,7 +194,7 @@ def continuation_agreement(continuations: Sequence[Mapping[str, Any]]) -> float 
     return statistics.fmean(shares) if shares else None
 
 
-def check_gate(gate: Gate, figures: Figures) -> list[str]:
+def check_gate(gate: Gate, figures: QualityScores) -> list[str]:
     """Why an arm may not be called equal in quality; empty if it may.
 
     A bound holds if the whole 95% interval keeps it: 'equal quality' is a claim, and what is not

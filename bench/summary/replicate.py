@@ -16,7 +16,7 @@ from bench.experiment.devices import kind_of
 from bench.records import OWN, Record
 from bench.records.codes import CODES, TIME, Part, current, touches
 from bench.statistics import middle, rank_sum_z
-from bench.summary.arm import Arm, Sizes
+from bench.summary.arm import ArmSettings, Sizes
 
 DRIFT_LIMIT: Final = 0.01
 """Share by which speed may change from the first to the second half of a measured window."""
@@ -76,7 +76,7 @@ NO_WINDOW: Final = EnergyWindow()
 
 
 @dataclass(frozen=True, slots=True)
-class Energy:
+class EnergyFigures:
     """The windows of a replicate: prefill and decode apart, or one over all of it (a server)."""
 
     whole: EnergyWindow = NO_WINDOW
@@ -94,13 +94,13 @@ class Energy:
         return next((watts for watts in each if watts is not None), None)
 
 
-NO_ENERGY: Final = Energy()
+NO_ENERGY: Final = EnergyFigures()
 WHOLE: Final = frozenset({"energy_j", "idle_power_w", "scope"})
 """Keys that stand beside the phases' windows where there is one over all of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
+class LoadedFigures:
     """A model as loaded."""
 
     weights_bytes: int | None
@@ -120,12 +120,12 @@ class Replicate:
 
     record: Record
     """As it is on disk, to be written out again; its figures are here."""
-    arm: Arm
+    arm: ArmSettings
     sizes: Sizes
     doubts: tuple[Doubt, ...]
     figures: Mapping[str, float | None]
     """Each of `bench.summary.metrics.METRICS`; empty for a failure."""
-    energy: Energy = NO_ENERGY
+    energy: EnergyFigures = NO_ENERGY
 
     @property
     def key(self) -> str:
@@ -190,10 +190,10 @@ class Replicate:
         return bool(self.record.memory.get("peak_device_bytes"))
 
     @property
-    def loaded(self) -> Loaded:
+    def loaded(self) -> LoadedFigures:
         """What was loaded, and the memory that it took."""
         model, memory = self.record.model, self.record.memory
-        return Loaded(
+        return LoadedFigures(
             weights_bytes=model.get("weights_bytes"),
             n_params=model.get("n_params"),
             quantized_fraction=model.get("quantized_fraction"),
@@ -327,12 +327,12 @@ def _parts(code: str, record: Record) -> frozenset[Part]:
     return touches(code)
 
 
-def energy_of(record: Record) -> Energy:
+def energy_of(record: Record) -> EnergyFigures:
     """The energy windows of a record."""
     table = record.energy
     if not table:
         return NO_ENERGY
-    return Energy(
+    return EnergyFigures(
         whole=_window(table) if WHOLE.intersection(table) else NO_WINDOW,
         prefill=_window(table["prefill"]) if table.get("prefill") else NO_WINDOW,
         decode=_window(table["decode"]) if table.get("decode") else NO_WINDOW,

@@ -17,10 +17,10 @@ from bench.records import Record
 from bench.records.codes import Part, touches
 from bench.records.file import Results, without_cycles
 from bench.statistics import centre, half_range, middle, percentile
-from bench.summary.arm import Arm, Host, Place, Sizes, arm_of, host_of, labels, sizes_of
+from bench.summary.arm import ArmSettings, Host, Place, Sizes, arm_of, host_of, labels, sizes_of
 from bench.summary.limits import Ceiling, Ceilings
 from bench.summary.metrics import METRICS, Pooled, Raw
-from bench.summary.quality import ArmQuality, Figures, arm_qualities
+from bench.summary.quality import ArmQuality, QualityScores, arm_qualities
 from bench.summary.replicate import (
     Doubt,
     Replicate,
@@ -47,7 +47,7 @@ POOLS: Final[Mapping[Pooled, Callable[[Sequence[float]], float | None]]] = {
 }
 
 
-class Key(NamedTuple):
+class RowKey(NamedTuple):
     """What is pooled: one arm at one workload on one machine, made by one tool."""
 
     environment: str
@@ -74,7 +74,7 @@ NOT_MEASURED: Final = Figure(None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
+class WeightFigures:
     """What the arm's weights were held as, as loaded."""
 
     weights_bytes: int | None = None
@@ -106,14 +106,14 @@ NO_TAILS: Final = Tails()
 class Row:
     """One arm at one workload on one machine."""
 
-    key: Key
+    key: RowKey
     host: Host
     label: str
     """The machine in words, apart from the others of the summary."""
-    arm: Arm
+    arm: ArmSettings
     replicates: tuple[Replicate, ...]
     """All, in file order; failed ones too."""
-    quality: Figures | None
+    quality: QualityScores | None
     ceiling: Ceiling
 
     @property
@@ -226,13 +226,13 @@ class Row:
         return max((w.systematic_error for w in windows), default=0.0)
 
     @cached_property
-    def weights(self) -> Weights:
+    def weights(self) -> WeightFigures:
         if not self.good:
-            return Weights()
+            return WeightFigures()
         held = self.good[0].record.model
         details = held.get("details", {})
         size = held.get("weights_bytes")
-        return Weights(
+        return WeightFigures(
             weights_bytes=size,
             packed_bytes=details.get("allocation", {}).get("packed_bytes", size),
             quantized_fraction=held.get("quantized_fraction"),
@@ -354,9 +354,9 @@ def summarise(results: Results | Summary) -> Summary:
 
 
 def _summarise(results: Results) -> Summary:
-    groups: dict[Key, list[Record]] = {}
+    groups: dict[RowKey, list[Record]] = {}
     for record in results.records:
-        key = Key(record.environment, record.origin, record.variant["name"], sizes_of(record))
+        key = RowKey(record.environment, record.origin, record.variant["name"], sizes_of(record))
         groups.setdefault(key, []).append(record)
     places = dict.fromkeys((key.environment, key.origin) for key in groups)
     hosts = {id_: host_of(id_, results.environments.get(id_)) for id_, _ in places}
@@ -387,9 +387,9 @@ class _Arms:
     """Arms of records, each made once: many records have equal settings."""
 
     def __init__(self) -> None:
-        self._found: dict[str, Arm] = {}
+        self._found: dict[str, ArmSettings] = {}
 
-    def of(self, record: Record) -> Arm:
+    def of(self, record: Record) -> ArmSettings:
         held = self._found.get(record.variant["name"])
         if held is None or held.settings != record.variant:
             held = self._found[record.variant["name"]] = arm_of(record)

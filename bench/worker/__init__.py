@@ -48,7 +48,7 @@ from bench.worker.messages import (
     Measured,
     Phase,
     Probed,
-    Quality,
+    QualityDone,
     QualityTask,
     Ready,
     Told,
@@ -99,7 +99,7 @@ def measure(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
+class MeasuringWindow:
     """What a measured window gives to the record."""
 
     samples: dict[str, Any]
@@ -108,19 +108,19 @@ class Window:
     absent: Mapping[str, str] = field(default_factory=dict)
 
 
-def fill_window(runs: Engine, clock: Clock, workload: Workload, rules: Measure) -> Window:
+def fill_window(runs: Engine, clock: Clock, workload: Workload, rules: Measure) -> MeasuringWindow:
     """Requests one after the other until the window is full; a server fills it by itself."""
     if isinstance(runs, Server):
         return of_server(runs.serve(rules.iterations, rules.window_s))
     spent = Spent()
     while len(spent.requests) < rules.iterations or spent.seconds < rules.window_s:
         spent.add(request(runs, clock, workload.n_gen))
-    return Window(samples=samples(spent.requests))
+    return MeasuringWindow(samples=samples(spent.requests))
 
 
-def of_server(served: Served) -> Window:
+def of_server(served: Served) -> MeasuringWindow:
     """A server's window: requests beside one another, so their times do not add up to its own."""
-    return Window(
+    return MeasuringWindow(
         samples={
             "prefill_s": [one.prefill_s for one in served.requests],
             "itl_s": [list(one.itl_s) for one in served.requests],
@@ -143,7 +143,7 @@ def perform(job: Told, emit: Emit) -> None:
     runs, loaded = load(job, emit)
     if job.quality is not None:
         emit(Phase(phase="quality"))
-        emit(Quality(figures=quality(runs, job.quality)))
+        emit(QualityDone(figures=quality(runs, job.quality)))
     elif job.fit is not None:
         emit(fit(runs, loaded.device, emit, job.fit, watched))
     elif job.measure is not None:

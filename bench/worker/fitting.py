@@ -22,7 +22,7 @@ FINENESS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
+class BatchSearch:
     """What fits, and what was seen."""
 
     n_batch: int
@@ -33,7 +33,9 @@ class Fit:
     """`memory`, or `limit` where `MOST` was reached."""
 
 
-def largest_batch(attempt: Callable[[int], int | None], room_bytes: int, most: int = MOST) -> Fit:
+def largest_batch(
+    attempt: Callable[[int], int | None], room_bytes: int, most: int = MOST
+) -> BatchSearch:
     """Double until it would not fit, then halve the gap.
 
     `attempt` runs a batch and returns its peak in bytes, or None if memory ran out.
@@ -50,17 +52,17 @@ def largest_batch(attempt: Callable[[int], int | None], room_bytes: int, most: i
         return peak <= SAFE * room_bytes
 
     if not fits(1):
-        return Fit(0, peaks)
+        return BatchSearch(0, peaks)
     good = 1
     while good < most and fits(min(2 * good, most)):
         good = min(2 * good, most)
     if good == most:
-        return Fit(good, peaks, "limit")
+        return BatchSearch(good, peaks, "limit")
     bad = min(2 * good, most)
     while bad - good > max(1, good // FINENESS):
         middle = (good + bad) // 2
         good, bad = (middle, bad) if fits(middle) else (good, middle)
-    return Fit(good, peaks)
+    return BatchSearch(good, peaks)
 
 
 def predicted(peaks: Mapping[int, int], n_batch: int) -> float:

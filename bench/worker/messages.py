@@ -111,7 +111,7 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quality:
+class QualityDone:
     """Figures of `bench.quality.evaluate`."""
 
     figures: Mapping[str, Any]
@@ -140,14 +140,14 @@ class Done:
     """Everything that was asked is done."""
 
 
-Event = Phase | Ready | Measured | Failed | Quality | Fit | Probed | Done
+Event = Phase | Ready | Measured | Failed | QualityDone | Fit | Probed | Done
 
 KINDS: Final[Mapping[str, type[Event]]] = {
     "phase": Phase,
     "loaded": Ready,
     "measured": Measured,
     "failed": Failed,
-    "quality": Quality,
+    "quality": QualityDone,
     "fit": Fit,
     "probed": Probed,
     "done": Done,

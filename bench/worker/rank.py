@@ -23,7 +23,7 @@ from bench.experiment.devices import on_cpu
 from bench.worker import claim_stdout, failure
 
 
-class Memory:
+class RankMemory:
     """What this process holds at most over a window: on its device, and on the host."""
 
     def __init__(self, device: str) -> None:
@@ -51,7 +51,7 @@ def serve(first: dict[str, Any], calls: IO[str], tell: Any) -> None:
     engine = attribute(spec(first["engine"]).module)(seat)
     loaded = engine.load(job_of(first["load"]))
     device = seat.devices[seat.rank]
-    memory = Memory(device)
+    memory = RankMemory(device)
     own = {
         "memory_begin": memory.begin,
         "memory_end": lambda: tell({"answer": memory.end()}),

@@ -12,21 +12,21 @@ from hypothesis import strategies as st
 
 from bench import cost
 from bench.cost import bands, scenario
-from bench.cost.scenario import RULES, Figure, Range, Scenario, adapt, load_scenario
+from bench.cost.scenario import RULES, Range, Scenario, SourcedFigure, adapt, load_scenario
 from bench.errors import InputError
 
 DAY = datetime.date(2026, 11, 23)
 
 
-def figure(value: float | Range, currency: str = "USD") -> Figure:
-    return Figure(value=value, source="a test", date=DAY, currency=currency)
+def figure(value: float | Range, currency: str = "USD") -> SourcedFigure:
+    return SourcedFigure(value=value, source="a test", date=DAY, currency=currency)
 
 
-def spread(low: float, mode: float, high: float) -> Figure:
+def spread(low: float, mode: float, high: float) -> SourcedFigure:
     return figure(Range(low=low, mode=mode, high=high))
 
 
-def rent(**given: Figure) -> Scenario:
+def rent(**given: SourcedFigure) -> Scenario:
     """A rented card of the worked example, with other figures replaced."""
     figures = {
         "utilization": spread(0.1, 0.3, 0.6),

@@ -13,7 +13,7 @@ import pytest
 from bench.cli import cost as verb
 from bench.cost import ApiRates, rented
 from bench.cost.pricing import Against, Terms, price
-from bench.cost.scenario import Figure, Scenario, adapt
+from bench.cost.scenario import Scenario, SourcedFigure, adapt
 from bench.cost.throughput import Throughput
 from bench.cost.volume import month, volume_rows
 from bench.errors import InputError
@@ -24,9 +24,9 @@ API = Against(name="api", rates=ApiRates(input=1.0, output=1.0))
 FULL_DAY = 400 * 86_400  # 34.56 million tokens at 400 tok/s
 
 
-def figures(**values: float) -> dict[str, Figure]:
+def figures(**values: float) -> dict[str, SourcedFigure]:
     day = datetime.date(2026, 11, 29)
-    return {name: Figure(value=v, source="a test", date=day) for name, v in values.items()}
+    return {name: SourcedFigure(value=v, source="a test", date=day) for name, v in values.items()}
 
 
 def measured(**changes: Any) -> Throughput:

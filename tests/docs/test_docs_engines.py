@@ -23,7 +23,7 @@ def test_every_engine_has_a_row() -> None:
     assert len(named) == len(set(named))
 
 
-@pytest.mark.parametrize("settings", [llama_common.Settings, vllm.Settings])
+@pytest.mark.parametrize("settings", [llama_common.LlamaSettings, vllm.VllmSettings])
 def test_every_setting_is_named(settings: type) -> None:
     assert [field.name for field in fields(settings) if f"`{field.name}`" not in PAGE] == []
 

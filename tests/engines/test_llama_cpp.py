@@ -14,7 +14,7 @@ import pytest
 from bench.engines import Steps
 from bench.engines.llama_cpp.common import (
     MOST_SEQUENCES,
-    Settings,
+    LlamaSettings,
     check_workload,
     cpu_flags,
     file_of,
@@ -27,7 +27,7 @@ from bench.engines.llama_cpp.common import (
 from bench.engines.llama_cpp.server import (
     UNTOLD,
     LlamaServerEngine,
-    Told,
+    LlamaTold,
     check_prompt,
     instants,
     timed,
@@ -67,8 +67,8 @@ def event(count: int, at_ms: float, *tokens: int, stop: bool = False) -> dict[st
     return {"stop": stop, "tokens": list(tokens), "timings": timings}
 
 
-def sequence(*events: dict[str, Any]) -> Told:
-    one = Told()
+def sequence(*events: dict[str, Any]) -> LlamaTold:
+    one = LlamaTold()
     for each in events:
         one.add(each)
     return one
@@ -130,7 +130,7 @@ def test_instructions_that_the_build_does_not_use_are_named(tmp_path: Path) -> N
 
 def test_settings_are_llama_cpps_own_names() -> None:
     options = {"n_gpu_layers": 12, "flash_attn": "on", "type_k": "q8_0"}
-    expected = Settings(n_gpu_layers=12, flash_attn="on", type_k="q8_0")
+    expected = LlamaSettings(n_gpu_layers=12, flash_attn="on", type_k="q8_0")
     assert settings_of(options) == expected
     for wrong, problem in (
         ({"ngl": 1}, "options.ngl: unknown key"),
@@ -142,13 +142,13 @@ def test_settings_are_llama_cpps_own_names() -> None:
 
 
 def test_layers_go_to_the_gpu_where_there_is_one() -> None:
-    assert gpu_layers(Settings(), "cpu") == 0
-    assert gpu_layers(Settings(), "cuda:0") == 999
-    assert gpu_layers(Settings(n_gpu_layers=0), "cuda:0") == 0
+    assert gpu_layers(LlamaSettings(), "cpu") == 0
+    assert gpu_layers(LlamaSettings(), "cuda:0") == 999
+    assert gpu_layers(LlamaSettings(n_gpu_layers=0), "cuda:0") == 0
     names = ("cpu", "cuda:0", "cuda:1", "mps:0", "cuda:2+cuda:0")
     assert [gpu_indices(name) for name in names] == [[], [0], [1], [0], [2, 0]]
     with pytest.raises(InputError, match="the device is the CPU"):
-        gpu_layers(Settings(n_gpu_layers=3), "cpu")
+        gpu_layers(LlamaSettings(n_gpu_layers=3), "cpu")
 
 
 def test_threads_are_the_physical_cores_unless_told(

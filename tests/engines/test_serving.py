@@ -21,7 +21,7 @@ from bench.engines.endpoint import EndpointEngine
 from bench.engines.endpoint.client import Answer
 from bench.engines.endpoint.load import Window, arrivals, open_loop
 from bench.engines.endpoint.prompts import HEAD, Vocabulary, next_length
-from bench.engines.endpoint.settings import Key, Settings, settings
+from bench.engines.endpoint.settings import ApiKey, EndpointSettings, settings
 from bench.engines.endpoint.streams import FAILURES, Events, Stream
 from bench.engines.endpoint.window import served
 from bench.engines.messages import Job
@@ -526,7 +526,7 @@ def test_a_client_that_is_late_is_told_from_a_slow_server(
     window = Window(
         answers=[answer()] * 20, end_ns=10**9, delays_s=[delay_s] * 20, lags_s=[lag_s] * 100
     )
-    found = served(window, Settings(url="http://a"), 20)
+    found = served(window, EndpointSettings(url="http://a"), 20)
     assert ("CLIENT_BOUND" in found.reasons) == bound
     assert found.device["client"]["delay_p95_s"] == delay_s
     assert found.device["client"]["lag_p95_s"] == lag_s
@@ -549,8 +549,8 @@ def test_failures_below_the_share_allowed_do_not_end_a_window() -> None:
     assert window.fails(10, 0.0)
     assert not window.fails(10, 0.1)
     with pytest.raises(UnsupportedError, match=r"1 of 10 requests failed \(1 timeout\)"):
-        served(window, Settings(url="http://a"), 10)
-    allowed = served(window, Settings(url="http://a", allow_failed=0.1), 10)
+        served(window, EndpointSettings(url="http://a"), 10)
+    allowed = served(window, EndpointSettings(url="http://a", allow_failed=0.1), 10)
     assert allowed.reasons == ("REQUESTS_FAILED",)
     assert len(allowed.requests) == 9
 
@@ -618,7 +618,7 @@ def test_a_secret_in_an_address_is_refused_and_not_repeated() -> None:
 
 def test_a_key_is_sent_and_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_NAME", "sk-hunter2")
-    assert "hunter2" not in repr(Key("SECRET_NAME"))
+    assert "hunter2" not in repr(ApiKey("SECRET_NAME"))
 
     async def tells_it(to: Exchange) -> None:
         key = to.headers["authorization"]
@@ -637,4 +637,4 @@ def test_a_key_is_sent_and_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(UnsupportedError, match="401; key_env names"), engine(server.url):
             pass
     with pytest.raises(InputError, match="NOT_SET is not set"):
-        Key("NOT_SET")
+        ApiKey("NOT_SET")

@@ -20,7 +20,7 @@ from bench.cost.throughput import throughputs
 from bench.devices import Reading
 from bench.devices.opening import reader_for
 from bench.devices.remote import LocalServerReader
-from bench.engines.endpoint.settings import Settings, settings
+from bench.engines.endpoint.settings import EndpointSettings, settings
 from bench.engines.endpoint.streams import FAILURES
 from bench.errors import InputError
 from bench.records import Record
@@ -231,7 +231,7 @@ def test_the_commands_of_the_page_are_understood(command: str) -> None:
 def test_the_page_names_every_kind_of_failure_and_every_option() -> None:
     for kind in FAILURES:
         assert f"`{kind}`" in PAGE or kind == "http_STATUS"
-    for one in dataclasses.fields(Settings):
+    for one in dataclasses.fields(EndpointSettings):
         assert f"`{one.name}`" in PAGE
 
 

@@ -15,9 +15,9 @@ import pytest
 
 from bench.cli import main
 from bench.engines.endpoint.client import PAUSE_MAX_S, Answer, pause_s
-from bench.engines.endpoint.http import Head
+from bench.engines.endpoint.http import ResponseHead
 from bench.engines.endpoint.load import Window
-from bench.engines.endpoint.settings import Settings
+from bench.engines.endpoint.settings import EndpointSettings
 from bench.engines.endpoint.window import served
 from bench.errors import UnsupportedError
 from tests.engines.test_serving import after_load, engine, failure_of
@@ -289,10 +289,10 @@ def test_most_answers_held_back_are_a_buffer_and_one_is_a_client_that_stopped(
     answers = [replace(one, n_first=n_first)] * n_held + [one] * (20 - n_held)
     window = Window(answers=[replace(a) for a in answers], end_ns=10**9)
     if not refused:
-        assert len(served(window, Settings(url="http://a"), 20).requests) == 20
+        assert len(served(window, EndpointSettings(url="http://a"), 20).requests) == 20
         return
     with pytest.raises(UnsupportedError) as error:
-        served(window, Settings(url="http://a"), 20)
+        served(window, EndpointSettings(url="http://a"), 20)
     assert error.value.about["requests"]["failed"] == {"buffered": n_held}
 
 
@@ -355,7 +355,7 @@ def test_a_usage_that_is_none_is_a_failure_and_no_crash(usage: str) -> None:
 
 def test_a_server_that_names_a_time_is_given_it() -> None:
     def named(value: str) -> float:
-        return pause_s(Head(headers={"retry-after": value}), 1)
+        return pause_s(ResponseHead(headers={"retry-after": value}), 1)
 
     assert named("3") == 3
     assert named("999") == PAUSE_MAX_S

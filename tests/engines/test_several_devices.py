@@ -25,7 +25,7 @@ from bench import worker
 from bench.cli import main
 from bench.cost import usd_per_mtok
 from bench.cost.pricing import Pricer, Terms
-from bench.cost.scenario import Figure, adapt
+from bench.cost.scenario import SourcedFigure, adapt
 from bench.cost.throughput import throughputs
 from bench.devices import Reading, environment, peaks, several
 from bench.devices.gpu import nvidia, parts
@@ -44,7 +44,7 @@ from bench.experiment import CostAssumption, Variant
 from bench.experiment.devices import cards, count, kind_of, members, spelled_out
 from bench.records import Environment
 from bench.records.file import Results, Writer, read
-from bench.report.page import Options, assemble
+from bench.report.page import PageOptions, assemble
 from bench.report.page.webpage import to_html
 from bench.report.tables.row import shown, table
 from bench.runner.process import converse
@@ -503,7 +503,7 @@ def test_a_rank_ends_without_taking_down_what_others_hold(monkeypatch: pytest.Mo
 
 
 def test_nothing_is_collected_on_a_rank_within_a_window() -> None:
-    window = rank.Memory("cpu")
+    window = rank.RankMemory("cpu")
     window.begin()
     try:
         assert not gc.isenabled()
@@ -739,7 +739,7 @@ def stored(results: Results, folder: Path) -> Path:
 def test_two_cards_are_priced_as_two(tmp_path: Path) -> None:
     (one,) = throughputs(on_two_cards(tmp_path))
     assert one.gpus == 2
-    price = Figure(value=0.5, source="this test", date=date(2026, 11, 23))
+    price = SourcedFigure(value=0.5, source="this test", date=date(2026, 11, 23))
     always = replace(price, value=1.0)
     rent = adapt(None, "rent", {"rent_per_hour": price, "utilization": always})
     (two,) = Pricer(rent, Terms()).rows(one, None)
@@ -759,7 +759,7 @@ def test_every_table_prices_two_cards_as_two(tmp_path: Path) -> None:
     assert run.usd_per_mtok == pytest.approx(expected)
     assert f"{expected:.3f}" in markdown(results, cost).data.decode()
     folder = stored(results, tmp_path / "two")
-    page = to_html(assemble([folder], Options(cost=cost, claims=())))
+    page = to_html(assemble([folder], PageOptions(cost=cost, claims=())))
     assert "at $1.8 an hour of each card" in page
     assert '"gpus": 2' in page or '"gpus":2' in page  # for the browser's own sums
 
@@ -865,6 +865,6 @@ def test_the_reader_of_a_server_on_two_cards(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_page_says_how_many_cards_worked(tmp_path: Path) -> None:
     folder = stored(on_two_cards(tmp_path), tmp_path / "two")
-    html = to_html(assemble([folder], Options(claims=())))
+    html = to_html(assemble([folder], PageOptions(claims=())))
     assert "2 x NVIDIA GeForce RTX 4090" in html
     assert "the roof is of one card" in html

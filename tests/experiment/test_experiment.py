@@ -20,7 +20,7 @@ from bench.experiment.selectors import chosen, selects, short_names
 from bench.identity import key
 from bench.models import resolve_model
 from bench.runner.arms import Arm
-from bench.summary.arm import Arm as Settings
+from bench.summary.arm import ArmSettings as Settings
 
 A, B, C = (Variant(model="m", quant=name) for name in "abc")
 

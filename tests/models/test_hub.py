@@ -418,7 +418,7 @@ def test_progress_has_size_and_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 3.0, 4.0, 14.0])
     monkeypatch.setattr(hub_fetch.time, "monotonic", lambda: next(now))
     said: list[str] = []
-    meter = hub_fetch.Meter(2_000_000_000, said.append)
+    meter = hub_fetch.DownloadMeter(2_000_000_000, said.append)
     for _ in range(3):
         meter.update(400_000_000)
     assert said == [

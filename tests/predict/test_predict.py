@@ -15,7 +15,7 @@ from bench.predict.artefact import LEAST, shipped
 from bench.predict.calibration import Calibration
 from bench.predict.fitting import Design, fit, parameters
 from bench.predict.names import card_of_size, engine_for
-from bench.predict.placement import Workload, layers_of, memory_of, place
+from bench.predict.placement import PlacedWorkload, layers_of, memory_of, place
 from bench.predict.prefill import Prompt, line, prefill_seconds
 from bench.predict.published import (
     FOLDER,
@@ -29,7 +29,7 @@ from bench.predict.published import (
 from bench.predict.terms import Layers, Point, kernel, prior, seconds, terms, vendor
 from bench.roofline import bound
 from bench.roofline.gpus import gpus
-from bench.roofline.memory import Host
+from bench.roofline.memory import HostMemory
 from bench.schemes import meant
 from scripts.predictor_report import BEGIN, END, spliced
 
@@ -47,7 +47,7 @@ def calibration() -> Calibration:
 
 
 def point(model: str, gpu: str, quant: str, engine: str = "made-up", context: float = 500) -> Point:
-    work = Workload(context=context, positions=round(context) + 100)
+    work = PlacedWorkload(context=context, positions=round(context) + 100)
     memory = memory_of(card(model), quant, engine, round(context), 100, 1)
     return place(card(model), gpus()[gpu], quant, engine, work, memory).point
 
@@ -274,7 +274,7 @@ def test_what_does_not_fit_is_split_between_card_and_host(predictor) -> None:
     assert found.low < 4.09 < found.high
     assert found.host_bytes > 5e9
     fast = predictor.predict(
-        model, gpu, "q4_k_m", "llama.cpp", n_prompt=512, host=Host(bandwidth=70e9)
+        model, gpu, "q4_k_m", "llama.cpp", n_prompt=512, host=HostMemory(bandwidth=70e9)
     )
     assert 1.3 < fast.decode_tok_s / found.decode_tok_s < 2
 
@@ -291,9 +291,9 @@ def test_experts_on_the_host_are_read_by_their_active_bytes(predictor) -> None:
 
 def test_a_host_without_room_or_an_engine_without_offload_gives_no_rate(predictor) -> None:
     model, gpu = card("llama-3.1-70b"), gpus()["rtx-4090"]
-    small = Host(memory_bytes=8 * 2**30)
+    small = HostMemory(memory_bytes=8 * 2**30)
 
-    for engine, host in (("llama.cpp", small), ("vllm", Host())):
+    for engine, host in (("llama.cpp", small), ("vllm", HostMemory())):
         found = predictor.predict(model, gpu, "q4_k_m", engine, host=host)
         assert (found.fit, found.decode_tok_s) == ("no", None)
 

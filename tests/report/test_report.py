@@ -19,7 +19,7 @@ from bench.errors import InputError
 from bench.experiment import CostAssumption, load_experiment
 from bench.records import Record
 from bench.records.file import read
-from bench.report.page import Options, assemble, pictures
+from bench.report.page import PageOptions, assemble, pictures
 from bench.report.page.blocks import Report, Table
 from bench.report.page.document import to_markdown
 from bench.report.page.drawing import LIGHT, VARIABLES, for_page, to_png, to_svg
@@ -142,7 +142,7 @@ def test_no_measured_point_lies_above_the_roof(report: Report) -> None:
 
 
 def test_what_is_missing_says_why() -> None:
-    report = assemble([ROOT / "results" / "quickstart-cpu"], Options(claims=()))
+    report = assemble([ROOT / "results" / "quickstart-cpu"], PageOptions(claims=()))
     missing = {section.id: section.missing for section in report.sections if section.missing}
     assert "only one batch size was measured" in missing["m1-batch"]
     assert "a CPU has no data sheet here" in missing["m1-limit"]
@@ -159,7 +159,7 @@ def test_what_is_missing_says_why() -> None:
 
 def test_a_single_arm_and_no_experiment_are_no_error(tmp_path: Path) -> None:
     lines = [environment(), *(record("none", 1, i) for i in range(2))]
-    report = assemble([write(tmp_path, lines, experiment=None)], Options(claims=()))
+    report = assemble([write(tmp_path, lines, experiment=None)], PageOptions(claims=()))
     assert report.verdicts == ()
     assert "there is only one arm" in report.no_verdict
     assert report.question == "What does a token cost on this machine?"
@@ -184,7 +184,7 @@ def test_failed_replicates_are_shown_not_left_out(tmp_path: Path) -> None:
         )
         for i in range(6)
     ]
-    report = assemble([write(tmp_path, lines)], Options(claims=()))
+    report = assemble([write(tmp_path, lines)], PageOptions(claims=()))
     failed = report.headline[0].lines[1].cells
     assert failed[1].text == "–"
     assert "OOM" in failed[-2].detail
@@ -203,7 +203,7 @@ def test_only_failed_records_are_a_page_that_says_why(tmp_path: Path) -> None:
         "message": "out of memory",
     }
     lines = [environment(), *(record(q, 1, i, **failed) for q in ARMS for i in range(3))]
-    report = assemble([write(tmp_path, lines)], Options(claims=()))
+    report = assemble([write(tmp_path, lines)], PageOptions(claims=()))
     assert [line.cells[-1].text for line in report.headline[0].lines] == ["0 of 3"] * 3
     first = report.verdicts[0]
     assert (first.figure, first.facts[0]) == ("–", "decoding speed")
@@ -218,8 +218,8 @@ def test_quality_without_a_timed_record_is_one_line(tmp_path: Path) -> None:
 
 def test_rent_replaces_the_experiments_assumption(card: Path) -> None:
     cost = CostAssumption(usd_per_hour=4.0, utilization=0.5, source="--rent")
-    dear = assemble([card], Options(claims=(), cost=cost)).headline[0].lines[0].cells[7].value
-    cheap = assemble([card], Options(claims=())).headline[0].lines[0].cells[7].value
+    dear = assemble([card], PageOptions(claims=(), cost=cost)).headline[0].lines[0].cells[7].value
+    cheap = assemble([card], PageOptions(claims=())).headline[0].lines[0].cells[7].value
     assert dear is not None
     assert cheap is not None
     assert dear == pytest.approx(2 * cheap)
@@ -227,13 +227,13 @@ def test_rent_replaces_the_experiments_assumption(card: Path) -> None:
 
 def test_a_baseline_that_is_not_there_is_refused(card: Path) -> None:
     with pytest.raises(InputError, match="--baseline: unknown baseline 'nonee'"):
-        assemble([card], Options(baseline="nonee"))
+        assemble([card], PageOptions(baseline="nonee"))
 
 
 def test_records_of_other_tools_are_shown_and_not_judged(tmp_path: Path) -> None:
     file = ROOT / "tests" / "data" / "imports" / "llama-bench" / "smollm2.json"
     assert main(["import", "llama-bench", str(file), "--into", str(tmp_path)]) == 0
-    report = assemble([tmp_path], Options(claims=()))
+    report = assemble([tmp_path], PageOptions(claims=()))
     assert report.warnings[0].startswith("Origin of the records: llama-bench")
     assert report.verdicts == ()
     assert "– (llama-bench times the prompt apart" in to_markdown(report)
@@ -243,7 +243,7 @@ def test_records_of_other_tools_are_shown_and_not_judged(tmp_path: Path) -> None
 def test_arms_that_were_not_measured_in_pairs_have_a_ratio_and_no_verdict(tmp_path: Path) -> None:
     lines = [environment()]
     lines += [record(q, 1, i, origin="vllm") for i in range(8) for q in ("none", "fp8-dynamic")]
-    (verdict,) = assemble([write(tmp_path, lines)], Options(claims=())).verdicts
+    (verdict,) = assemble([write(tmp_path, lines)], PageOptions(claims=())).verdicts
     assert verdict.figure == "1.37×"
     assert verdict.tone == "open"
     assert verdict.words.startswith("No verdict: ")
@@ -252,7 +252,7 @@ def test_arms_that_were_not_measured_in_pairs_have_a_ratio_and_no_verdict(tmp_pa
 def test_a_rate_above_the_bound_is_no_evidence(tmp_path: Path) -> None:
     # The figures of the H200 on a card with a sixth of its bandwidth.
     card = write_card(tmp_path, gpu="NVIDIA L40S")
-    report = assemble([card], Options(claims=()))
+    report = assemble([card], PageOptions(claims=()))
     assert (
         report.verdicts[0].words == "No verdict: faster than the physical limit: a measuring error"
     )
@@ -274,7 +274,7 @@ def test_only_comparable_rows_of_two_machines_are_compared(tmp_path: Path) -> No
         record(q, 1, i, environment="e-l40s") for i in range(6) for q in ("none", "fp8-dynamic")
     ]
     other = write(tmp_path / "b", lines)
-    report = assemble([h200, other], Options(claims=()))
+    report = assemble([h200, other], PageOptions(claims=()))
     beside = next(section for section in report.sections if section.id == "machines")
     (table,) = beside.blocks
     assert isinstance(table, Table)
@@ -295,7 +295,7 @@ def test_equal_machines_are_told_apart_by_what_differs(tmp_path: Path) -> None:
         one = replace(base, identity=base.identity | changes)
         lines = [one, *(record(q, 1, i, environment=one.id) for i in range(6) for q in ARMS)]
         folders.append(write(tmp_path / name, lines))
-    report = assemble(folders, Options(claims=()))
+    report = assemble(folders, PageOptions(claims=()))
     assert list(dict.fromkeys(v.machine for v in report.verdicts)) == [
         "NVIDIA H200 (driver 1)",
         "NVIDIA H200 (driver 2)",
@@ -361,7 +361,7 @@ def test_markup_in_records_stays_text(tmp_path: Path) -> None:
         )
     lines += [quality("none")]
     text = f'name = "demo"\nquestion = {json.dumps(EVIL)}\n'
-    report = assemble([write(tmp_path, lines, text)], Options(claims=()))
+    report = assemble([write(tmp_path, lines, text)], PageOptions(claims=()))
     html = to_html(report)
     tags = Tags(html).tags
     assert "img" not in {tag for tag, _ in tags}
@@ -521,7 +521,7 @@ def many(groups: int, replicates: int) -> list[Record]:
 
 def test_large_inputs_are_summarised(tmp_path: Path) -> None:
     folder = write(tmp_path, [environment(), *many(2 * MOST_ROWS, 2)])
-    report = assemble([folder], Options(claims=()))
+    report = assemble([folder], PageOptions(claims=()))
     assert len(report.headline[0].lines) == MOST_ROWS
     assert any(f"{MOST_ROWS} of {2 * MOST_ROWS}" in n for n in report.headline[0].notes)
     assert report.downloads["summary.csv"].count("\n") == 1 + 2 * MOST_ROWS
@@ -533,5 +533,5 @@ def test_the_first_replicates_are_compared_where_there_are_very_many(tmp_path: P
     (machine,) = machines(results, {})
     assert {row.n_pairs for row in machine.compared} == {MOST_REPLICATES}
     assert machine.n_records == len(results.records)
-    notes = assemble([folder], Options(claims=())).headline[0].notes
+    notes = assemble([folder], PageOptions(claims=())).headline[0].notes
     assert "Of up to 45 replicates of each, the first 40 are used here." in notes

@@ -15,7 +15,7 @@ import pytest
 
 from bench import cost
 from bench.cost.throughput import throughputs
-from bench.report.page import Options, assemble
+from bench.report.page import PageOptions, assemble
 from bench.report.page.webpage import to_html
 from tests.report_results import environment, record, write, write_card
 
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def file(folder: Path) -> Path:
     path = folder / "report.html"
-    report = assemble([folder], Options(claims=("vllm-fp8", "int8-dynamic-doubles-speed")))
+    report = assemble([folder], PageOptions(claims=("vllm-fp8", "int8-dynamic-doubles-speed")))
     path.write_text(to_html(report), encoding="utf-8")
     return path
 
@@ -312,7 +312,7 @@ def test_markup_in_a_name_shows_as_text(browser: Any, tmp_path: Path) -> None:
     lines = [environment()]
     for i in range(6):
         lines += [record("none", 1, i), record("fp8-dynamic", 1, i, variant=named, key=f"e{i}")]
-    report = assemble([write(tmp_path, lines)], Options(claims=()))
+    report = assemble([write(tmp_path, lines)], PageOptions(claims=()))
     file = tmp_path / "report.html"
     file.write_text(to_html(report), encoding="utf-8")
     found = Opened(browser, file)

@@ -6,18 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from bench.roofline.diagnosis import Evidence, diagnose
+from bench.roofline.diagnosis import Symptoms, diagnose
 
-SLOW = Evidence(decode_tok_s=41, bound_decode_tok_s=223, layers=32)
+SLOW = Symptoms(decode_tok_s=41, bound_decode_tok_s=223, layers=32)
 
 
 @pytest.mark.parametrize(
     ("evidence", "code", "text"),
     [
-        (Evidence(decode_tok_s=68, bound_decode_tok_s=63.6), "above-bound", "107% of the bound"),
-        (Evidence(decode_tok_s=40, bound_decode_tok_s=48), "bandwidth-bound", "reading weights"),
+        (Symptoms(decode_tok_s=68, bound_decode_tok_s=63.6), "above-bound", "107% of the bound"),
+        (Symptoms(decode_tok_s=40, bound_decode_tok_s=48), "bandwidth-bound", "reading weights"),
         (
-            Evidence(decode_tok_s=40, bound_decode_tok_s=48, limited_by="compute"),
+            Symptoms(decode_tok_s=40, bound_decode_tok_s=48, limited_by="compute"),
             "compute-bound",
             "arithmetic",
         ),
@@ -56,7 +56,7 @@ def test_each_cause_is_named(evidence, code, text) -> None:
 
 
 def test_a_full_memory_does_not_explain_a_fast_model() -> None:
-    fast = Evidence(
+    fast = Symptoms(
         decode_tok_s=45, bound_decode_tok_s=48, needed_bytes=17 * 2**30, memory_bytes=16 * 2**30
     )
 

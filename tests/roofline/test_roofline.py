@@ -12,7 +12,7 @@ from bench import roofline
 from bench.errors import InputError
 from bench.models import ModelCard, load_card, model_cards
 from bench.models.shapes import shape
-from bench.roofline import Measured, bound, decode_work, prefill_work
+from bench.roofline import MeasuredRates, bound, decode_work, prefill_work
 from bench.roofline.gpus import gpus
 from bench.schemes.bytes import file_bits
 
@@ -137,7 +137,7 @@ def test_the_model_that_does_not_fit_says_so() -> None:
 
 
 def test_without_a_peak_prefill_has_no_bound_and_decode_has_one() -> None:
-    device = Measured(name="this cpu", bandwidth=20e9, vram_bytes=16 * 2**30)
+    device = MeasuredRates(name="this cpu", bandwidth=20e9, vram_bytes=16 * 2**30)
     found = bound(card("smollm2-135m-instruct"), device, dtype="float32")
 
     assert found.prefill_tok_s is None
@@ -147,7 +147,7 @@ def test_without_a_peak_prefill_has_no_bound_and_decode_has_one() -> None:
 
 def test_measured_rates_bound_what_they_were_measured_for() -> None:
     rates = {"float32": 1e11, "bfloat16": 4e11}
-    device = Measured(name="this cpu", bandwidth=20e9, vram_bytes=16 * 2**30, rates=rates)
+    device = MeasuredRates(name="this cpu", bandwidth=20e9, vram_bytes=16 * 2**30, rates=rates)
     model = card("smollm2-135m-instruct")
 
     assert bound(model, device, dtype="float32", n_batch=64).limited_by == "compute"

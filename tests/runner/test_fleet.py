@@ -20,7 +20,7 @@ from bench.cli import main, parser
 from bench.errors import InputError, UnsupportedError
 from bench.records import FILE
 from bench.records.file import read
-from bench.runner.nodes import Machine, Node, connect, matches, selection
+from bench.runner.nodes import FleetMachine, Node, connect, matches, selection
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.ray
@@ -224,7 +224,7 @@ def test_selection() -> None:
         with pytest.raises(InputError, match="KEY=VALUE"):
             selection(wrong)
     there = Node(id="1", cpus=8, gpus=1, labels={"zone": "a"})
-    machine = Machine(
+    machine = FleetMachine(
         node=there,
         name="m",
         environment="e",

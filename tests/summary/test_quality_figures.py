@@ -13,7 +13,7 @@ from bench.experiment import Gate
 from bench.records import QualityRecord
 from bench.statistics import Estimate, mean, wilson
 from bench.summary.quality import (
-    Figures,
+    QualityScores,
     Trade,
     arm_qualities,
     check_gate,
@@ -151,7 +151,7 @@ def test_records_of_another_environment_are_not_the_baseline() -> None:
     assert found.ppl_ratio is None
 
 
-INSIDE = Figures(
+INSIDE = QualityScores(
     ppl_ratio=Estimate(1.01, 1.005, 1.015),
     mean_kld=Estimate(0.01, 0.009, 0.011),
     same_top1=Estimate(0.95, 0.94, 0.96),
@@ -179,7 +179,7 @@ def test_gate(gate: Gate, problem: str | None) -> None:
 
 
 def test_gate_is_not_passed_by_what_is_not_known() -> None:
-    found = check_gate(Gate(), Figures(absent={"ppl_ratio": "no logits"}))
+    found = check_gate(Gate(), QualityScores(absent={"ppl_ratio": "no logits"}))
     assert found == ["ppl_ratio is not known (no logits); gate: max_ppl_ratio = 1.02"]
 
 

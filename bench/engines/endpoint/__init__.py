@@ -14,10 +14,10 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from bench.engines.endpoint import identity
-from bench.engines.endpoint.client import Answer, Client, Shape
+from bench.engines.endpoint.client import Answer, Client, RequestShape
 from bench.engines.endpoint.load import ClosedLoop, Window, arrivals, open_loop
 from bench.engines.endpoint.prompts import Vocabulary, next_length
-from bench.engines.endpoint.settings import Key, Settings, settings
+from bench.engines.endpoint.settings import ApiKey, EndpointSettings, settings
 from bench.engines.endpoint.window import counts, failed, served
 from bench.engines.messages import Job, Loaded, Served, Timed
 from bench.errors import InputError, UnsupportedError
@@ -42,7 +42,7 @@ class EndpointEngine:
     def __init__(self) -> None:
         self.clock = ArrivalClock()
         self._runner: asyncio.Runner | None = None
-        self._settings = Settings(url="")
+        self._settings = EndpointSettings(url="")
         self._extras: Mapping[str, Any] = {}
         self._vocabulary_size: int | None = None
         self._seed = ""
@@ -51,7 +51,7 @@ class EndpointEngine:
     def load(self, job: Job) -> Loaded:
         self._settings = settings(job.options)
         self._seed = f"{job.seed}/{job.replicate}"
-        self._key = Key(self._settings.key_env)
+        self._key = ApiKey(self._settings.key_env)
         self._client = Client(self._settings, self._key, self._settings.model)
         self._runner = asyncio.Runner()
         try:
@@ -132,7 +132,7 @@ class EndpointEngine:
         extras = {
             name: n_gen if name == "min_tokens" else value for name, value in self._extras.items()
         }
-        self._shape = Shape(n_prompt=n_prompt, n_gen=n_gen, extras=extras)
+        self._shape = RequestShape(n_prompt=n_prompt, n_gen=n_gen, extras=extras)
         length = self._run(self._calibrate(n_prompt))
         self._prompts = self._vocabulary(length)
         self._shared = n_prompt - length
@@ -153,7 +153,9 @@ class EndpointEngine:
         """
         tried: list[tuple[int, int]] = []
         length: int | None = n_prompt
-        shape = Shape(n_prompt=None, n_gen=1, extras={**self._shape.extras, **_one(self._extras)})
+        shape = RequestShape(
+            n_prompt=None, n_gen=1, extras={**self._shape.extras, **_one(self._extras)}
+        )
         while length is not None and len(tried) < CALIBRATIONS:
             body = self._client.body(self._vocabulary(length).prompt(0), shape)
             answer = await self._client.ask(body, shape, time.perf_counter_ns())

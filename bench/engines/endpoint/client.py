@@ -12,8 +12,8 @@ from email.utils import parsedate_to_datetime
 from itertools import pairwise
 from typing import Any
 
-from bench.engines.endpoint.http import Head, HttpError, Pool, Text
-from bench.engines.endpoint.settings import Key, Settings
+from bench.engines.endpoint.http import HttpError, Pool, ResponseHead, ResponseText
+from bench.engines.endpoint.settings import ApiKey, EndpointSettings
 from bench.engines.endpoint.streams import Stream, message_of
 from bench.errors import InputError
 from bench.fields import parse_json
@@ -56,7 +56,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class RequestShape:
     """What every request of a workload has in common."""
 
     n_prompt: int | None
@@ -69,7 +69,7 @@ class Shape:
 class Client:
     """Requests to one server, in the running event loop."""
 
-    def __init__(self, settings: Settings, key: Key, model: str) -> None:
+    def __init__(self, settings: EndpointSettings, key: ApiKey, model: str) -> None:
         self.settings, self.model = settings, model
         self.key = key
         self.pool = Pool(settings.root, settings.timeout_s)
@@ -79,13 +79,13 @@ class Client:
     def close(self) -> None:
         self.pool.close()
 
-    async def get(self, path: str) -> tuple[Head, bytes]:
+    async def get(self, path: str) -> tuple[ResponseHead, bytes]:
         """A small document. Raises HttpError."""
-        sink = Text()
+        sink = ResponseText()
         head = await self.pool.exchange(path, self.key.headers, b"", sink)
         return head, bytes(sink.body)
 
-    def body(self, prompt: Sequence[int] | str, shape: Shape) -> bytes:
+    def body(self, prompt: Sequence[int] | str, shape: RequestShape) -> bytes:
         """The request's JSON."""
         asked: dict[str, Any] = {
             "model": self.model,
@@ -101,7 +101,7 @@ class Client:
             asked["prompt"] = prompt
         return json.dumps(asked, separators=(",", ":")).encode()
 
-    async def ask(self, body: bytes, shape: Shape, begun_ns: int) -> Answer:
+    async def ask(self, body: bytes, shape: RequestShape, begun_ns: int) -> Answer:
         """Send a request until it is answered or given up; failures are answers too.
 
         Latency counts from when it was first sent: whoever has to ask again has waited.
@@ -126,15 +126,15 @@ class Client:
             retried.append(fault[0])
 
     async def _try(
-        self, body: bytes, stream: Stream, shape: Shape
-    ) -> tuple[Head, tuple[str, str] | None]:
+        self, body: bytes, stream: Stream, shape: RequestShape
+    ) -> tuple[ResponseHead, tuple[str, str] | None]:
         """Send it once; the head of the answer, and what is wrong with it."""
         headers = [*self.key.headers, ("Content-Type", "application/json")]
         before_ns = time.perf_counter_ns()
         try:
             head = await self.pool.exchange(self._path, headers, body, stream)
         except HttpError as error:
-            return Head(sent_ns=before_ns), (error.kind, str(error))
+            return ResponseHead(sent_ns=before_ns), (error.kind, str(error))
         if head.status != 200:
             return head, (f"http_{head.status}", said(bytes(stream.other)))
         if (coding := head.headers.get("content-encoding", "identity")) != "identity":
@@ -164,7 +164,7 @@ class Client:
         )
 
 
-def pause_s(head: Head, retries: int) -> float:
+def pause_s(head: ResponseHead, retries: int) -> float:
     """Seconds to wait before asking again: what the server names (a number, or a date), else ever
     longer; never more than PAUSE_MAX_S."""
     named = head.headers.get("retry-after", "")

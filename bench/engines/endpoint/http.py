@@ -45,7 +45,7 @@ class HttpError(Exception):
 
 
 @dataclass(slots=True)
-class Head:
+class ResponseHead:
     """Of an answer."""
 
     status: int = 0
@@ -57,7 +57,7 @@ class Head:
 
 
 @dataclass(slots=True)
-class Text:
+class ResponseText:
     """A sink that keeps the body, up to a limit: for errors and small documents."""
 
     alive_ns: int = 0
@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
         self._arrived: list[tuple[int, bytes]] = []
         self._transport: asyncio.Transport | None = None
         self._sink: Sink | None = None
-        self._head = Head()
+        self._head = ResponseHead()
         self._done: asyncio.Future[None] | None = None
         self._heard = False
         self._body_bytes = 0
@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
 
     async def exchange(
         self, target: str, headers: Headers, body: bytes, sink: Sink, timeout_s: float
-    ) -> Head:
+    ) -> ResponseHead:
         """Send a request, feed its answer to `sink`, return its head. Raises HttpError."""
         assert self._transport is not None
         h11, method = self._h11, "POST" if body else "GET"
@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
             data += self._state.send(h11.Data(data=body)) or b""
         data += self._state.send(h11.EndOfMessage()) or b""
         self._done, self._sink, self._heard = self._loop.create_future(), sink, False
-        self._head, self._body_bytes = Head(sent_ns=time.perf_counter_ns()), 0
+        self._head, self._body_bytes = ResponseHead(sent_ns=time.perf_counter_ns()), 0
         sink.alive_ns = self._head.sent_ns
         self.used += 1
         self._transport.write(data)
@@ -224,7 +224,7 @@ class Pool:
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
 
-    async def exchange(self, path: str, headers: Headers, body: bytes, sink: Sink) -> Head:
+    async def exchange(self, path: str, headers: Headers, body: bytes, sink: Sink) -> ResponseHead:
         """One request and its whole answer. Raises HttpError.
 
         A connection that was kept may have been closed by the server meanwhile: such a request is

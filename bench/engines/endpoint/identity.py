@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bench import hiding
-from bench.engines.endpoint.client import Answer, Client, Shape, said
-from bench.engines.endpoint.http import Head, HttpError
+from bench.engines.endpoint.client import Answer, Client, RequestShape, said
+from bench.engines.endpoint.http import HttpError, ResponseHead
 from bench.engines.endpoint.prompts import Vocabulary
 from bench.engines.endpoint.streams import table
 from bench.errors import InputError, UnsupportedError
@@ -81,7 +81,7 @@ async def identify(client: Client) -> dict[str, Any]:
     return cleaned | {"kind": kind(found)}
 
 
-def _refused(head: Head, words: str) -> str | None:
+def _refused(head: ResponseHead, words: str) -> str | None:
     """Why a server that answers cannot be measured; None where its list of models does not tell.
 
     Of other pages a gateway may say what it likes: they are not needed.
@@ -184,7 +184,7 @@ async def accepted(client: Client, vocabulary: Vocabulary) -> tuple[Answer, dict
     """
     extras: dict[str, Any] = dict(zip(EXACT, (True, PROBE_GEN, False), strict=True))
     while True:
-        shape = Shape(n_prompt=None, n_gen=PROBE_GEN, extras=extras)
+        shape = RequestShape(n_prompt=None, n_gen=PROBE_GEN, extras=extras)
         body = client.body(vocabulary.prompt(0), shape)
         answer = await client.ask(body, shape, time.perf_counter_ns())
         if answer.failure not in ("http_400", "http_422") or not extras:

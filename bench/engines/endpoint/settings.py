@@ -18,7 +18,7 @@ LOCAL = re.compile(r"cpu|cuda:\d+(\+cuda:\d+)*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class EndpointSettings:
     """Options of engine `endpoint`."""
 
     url: str
@@ -99,20 +99,20 @@ def url_problems(url: str) -> Iterator[str]:
         yield "url: must hold no name, password or query; key_env names the key's variable"
 
 
-def settings(options: Mapping[str, Any]) -> Settings:
+def settings(options: Mapping[str, Any]) -> EndpointSettings:
     """The options as Settings. Raises InputError that lists every problem; no value is repeated."""
     if "url" not in options:
         raise InputError("engine endpoint: options.url: missing; --url http://HOST:PORT gives it")
     if any(True for _ in url_problems(str(options["url"]))):  # it may hold a secret: not repeated
         raise InputError(*(f"options.{one}" for one in url_problems(str(options["url"]))))
     problems: list[str] = []
-    found = fields.build(Settings, options, "options", problems)
+    found = fields.build(EndpointSettings, options, "options", problems)
     if found is None or problems:
         raise InputError(*(f"engine endpoint: {problem}" for problem in problems))
     return found
 
 
-class Key:
+class ApiKey:
     """An API key that is sent and nowhere shown."""
 
     def __init__(self, key_env: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.engines.endpoint.client import Answer
 from bench.engines.endpoint.load import Window
-from bench.engines.endpoint.settings import Settings
+from bench.engines.endpoint.settings import EndpointSettings
 from bench.engines.messages import Answered, Served
 from bench.errors import UnsupportedError
 from bench.statistics import percentile
@@ -29,7 +29,7 @@ HELD_SHARE = 0.25
 first is then that of a buffer which filled."""
 
 
-def served(window: Window, settings: Settings, planned: int, shared: int = 0) -> Served:
+def served(window: Window, settings: EndpointSettings, planned: int, shared: int = 0) -> Served:
     """Figures of the requests that were answered. Raises UnsupportedError where too many failed.
 
     `planned`: how many requests the window was to hold at least. `shared`: tokens that all prompts

@@ -45,7 +45,7 @@ class Slots:
         return self.keys, self.values
 
 
-class Memory:
+class SlotMemory:
     """The static cache of a model: one `Slots` a layer."""
 
     def __init__(self, n_layers: int, length: int, position: Any) -> None:

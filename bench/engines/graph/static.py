@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from bench.engines.graph.compiling import NOTHING, compiling, leave_out_slow_products
 from bench.engines.graph.forms import check_window, layers_of, refuse_form
-from bench.engines.graph.slots import Memory, Slots, cache_length
+from bench.engines.graph.slots import SlotMemory, Slots, cache_length
 from bench.engines.graph.written import largest_matrix, listening, of_step
 from bench.engines.transformers import self_check
 from bench.engines.transformers.eager import Eager
@@ -63,7 +63,7 @@ def share_compiled_layer(model: Any, compiled: Callable[..., Any]) -> None:
         plain, attends = layer.forward, layer.self_attn
 
         def forward(*args: Any, past_key_values: Any = None, **options: Any) -> Any:
-            if not isinstance(past_key_values, Memory) or not past_key_values.made:
+            if not isinstance(past_key_values, SlotMemory) or not past_key_values.made:
                 return plain(*args, past_key_values=past_key_values, **options)
             attends.layer_idx = 0
             try:
@@ -97,7 +97,7 @@ class Static:
         self._graph = graph
         self._eager = Eager(model)
         self.notes: Mapping[str, Any] = {}
-        self._memory: Memory | None = None
+        self._memory: SlotMemory | None = None
         self._graphs: list[Any] = []
         self._written: dict[tuple[int, int], dict[str, Any] | None] = {}
         """What a step's layer was compiled to, by batch and length of the cache."""
@@ -143,7 +143,7 @@ class Static:
         self._places = torch.arange(length, device=device)
         self._token = torch.zeros(n_batch, 1, dtype=torch.long, device=device)
         self._out = torch.zeros(n_batch, length + 1, dtype=torch.long, device=device)
-        self._memory = Memory(len(layers_of(self._model)), length, self._position)
+        self._memory = SlotMemory(len(layers_of(self._model)), length, self._position)
         self.notes = {
             "cache_length": length,
             "compiled": self._how.region,
@@ -236,12 +236,12 @@ class Static:
                 f"{what} makes other tokens than a pass over the same tokens would", "WRONG_MODEL"
             )
 
-    def _built(self, memory: Memory) -> dict[str, Any]:
+    def _built(self, memory: SlotMemory) -> dict[str, Any]:
         """As `_build`; what the compiler cannot do is refused in a line."""
         with refusing(f"{type(self._model).__name__} with a static cache"):
             return self._build(memory)
 
-    def _build(self, memory: Memory) -> dict[str, Any]:
+    def _build(self, memory: SlotMemory) -> dict[str, Any]:
         """Compile, and capture, with the seconds that each took."""
         calls: list[Any] = []
         watch = self._decoder.norm.register_forward_hook(lambda *_: calls.append(None))

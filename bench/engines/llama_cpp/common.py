@@ -38,7 +38,7 @@ MOST_SEQUENCES: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class LlamaSettings:
     """`options` of an arm: llama.cpp's own names."""
 
     n_gpu_layers: int = -1
@@ -60,10 +60,10 @@ class Settings:
             yield "n_ubatch: must be at least 1"
 
 
-def settings_of(options: Mapping[str, Any]) -> Settings:
+def settings_of(options: Mapping[str, Any]) -> LlamaSettings:
     """An arm's options. Raises InputError that names each wrong one."""
     problems: list[str] = []
-    found = fields.build(Settings, options, "options", problems)
+    found = fields.build(LlamaSettings, options, "options", problems)
     if found is None or problems:
         raise InputError(*(f"engine llama.cpp: {problem}" for problem in problems))
     return found
@@ -104,7 +104,7 @@ def gpu_indices(device: str) -> list[int]:
     return [] if on_cpu(device) else [index_of(one) for one in members(device)]
 
 
-def split_mode(job: Job, settings: Settings) -> str:
+def split_mode(job: Job, settings: LlamaSettings) -> str:
     """The end of llama.cpp's name for how the model is spread: `NONE` on one GPU."""
     several = len(members(job.device)) > 1
     if "split" in job.options and not several:
@@ -119,7 +119,7 @@ def shares(indices: Sequence[int], length: int) -> list[float]:
     return [1.0 if index in indices else 0.0 for index in range(length)]
 
 
-def gpu_layers(settings: Settings, device: str) -> int:
+def gpu_layers(settings: LlamaSettings, device: str) -> int:
     """How many layers to put on the GPU: none on a CPU."""
     if on_cpu(device):
         if settings.n_gpu_layers > 0:

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from bench.engines.llama_cpp.common import (
     MOST_SEQUENCES,
-    Settings,
+    LlamaSettings,
     cannot_load,
     check_workload,
     describe,
@@ -54,7 +54,7 @@ class OwnTimings:
 
 
 @dataclass(slots=True)
-class Told:
+class LlamaTold:
     """What the server said of one prompt's continuation."""
 
     tokens: list[int] = field(default_factory=list)
@@ -87,7 +87,7 @@ def instants(counts: Iterable[tuple[int, float]], n: int) -> list[float]:
     return made[:n]
 
 
-def timed(sequences: Sequence[Told], n_gen: int) -> Timed:
+def timed(sequences: Sequence[LlamaTold], n_gen: int) -> Timed:
     """Prefill and gaps of a batch: every sequence counts, so the slowest says when.
 
     All prompts begin in one step of the server (its batch holds them all), so their clocks share
@@ -114,7 +114,7 @@ class LlamaServerEngine:
         self._shape: tuple[int, int] | None = None
         self._job: Job | None = None
         self._file: GgufFile | None = None
-        self._settings = Settings()
+        self._settings = LlamaSettings()
         self._prompts: list[list[int]] = []
         self._new: list[list[int]] = []
 
@@ -208,7 +208,7 @@ class LlamaServerEngine:
 
     def request(self, n_gen: int) -> Timed:
         """All prompts at once, each continued by `n_gen` tokens."""
-        found = [Told() for _ in self._prompts]
+        found = [LlamaTold() for _ in self._prompts]
         body = GREEDY | {
             "prompt": self._prompts,
             "n_predict": n_gen,

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from bench.engines.llama_cpp.common import (
     MOST_SEQUENCES,
-    Settings,
+    LlamaSettings,
     cannot_load,
     check_workload,
     describe,
@@ -74,7 +74,7 @@ class LlamaPythonEngine:
         self._context: Any = None
         self._job: Job | None = None
         self._file: GgufFile | None = None
-        self._settings = Settings()
+        self._settings = LlamaSettings()
         self._prompts: list[list[int]] = []
         self._batches: list[Batch] = []
         """Of all prompts, then of the newest token of each sequence."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.engines.messages import Job, Loaded
 from bench.engines.onnxruntime.files import FACTS, MODEL, options
-from bench.engines.onnxruntime.session import KEPT, Feed, Session, log_softmax
+from bench.engines.onnxruntime.session import KEPT, Feed, OnnxSession, log_softmax
 from bench.errors import UnsupportedError
 from bench.models.prompts import random_tokens
 
@@ -49,7 +49,7 @@ class OnnxRuntimeEngine:
         self._config = json.loads((job.folder / "config.json").read_text(encoding="utf-8"))
         facts = json.loads((job.made / FACTS).read_text(encoding="utf-8"))
         device = "cuda:0" if job.device == "cuda" else job.device
-        self._session = Session(job.made / MODEL, device=device, threads=job.threads)
+        self._session = OnnxSession(job.made / MODEL, device=device, threads=job.threads)
         quantized = job.quant != "none"
         return Loaded(
             device=device,

@@ -148,11 +148,11 @@ def divergence(path: Path, device: str, expected: Path) -> float:
     """Mean KL divergence of an ONNX model from `expected` (`bench.models.convert`), nats."""
     import numpy as np
 
-    from bench.engines.onnxruntime.session import Session, log_softmax
+    from bench.engines.onnxruntime.session import OnnxSession, log_softmax
 
     with np.load(expected) as file:
         tokens, logits = file["tokens"], file["logits"]
-    found = log_softmax(Session(path, device=device).logits(tokens)[0])
+    found = log_softmax(OnnxSession(path, device=device).logits(tokens)[0])
     base = log_softmax(logits)
     return float((np.exp(base) * (base - found)).sum(-1).mean())
 
@@ -161,11 +161,11 @@ def write_facts(folder: Path, device: str, about: dict[str, Any]) -> None:
     """What the runtime holds and runs of folder/model.onnx, as it has optimized it."""
     import onnx
 
-    from bench.engines.onnxruntime.session import Session
+    from bench.engines.onnxruntime.session import OnnxSession
 
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         optimized = Path(scratch) / MODEL
-        Session(folder / MODEL, device=device, optimized=optimized)
+        OnnxSession(folder / MODEL, device=device, optimized=optimized)
         graph = onnx.load(optimized, load_external_data=False).graph
     facts = about | held(graph) | {"operators": operators(graph)}
     (folder / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")

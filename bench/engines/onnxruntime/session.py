@@ -19,7 +19,7 @@ KEPT: Final = "logits_to_keep"
 EXTERNAL: Final = "session.optimized_model_external_initializers_file_name"
 
 
-class Session:
+class OnnxSession:
     """A loaded graph. numpy and onnxruntime are imported when one is made."""
 
     def __init__(
@@ -105,7 +105,7 @@ class Feed:
     are bound by their address: this must outlive every run of what it has bound.
     """
 
-    def __init__(self, session: Session, tokens: Any, n_gen: int) -> None:
+    def __init__(self, session: OnnxSession, tokens: Any, n_gen: int) -> None:
         np = session.np
         self._session = session
         self.n_batch, self.n_prompt = tokens.shape

@@ -21,7 +21,7 @@ from bench.engines.messages import Job, Loaded
 from bench.engines.registry import spec
 from bench.engines.transformers import loading, placement, self_check, splitting
 from bench.engines.transformers.eager import Decoder, Eager
-from bench.engines.transformers.loading import Found
+from bench.engines.transformers.loading import LoadedModel
 from bench.engines.transformers.ranks import Ranks, Seat, on_all_ranks
 from bench.engines.transformers.splitting import Split
 from bench.errors import InputError, UnsupportedError, unknown
@@ -123,7 +123,7 @@ class TransformersEngine:
 
     def _weights(
         self, job: Job, split: Split, dtype: str, config: Any, auto: Any
-    ) -> tuple[Found, Mapping[str, str] | None]:
+    ) -> tuple[LoadedModel, Mapping[str, str] | None]:
         """The model, each weight where it will be used; of layers on several devices, which is
         where. Which attention it has is transformers' own choice."""
         import torch
@@ -147,12 +147,12 @@ class TransformersEngine:
                     f"mode {job.mode} needs parts of equal size: {name} does not divide by "
                     f"{len(split.devices)}"
                 )
-            return Found(model=model), None
+            return LoadedModel(model=model), None
         if job.folder is None:
             config.initializer_range = job.initializer_range
         torch.manual_seed(job.random_seed)
         if split.how == "one":
-            return Found(model=loading.random(config, auto, kind, self._device)), None
+            return LoadedModel(model=loading.random(config, auto, kind, self._device)), None
         details: Mapping[str, Any] = {}
         with torch.device("meta"):
             model = auto.from_config(config, **settings)
@@ -165,7 +165,7 @@ class TransformersEngine:
             model, details = found.model, found.details
             placement.strip_hooks(model)
         placement.check_places(model, split.devices)
-        return Found(model=model, details=details), places
+        return LoadedModel(model=model, details=details), places
 
     def _tensor_parallel(self, folder: Path, split: Split, settings: Mapping[str, Any]) -> Any:
         """A part of each layer, by the plan that transformers has for the model."""

@@ -45,7 +45,7 @@ FEW: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class LoadedModel:
     """A model in memory, and what is to be said of how it came there."""
 
     model: Any
@@ -59,7 +59,7 @@ WHOLE_BYTES: Final = 2 << 30
 its steps can be checked: afterwards they cannot (`self_check.PROMPT`)."""
 
 
-def streamed(job: Job, auto: Any, config: Any, dtype: Any, device: str) -> Found | None:
+def streamed(job: Job, auto: Any, config: Any, dtype: Any, device: str) -> LoadedModel | None:
     """The model quantized as it is loaded, a layer at a time, so that its floats are never all
     there; None for a small one that is better checked whole. Tensors that transformers renames or
     fuses go through the host's memory.
@@ -89,7 +89,7 @@ def streamed(job: Job, auto: Any, config: Any, dtype: Any, device: str) -> Found
             model, details, pieces = found.model, found.details, None
     torch.manual_seed(job.random_seed)
     made = streaming.load(model.eval(), device, schemes.scheme(job.quant), pieces)
-    return Found(model=made.model, details={**details, "loaded": "layer by layer"}, made=made)
+    return LoadedModel(model=made.model, details={**details, "loaded": "layer by layer"}, made=made)
 
 
 def config_of(folder: Path | None, architecture: Mapping[str, Any]) -> Any:
@@ -206,7 +206,7 @@ def random(config: Any, auto: Any, dtype: Any, device: str) -> Any:
     return model
 
 
-def load(folder: Path, auto: Any, config: Any, **settings: Any) -> Found:
+def load(folder: Path, auto: Any, config: Any, **settings: Any) -> LoadedModel:
     """The model of a folder, its tensors checked. Raises InputError that names what is wrong."""
     try:
         model, info = auto.from_pretrained(
@@ -218,7 +218,7 @@ def load(folder: Path, auto: Any, config: Any, **settings: Any) -> Found:
         if is_out_of_memory(error):
             raise
         raise InputError(f"{folder}: cannot be loaded: {first_line(error)}") from error
-    return Found(model=model, details=verified(folder, model, config, info))
+    return LoadedModel(model=model, details=verified(folder, model, config, info))
 
 
 def verified(folder: Path, model: Any, config: Any, info: Mapping[str, Any]) -> dict[str, Any]:

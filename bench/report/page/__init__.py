@@ -30,7 +30,7 @@ MOST_RAW_BYTES = 1_500_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class PageOptions:
     """What the reader of a report asks for."""
 
     baseline: str | None = None
@@ -40,9 +40,9 @@ class Options:
     """Instead of what each experiment assumes."""
 
 
-def assemble(paths: Sequence[Path], options: Options | None = None) -> Report:
+def assemble(paths: Sequence[Path], options: PageOptions | None = None) -> Report:
     """Read results folders or files and make the report. Raises InputError."""
-    asked = options or Options()
+    asked = options or PageOptions()
     results = read(*paths)
     found, problems = _experiments(paths)
     place = arm_order(found.values())
@@ -112,7 +112,7 @@ def _warnings(each: Sequence[Machine], problems: Sequence[str]) -> Iterator[str]
         yield f"{len(problems)} lines or files could not be read, the first: {problems[0]}"
 
 
-def _sections(each: Sequence[Machine], summary: Summary, asked: Options) -> Iterator[Section]:
+def _sections(each: Sequence[Machine], summary: Summary, asked: PageOptions) -> Iterator[Section]:
     beside = context.side_by_side(each)
     if beside is not None:
         yield beside

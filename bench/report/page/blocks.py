@@ -37,7 +37,7 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class ChartLine:
     """One row of a table; `id` is its place in the page."""
 
     cells: tuple[Cell, ...]
@@ -51,7 +51,7 @@ class Table:
     id: str
     caption: str
     heads: tuple[Head, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[ChartLine, ...]
     notes: tuple[str, ...] = ()
     filtered: bool = False
     """Whether the reader gets a field to filter rows by."""
@@ -99,7 +99,7 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class ShownVerdict:
     """What may be said of one candidate."""
 
     candidate: str
@@ -130,7 +130,7 @@ class Report:
     facts: tuple[str, ...]
     """Machine, date, number of records."""
     warnings: tuple[str, ...]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[ShownVerdict, ...]
     no_verdict: str
     headline: tuple[Table, ...]
     sections: tuple[Section, ...]

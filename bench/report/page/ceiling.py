@@ -10,7 +10,7 @@ from typing import Any
 from bench.errors import BenchError
 from bench.models import resolve_model
 from bench.report.page import pictures
-from bench.report.page.blocks import Cell, Head, Line, Picture, Section, Table
+from bench.report.page.blocks import Cell, ChartLine, Head, Picture, Section, Table
 from bench.report.page.machines import Machine, work_of
 from bench.report.page.words import cell, number, rate
 from bench.report.tables.row import Shown
@@ -152,7 +152,7 @@ def _table(machine: Machine, rows: list[Shown]) -> Table:
         Head(text="what holds it back"),
     )
     lines = tuple(
-        Line(
+        ChartLine(
             cells=(
                 Cell(text=machine.name(row)),
                 Cell(text=work_of(row.sizes), value=row.sizes.n_batch),

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.claims import ClaimFile
 from bench.claims.findings import Finding, sentences
-from bench.report.page.blocks import Cell, Head, Line, Prose, Section, Table, Tone
+from bench.report.page.blocks import Cell, ChartLine, Head, Prose, Section, Table, Tone
 from bench.report.page.machines import Machine, work_of
 from bench.report.page.words import NOTHING, cell, gigabytes, rate, ratio
 from bench.report.tables.claims import rows as claim_rows
@@ -63,7 +63,7 @@ def _machine_table(
         first = next((rows[m.id] for m in machines if m.id in rows), None)
         base = None if first is None else first.value("decode_tok_s")
         cells += [_machine_cell(rows.get(machine.id), base) for machine in machines]
-        lines.append(Line(cells=tuple(cells)))
+        lines.append(ChartLine(cells=tuple(cells)))
     return Table(
         id="machine-table",
         caption="Machines",
@@ -126,7 +126,7 @@ def _claim_table(file: ClaimFile, found: Sequence[Finding]) -> Table:
         caption=f"Verdicts on {file.name}",
         heads=tuple(Head(text=text) for text in ("part", *keys[1:])),
         lines=tuple(
-            Line(cells=tuple(_claim_cell(key, row[key]) for key in keys))
+            ChartLine(cells=tuple(_claim_cell(key, row[key]) for key in keys))
             for row in claim_rows(found)
         ),
         folded=True,
@@ -156,12 +156,12 @@ def _reasoning(found: Sequence[Finding]) -> Iterator[str]:
 def records(machine: Machine) -> Section:
     """The records behind every figure of a machine."""
     each = max(1, MOST_RECORDS // max(len(machine.rows), 1))
-    lines: list[Line] = []
+    lines: list[ChartLine] = []
     for number, row in enumerate(machine.rows):
         anchor = f"{machine.id}-g{number}"
         for i, one in enumerate(row.row.replicates[:each]):
             lines.append(
-                Line(
+                ChartLine(
                     cells=_record_cells(machine, one),
                     group=anchor,
                     id=anchor if i == 0 else None,
@@ -217,7 +217,7 @@ def environment(machine: Machine) -> Section:
     host = machine.host
     items = [*host.identity.items(), *host.state.items()]
     lines = tuple(
-        Line(cells=(Cell(text=str(key)), Cell(text=_shown(value))))
+        ChartLine(cells=(Cell(text=str(key)), Cell(text=_shown(value))))
         for key, value in items
         if value not in (None, {}, [])
     )

@@ -13,7 +13,7 @@ from bench.errors import InputError
 from bench.experiment.selectors import short_names
 from bench.records.codes import sentence
 from bench.report.page import pictures
-from bench.report.page.blocks import Cell, Head, Line, Picture, Section, Table, Tone
+from bench.report.page.blocks import Cell, ChartLine, Head, Picture, Section, Table, Tone
 from bench.report.page.machines import Machine, batch, work_of
 from bench.report.page.words import NOTHING, Show, cell, gigabytes, number, ratio
 from bench.report.tables.pareto import Placed, kld_of, placed
@@ -167,7 +167,7 @@ def ratio_table(machine: Machine) -> Table:
         id=f"{machine.id}-ratio-table",
         caption="Paired ratios",
         heads=tuple(Head(text=text, numeric=text in ("ratio", "pairs")) for text in heads),
-        lines=tuple(Line(cells=_ratio_cells(machine, row)) for row in machine.compared),
+        lines=tuple(ChartLine(cells=_ratio_cells(machine, row)) for row in machine.compared),
         notes=tuple(_reasons(machine.compared)),
         filtered=len(machine.compared) > 8,
     )
@@ -351,7 +351,7 @@ def _trade_table(machine: Machine, rows: Sequence[Placed]) -> Table:
         assert found is not None, "an arm with a divergence has quality"
         front = ", ".join(name.split("_")[0] for name in row.front)
         lines.append(
-            Line(
+            ChartLine(
                 cells=(
                     Cell(text=machine.name(row.shown)),
                     _estimate(found.mean_kld, "{:.4f}".format),

@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.cost.prices import gpu_rent, today
 from bench.cost.pricing import token_times
-from bench.cost.scenario import FOLDER, Figure, load_scenario
+from bench.cost.scenario import FOLDER, SourcedFigure, load_scenario
 from bench.cost.throughput import Throughput, throughputs
 from bench.errors import InputError
 from bench.experiment import CostAssumption
@@ -176,7 +176,7 @@ OWNED: Mapping[str, tuple[str, str, float, float]] = {
 """Figure of a scenario -> label, unit, step and the slider's end."""
 
 
-def _owned(name: str, home: Mapping[str, Figure]) -> Slider:
+def _owned(name: str, home: Mapping[str, SourcedFigure]) -> Slider:
     label, unit, step, most = OWNED[name]
     low, high = home[name].ends
     least = step if name in ("price", "years") else 0.0

@@ -10,7 +10,7 @@ from typing import Final
 from bench.comparison.row import Compared
 from bench.comparison.unpaired import REASON as NOT_PAIRED
 from bench.records.codes import excludes, sentence
-from bench.report.page.blocks import Cell, Head, Line, Table, Tone, Verdict
+from bench.report.page.blocks import Cell, ChartLine, Head, ShownVerdict, Table, Tone
 from bench.report.page.machines import Machine, batch, work_of
 from bench.report.page.words import NOTHING, Show, between, cell, gigabytes, number, rate, ratio
 from bench.report.tables.row import Shown, valid_words
@@ -68,7 +68,7 @@ def table(machine: Machine) -> Table:
     )
 
 
-def _gaps(heads: Sequence[Head], lines: Sequence[Line]) -> tuple[list[Line], list[str]]:
+def _gaps(heads: Sequence[Head], lines: Sequence[ChartLine]) -> tuple[list[ChartLine], list[str]]:
     """Reasons for missing figures that stand more than once, moved out of the cells into notes."""
     told = Counter(
         (number, cell.detail)
@@ -92,7 +92,7 @@ def _gaps(heads: Sequence[Head], lines: Sequence[Line]) -> tuple[list[Line], lis
 
 def _line(
     machine: Machine, row: Shown, metrics: Mapping[str, tuple[Head, Show]], *, swept: bool
-) -> Line:
+) -> ChartLine:
     name = Cell(text=machine.name(row))
     work = Cell(text=work_of(row.sizes), value=row.sizes.n_batch)
     shown = (
@@ -102,7 +102,7 @@ def _line(
         _valid(row),
         _records(machine, row),
     )
-    return Line(cells=(name, *([work] if swept else []), *shown))
+    return ChartLine(cells=(name, *([work] if swept else []), *shown))
 
 
 def _replicates(machine: Machine, row: Shown, figure: str, show: Show) -> Cell:
@@ -171,7 +171,7 @@ def _notes(machine: Machine, works: set[Sizes]) -> Iterator[str]:
         )
 
 
-def verdicts(machine: Machine) -> Iterator[Verdict]:
+def verdicts(machine: Machine) -> Iterator[ShownVerdict]:
     """One for each candidate: its decoding at the smallest batch, and what goes with it."""
     for candidate in dict.fromkeys(row.candidate for row in machine.compared):
         rows = [row for row in machine.compared if row.candidate == candidate]
@@ -181,7 +181,7 @@ def verdicts(machine: Machine) -> Iterator[Verdict]:
             yield _verdict(machine, first, rows)
 
 
-def _verdict(machine: Machine, first: Compared, rows: list[Compared]) -> Verdict:
+def _verdict(machine: Machine, first: Compared, rows: list[Compared]) -> ShownVerdict:
     names, sizes = machine.names, first.sizes
     assert sizes is not None, "decoding is of a workload"
     tone, said = judged(first)
@@ -194,7 +194,7 @@ def _verdict(machine: Machine, first: Compared, rows: list[Compared]) -> Verdict
     work = f"{sizes.n_prompt}+{sizes.n_gen} tokens, batch {sizes.n_batch or 'unknown'}"
     others = len({row.n_batch for row in rows if row.n_batch is not None}) - 1
     more = f"; {others} more batch size{'s' * (others > 1)} below" if others else ""
-    return Verdict(
+    return ShownVerdict(
         candidate=names[first.candidate],
         baseline=names[first.baseline],
         tone=tone,

@@ -19,12 +19,12 @@ from bench.cost.books import ApiPrice
 from bench.cost.prices import gpu_purchase, plain
 from bench.cost.pricing import Against, Terms
 from bench.cost.row import CostRow
-from bench.cost.scenario import FOLDER, Figure, Scenario, load_scenario
+from bench.cost.scenario import FOLDER, Scenario, SourcedFigure, load_scenario
 from bench.cost.throughput import Throughput
 from bench.cost.volume import volume_rows
 from bench.errors import InputError
 from bench.report.page import pictures
-from bench.report.page.blocks import Block, Cell, Head, Line, Picture, Section, Table
+from bench.report.page.blocks import Block, Cell, ChartLine, Head, Picture, Section, Table
 from bench.report.page.words import cell, number, rate
 
 MODELS: Final = (
@@ -108,7 +108,7 @@ def _shares(machine: str, costs: Sequence[CostRow], rivals: Sequence[Rival]) -> 
         share = best.usd_per_mtok / asked
         needed = best.total_tok_s * best.usd_per_mtok / (CLAIMED * asked)
         lines.append(
-            Line(
+            ChartLine(
                 cells=(
                     Cell(text=one.api.name, detail=f"{one.price.since}"),
                     cell(asked),
@@ -152,7 +152,7 @@ def _bought(one: Throughput, on: datetime.date) -> tuple[Scenario | None, str]:
     if market.currency != "USD":
         return None, f"the price of {one.device} is in {market.currency}"
     home = load_scenario(str(FOLDER / f"{HOME}.toml"))
-    price = Figure(
+    price = SourcedFigure(
         value=market.mode,
         source="; ".join(dict.fromkeys(row.source for row in market.prices)),
         date=max(row.source_date for row in market.prices if row.source_date),
@@ -196,7 +196,7 @@ def _months(
             *(Head(text=f"{n / TOKENS_PER_MTOK:g}M", numeric=True, note="a day") for n in DAYS),
         ),
         lines=tuple(
-            Line(
+            ChartLine(
                 cells=(
                     Cell(text=rival.api.name),
                     *(_month_cell(months[rival.api.name, n]) for n in DAYS),

@@ -9,9 +9,9 @@ from typing import Any, Final
 from bench.cost.hour import per_mtok
 from bench.experiment import CostAssumption
 from bench.records.codes import Part
-from bench.summary import METRICS, Arm, Row, Sizes
+from bench.summary import METRICS, ArmSettings, Row, Sizes
 from bench.summary.limits import FIGURES, MEASURED, Limits, limits
-from bench.summary.quality import Figures
+from bench.summary.quality import QualityScores
 
 NO_PRICE: Final = "the experiment states no price; `bench cost --rent` takes one"
 
@@ -27,7 +27,7 @@ class Shown:
     """Why there is no price."""
 
     @property
-    def arm(self) -> Arm:
+    def arm(self) -> ArmSettings:
         return self.row.arm
 
     @property
@@ -35,7 +35,7 @@ class Shown:
         return self.row.sizes
 
     @property
-    def quality(self) -> Figures | None:
+    def quality(self) -> QualityScores | None:
         return self.row.quality
 
     def value(self, name: str) -> float | None:
