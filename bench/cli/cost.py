@@ -220,16 +220,16 @@ def _show(
 def _measured(paths: Sequence[Path]) -> tuple[list[Throughput], dict[str, str]]:
     """What the results hold, and the model of each variant; unreadable lines go to stderr."""
     from bench.cost.throughput import throughputs
-    from bench.records.file import read
+    from bench.summary import load
 
-    results = read(*paths)
-    for problem in results.problems:
+    summary = load(*paths)
+    for problem in summary.problems:
         print(f"bench: {problem}", file=sys.stderr)
-    items = throughputs(results)
+    items = throughputs(summary)
     if not items:
         names = ", ".join(map(str, paths))
         raise InputError(f"{names}: no finished measurement there; `bench run` makes them")
-    models = {one.variant["name"]: str(one.variant.get("model", "")) for one in results.records}
+    models = {row.arm.name: row.arm.model for row in summary}
     return items, models
 
 

@@ -14,7 +14,7 @@ from bench.records.file import Results
 from bench.report.tables import Column, figure, sweeps
 from bench.report.tables.row import Shown, several_machines, shown, valid_words
 from bench.report.tables.row import table as table_of
-from bench.summary import Row, summarise
+from bench.summary import Row, Summary, summarise
 from bench.summary.quality import MEASURES, Trade, fronts
 
 WORDS = {"packed_bytes": "size", "decode_tok_s": "speed", "usd_per_mtok": "cost"}
@@ -33,7 +33,7 @@ class Placed:
         return self.shown.row
 
 
-def rows(results: Results, price: CostAssumption | None) -> list[Placed]:
+def rows(results: Results | Summary, price: CostAssumption | None) -> list[Placed]:
     """One row an arm, workload and machine, by divergence.
 
     An arm is on the front of a measure if no other of the same model, workload and machine has as
