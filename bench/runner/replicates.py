@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Final
 
 from bench.experiment import Workload
 from bench.experiment.plan import PlannedReplicate, plan
@@ -11,6 +12,8 @@ from bench.records import Record, utc_now
 from bench.runner.arms import Arm
 from bench.runner.process import events
 from bench.runner.session import Session
+from bench.summary import METRICS
+from bench.summary.rows import replicate
 from bench.worker.messages import Failed, Measured, Phase, Ready, Told
 
 ONCE = frozenset({"UNSUPPORTED", "OOM", "INPUT", "NONFINITE", "NOT_LOADED", "WRONG_MODEL"})
@@ -90,26 +93,43 @@ def _save(
     """Append the record of a measured workload."""
     model = {name: value for name, value in asdict(loaded).items() if name != "absent"}
     workload = event.workload
-    session.outcome.measured += 1
-    session.writer.append(
-        Record(
-            **session.common(arm, loaded),
-            key=arm.key(session.experiment, workload, step.index),
-            workload=asdict(workload),
-            replicate=step.index,
-            position=step.position,
-            started_at=started,
-            status="ok",
-            reasons=event.reasons,
-            samples=dict(event.samples),
-            warmup=dict(event.warmup),
-            model=model | {"notes": event.notes, "first_tokens": event.first_tokens},
-            memory=dict(event.memory),
-            energy=dict(event.energy),
-            device=dict(event.device),
-            absent={**loaded.absent, **event.absent},
-        )
+    record = Record(
+        **session.common(arm, loaded),
+        key=arm.key(session.experiment, workload, step.index),
+        workload=asdict(workload),
+        replicate=step.index,
+        position=step.position,
+        started_at=started,
+        status="ok",
+        reasons=event.reasons,
+        samples=dict(event.samples),
+        warmup=dict(event.warmup),
+        model=model | {"notes": event.notes, "first_tokens": event.first_tokens},
+        memory=dict(event.memory),
+        energy=dict(event.energy),
+        device=dict(event.device),
+        absent={**loaded.absent, **event.absent},
     )
+    session.outcome.measured += 1
+    session.writer.append(record)
+    session.progress.say(f"{arm.variant.name}, {_in_short(record)}")
+
+
+SHOWN: Final = ("prefill_tok_s", "decode_tok_s", "output_tok_s", "ttft_s")
+"""Figures of a replicate that are shown when it ends, the first two that there are."""
+
+
+def _in_short(record: Record) -> str:
+    """A replicate in one line: which, of what size, and its first figures."""
+    made = replicate(record)
+    sizes = made.sizes
+    figures = [
+        f"{METRICS[name].heading or name} {value:{METRICS[name].form}}"
+        for name in SHOWN
+        if (value := made.figures[name]) is not None
+    ]
+    at = f"replicate {record.replicate + 1}, {sizes.n_prompt}+{sizes.n_gen} x {sizes.n_batch}"
+    return ", ".join((f"{at}: {', '.join(figures[:2]) or 'no rate'}", *made.reasons))
 
 
 def _fail(
