@@ -51,6 +51,7 @@ from bench.worker.messages import (
     QualityDone,
     QualityTask,
     Ready,
+    Shaped,
     Told,
     sent,
     told,
@@ -137,6 +138,9 @@ def perform(job: Told, emit: Emit) -> None:
     """Do what the parent asked for, sending an event for each thing done."""
     if job.task == "probe":
         emit(probe(job.device))
+        return
+    if job.architecture is not None:
+        emit(shaped(job.architecture))
         return
     emit(Phase(phase="load"))
     watched = None if job.load is None else spill.watch(job.load.device)
@@ -283,6 +287,13 @@ def probe(device: str) -> Probed:
 
     found = resolve_device(device)
     return Probed(device=found.name, kind=found.kind, capability=found.capability)
+
+
+def shaped(architecture: Mapping[str, Any]) -> Shaped:
+    """What a config.json's model is made of, without loading anything."""
+    from bench.engines.transformers.counting import count
+
+    return Shaped(shape=count(architecture))
 
 
 def failure(error: Exception) -> Failed:
