@@ -10,6 +10,7 @@ from bench.experiment.plan import PlannedReplicate, plan
 from bench.records import Record, utc_now
 from bench.runner.arms import Arm
 from bench.runner.process import events
+from bench.runner.search import ProbeOnce, search
 from bench.runner.session import Session
 from bench.worker.messages import Failed, Measured, Phase, Ready, Told
 
@@ -36,10 +37,29 @@ def measure_replicates(session: Session, arms: Sequence[Arm], done: set[str]) ->
                 why = Failed(code="UNSUPPORTED", message=arm.refusal)
                 _fail(session, arm, step, missing, why)
             continue
+        if session.experiment.slo:
+            for base in session.experiment.workloads:
+                search(session.searches, arm, step, base, _probing(session, done))
+            continue
         while left := [w for w in missing if (arm.variant.name, w) not in session.hopeless]:
             # A workload that kills its process must not take the rest of them along.
             recorded = _worker(session, arm, step, left)
             missing = [workload for workload in left if workload not in recorded]
+
+
+def _probing(session: Session, done: set[str]) -> ProbeOnce:
+    """Measures a probe of a search, unless that was done before."""
+
+    def measured(arm: Arm, step: PlannedReplicate, workload: Workload) -> None:
+        name = arm.key(session.experiment, workload, step.index)
+        session.outcome.keys.add(name)
+        if name in done or (arm.variant.name, workload) in session.hopeless:
+            return
+        if workload.rate is not None:
+            session.progress.phase(f"{workload.rate:.3g} requests a second")
+        _worker(session, arm, step, [workload])
+
+    return measured
 
 
 def _worker(
@@ -91,11 +111,11 @@ def _save(
     model = {name: value for name, value in asdict(loaded).items() if name != "absent"}
     workload = event.workload
     session.outcome.measured += 1
-    session.writer.append(
+    session.keep(
         Record(
             **session.common(arm, loaded),
             key=arm.key(session.experiment, workload, step.index),
-            workload=asdict(workload),
+            workload=workload.table(),
             replicate=step.index,
             position=step.position,
             started_at=started,
@@ -127,11 +147,11 @@ def _fail(
         session.outcome.refused += why.code == "INPUT"
         if why.code in ONCE:
             session.hopeless.add((arm.variant.name, workload))
-        session.writer.append(
+        session.keep(
             Record(
                 **session.common(arm, None),
                 key=arm.key(session.experiment, workload, step.index),
-                workload=asdict(workload),
+                workload=workload.table(),
                 replicate=step.index,
                 position=step.position,
                 started_at=started or utc_now(),
