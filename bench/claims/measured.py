@@ -190,7 +190,7 @@ def _missing(wanted: Mapping[str, Sequence[SubClaim]], summary: Summary) -> Iter
             continue
         experiment = load_experiment(name)
         done = {
-            (one.arm.name, one.index, *one.sizes)
+            (one.arm.name, one.index, *one.sizes[:3])
             for one in summary.replicates
             if one.experiment == name and (one.ok or FINAL & set(one.reasons))
         }

@@ -90,6 +90,12 @@ CODES: Final[dict[str, Code]] = {
         ),
         _excluding("CLIENT_BOUND", "the load generator was the bottleneck, not the server"),
         _excluding("PREFIX_CACHED", "the server took part of a prompt from a cache"),
+        Code(
+            name="NOT_MONOTONE",
+            sentence="a lower rate of arrivals kept the limits worse than a higher one",
+            touches=TIME,
+            still="the lowest rate that does not keep them ends the search",
+        ),
         _failure("OOM", "out of memory"),
         _failure("CRASH", "the worker process died, or its engine raised an error while measuring"),
         _failure(

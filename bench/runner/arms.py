@@ -65,7 +65,7 @@ class Arm:
             "measurement",
             method=METHOD,
             weights=self.identity,
-            workload=asdict(workload),
+            workload=workload.table(),
             rules=rules,
             seed=experiment.seed,
             replicate=replicate,

@@ -11,6 +11,7 @@ from bench.experiment.plan import PlannedReplicate, plan
 from bench.records import Record, utc_now
 from bench.runner.arms import Arm
 from bench.runner.process import events
+from bench.runner.search import ProbeOnce, search
 from bench.runner.session import Session
 from bench.summary import METRICS
 from bench.summary.rows import replicate
@@ -39,10 +40,29 @@ def measure_replicates(session: Session, arms: Sequence[Arm], done: set[str]) ->
                 why = Failed(code="UNSUPPORTED", message=arm.refusal)
                 _fail(session, arm, step, missing, why)
             continue
+        if session.experiment.slo:
+            for base in session.experiment.workloads:
+                search(session.searches, arm, step, base, _probing(session, done))
+            continue
         while left := [w for w in missing if (arm.variant.name, w) not in session.hopeless]:
             # A workload that kills its process must not take the rest of them along.
             recorded = _worker(session, arm, step, left)
             missing = [workload for workload in left if workload not in recorded]
+
+
+def _probing(session: Session, done: set[str]) -> ProbeOnce:
+    """Measures a probe of a search, unless that was done before."""
+
+    def measured(arm: Arm, step: PlannedReplicate, workload: Workload) -> None:
+        name = arm.key(session.experiment, workload, step.index)
+        session.outcome.keys.add(name)
+        if name in done or (arm.variant.name, workload) in session.hopeless:
+            return
+        if workload.rate is not None:
+            session.progress.phase(f"{workload.rate:.3g} requests a second")
+        _worker(session, arm, step, [workload])
+
+    return measured
 
 
 def _worker(
@@ -96,7 +116,7 @@ def _save(
     record = Record(
         **session.common(arm, loaded),
         key=arm.key(session.experiment, workload, step.index),
-        workload=asdict(workload),
+        workload=workload.table(),
         replicate=step.index,
         position=step.position,
         started_at=started,
@@ -111,7 +131,7 @@ def _save(
         absent={**loaded.absent, **event.absent},
     )
     session.outcome.measured += 1
-    session.writer.append(record)
+    session.keep(record)
     session.progress.say(f"{arm.variant.name}, {_in_short(record)}")
 
 
@@ -147,11 +167,11 @@ def _fail(
         session.outcome.refused += why.code == "INPUT"
         if why.code in ONCE:
             session.hopeless.add((arm.variant.name, workload))
-        session.writer.append(
+        session.keep(
             Record(
                 **session.common(arm, None),
                 key=arm.key(session.experiment, workload, step.index),
-                workload=asdict(workload),
+                workload=workload.table(),
                 replicate=step.index,
                 position=step.position,
                 started_at=started or utc_now(),

@@ -59,6 +59,7 @@ from bench.worker.messages import (
 from bench.worker.requests import Spent, check_tokens, request, samples, warm_up
 
 Emit = Callable[[Event], None]
+OFFLINE: Final = "only servers take requests that differ, or arrive (--url); leave them out"
 SLEPT_S: Final = 0.1
 """Two clocks that are read one after the other may differ by less."""
 
@@ -68,6 +69,10 @@ def measure(
 ) -> dict[str, Any]:
     """Measure one workload: samples, warm-up, readings of the device."""
     phase(Phase(phase="warm up"))
+    if isinstance(runs, Server):
+        runs.expect(workload)
+    elif workload.requests or workload.slo:
+        raise UnsupportedError(OFFLINE)
     runs.start(workload.n_prompt, workload.n_gen, workload.n_batch)
     warmup = warm_up(runs, clock, workload, rules)
     phase(Phase(phase="measure"))  # the last word until the window is full: nothing disturbs it
@@ -121,12 +126,14 @@ def fill_window(runs: Engine, clock: Clock, workload: Workload, rules: Measure) 
 
 def of_server(served: Served) -> MeasuringWindow:
     """A server's window: requests beside one another, so their times do not add up to its own."""
+    each = [asdict(one.counts) for one in served.requests if one.counts is not None]
     return MeasuringWindow(
         samples={
             "prefill_s": [one.prefill_s for one in served.requests],
             "itl_s": [list(one.itl_s) for one in served.requests],
             "e2e_s": [one.e2e_s for one in served.requests],
             "wall_s": served.wall_s,
+            **({name: [one[name] for one in each] for name in each[0]} if each else {}),
         },
         device=served.device,
         reasons=served.reasons,
