@@ -116,6 +116,22 @@ CODES: Final[dict[str, Code]] = {
             sentence="fewer pairs than a verdict needs",
             still="the ratio is shown without a verdict",
         ),
+        Code(
+            name="TOO_FEW_REPLICATES",
+            sentence="fewer replicates of a machine than a verdict between machines needs",
+            still="the ratio is shown without a verdict",
+        ),
+        Code(
+            name="APART_IN_TIME",
+            sentence="the machines were not measured at the same time: what changed meanwhile is "
+            "in the ratio",
+            still="a difference above 5% stands, if neither machine's own speed drifted",
+        ),
+        _excluding(
+            "RUN_DRIFT",
+            "a machine's speed rose or fell over its own replicates, and the other was not "
+            "measured at the same time",
+        ),
         _excluding(
             "OUT_OF_TURN",
             "the pair was not measured back to back: others ran between its arms, or there was a "
