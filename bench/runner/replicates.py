@@ -11,9 +11,13 @@ from bench.records import Record, utc_now
 from bench.runner.arms import Arm
 from bench.runner.process import events
 from bench.runner.session import Session
+from bench.schemes.row import COMPILED
+from bench.toolchain import CODE as NO_COMPILER
 from bench.worker.messages import Failed, Measured, Phase, Ready, Told
 
-ONCE = frozenset({"UNSUPPORTED", "OOM", "INPUT", "NONFINITE", "NOT_LOADED", "WRONG_MODEL"})
+ONCE = frozenset(
+    {"UNSUPPORTED", "OOM", "INPUT", "NONFINITE", "NOT_LOADED", "WRONG_MODEL", NO_COMPILER}
+)
 """Failures that a fresh process would only repeat."""
 
 
@@ -31,15 +35,21 @@ def measure_replicates(session: Session, arms: Sequence[Arm], done: set[str]) ->
         missing = [workload for workload, name in keys.items() if name not in done]
         title = f"{arm.variant.name}, replicate {step.index + 1}"
         session.progress.step(step.position, len(steps), title)
-        if arm.refusal:
+        if refused := _refused(session, arm):
             if step.index == 0:
-                why = Failed(code="UNSUPPORTED", message=arm.refusal)
-                _fail(session, arm, step, missing, why)
+                _fail(session, arm, step, missing, refused)
             continue
         while left := [w for w in missing if (arm.variant.name, w) not in session.hopeless]:
             # A workload that kills its process must not take the rest of them along.
             recorded = _worker(session, arm, step, left)
             missing = [workload for workload in left if workload not in recorded]
+
+
+def _refused(session: Session, arm: Arm) -> Failed | None:
+    """Why an arm is not tried; where nothing can be built, no arm that is compiled is."""
+    if arm.refusal:
+        return Failed(code="UNSUPPORTED", message=arm.refusal)
+    return session.no_compiler if arm.variant.mode in COMPILED else None
 
 
 def _worker(
@@ -125,6 +135,8 @@ def _fail(
     for workload in workloads:
         session.outcome.failed += 1
         session.outcome.refused += why.code == "INPUT"
+        if why.code == NO_COMPILER:
+            session.no_compiler = why
         if why.code in ONCE:
             session.hopeless.add((arm.variant.name, workload))
         session.writer.append(
