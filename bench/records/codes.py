@@ -101,6 +101,7 @@ CODES: Final[dict[str, Code]] = {
         _failure(
             "NOT_LOADED", "the engine could not load the model; the record's message says why"
         ),
+        _failure("NO_COMPILER", "torch's compiler or Triton cannot build anything on this machine"),
         _failure(
             "WRONG_MODEL",
             "with its cache the model computes another thing than without: not measured",

@@ -256,6 +256,7 @@ def find_device(experiment: Experiment) -> schemes.Device:
         name=found.device,
         kind=found.kind,
         capability=(capability[0], capability[1]) if capability else None,
+        n_sm=found.n_sm,
     )
 
 

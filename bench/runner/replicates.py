@@ -13,11 +13,15 @@ from bench.runner.arms import Arm
 from bench.runner.process import events
 from bench.runner.search import ProbeOnce, search
 from bench.runner.session import Session
+from bench.schemes.row import COMPILED
 from bench.summary import METRICS
 from bench.summary.rows import replicate
+from bench.toolchain import CODE as NO_COMPILER
 from bench.worker.messages import Failed, Measured, Phase, Ready, Told
 
-ONCE = frozenset({"UNSUPPORTED", "OOM", "INPUT", "NONFINITE", "NOT_LOADED", "WRONG_MODEL"})
+ONCE = frozenset(
+    {"UNSUPPORTED", "OOM", "INPUT", "NONFINITE", "NOT_LOADED", "WRONG_MODEL", NO_COMPILER}
+)
 """Failures that a fresh process would only repeat."""
 
 
@@ -35,10 +39,9 @@ def measure_replicates(session: Session, arms: Sequence[Arm], done: set[str]) ->
         missing = [workload for workload, name in keys.items() if name not in done]
         title = f"{arm.variant.name}, replicate {step.index + 1}"
         session.progress.step(step.position, len(steps), title)
-        if arm.refusal:
+        if refused := _refused(session, arm):
             if step.index == 0:
-                why = Failed(code="UNSUPPORTED", message=arm.refusal)
-                _fail(session, arm, step, missing, why)
+                _fail(session, arm, step, missing, refused)
             continue
         if session.experiment.slo:
             for base in session.experiment.workloads:
@@ -63,6 +66,13 @@ def _probing(session: Session, done: set[str]) -> ProbeOnce:
         _worker(session, arm, step, [workload])
 
     return measured
+
+
+def _refused(session: Session, arm: Arm) -> Failed | None:
+    """Why an arm is not tried; where nothing can be built, no arm that is compiled is."""
+    if arm.refusal:
+        return Failed(code="UNSUPPORTED", message=arm.refusal)
+    return session.no_compiler if arm.variant.mode in COMPILED else None
 
 
 def _worker(
@@ -165,6 +175,8 @@ def _fail(
     for workload in workloads:
         session.outcome.failed += 1
         session.outcome.refused += why.code == "INPUT"
+        if why.code == NO_COMPILER:
+            session.no_compiler = why
         if why.code in ONCE:
             session.hopeless.add((arm.variant.name, workload))
         session.keep(
