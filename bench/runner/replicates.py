@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from bench.errors import UnsupportedError
 from bench.experiment import Workload
 from bench.experiment.plan import PlannedReplicate, plan
 from bench.records import Record, utc_now
 from bench.runner.arms import Arm
 from bench.runner.process import events
+from bench.runner.servers import RunningServer, failure_to_serve, serving, with_server
 from bench.runner.session import Session
 from bench.worker.messages import Failed, Measured, Phase, Ready, Told
 
@@ -45,12 +48,30 @@ def measure_replicates(session: Session, arms: Sequence[Arm], done: set[str]) ->
 def _worker(
     session: Session, arm: Arm, step: PlannedReplicate, workloads: Sequence[Workload]
 ) -> set[Workload]:
-    """Run one worker; returns the workloads that now have a record, of success or failure."""
+    """Run one worker, with a server of its own where the arm starts one; returns the workloads
+    that now have a record, of success or failure."""
+    started = utc_now()
+    with contextlib.ExitStack() as stack:
+        try:
+            server = stack.enter_context(serving(arm, session.writer.folder, f"{step.index + 1}"))
+        except UnsupportedError as error:
+            _fail(session, arm, step, workloads, failure_to_serve(error), started)
+            return set(workloads)
+        return _conversation(session, arm, step, workloads, server)
+
+
+def _conversation(
+    session: Session,
+    arm: Arm,
+    step: PlannedReplicate,
+    workloads: Sequence[Workload],
+    server: RunningServer | None,
+) -> set[Workload]:
     rules = session.experiment.measuring
     job = Told(
         task="measure",
         engine=arm.variant.engine,
-        load=arm.job(session.experiment.seed, step.index),
+        load=arm.job(session.experiment.seed, step.index, server),
         workloads=tuple(workloads),
         measure=rules,
     )
@@ -64,7 +85,7 @@ def _worker(
                     current, started = event.workload, utc_now()
                 session.progress.phase(event.phase)
             case Ready():
-                loaded = event
+                loaded = with_server(event, server)
             case Measured():
                 assert loaded is not None
                 _save(session, arm, step, started, loaded, event)
@@ -73,9 +94,12 @@ def _worker(
             case Failed():
                 # Outside a workload, it strikes all that were still to be measured.
                 struck = [current] if current else [w for w in workloads if w not in recorded]
-                _fail(session, arm, step, struck, event, started)
+                why = event if server is None else server.cause(event)
+                _fail(session, arm, step, struck, why, started)
                 recorded.update(struck)
                 current = None
+                if server is not None and server.has_ended:
+                    break  # the other workloads get a fresh one
     return recorded
 
 
