@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Final
 
+from bench.errors import UnsupportedError
 from bench.experiment import Workload
 from bench.experiment.plan import PlannedReplicate, plan
 from bench.records import Record, utc_now
 from bench.runner.arms import Arm
 from bench.runner.process import events
 from bench.runner.search import ProbeOnce, search
+from bench.runner.servers import RunningServer, ServerOf, failure_to_serve, with_server
 from bench.runner.session import Session
 from bench.schemes.row import COMPILED
 from bench.summary import METRICS
@@ -44,17 +46,19 @@ def measure_replicates(session: Session, arms: Sequence[Arm], done: set[str]) ->
                 _fail(session, arm, step, missing, refused)
             continue
         if session.experiment.slo:
-            for base in session.experiment.workloads:
-                search(session.searches, arm, step, base, _probing(session, done))
+            with ServerOf(arm, session.writer.folder, f"{step.index + 1}") as host:
+                for base in session.experiment.workloads:
+                    search(session.searches, arm, step, base, _probing(session, done, host))
             continue
         while left := [w for w in missing if (arm.variant.name, w) not in session.hopeless]:
             # A workload that kills its process must not take the rest of them along.
-            recorded = _worker(session, arm, step, left)
+            with ServerOf(arm, session.writer.folder, f"{step.index + 1}") as host:
+                recorded = _worker(session, arm, step, left, host)
             missing = [workload for workload in left if workload not in recorded]
 
 
-def _probing(session: Session, done: set[str]) -> ProbeOnce:
-    """Measures a probe of a search, unless that was done before."""
+def _probing(session: Session, done: set[str], host: ServerOf) -> ProbeOnce:
+    """Measures a probe of a search, unless that was done before; all of them ask one server."""
 
     def measured(arm: Arm, step: PlannedReplicate, workload: Workload) -> None:
         name = arm.key(session.experiment, workload, step.index)
@@ -63,7 +67,7 @@ def _probing(session: Session, done: set[str]) -> ProbeOnce:
             return
         if workload.rate is not None:
             session.progress.phase(f"{workload.rate:.3g} requests a second")
-        _worker(session, arm, step, [workload])
+        _worker(session, arm, step, [workload], host)
 
     return measured
 
@@ -76,14 +80,34 @@ def _refused(session: Session, arm: Arm) -> Failed | None:
 
 
 def _worker(
-    session: Session, arm: Arm, step: PlannedReplicate, workloads: Sequence[Workload]
+    session: Session,
+    arm: Arm,
+    step: PlannedReplicate,
+    workloads: Sequence[Workload],
+    host: ServerOf,
 ) -> set[Workload]:
     """Run one worker; returns the workloads that now have a record, of success or failure."""
+    started = utc_now()
+    try:
+        server = host.running()
+    except UnsupportedError as error:
+        _fail(session, arm, step, workloads, failure_to_serve(error), started)
+        return set(workloads)
+    return _conversation(session, arm, step, workloads, server)
+
+
+def _conversation(
+    session: Session,
+    arm: Arm,
+    step: PlannedReplicate,
+    workloads: Sequence[Workload],
+    server: RunningServer | None,
+) -> set[Workload]:
     rules = session.experiment.measuring
     job = Told(
         task="measure",
         engine=arm.variant.engine,
-        load=arm.job(session.experiment.seed, step.index),
+        load=arm.job(session.experiment.seed, step.index, server),
         workloads=tuple(workloads),
         measure=rules,
     )
@@ -97,7 +121,7 @@ def _worker(
                     current, started = event.workload, utc_now()
                 session.progress.phase(event.phase)
             case Ready():
-                loaded = event
+                loaded = with_server(event, server)
             case Measured():
                 assert loaded is not None
                 _save(session, arm, step, started, loaded, event)
@@ -106,9 +130,12 @@ def _worker(
             case Failed():
                 # Outside a workload, it strikes all that were still to be measured.
                 struck = [current] if current else [w for w in workloads if w not in recorded]
-                _fail(session, arm, step, struck, event, started)
+                why = event if server is None else server.cause(event)
+                _fail(session, arm, step, struck, why, started)
                 recorded.update(struck)
                 current = None
+                if server is not None and server.has_ended:
+                    break  # the other workloads get a fresh one
     return recorded
 
 

@@ -159,7 +159,9 @@ def perform(job: Told, emit: Emit) -> None:
     elif job.fit is not None:
         emit(fit(runs, loaded.device, emit, job.fit, watched))
     elif job.measure is not None:
-        measure_all(runs, loaded, job.workloads, job.measure, emit, watched)
+        assert job.load is not None
+        reader = reader_of(loaded.device, others_of(runs), job.load.server_pid)
+        measure_all(runs, loaded, job.workloads, job.measure, emit, reader, watched)
 
 
 def measure_all(
@@ -168,11 +170,11 @@ def measure_all(
     workloads: Sequence[Workload],
     rules: Measure,
     emit: Emit,
+    reader: Reader,
     watched: spill.Watch | None = None,
 ) -> None:
     """Every workload in its turn, on what is loaded."""
     clock = clock_of(runs, loaded.device)
-    reader = reader_of(loaded.device, others_of(runs))
     held = after_loading(loaded.device)
     try:
         emit(Phase(phase="at rest"))
