@@ -273,7 +273,7 @@ def _left(name: str, summary: Summary, card: str | None) -> int:
     """Replicates and workloads of an experiment still to measure, on a card if one is named."""
     experiment = load_experiment(name)
     done = {
-        (PINNED.sub(r"\1\2", one.arm.name), one.index, *one.sizes)
+        (PINNED.sub(r"\1\2", one.arm.name), one.index, *one.sizes[:3])
         for row in summary
         if card is None or card_of(row.host) == card
         for one in row.replicates

@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     from bench.errors import InputError
     from bench.experiment import Gate
     from bench.report.tables import render
-    from bench.report.tables.compare import columns, table, words
+    from bench.report.tables.compare import columns, table, to_read, words
 
     for name in ("margin", "confidence"):
         if not 0 < getattr(args, name) < 1:
@@ -139,7 +139,8 @@ def run(args: argparse.Namespace) -> int:
         from bench.report.page.evidence import plot
 
         plot(rows, args.plot)
-    print(render(rows, columns(rows, rules), args.output, table), end="")
+    shown = to_read(rows) if args.output == "md" and args.metric is None else rows
+    print(render(shown, columns(shown, rules), args.output, table), end="")
     if args.output == "md":
         print("".join(f"\n- {line}" for line in words(rows, rules)))
     return _gate(args, rows)

@@ -90,11 +90,18 @@ CODES: Final[dict[str, Code]] = {
         ),
         _excluding("CLIENT_BOUND", "the load generator was the bottleneck, not the server"),
         _excluding("PREFIX_CACHED", "the server took part of a prompt from a cache"),
+        Code(
+            name="NOT_MONOTONE",
+            sentence="a lower rate of arrivals kept the limits worse than a higher one",
+            touches=TIME,
+            still="the lowest rate that does not keep them ends the search",
+        ),
         _failure("OOM", "out of memory"),
         _failure("CRASH", "the worker process died, or its engine raised an error while measuring"),
         _failure(
             "NOT_LOADED", "the engine could not load the model; the record's message says why"
         ),
+        _failure("NO_COMPILER", "torch's compiler or Triton cannot build anything on this machine"),
         _failure(
             "WRONG_MODEL",
             "with its cache the model computes another thing than without: not measured",

@@ -22,5 +22,7 @@ def load(*paths: Path, large: int = LARGE) -> Summary:
     if len(files) == 1 and find_spec("pyarrow") and files[0].stat().st_size >= large:
         from bench.summary.stored import stored_summary
 
-        return stored_summary(files[0])
+        found = stored_summary(files[0])
+        if found is not None:
+            return found
     return summarise(read(*paths))

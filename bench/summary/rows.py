@@ -30,6 +30,7 @@ from bench.summary.replicate import (
     each_tpot_s,
     main_part,
 )
+from bench.summary.service import ServiceLevel, with_levels
 
 TAIL: Final = 0.99
 TAIL_LEAST: Final = 100
@@ -125,6 +126,8 @@ class Row:
     """All, in file order; failed ones too."""
     quality: QualityScores | None
     ceiling: Ceiling
+    level: ServiceLevel | None = None
+    """What it was made of, where it is the highest load within some limits."""
 
     @property
     def sizes(self) -> Sizes:
@@ -404,7 +407,8 @@ def _summarise(results: Results) -> Summary:
             )
         )
     problems = tuple(results.problems)
-    return Summary(rows=tuple(rows), hosts=hosts, qualities=qualities, problems=problems)
+    levels = tuple(with_levels(rows))
+    return Summary(rows=levels, hosts=hosts, qualities=qualities, problems=problems)
 
 
 class Arms:

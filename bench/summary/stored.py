@@ -267,10 +267,14 @@ class StoredReplicates(Sequence[Replicate]):
         return frozenset(found)
 
 
-def stored_summary(file: Path) -> Summary:
-    """The rows of one large results file. Raises InputError where it cannot be read."""
+def stored_summary(file: Path) -> Summary | None:
+    """The rows of one large results file; None where it holds searches, which look at the samples
+    of every probe. Raises InputError where it cannot be read.
+    """
     table = read_copy(file)
     columns = Columns(file, table)
+    if any(Sizes(*sizes).slo for sizes in columns.parsed("sizes") if sizes is not None):
+        return None
     environments: dict[str, Environment] = {}
     results = Results()
     for line in others(file, table):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Final
@@ -60,22 +61,56 @@ def _names(rows: Sequence[Compared]) -> dict[str, str]:
     return short_names([*(row.baseline for row in rows), *(row.candidate for row in rows)])
 
 
+OTHER_UNITS: Final = {"ttft": "prefill", "tpot": "decode", "e2e": "cost"}
+"""Figures that, offline, are the same question as another in other units: inverted, or times the
+price of an hour."""
+
+
+def to_read(rows: Sequence[Compared]) -> list[Compared]:
+    """The rows without those that only repeat another row's ratio in other units."""
+    ratios = {(row.candidate, row.sizes, row.metric): row.ratio for row in rows}
+
+    def repeats(row: Compared) -> bool:
+        other = ratios.get((row.candidate, row.sizes, OTHER_UNITS.get(row.metric, "")))
+        if not other or not row.ratio:
+            return False
+        distance = abs(math.log(row.ratio)) - abs(math.log(other))
+        return abs(distance) < SAME_RATIO
+
+    return [row for row in rows if not repeats(row)]
+
+
+SAME_RATIO: Final = 1e-3
+"""Logarithms of ratios nearer than this are one figure in two units."""
+
+
 def columns(rows: Sequence[Compared], rules: Rules) -> list[Column]:
     """Columns to read; what is the same in every row is not shown."""
     names = _names(rows)
     timed = [row.sizes for row in rows if row.sizes is not None]
-    return [
+    everywhere = _everywhere(rows)
+
+    def reasons(row: Compared) -> str:
+        return ", ".join(code for code in row.reasons if code not in everywhere) or "-"
+
+    made = [
         figure("candidate", lambda row: names[row.candidate]),
         *sweeps(timed, lambda row: row.sizes),
         figure("metric", lambda row: row.metric),
         figure("ratio", lambda row: row.ratio, ".3f"),
-        figure("difference", lambda row: percent(row.ratio)),
         figure(f"{rules.confidence:.0%} interval", interval),
         figure("n", lambda row: row.n_pairs),
-        figure("significant", lambda row: "yes" if row.significant else "no"),
         figure("verdict", lambda row: row.verdict),
-        figure("reasons", lambda row: ", ".join(row.reasons) or "-"),
     ]
+    if any(reasons(row) != "-" for row in rows):
+        made.append(figure("reasons", reasons))
+    return made
+
+
+def _everywhere(rows: Sequence[Compared]) -> set[str]:
+    """Reasons that every row of a workload has; they are said once, below the table."""
+    timed = [set(row.reasons) for row in rows if row.sizes is not None]
+    return set.intersection(*timed) if timed else set()
 
 
 def percent(ratio: float | None) -> str:
@@ -113,8 +148,10 @@ def words(rows: Sequence[Compared], rules: Rules) -> Iterator[str]:
     left_out = max((row.n_left_out for row in rows), default=0)
     if left_out:
         yield f"Up to {left_out} pairs were left out because of the reasons shown."
+    everywhere = _everywhere(rows)
     for reason in sorted({reason for row in rows for reason in row.reasons}):
-        yield f"`{reason}`: {sentence(reason)}."
+        where = " (every workload)" if reason in everywhere else ""
+        yield f"`{reason}`{where}: {sentence(reason)}."
 
 
 def _decode(row: Compared) -> str:
