@@ -137,6 +137,7 @@ class Probed:
     device: str
     kind: str
     capability: tuple[int, ...] | None
+    n_sm: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
