@@ -20,7 +20,7 @@ import pytest
 from huggingface_hub import constants
 
 from bench.errors import BenchError, InputError, UnsupportedError
-from bench.experiment import Experiment, Grid
+from bench.experiment import Experiment, Grid, load_experiment
 from bench.models import hub, hub_fetch, resolve_model, weights
 from bench.models.hub_errors import telling
 from bench.runner.pinning import pinned
@@ -449,6 +449,42 @@ def test_a_card_falls_back_to_random_weights_and_says_so(
     with pytest.raises(UnsupportedError, match="is gated"):
         pinned(Experiment(name="x", question="?", grid=Grid(model=("meta-llama/Llama-3.2-1B",))),
                quiet)  # fmt: skip
+
+
+def test_gguf_files_of_an_experiment_are_left_out_where_they_cannot_be_had(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = load_experiment("rtx-4080-8b-gguf")
+    server.push("Qwen/Qwen3-8B", FILES)
+    files = {f"Qwen3-8B-{kind}.gguf": WEIGHTS for kind in ("Q4_K_M", "Q6_K")}
+    server.push("Qwen/Qwen3-8B-GGUF", files)
+    said: list[str] = []
+    with pytest.raises(InputError, match="Q8_0"):  # a name that is wrong is no missing network
+        pinned(wanted, said.append)
+    server.push("Qwen/Qwen3-8B-GGUF", files | {"Qwen3-8B-Q8_0.gguf": WEIGHTS})
+    found = pinned(wanted, said.append)
+    commits = {repo: server.repos[repo].main[:12] for repo in ("Qwen/Qwen3-8B-GGUF",)}
+    assert [v.model for v in found.variants][1:] == [
+        f"Qwen/Qwen3-8B-GGUF@{commits['Qwen/Qwen3-8B-GGUF']}:Qwen3-8B-{kind}.gguf"
+        for kind in ("Q4_K_M", "Q6_K", "Q8_0")
+    ]
+    assert found.baseline == f"{found.variants[0].model}/graph/int8-weight-only/cuda-graph"
+
+    monkeypatch.setattr(hub, "look_up", unreachable)
+    (alone,) = pinned(wanted, said.append).variants
+    assert alone.model == "qwen3-8b@random"
+    assert sum("left out" in one for one in said) == 3
+    name = Experiment(
+        name="x",
+        question="?",
+        grid=Grid(model=("Qwen/Qwen3-8B-GGUF:Q4_K_M", "qwen3-8b"), engine=("llama.cpp",)),
+    )
+    with pytest.raises(UnsupportedError, match="cannot be reached"):
+        pinned(name, quiet)
+
+
+def unreachable(*_: object) -> Any:
+    raise UnsupportedError("the hub cannot be reached")
 
 
 def test_a_plan_asks_nothing_of_a_card(server: Hub) -> None:

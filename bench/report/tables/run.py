@@ -242,6 +242,7 @@ def notes(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
             f"Cost per million tokens, prompt and new alike, at ${cost.usd_per_hour:g} "
             f"an hour{each}, busy {cost.utilization:.0%} of it ({cost.source})."
         )
+    yield from _mostly_floats(rows)
     yield from _spread(rows)
     yield from _few_pairs(rows)
     yield from _seen_twice(rows)
@@ -255,6 +256,17 @@ def notes(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
         yield f"{warning}."
     for reason in sorted({reason for row in rows for reason in row.reasons}):
         yield f"`{reason}`: {sentence(reason)}."
+
+
+def _mostly_floats(rows: Sequence[Row]) -> Iterator[str]:
+    """Schemes that reach less than half of a model: what they are compared as is mostly floats."""
+    for row in {row.arm.name: row for row in rows}.values():
+        share = row.weights.quantized_fraction
+        if share is not None and share < 0.5 and row.arm.quant != "none":
+            yield (
+                f"{row.arm.name}: only {share:.0%} of the weights are quantized, the others stay "
+                "in floats (`layers.skipped` in the records says which, and why)."
+            )
 
 
 def _spread(rows: Sequence[Row]) -> Iterator[str]:
