@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 from bench.comparison import Rules
-from bench.comparison.row import Compared
+from bench.comparison.row import Across, Compared
 from bench.comparison.unpaired import REASON
 from bench.experiment.selectors import short_names
 from bench.records.codes import sentence
 from bench.report.tables import Column, figure, sweeps
 from bench.statistics.paired import MIN_PAIRS
+from bench.statistics.unpaired import UnpairedRatio
 from bench.summary import Sizes
 
 
@@ -37,7 +39,22 @@ def table(row: Compared) -> dict[str, Any]:
     }
     if row.sizes is not None and REASON not in row.reasons:  # what was tested in pairs
         made["p_adjusted"] = row.p_adjusted
+    if row.across is not None:
+        made |= _of_machines(row.across, row.unpaired)
     return made | {"significant": row.significant, "verdict": row.verdict}
+
+
+def _of_machines(across: Across, found: UnpairedRatio | None) -> dict[str, Any]:
+    """Keys of a comparison between machines; None where there are no replicates to make it of."""
+    made = asdict(across) | {"differs": list(across.differs)}
+    return made | {name: getattr(found, name, None) for name in OF_REPLICATES}
+
+
+OF_REPLICATES: Final = tuple(
+    f"{name}_{side}"
+    for name in ("n", "machines", "restart_sd", "machine_sd")
+    for side in ("baseline", "candidate")
+)
 
 
 def _names(rows: Sequence[Compared]) -> dict[str, str]:
@@ -81,7 +98,7 @@ def columns(rows: Sequence[Compared], rules: Rules) -> list[Column]:
         *sweeps(timed, lambda row: row.sizes),
         figure("metric", lambda row: row.metric),
         figure("ratio", lambda row: row.ratio, ".3f"),
-        figure(f"{rules.confidence:.0%} interval", _interval),
+        figure(f"{rules.confidence:.0%} interval", interval),
         figure("n", lambda row: row.n_pairs),
         figure("verdict", lambda row: row.verdict),
     ]
@@ -96,7 +113,13 @@ def _everywhere(rows: Sequence[Compared]) -> set[str]:
     return set.intersection(*timed) if timed else set()
 
 
-def _interval(row: Compared) -> str:
+def percent(ratio: float | None) -> str:
+    """How far a ratio is from 1."""
+    return "-" if ratio is None else f"{ratio - 1:+.1%}"
+
+
+def interval(row: Compared) -> str:
+    """Both ends; `-` where there is none."""
     if row.ci_low is None:
         return "-"
     return f"{row.ci_low:.3f} .. {row.ci_high:.3f}"
@@ -141,7 +164,7 @@ def _decode(row: Compared) -> str:
         return f"no verdict on decoding at {work}"
     if row.verdict == "same":
         return f"decodes as fast at {work}"
-    said = f"decodes {row.ratio:.2f}x as fast at {work} ({_interval(row)})"
+    said = f"decodes {row.ratio:.2f}x as fast at {work} ({interval(row)})"
     faster = row.verdict == "higher"
     quality = {True: "at equal quality", False: "not at equal quality", None: "quality not known"}
     return f"{said}: {'faster' if faster else 'slower'}, {quality[row.equal_quality]}"
@@ -164,7 +187,8 @@ def gate_failures(
     for row in rows:
         if row.metric not in metrics:
             continue
-        at = f"{row.metric} of {row.candidate}"
+        machine = "" if row.across is None else f" on {row.across.candidate_machine}"
+        at = f"{row.metric} of {row.candidate}{machine}"
         for bound, limit, word in (
             (below, row.ci_low, "below"),
             (above, row.ci_high, "above"),
@@ -174,5 +198,5 @@ def gate_failures(
             if limit is None or row.verdict == "invalid":
                 failures.append(f"{at}: no valid interval ({', '.join(row.reasons) or 'none'})")
             elif (limit < bound) if word == "below" else (limit > bound):
-                failures.append(f"{at}: interval {_interval(row)} reaches {word} {bound:g}")
+                failures.append(f"{at}: interval {interval(row)} reaches {word} {bound:g}")
     return failures
