@@ -37,22 +37,30 @@ of the card (`bench prices`). Figures not given are neutral (no interest, no res
 """
 
 FIGURES: Mapping[str, tuple[str, str, str]] = {
-    "utilization": ("--utilization", "SHARE", "busy share of powered or billed hours; default 1"),
+    "utilization": ("--utilization", "SHARE", "busy share of powered or billed hours (default: 1)"),
     "rent_per_hour": ("--rent", "USD_PER_HOUR", "rent of the machine, or `book`"),
-    "storage_per_hour": ("--storage", "USD_PER_HOUR", "storage billed beside the rent"),
-    "egress_per_busy_hour": ("--egress", "USD_PER_HOUR", "egress for each busy hour"),
-    "price": ("--own", "USD", "price of the card, bought, or `book`; needs --years and --kwh"),
-    "years": ("--years", "YEARS", "years until it is sold"),
+    "storage_per_hour": (
+        "--storage",
+        "USD_PER_HOUR",
+        "price of storage, billed in addition to the rent",
+    ),
+    "egress_per_busy_hour": ("--egress", "USD_PER_HOUR", "price of egress in a busy hour"),
+    "price": ("--own", "USD", "purchase price of the card, or `book`; needs --years and --kwh"),
+    "years": ("--years", "YEARS", "years until the card is sold"),
     "rate_of_return": ("--rate-of-return", "SHARE", "yearly cost of capital"),
-    "salvage_share": ("--salvage", "SHARE", "value of the card at the end over its price"),
+    "salvage_share": ("--salvage", "SHARE", "resale value of the card over its price"),
     "host_price": ("--host", "USD", "price of the rest of the machine"),
-    "opex_per_year": ("--opex", "USD_PER_YEAR", "room, repairs, work"),
-    "powered_share": ("--powered", "SHARE", "share of the year in which it is on"),
+    "opex_per_year": ("--opex", "USD_PER_YEAR", "yearly cost of room, repairs and labour"),
+    "powered_share": ("--powered", "SHARE", "share of the year that the machine is on"),
     "electricity_per_kwh": ("--kwh", "USD_PER_KWH", "price of electricity, or a region"),
     "pue": ("--pue", "RATIO", "power of the site over power of the machine"),
     "watts_busy": ("--watts-busy", "WATTS", "power at the wall while busy"),
     "watts_idle": ("--watts-idle", "WATTS", "power at the wall while idle"),
-    "watts_host": ("--watts-host", "WATTS", "power beside the card, added to a measured card's"),
+    "watts_host": (
+        "--watts-host",
+        "WATTS",
+        "power of the host, added to the measured power of the card",
+    ),
 }
 """Figure of a scenario -> flag, its placeholder and help. Limits: `bench.cost.scenario.RULES`."""
 
@@ -61,9 +69,9 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     """Describe the arguments of `bench cost`."""
     parser: argparse.ArgumentParser = verbs.add_parser(
         "cost",
-        help="$ per million tokens: owned, rented, against an API",
-        description="Price what was measured. The measurement's interval and the scenario's band "
-        "are kept apart.",
+        help="compute $ per million tokens: owned, rented, against an API",
+        description="Compute what measured tokens cost. The measurement's interval and the "
+        "scenario's band stay separate.",
         epilog=EPILOG,
     )
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS")
@@ -77,22 +85,24 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     for name, (flag, placeholder, text) in FIGURES.items():
         parser.add_argument(flag, dest=name, metavar=placeholder, help=text)
     parser.add_argument("--gpus", type=int, metavar="N", help="machines that worked as one")
-    parser.add_argument("--gpu", metavar="NAME", help="price as this card, whatever was measured")
+    parser.add_argument(
+        "--gpu", metavar="NAME", help="take the prices of this card, whatever was measured"
+    )
     parser.add_argument(
         "--against",
         action="append",
         default=[],
         metavar="PROVIDER/MODEL|hosted|IN:OUT",
-        help="an API, those who host the model that was measured, or USD per million "
-        "input:output tokens; may be repeated",
+        help="compare with an API, with the hosts of the measured model, or with USD per "
+        "million input:output tokens; may be repeated",
     )
     parser.add_argument("--cached", metavar="SHARE", help="share of the API's input that is cached")
+    parser.add_argument("--batch", action="store_true", help="use the API's batch prices")
+    parser.add_argument("--batch-discount", metavar="SHARE", help="use this discount for batches")
+    parser.add_argument("--on", metavar="DATE", help="use the prices of this day (default: today)")
     parser.add_argument(
-        "--batch", action="store_true", help="the API's own prices for work that may wait"
+        "--mix", metavar="IN:OUT", help="mix of input and output tokens, such as 3:1"
     )
-    parser.add_argument("--batch-discount", metavar="SHARE", help="discount of the API's batches")
-    parser.add_argument("--on", metavar="DATE", help="day whose prices count (default: today)")
-    parser.add_argument("--mix", metavar="IN:OUT", help="price at this mix of tokens, such as 3:1")
     parser.add_argument("--currency", default="USD", help="also show costs in this currency")
     parser.add_argument(
         "--rate",
@@ -102,15 +112,15 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         help="dollars for one unit of a currency on a day (default: of --on), "
         "such as JPY=0.0067@2026-11-28",
     )
-    parser.add_argument("--co2", metavar="G_PER_KWH", help="grams of CO2 for a kilowatt-hour")
+    parser.add_argument("--co2", metavar="G_PER_KWH", help="grams of CO2 per kilowatt-hour")
     parser.add_argument(
         "--tornado", action="store_true", help="show what drives the cost instead of the cost"
     )
     parser.add_argument(
         "--tokens-per-day",
         metavar="N,N...",
-        help="show a month at so many tokens a day (1M, 200k, 1e7): machines, reserved hours "
-        "against hours of use, months until a bought one has paid --against",
+        help="show a month at this load (1M, 200k, 1e7): number of machines, cost of reserved and "
+        "of used hours, months until a purchase pays back against --against",
     )
     add_output(parser)
     return parser

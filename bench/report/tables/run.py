@@ -250,7 +250,7 @@ def notes(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
     if off:
         yield (
             f"The energy counter and the card's own power samples differ by up to {max(off):.0%}: "
-            "joules are no surer than that."
+            "joules are no more certain than that."
         )
     for warning in dict.fromkeys(row.weights.warning for row in rows if row.weights.warning):
         yield f"{warning}."
@@ -330,11 +330,11 @@ def _seen_twice(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         name, same, of = names[row.arm.name], row.tokens_as_eager, row.tokens_checked
         if of is not None and same is not None and same < of:
-            yield f"**{name}** made other tokens than eager mode after {same} of {of}."
+            yield f"**{name}** agrees with eager mode on the first {same} of {of} tokens only."
         if row.weights.copies_weights:
             yield (
-                f"**{name}**, batch {row.sizes.n_batch}: each step writes weights "
-                "out in floats before it multiplies, so they are not read as they are held."
+                f"**{name}**, batch {row.sizes.n_batch}: each step converts weights to floats "
+                "in memory before it multiplies, so it moves more bytes than `weights MB`."
             )
         if (share := row.early_share or 0) > EARLY_LIMIT:
             yield (
@@ -344,8 +344,8 @@ def _seen_twice(rows: Sequence[Row]) -> Iterator[str]:
             )
         if (ratio := row.host_ratio or 0) > HOST_LIMIT:
             yield (
-                f"**{name}**: the host saw {ratio:.2f}x the time that "
-                "the device did; figures are the device's."
+                f"**{name}**: the host measured {ratio:.2f}x the device's time; figures use "
+                "the device's."
             )
 
 
