@@ -17,6 +17,7 @@ from typing import Any
 from bench.demand import Asked, demand
 from bench.engines.endpoint import identity
 from bench.engines.endpoint.client import Answer, Client, RequestShape
+from bench.engines.endpoint.http import WatchedLoop
 from bench.engines.endpoint.load import ClosedLoop, Window, arrivals, open_loop
 from bench.engines.endpoint.prompts import Vocabulary, next_length
 from bench.engines.endpoint.settings import ApiKey, EndpointSettings, settings
@@ -62,7 +63,7 @@ class EndpointEngine:
         self._seed = f"{job.seed}/{job.replicate}"
         self._key = ApiKey(self._settings.key_env)
         self._client = Client(self._settings, self._key, self._settings.model)
-        self._runner = asyncio.Runner()
+        self._runner = asyncio.Runner(loop_factory=WatchedLoop)
         try:
             found = self._runner.run(self._meet(job.architecture.get("vocab_size")))
         except (InputError, UnsupportedError):
