@@ -23,7 +23,7 @@ MODULES = {
 MEASURING = {"engines", "devices", "worker", "quantization", "quality"}
 """Rooms that may import torch, inside functions; they run in the worker's process."""
 
-TORCH_FILES = {"models/convert.py"}
+TORCH_FILES = {"models/convert.py", "doctor/triton_line.py"}
 """Run as a program of their own by the parent, which has no torch."""
 
 KERNELS = {

@@ -6,14 +6,15 @@ import argparse
 import re
 import sys
 import tomllib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from bench.errors import InputError
-from bench.experiment import Experiment, Grid, load_experiment
+from bench.experiment import ArmEntry, Experiment, Grid, Quality, load_experiment
 
 ENDPOINT = "endpoint"
-"""The engine that `--url` means."""
+"""The engine that `--url` and `--serve` mean."""
 
 MODELS = "NAME, NAME@random, ORG/NAME[@REVISION] or ORG/NAME:FILE.gguf of the hub, a folder, a file"
 MAX_VALUES = 10_000
@@ -27,7 +28,8 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
         "experiment",
         nargs="?",
         metavar="EXPERIMENT",
-        help="name of a shipped experiment, or a file (default: quickstart; with --url: serving)",
+        help="name of a shipped experiment, or a file (default: quickstart; with --url or --serve: "
+        "serving)",
     )
     grid = parser.add_argument_group("what to measure (lists with commas, all combinations)")
     text: dict[str, Any] = {"type": texts, "metavar": "LIST"}
@@ -58,6 +60,13 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
     grid.add_argument("--dtype", help="auto, float32, bfloat16 or float16, where not quantized")
     grid.add_argument("--threads", type=int, help="CPU threads (default: the engine's own)")
     grid.add_argument("--url", help="server that speaks OpenAI's API; engine endpoint asks it")
+    grid.add_argument(
+        "--serve",
+        action="append",
+        metavar="COMMAND",
+        help="start a server for each replicate, such as 'vllm serve {model} --port {port}'; "
+        "twice or more: an arm each",
+    )
     grid.add_argument(
         "--option",
         action="append",
@@ -97,7 +106,8 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
     """The experiment with the flags laid over it, checked again."""
     from bench.runner.naming import is_quantized, named
 
-    asks = args.url is not None or args.engine == (ENDPOINT,)
+    server = _server(args)
+    asks = bool(server or args.serve) or args.engine == (ENDPOINT,)
     name = args.experiment or ("serving" if asks else "quickstart")
     experiment = load_experiment(name)
     names = (
@@ -119,11 +129,9 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
         grid["requests"] = tuple(args.requests)
     if args.slo is not None and args.n_batch is None:
         grid["n_batch"] = (1,)
-    options = dict(args.option)
-    if args.url is not None:
-        options["url"] = args.url
-        if all(variant.engine != ENDPOINT for variant in experiment.variants):
-            grid.setdefault("engine", (ENDPOINT,))
+    options = dict(args.option) | server
+    if asks and all(variant.engine != ENDPOINT for variant in experiment.variants):
+        grid.setdefault("engine", (ENDPOINT,))
     if options:
         grid["options"] = {**experiment.grid.options, **options}
     changes: dict[str, Any] = {
@@ -140,6 +148,8 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
     if {"engine", "quant", "mode"} & set(grid):
         changes["arm"] = ()  # what the flags name, not what the file writes out
     changed = replace(experiment, grid=replace(experiment.grid, **grid), **changes)
+    if args.serve and not server:
+        changed = _arm_each(changed, args.serve)
     if name == "quickstart" and {"model", "engine", "quant", "mode"} & set(grid):
         changed = replace(changed, question=_question(changed))
     problems = [*_problems(changed.grid, "grid"), *changed.problems()]
@@ -155,6 +165,26 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
         # The file's baseline is not among what was asked for: the first arm takes its place.
         changed = replace(changed, baseline=changed.variants[0].name)
     return changed
+
+
+def _server(args: argparse.Namespace) -> dict[str, str]:
+    """The option that says which server is asked, or how it is started; none for several."""
+    if args.url is not None and args.serve:
+        raise InputError("--serve starts a server of its own, and --url names one: give one")
+    if args.url is not None:
+        return {"url": args.url}
+    return {"serve": args.serve[0]} if args.serve and len(args.serve) == 1 else {}
+
+
+def _arm_each(experiment: Experiment, commands: Sequence[str]) -> Experiment:
+    """The experiment with a server for each command, the first as the baseline."""
+    arms = tuple(
+        ArmEntry(engine=ENDPOINT, quant=quant, options={"serve": command})
+        for command in commands
+        for quant in experiment.grid.quant
+    )
+    made = replace(experiment, arm=arms, quality=Quality())  # "faster" needs "at equal quality"
+    return replace(made, baseline=made.variants[0].name)
 
 
 def _question(experiment: Experiment) -> str:

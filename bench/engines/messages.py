@@ -38,6 +38,8 @@ class Job:
     options: Mapping[str, Any] = field(default_factory=dict)
     made: Path | None = None
     """What the engine's `Spec.prepare` made; None for an engine without one."""
+    server_pid: int | None = None
+    """Process of the server that was started for this worker, which leads those of its own."""
 
 
 def job_of(table: Mapping[str, Any]) -> Job:

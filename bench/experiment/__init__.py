@@ -6,6 +6,7 @@ Standard library only: a plan touches no device and imports no engine.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -72,12 +73,23 @@ class Variant:
             parts.append(self.dtype)
         if self.threads is not None:
             parts.append(f"{self.threads}t")
-        parts += [f"{key}={value}" for key, value in sorted(self.options.items())]
+        parts += [f"{key}={_shown(key, value)}" for key, value in sorted(self.options.items())]
         return "/".join(parts)
 
     def table(self) -> dict[str, Any]:
         """As in a record, the name with it."""
         return asdict(self) | {"name": self.name}
+
+
+def _shown(key: str, value: object) -> str:
+    """An option's value in an arm's name: of a server's command what is not filled in for it."""
+    if key != "serve":
+        return str(value)
+    return " ".join(FILLED_IN.sub("", str(value)).split())
+
+
+FILLED_IN: Final = re.compile(r"(?<!\S)(?:--?[\w-]+[ =])?\{\w+\}(?!\S)")
+"""`{model}`, `--port {port}`, `-m {gguf}`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

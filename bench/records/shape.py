@@ -89,6 +89,7 @@ class StepTable(TypedDict, total=False):
 
 class Notes(TypedDict, total=False):
     cache_bytes: Bytes | None
+    graph_bytes: Bytes | None
     early_tokens: Count
     tokens_checked: Count
     tokens_as_eager: Count
@@ -126,6 +127,7 @@ class MemoryTable(TypedDict, total=False):
     peak_device_bytes: Bytes | None
     device_loaded_bytes: Bytes | None
     cache_bytes: Bytes | None
+    graph_bytes: Bytes | None
     device_workspace_bytes: Bytes | None
     host_other_bytes: Bytes | None
     peak_host_scope: str | None

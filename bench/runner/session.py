@@ -13,7 +13,7 @@ from bench.records import Record
 from bench.records.file import Results, Writer
 from bench.runner.arms import Arm
 from bench.runner.search import Searches
-from bench.worker.messages import Ready
+from bench.worker.messages import Failed, Ready
 
 
 class Progress(Protocol):
@@ -68,6 +68,8 @@ class Session:
     hopeless: set[tuple[str, Workload]] = field(default_factory=set)
     """Variant and workload that failed in a way that a fresh process would only repeat."""
 
+    no_compiler: Failed | None = None
+    """Said once that nothing can be built here: no arm that is compiled is tried after that."""
     searches: Searches = field(default_factory=Searches)
 
     def keep(self, record: Record) -> None:

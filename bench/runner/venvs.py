@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from bench.programs import BOOT, PYTHON
 
 FILES: Final = DATA / "engines"
 STAMP: Final = "gpu-cost-bench.json"
+WITHOUT: Final = re.compile(r"^# without: (.+)$", re.MULTILINE)
 
 Say = Callable[[str], None]
 State = Literal["installed", "outdated", "unfinished", "missing"]
@@ -60,6 +62,12 @@ class Home:
         if os.name == "nt":
             return self.folder / "Scripts" / "python.exe"
         return self.folder / "bin" / "python"
+
+    @property
+    def without(self) -> list[str]:
+        """Packages that come along and must not stay: `# without: NAME ...` of the file."""
+        found = WITHOUT.search(self.requirements.read_text("utf-8"))
+        return found[1].split() if found else []
 
     @property
     def fingerprint(self) -> str:
@@ -188,6 +196,8 @@ def _make(place: Home, say: Say, held: tuple[int, ...]) -> None:
     _write_stamp(place, {"fingerprint": wanted})
     say(f"installing the packages of {place.name} with pip (once)")
     _pip(place, say, held)
+    if place.without:
+        _uninstall(place)
     _write_stamp(place, {"fingerprint": wanted, "packages": versions(place)})
 
 
@@ -255,6 +265,15 @@ def _pip(place: Home, say: Say, held: tuple[int, ...]) -> None:
         f"cannot install the environment of {place.name}: pip: {said} (what was downloaded is "
         "kept: the same command goes on from there)"
     )
+
+
+def _uninstall(place: Home) -> None:
+    command = [str(place.python), "-I", "-m", "pip", "uninstall", "--yes", *place.without]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise UnsupportedError(
+            f"cannot finish the environment of {place.name}: pip: {pip_error(done.stderr)}"
+        )
 
 
 def steps(output: Iterator[str]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
+from bench import toolchain
 from bench.devices import Reader
 from bench.devices.clock import Clock, HostClock, clock_for, suspended_s
 from bench.devices.figures import Figures
@@ -51,6 +52,7 @@ from bench.worker.messages import (
     QualityDone,
     QualityTask,
     Ready,
+    Shaped,
     Told,
     sent,
     told,
@@ -145,6 +147,9 @@ def perform(job: Told, emit: Emit) -> None:
     if job.task == "probe":
         emit(probe(job.device))
         return
+    if job.architecture is not None:
+        emit(shaped(job.architecture))
+        return
     emit(Phase(phase="load"))
     watched = None if job.load is None else spill.watch(job.load.device)
     runs, loaded = load(job, emit)
@@ -154,7 +159,9 @@ def perform(job: Told, emit: Emit) -> None:
     elif job.fit is not None:
         emit(fit(runs, loaded.device, emit, job.fit, watched))
     elif job.measure is not None:
-        measure_all(runs, loaded, job.workloads, job.measure, emit, watched)
+        assert job.load is not None
+        reader = reader_of(loaded.device, others_of(runs), job.load.server_pid)
+        measure_all(runs, loaded, job.workloads, job.measure, emit, reader, watched)
 
 
 def measure_all(
@@ -163,16 +170,15 @@ def measure_all(
     workloads: Sequence[Workload],
     rules: Measure,
     emit: Emit,
+    reader: Reader,
     watched: spill.Watch | None = None,
 ) -> None:
     """Every workload in its turn, on what is loaded."""
     clock = clock_of(runs, loaded.device)
-    reader = reader_of(loaded.device, others_of(runs))
     held = after_loading(loaded.device)
     try:
-        if reader.has_energy:
-            emit(Phase(phase="idle power"))
-            reader.idle(rules.idle_s)
+        emit(Phase(phase="at rest"))
+        reader.idle(rules.idle_s)
         for workload in workloads:
             emit(Phase(phase="start", workload=workload))
             try:
@@ -197,16 +203,22 @@ def clock_of(runs: Engine, device: str) -> Clock:
 
 
 def memory_parts(figures: dict[str, Any], held: Figures, loaded: Loaded) -> dict[str, Any]:
-    """The memory of a measured workload with its parts, and why one is missing."""
+    """The memory of a measured workload with its parts, and why one is missing.
+
+    What graphs keep in pools of their own is not in the allocator's peak, and is added.
+    """
+    memory, graphs = dict(figures["memory"]), figures["notes"].get("graph_bytes")
+    if graphs is not None and "peak_device_bytes" in memory:
+        memory |= {"peak_device_bytes": memory["peak_device_bytes"] + graphs, "graph_bytes": graphs}
     found = parts(
         loaded.device,
-        figures["memory"],
+        memory,
         held,
         weights_bytes=loaded.weights_bytes,
         cache_bytes=figures["notes"].get("cache_bytes"),
     )
     return {
-        "memory": figures["memory"] | found.values,
+        "memory": memory | found.values,
         "absent": found.absent | figures["absent"],
     }
 
@@ -219,6 +231,8 @@ def load(job: Told, emit: Emit) -> tuple[Engine, Loaded]:
     try:
         loaded = runs.load(job.load)
     except Exception as error:
+        if (why := toolchain.explained(error)) is not None:
+            raise UnsupportedError(why, toolchain.CODE) from error
         if failure(error).code != "CRASH":
             raise
         # It would fail again in every replicate: said once, and no process died of it.
@@ -286,10 +300,17 @@ def fit(
 
 def probe(device: str) -> Probed:
     """What `device` stands for on this machine, without loading anything."""
-    from bench.engines.transformers.engine import resolve_device
+    from bench.engines.transformers.resolving import resolve_device
 
     found = resolve_device(device)
-    return Probed(device=found.name, kind=found.kind, capability=found.capability)
+    return Probed(device=found.name, kind=found.kind, capability=found.capability, n_sm=found.n_sm)
+
+
+def shaped(architecture: Mapping[str, Any]) -> Shaped:
+    """What a config.json's model is made of, without loading anything."""
+    from bench.engines.transformers.counting import count
+
+    return Shaped(shape=count(architecture))
 
 
 def failure(error: Exception) -> Failed:

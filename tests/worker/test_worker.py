@@ -325,8 +325,8 @@ EVENTS = (
     Phase(phase="start", workload=WORKLOAD),
     Failed(code="OOM", message="no room", workload=WORKLOAD),
     Fit(n_batch=2, limited_by="memory", peaks={"1": 5}),
-    Probed(device="cpu", kind="cpu", capability=None),
-    Probed(device="cuda:0", kind="cuda", capability=(9, 0)),
+    Probed(device="cpu", kind="cpu", capability=None, n_sm=None),
+    Probed(device="cuda:0", kind="cuda", capability=(9, 0), n_sm=132),
     Done(),
 )
 

@@ -17,9 +17,11 @@ from typing import Any
 from bench.demand import Asked, demand
 from bench.engines.endpoint import identity
 from bench.engines.endpoint.client import Answer, Client, RequestShape
+from bench.engines.endpoint.guesses import Guesses, counters
 from bench.engines.endpoint.http import WatchedLoop
 from bench.engines.endpoint.load import ClosedLoop, Window, arrivals, open_loop
 from bench.engines.endpoint.prompts import Vocabulary, next_length
+from bench.engines.endpoint.quality import PromptScores
 from bench.engines.endpoint.settings import ApiKey, EndpointSettings, settings
 from bench.engines.endpoint.source import Source
 from bench.engines.endpoint.steady import SteadyStream, length_of
@@ -27,6 +29,7 @@ from bench.engines.endpoint.window import counts, failed, served
 from bench.engines.messages import Job, Loaded, Served, Timed
 from bench.errors import InputError, UnsupportedError
 from bench.experiment import Workload
+from bench.quality.top import TopPrediction
 
 PROBE_TOKENS = 8
 FINE = (None, "token_count", "buffered")
@@ -63,12 +66,14 @@ class EndpointEngine:
         self._seed = f"{job.seed}/{job.replicate}"
         self._key = ApiKey(self._settings.key_env)
         self._client = Client(self._settings, self._key, self._settings.model)
+        self._scores = PromptScores(self._client)
         self._runner = asyncio.Runner(loop_factory=WatchedLoop)
         try:
             found = self._runner.run(self._meet(job.architecture.get("vocab_size")))
         except (InputError, UnsupportedError):
             self.close()
             raise
+        self._counts = found["kind"] == "vllm"
         return self._describe(found)
 
     def _describe(self, found: Mapping[str, Any]) -> Loaded:
@@ -150,6 +155,7 @@ class EndpointEngine:
         self._prompts = self._vocabulary(length)
         self._shared = n_prompt - length
         self._next = 0
+        self._guesses = Guesses(self._counters())
         self._source = self._sourced()
 
     def _sourced(self) -> Source | None:
@@ -199,7 +205,9 @@ class EndpointEngine:
         """The next request of the workload."""
         index, self._next = self._next, self._next + 1
         body = self._client.body(self._prompts.prompt(index), self._shape)
-        return await self._client.ask(body, self._shape, time.perf_counter_ns())
+        answer = await self._client.ask(body, self._shape, time.perf_counter_ns())
+        self._guesses.add(answer.timings)
+        return answer
 
     async def _ask_for(self, asked: Asked) -> Answer:
         """A request of a workload whose requests differ; the template's tokens come on top."""
@@ -295,20 +303,30 @@ class EndpointEngine:
         return []  # text and a count of tokens is what comes; each answer's count was checked
 
     def notes(self) -> Mapping[str, Any]:
-        """What prompts were made of: their words or token numbers, and tokens that all share."""
-        return {"prompt_length": self._prompts.n, "shared_tokens": self._shared}
+        """What prompts were made of: their words or token numbers, and tokens that all share; how
+        often the server guessed right, where it guesses."""
+        told = {"prompt_length": self._prompts.n, "shared_tokens": self._shared}
+        return told | self._guesses.figures(self._counters())
+
+    def _counters(self) -> Mapping[str, int]:
+        """Of a server that counts its guesses, so far."""
+        found: Mapping[str, int] = self._run(counters(self._client)) if self._counts else {}
+        return found
 
     def log_probs(self, window: Sequence[int]) -> Any:
-        raise UnsupportedError(NO_LOGITS)
+        raise UnsupportedError("a server tells the likeliest tokens alone (`top_log_probs`)")
+
+    def top_log_probs(self, window: Sequence[int]) -> TopPrediction:
+        """See `bench.quality.top.TellsTop`."""
+        found: TopPrediction = self._run(self._scores.top(window))
+        return found
 
     def tokenize(self, text: str) -> list[int]:
-        raise UnsupportedError(NO_LOGITS)
+        found: list[int] = self._run(self._scores.tokens(text))
+        return found
 
     def detokenize(self, tokens: Sequence[int]) -> str:
-        raise UnsupportedError(NO_LOGITS)
-
-
-NO_LOGITS = "a server gives no logits of a whole text, so quality is not measured"
+        raise UnsupportedError("a server is asked for no text of tokens")
 
 
 def _one(extras: Mapping[str, Any]) -> dict[str, Any]:
