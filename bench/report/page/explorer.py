@@ -17,7 +17,7 @@ from bench.cost.scenario import FOLDER, SourcedFigure, load_scenario
 from bench.cost.throughput import Throughput, throughputs
 from bench.errors import InputError
 from bench.experiment import CostAssumption
-from bench.report.page.machines import Machine, work_of
+from bench.report.page.machines import Machine, priced_sizes, work_of
 from bench.summary import Sizes
 
 Json = dict[str, Any]
@@ -79,7 +79,7 @@ def _rows(machine: Machine) -> Iterator[Json]:
 
 
 def _sizes(one: Throughput) -> Sizes:
-    return Sizes(one.n_prompt, one.n_gen, one.n_batch)
+    return priced_sizes(one)
 
 
 def _work(sizes: Sizes, items: Sequence[Throughput]) -> str:

@@ -19,6 +19,7 @@ from bench.report.tables.row import (
     table,
     valid_words,
 )
+from bench.statistics import log_interval
 from bench.statistics.paired import MIN_PAIRS
 from bench.summary import METRICS, Row, summarise
 from bench.summary.quality import check_gate
@@ -162,9 +163,35 @@ def words(experiment: Experiment, rows: Sequence[Shown]) -> Iterator[str]:
             yield f"**{names[one.row.arm.name]}**{at}: {said}."
     yield from curve([one.row for one in rows], names)
     for one in rows:
+        if one.row.level is not None:
+            yield f"**{names[one.row.arm.name]}**{_asked(one.row)}: {service(one.row)}."
+    for one in rows:
         if one.limits.diagnosis:
             yield f"{names[one.row.arm.name]}: {one.limits.diagnosis}."
     yield from notes(experiment, [one.row for one in rows])
+
+
+def _asked(row: Row) -> str:
+    """What of several workloads it is about."""
+    return f", {row.sizes.requests}" if row.sizes.requests else ""
+
+
+def service(row: Row) -> str:
+    """The highest load within the limits, in words."""
+    level = row.level
+    assert level is not None
+    if level.absent:
+        return level.absent
+    found = log_interval(row.each("requests_s"))
+    ends = "" if found.low is None else f" ({found.low:.3g} to {found.high:.3g})"
+    parts = [f"{found.value:.3g} requests a second{ends} keep {level.slo}"]
+    parts.append(f"{row.value('total_tok_s'):,.0f} tokens a second, prompt and new")
+    knee = level.knee
+    if knee is not None and knee.concurrency is not None:
+        parts.append(f"about {knee.concurrency:.3g} at once")
+    if level.cached_share:
+        parts.append(f"{level.cached_share:.0%} of the prompts' tokens from a cache")
+    return "; ".join(parts)
 
 
 def curve(rows: Sequence[Row], names: Mapping[str, str]) -> Iterator[str]:
