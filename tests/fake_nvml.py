@@ -45,7 +45,7 @@ class FakeNvml:
     """Stands for the module `pynvml`. `answers` gives each function's result, or its error."""
 
     def __init__(self, cards: int = 1, **answers: Any) -> None:
-        self.fields: dict[int, int] = {186: 250_000, 74: 5_000_000_000, 75: 0}
+        self.fields: dict[int, int] = {186: 250_000, 74: 5_000_000_000, 75: 7_000_000_000}
         self.energy_mj = 1_000_000
         self.calls: list[str] = []
         self._cards = [f"card-{i}" for i in range(cards)]
@@ -61,7 +61,9 @@ class FakeNvml:
             "nvmlDeviceGetName": "Invented 100",
             "nvmlDeviceGetUUID": lambda handle: f"GPU-{self._cards.index(handle)}bc",
             "nvmlDeviceGetMemoryInfo": memory,
+            "nvmlDeviceGetPowerManagementLimit": 500_000,
             "nvmlDeviceGetEnforcedPowerLimit": 500_000,
+            "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=0, memory=0),
             "nvmlDeviceGetEccMode": [1, 1],
             "nvmlDeviceGetMigMode": [0, 0],
             "nvmlDeviceIsMigDeviceHandle": c_uint(0),  # the package gives its buffer, not a number

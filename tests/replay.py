@@ -123,6 +123,9 @@ class TraceCard:
     def identity(self) -> Mapping[str, Any]:
         return self._trace.identity
 
+    def state(self) -> Mapping[str, Any]:
+        return {}
+
     def counter_mj(self) -> int:
         return int(self._number("counter_mj", self._pace.now()))
 

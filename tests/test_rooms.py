@@ -23,7 +23,7 @@ MODULES = {
 MEASURING = {"engines", "devices", "worker", "quantization", "quality"}
 """Rooms that may import torch, inside functions; they run in the worker's process."""
 
-TORCH_FILES = {"models/convert.py"}
+TORCH_FILES = {"models/convert.py", "doctor/triton_line.py"}
 """Run as a program of their own by the parent, which has no torch."""
 
 KERNELS = {
@@ -39,7 +39,17 @@ imported only inside functions."""
 READING = {"summary", "comparison", "cost", "roofline", "predict", "claims", "report", "exchange"}
 """Never import torch, nor a measuring room."""
 
-BARE = {"errors", "data", "identity", "fields", "records", "models", "schemes", "experiment"}
+BARE = {
+    "errors",
+    "data",
+    "identity",
+    "fields",
+    "demand",
+    "records",
+    "models",
+    "schemes",
+    "experiment",
+}
 """Need the standard library only, whenever they are called."""
 
 LIGHT = MEASURING | BARE | {"__init__", "__main__", "_version", "cli", "runner", "api"}

@@ -49,6 +49,13 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
         help="sequences at once; max: the most that fit in memory, found by `bench run`",
     )
     grid.add_argument(
+        "--requests",
+        action="append",
+        metavar="SPEC",
+        help="requests that differ, of a server: chat, rag, ..., 'prompt=DIST gen=DIST', "
+        "trace:FILE (docs/serving.md); may be repeated",
+    )
+    grid.add_argument(
         "-d", "--device", help="auto, cpu, cuda:1, ...; one model on two cards: cuda:0+cuda:1"
     )
     grid.add_argument("--mode", **text, help="execution modes of the engine")
@@ -74,6 +81,11 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--level", choices=("quick", "standard", "strict"))
     how.add_argument("--pairs", type=int, metavar="N", help="fresh replicates of each variant")
     how.add_argument("--baseline", metavar="NAME", help="the arm that others are compared with")
+    how.add_argument(
+        "--slo",
+        metavar="LIMITS",
+        help="search a server's highest rate of arrivals within limits: ttft_p95=0.5,tpot_p95=0.05",
+    )
     how.add_argument("--seed", type=int, help="of the order and of the prompts")
 
 
@@ -115,6 +127,10 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
     grid: dict[str, Any] = {
         n: getattr(args, n) for n in names if getattr(args, n) not in (None, LARGEST)
     }
+    if args.requests is not None:
+        grid["requests"] = tuple(args.requests)
+    if args.slo is not None and args.n_batch is None:
+        grid["n_batch"] = (1,)
     options = dict(args.option) | server
     if asks and all(variant.engine != ENDPOINT for variant in experiment.variants):
         grid.setdefault("engine", (ENDPOINT,))
@@ -122,7 +138,7 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
         grid["options"] = {**experiment.grid.options, **options}
     changes: dict[str, Any] = {
         name: getattr(args, name)
-        for name in ("level", "baseline", "seed")
+        for name in ("level", "baseline", "seed", "slo")
         if getattr(args, name) is not None
     }
     if args.level is not None:

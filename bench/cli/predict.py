@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -258,20 +260,17 @@ def _cards(names: str, memory_gib: float | None) -> list[Gpu]:
 
 
 def _models(args: argparse.Namespace, quant: str) -> list[ModelCard]:
-    from bench.models import load_card, model_cards, resolve_model
-    from bench.models.config_file import card_of_config, is_config
+    from bench.models import load_card, model_cards
     from bench.predict.names import card_of_size
     from bench.predict.published import sized
+    from bench.runner.counting import card_of
 
     if args.weights_bytes is not None:
         return [card_of_size(args.weights_bytes, sized(quant))]
     if args.model == "all":
         return [load_card(path) for path in model_cards().values()]
-    names = [name.strip() for name in args.model.split(",")]
-    return [
-        card_of_config(Path(name)) if is_config(name) else resolve_model(name).card
-        for name in names
-    ]
+    say = partial(print, file=sys.stderr)
+    return [card_of(name.strip(), say) for name in args.model.split(",")]
 
 
 def _row(

@@ -43,10 +43,8 @@ class Reader(Protocol):
         """Close the window."""
 
     def idle(self, seconds: float) -> None:
-        """Measure the power at rest, with whatever is loaded; later windows carry it.
-
-        Does nothing where there is no energy counter.
-        """
+        """Measure the power at rest, with whatever is loaded, and whether others are at work;
+        later windows carry it. Does nothing where neither can be read."""
 
     def close(self) -> None:
         """Give back whatever the reader holds."""

@@ -33,9 +33,13 @@ PACKAGES = (
     "bitsandbytes",
     "compressed-tensors",
     "gptqmodel",
+    "mslk",
+    "kernels",
+    "optimum-quanto",
+    "gemlite",
 )
 """Packages whose version can change a figure, whatever the engine; one that is not installed is
-left out."""
+left out. torchao takes `mslk` by itself on some cards, transformers `kernels`."""
 
 SETTINGS = (
     "OMP_NUM_THREADS",
@@ -63,11 +67,11 @@ def capture(device: str | None = None, packages: Iterable[str] = ()) -> Environm
 
     GPU facts come from the driver, so this does not need torch. Takes well below a second.
     """
-    gpu, no_gpu = gpu_identity(device)
+    gpu, gpu_state, no_gpu = gpu_facts(device)
     identity = host_identity() | versions(packages) | gpu
     identity["bench"] = bench.__version__
     identity["settings"] = {name: os.environ[name] for name in SETTINGS if name in os.environ}
-    state = host_state() | commit() | {"time": utc_now()}
+    state = host_state() | gpu_state | commit() | {"time": utc_now()}
     if gpu.get("gpu") is not None:
         # A virtual machine may be given memory while it runs: a run would not go on with its own
         # records for a figure that no card's speed hangs on.
@@ -94,25 +98,30 @@ def versions(packages: Iterable[str] = ()) -> dict[str, str | None]:
     return found
 
 
-def gpu_identity(device: str | None) -> tuple[dict[str, Any], str | None]:
-    """Facts of the card (or cards) that will be measured, and why there are none; none on `cpu`."""
+def gpu_facts(device: str | None) -> tuple[dict[str, Any], dict[str, Any], str | None]:
+    """Of the card (or cards) that will be measured: what identifies it, what may change meanwhile,
+    and why there is none; none on `cpu`."""
     if device is not None and on_cpu(device):
-        return {"gpu": None}, "the device is the CPU"
+        return {"gpu": None}, {}, "the device is the CPU"
     if device is not None and is_remote(device):
         if local := behind(device):
-            return gpu_identity(local)
-        return {"gpu": None}, "the server's machine is not read from here"
+            return gpu_facts(local)
+        return {"gpu": None}, {}, "the server's machine is not read from here"
     each: list[dict[str, Any]] = []
+    states: list[dict[str, Any]] = []
     for name in members(device or "auto"):
         try:
             found = card.open_card(name)
         except Unreadable as reason:
-            return {"gpu": None}, str(reason)
+            return {"gpu": None}, {}, str(reason)
         try:
             each.append(dict(found.identity()))
+            states.append(dict(found.state()))
         finally:
             found.close()
-    return each[0] if len(each) == 1 else group_identity(each), None
+    if len(each) == 1:
+        return each[0], states[0], None
+    return group_identity(each), {"gpus": states}, None
 
 
 def host_state() -> dict[str, Any]:

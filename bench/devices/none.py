@@ -47,7 +47,7 @@ class NullReader:
         )
 
     def idle(self, seconds: float) -> None:
-        """There is no counter."""
+        """There is nothing to read."""
 
     def close(self) -> None:
         self._host.close()

@@ -40,12 +40,14 @@ def examine(device: str | None = None, *, with_peaks: bool = False) -> list[Chec
     Raises UnsupportedError if that device is not there.
     """
     from bench.doctor.gpu import gpu_checks
-    from bench.doctor.host import host_checks, software_checks
+    from bench.doctor.host import compiler_check, host_checks, software_checks
     from bench.doctor.peaks import peak_checks
 
     chosen, card = find_device(device)
     checks = [Check(check="device", state="ok", found=chosen)]
     checks += software_checks()
+    if kind_of(chosen) == "cuda":
+        checks.append(compiler_check(chosen))
     checks += host_checks(computes=chosen == "cpu")
     if card is not None:
         checks += gpu_checks(card)

@@ -8,7 +8,8 @@ from typing import Any
 from bench.devices.figures import Unreadable
 from bench.devices.gpu.amd import AmdCard
 from bench.devices.gpu.nvidia import NvidiaCard
-from bench.devices.gpu.reader import BRAKE, THERMAL
+from bench.devices.gpu.reader import BRAKE, REST_LIMIT, THERMAL
+from bench.devices.gpu.spill import spills_here
 from bench.doctor import Check
 
 
@@ -16,6 +17,7 @@ def gpu_checks(card: NvidiaCard | AmdCard) -> Iterator[Check]:
     """Every check of one card; gives the card back."""
     try:
         facts = dict(card.identity())
+        facts |= card.state()
         facts |= card.health()
         sample = card.sample(0.0, thorough=True)
         missing = card.missing()
@@ -28,6 +30,7 @@ def gpu_checks(card: NvidiaCard | AmdCard) -> Iterator[Check]:
             yield persistence_check(facts)
         yield power_limit_check(facts)
         yield process_check(card)
+        yield rest_check(sample.busy, missing)
         yield temperature_check(sample.temperature_c, facts.get("slowdown_c"), missing)
         yield event_check(sample.events, missing)
         yield energy_check(card)
@@ -41,6 +44,8 @@ def persistence_check(facts: dict[str, Any]) -> Check:
     on = facts["gpu_persistence"]
     if on:
         return Check(check="persistence", state="ok", found="on")
+    if on is None and spills_here():
+        return Check(check="persistence", state="ok", found="Windows' driver, which stays loaded")
     return Check(
         check="persistence",
         state="warn",
@@ -52,6 +57,15 @@ def persistence_check(facts: dict[str, Any]) -> Check:
 
 def power_limit_check(facts: dict[str, Any]) -> Check:
     limit, usual = facts.get("gpu_power_limit_w"), facts.get("default_power_limit_w")
+    enforced = facts.get("gpu_enforced_power_limit_w")
+    if limit is None and enforced is not None:
+        return Check(
+            check="power limit",
+            state="warn",
+            found=f"{enforced:.0f} W now; the firmware moves it",
+            meaning="a laptop: its speed depends on the charger, the profile and the lid",
+            advice="plug it in, choose the profile for performance, leave it open",
+        )
     if limit is None:
         return Check(
             check="power limit",
@@ -89,6 +103,28 @@ def process_check(card: NvidiaCard | AmdCard) -> Check:
         found=f"{len(others)}",
         meaning="figures measured now would be marked FOREIGN_PROCESS",
         advice="stop them; nvidia-smi lists them",
+    )
+
+
+def rest_check(busy: float | None, missing: Mapping[str, str]) -> Check:
+    """Whether anything keeps the card busy, also what the driver lists no process of."""
+    if busy is None:
+        return Check(
+            check="card at rest",
+            state="warn",
+            found="not shown",
+            meaning=missing.get("busy", "a program that draws would not be noticed"),
+            advice="close games, videos and browsers",
+        )
+    found = f"busy {busy:.0%} of the last moments"
+    if busy <= REST_LIMIT:
+        return Check(check="card at rest", state="ok", found=found)
+    return Check(
+        check="card at rest",
+        state="bad",
+        found=found,
+        meaning="figures measured now would be marked FOREIGN_PROCESS",
+        advice="close games, videos and browsers; under WSL2 also those of Windows",
     )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from bench import programs
 from bench.devices.figures import Unreadable
 from bench.devices.host import load, machine, rapl
 from bench.doctor import Check, State
@@ -31,6 +33,36 @@ def software_checks() -> Iterator[Check]:
     for name, least, lacking in PACKAGES:
         yield package_check(name, least, lacking)
     yield disk_check()
+
+
+def compiler_check(device: str, line: str | None = None) -> Check:
+    """Whether a line of Triton can be built and run on a card, by doing it."""
+    found = built(device) if line is None else line
+    if found == "ok":
+        return Check(check="triton", state="ok", found="builds and runs a line")
+    return Check(
+        check="triton",
+        state="bad",
+        found=found.partition(";")[0],
+        meaning="modes compiled and cuda-graph, and schemes with kernels of their own, fail",
+        advice=found.partition("; ")[2],
+    )
+
+
+def built(device: str, limit_s: float = 180.0) -> str:
+    """What `bench.doctor.triton_line` answers, in a process of its own."""
+    try:
+        done = subprocess.run(
+            programs.own("bench.doctor.triton_line", device),
+            capture_output=True,
+            text=True,
+            timeout=limit_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer after {limit_s:.0f} s"
+    said = (done.stdout or done.stderr).strip().splitlines()
+    return said[-1] if said else f"ended with exit code {done.returncode}"
 
 
 def package_check(name: str, least: tuple[int, ...], lacking: State) -> Check:

@@ -183,7 +183,7 @@ def resolve_model(ref: str) -> Model:
     if name not in cards and Path(ref).is_dir():
         raise InputError(f"model '{ref}' is no card; ./{ref} names the folder")
     if name not in cards:
-        raise InputError(unknown("model", name, cards) + "; `bench models` lists them")
+        raise InputError(unknown("model", name, cards) + " (`bench models` lists them)")
     return _choose(ref, load_card(cards[name]), source)
 
 

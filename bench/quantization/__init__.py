@@ -9,6 +9,7 @@ ready    models that were quantized before        compressed           their lay
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,12 @@ def _quantized(wanted: Scheme, model: torch.nn.Module) -> Applied:
         if name in choice.names
     }
     return watched(layers.convert(wanted, model, choice.names), choice, shapes)
+
+
+def tiles() -> dict[str, str]:
+    """Tile sizes that kernels of this project chose here by time; {} where none was run."""
+    kernels = sys.modules.get("bench.quantization.int8_kernels")
+    return {} if kernels is None else dict(kernels.tiles())
 
 
 def watched(

@@ -52,7 +52,8 @@ def _tiles() -> list[Any]:
     ]
 
 
-@triton.autotune(configs=_tiles(), key=["n_out", "n_in", "BLOCK_M"])  # type: ignore[untyped-decorator]  # triton has no types
+# Kept on disk beside the kernels, so that replicates have the same tiles.
+@triton.autotune(configs=_tiles(), key=["n_out", "n_in", "BLOCK_M"], cache_results=True)  # type: ignore[untyped-decorator]  # triton has no types
 @triton.jit  # type: ignore[untyped-decorator]  # triton has no types
 def matmul_kernel(  # type: ignore[no-untyped-def]  # a kernel's arguments have no Python types
     x_ptr,
@@ -92,6 +93,16 @@ def matmul_kernel(  # type: ignore[no-untyped-def]  # a kernel's arguments have 
         y += bias[:, None]
     y_at = y_ptr + rows.to(tl.int64)[None, :] * n_out + outs[:, None]
     tl.store(y_at, y.to(y_ptr.dtype.element_ty), mask=out_there[:, None] & row_there[None, :])
+
+
+def tiles() -> dict[str, str]:
+    """What was chosen in this process: matrix, padded rows and dtype of the result -> tile."""
+    found = {}
+    for (n_out, n_in, rows, *dtypes), tile in matmul_kernel.cache.items():
+        sizes = f"{tile.kwargs['BLOCK_N']} x {tile.kwargs['BLOCK_K']}"
+        chosen = f"{sizes}, {tile.num_warps} warps, {tile.num_stages} stages"
+        found[f"{n_out} x {n_in}, {rows} rows, {dtypes[-1]}"] = chosen
+    return found
 
 
 def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -120,6 +120,7 @@ class Int8Linear(nn.Module):
         super().__init__()
         source = old.weight.detach()
         self.in_features, self.out_features = old.in_features, old.out_features
+        self.dtype = source.dtype
         on_cpu = source.device.type == "cpu"
         self.levels = cpu_levels() if on_cpu else LEVELS
         # oneDNN multiplies unsigned by signed numbers fastest: torchao's source, and measured.
@@ -170,8 +171,10 @@ def convert(model: nn.Module, names: Sequence[str]) -> nn.Module:
 def check(layer: Int8Linear, name: str) -> None:
     """UnsupportedError if this device's product is not that of exact integers.
 
-    Also what makes the GPU kernel choose its tile sizes, before anything is timed or captured.
+    Also what makes the GPU kernel choose its tile sizes, before anything is timed or captured. They
+    are chosen for each dtype of the result: so there it is the model's, and exact but for rounding.
     """
+    dtype = torch.float32 if layer.weight.device.type == "cpu" else layer.dtype
     draw = torch.Generator().manual_seed(0)
     some = torch.randint(0, layer.out_features, (64,), generator=draw)
     weight = layer.weight[some.to(layer.weight.device)].double()
@@ -188,9 +191,9 @@ def check(layer: Int8Linear, name: str) -> None:
             one.expand(layer.out_features).contiguous(),
             layer.shifted,
             None,
-            torch.float32,
+            dtype,
         )[:, some.to(weight.device)]
-        if not torch.equal(found, (q.double() @ weight.t()).float()):
+        if not torch.equal(found, (q.double() @ weight.t()).float().to(dtype)):
             raise UnsupportedError(
                 f"int8-dynamic-fused: layer {name} at {n_rows} rows is not the exact product on "
                 f"{weight.device}; use int8-dynamic"

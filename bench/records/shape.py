@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final, Literal, Required, TypedDict
+from typing import Annotated, Any, Final, Literal, NotRequired, Required, TypedDict
 
 from bench.fields import Between, converter
 
@@ -69,6 +69,10 @@ class WorkloadTable(TypedDict):
     n_prompt: Count
     n_gen: Count
     n_batch: AtLeastOne | None
+    requests: NotRequired[Words]
+    slo: NotRequired[Words]
+    rate: NotRequired[Positive]
+    n_requests: NotRequired[AtLeastOne]
 
 
 class Warmup(TypedDict, total=False):
@@ -85,6 +89,7 @@ class StepTable(TypedDict, total=False):
 
 class Notes(TypedDict, total=False):
     cache_bytes: Bytes | None
+    graph_bytes: Bytes | None
     early_tokens: Count
     tokens_checked: Count
     tokens_as_eager: Count
@@ -122,6 +127,7 @@ class MemoryTable(TypedDict, total=False):
     peak_device_bytes: Bytes | None
     device_loaded_bytes: Bytes | None
     cache_bytes: Bytes | None
+    graph_bytes: Bytes | None
     device_workspace_bytes: Bytes | None
     host_other_bytes: Bytes | None
     peak_host_scope: str | None
@@ -311,6 +317,10 @@ def _own(table: Mapping[str, Any]) -> list[str]:
     return found or _samples(table.get("samples", {}), sizes["n_gen"])
 
 
+LENGTHS: Final = ("n_prompt", "n_gen", "n_shared", "n_cached")
+"""Tokens of each request, where requests differ."""
+
+
 def _samples(samples: Mapping[str, Any], n_gen: int) -> list[str]:
     """One entry an iteration; of a server `wall_s`, and fewer gaps than tokens."""
     found: list[str] = []
@@ -327,8 +337,18 @@ def _samples(samples: Mapping[str, Any], n_gen: int) -> list[str]:
     first, gaps, whole = (samples.get(name, []) for name in ("prefill_s", "itl_s", "e2e_s"))
     if not first or not len(first) == len(gaps) == len(whole):
         return ["samples: prefill_s, itl_s and e2e_s must hold one entry for each iteration"]
-    n_gaps = n_gen - 1
-    if any(len(one) > n_gaps if server else len(one) != n_gaps for one in gaps):
+    for name in LENGTHS:
+        if name in samples:
+            kind_of_count = list[Count | None] if name == "n_cached" else list[Count]
+            converter(kind_of_count)(samples[name], f"samples.{name}", found)
+            if not found and len(samples[name]) != len(first):
+                found.append(f"samples.{name}: must hold one entry for each iteration")
+    if found:
+        return found
+    made = samples.get("n_gen", [n_gen] * len(gaps))
+    if any(
+        len(one) > n - 1 if server else len(one) != n - 1 for one, n in zip(gaps, made, strict=True)
+    ):
         return ["samples.itl_s: an iteration does not have n_gen - 1 gaps"]
     return []
 

@@ -68,6 +68,10 @@ def run(
             experiment, writer, environment.id, progress, outcome, part, set(part.hopeless)
         )
         done = {r.key for r in before.records if r.status == "ok"} | session.part.done
+        if experiment.slo:
+            overloaded = {r.key for r in before.records if "REQUESTS_FAILED" in r.reasons}
+            done |= overloaded  # of a probe that is an answer
+            session.searches.known(before.records, done)
         measure_replicates(session, arms, done)
         if text is not None and session.part.quality:
             measure_qualities(session, arms, text, before.qualities)

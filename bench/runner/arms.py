@@ -66,7 +66,7 @@ class Arm:
             "measurement",
             method=METHOD,
             weights=self.identity,
-            workload=asdict(workload),
+            workload=workload.table(),
             rules=rules,
             seed=experiment.seed,
             replicate=replicate,
@@ -137,10 +137,16 @@ def check_scheme(variant: Variant) -> None:
     """Refuse a scheme that does not exist, or that this engine does not run."""
     if spec(variant.engine).weights == "none":
         return  # a name that tells arms apart
-    row, known = schemes.find(variant.quant), schemes.of_engine(variant.engine)
+    row = schemes.find(variant.quant)
     if row is not None and row.source == "checkpoint":
         return  # whether the engine loads it is said of the arm alone
     if row is None or variant.engine not in row.engines:
+        known = [
+            name
+            for name in (*schemes.of_engine(variant.engine), *schemes.MIXED)
+            if (one := schemes.scheme(name)).source != "checkpoint"
+            and variant.engine in one.engines
+        ]
         raise InputError(unknown(f"scheme of {variant.engine}", variant.quant, known))
 
 
@@ -267,6 +273,7 @@ def find_device(experiment: Experiment) -> schemes.Device:
         name=found.device,
         kind=found.kind,
         capability=(capability[0], capability[1]) if capability else None,
+        n_sm=found.n_sm,
     )
 
 

@@ -122,7 +122,9 @@ def _bounds(
         dtype=place.dtype if variant.dtype == "auto" else variant.dtype,
         n_devices=together,
         engine=variant.engine,
-        **asdict(workload),
+        n_prompt=workload.n_prompt,
+        n_gen=workload.n_gen,
+        n_batch=workload.n_batch,
     )
     return {
         "bound_decode_tok_s": limit.decode_tok_s,

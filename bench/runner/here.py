@@ -39,7 +39,7 @@ class Here:
     @property
     def dtype(self) -> str:
         """What `--dtype auto` means there."""
-        return "float32" if self.kind == "cpu" else "bfloat16"
+        return self.device.dtype
 
     @property
     def device(self) -> Device:
@@ -50,6 +50,7 @@ class Here:
             name=self.devices or self.name,
             kind=self.kind,
             capability=(int(major), int(minor)) if minor.isdigit() else None,
+            n_sm=self.gpu.sms if self.gpu and minor.isdigit() else None,
             elsewhere=self.elsewhere,
         )
 

@@ -15,6 +15,7 @@ from bench.errors import UnsupportedError
 from bench.experiment import ArmEntry, Experiment, Variant
 from bench.models import card_ref, hub, hub_ref, resolve_model
 from bench.models.places import known, remember
+from bench.runner.counting import count
 
 Say = Callable[[str], None]
 
@@ -25,10 +26,13 @@ def pinned(experiment: Experiment, say: Say, *, planning: bool = False) -> Exper
 
     A card whose weights cannot be had falls back to random ones of its shape, and `say` is told,
     unless the user named the hub. `planning`: cards need no network, as their shape is known.
+    The shape of each is known afterwards, if transformers can make it (`bench.runner.counting`).
     Raises InputError for a model that cannot be, UnsupportedError for one that cannot be had here.
     """
     loading = dict.fromkeys(v.model for v in experiment.variants if _loads(v))
     names = {model: _pinned(model, say, planning) for model in loading}
+    for name in names.values():
+        count(resolve_model(name), say)
     changed = {model: name for model, name in names.items() if model != name}
     if not changed:
         return experiment

@@ -21,13 +21,13 @@ from bench.fields import MOST_BYTES, parse_json, shown
 from bench.models.weights import import_root, last_line
 from bench.programs import own
 from bench.worker import messages
-from bench.worker.messages import Done, Event, Failed, Fit, Probed, Told
+from bench.worker.messages import Done, Event, Failed, Fit, Probed, Shaped, Told
 
 Line = dict[str, Any]
 LAST_BYTES = 1 << 16
 """Of what a worker wrote to stderr: its last words."""
 WORKER = own("bench.worker")
-END = (Done, Failed, Fit, Probed)
+END = (Done, Failed, Fit, Probed, Shaped)
 
 
 def converse(job: Line, *, limit_s: float, command: Sequence[str] = WORKER) -> Generator[Line]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Final
 
 from bench.errors import UnsupportedError
 from bench.experiment import Workload
@@ -12,11 +12,18 @@ from bench.experiment.plan import PlannedReplicate, plan
 from bench.records import Record, utc_now
 from bench.runner.arms import Arm
 from bench.runner.process import events
-from bench.runner.servers import RunningServer, failure_to_serve, serving, with_server
+from bench.runner.search import ProbeOnce, search
+from bench.runner.servers import RunningServer, ServerOf, failure_to_serve, with_server
 from bench.runner.session import Session
+from bench.schemes.row import COMPILED
+from bench.summary import METRICS
+from bench.summary.rows import replicate
+from bench.toolchain import CODE as NO_COMPILER
 from bench.worker.messages import Failed, Measured, Phase, Ready, Told
 
-ONCE = frozenset({"UNSUPPORTED", "OOM", "INPUT", "NONFINITE", "NOT_LOADED", "WRONG_MODEL"})
+ONCE = frozenset(
+    {"UNSUPPORTED", "OOM", "INPUT", "NONFINITE", "NOT_LOADED", "WRONG_MODEL", NO_COMPILER}
+)
 """Failures that a fresh process would only repeat."""
 
 
@@ -34,30 +41,59 @@ def measure_replicates(session: Session, arms: Sequence[Arm], done: set[str]) ->
         missing = [workload for workload, name in keys.items() if name not in done]
         title = f"{arm.variant.name}, replicate {step.index + 1}"
         session.progress.step(step.position, len(steps), title)
-        if arm.refusal:
+        if refused := _refused(session, arm):
             if step.index == 0:
-                why = Failed(code="UNSUPPORTED", message=arm.refusal)
-                _fail(session, arm, step, missing, why)
+                _fail(session, arm, step, missing, refused)
+            continue
+        if session.experiment.slo:
+            with ServerOf(arm, session.writer.folder, f"{step.index + 1}") as host:
+                for base in session.experiment.workloads:
+                    search(session.searches, arm, step, base, _probing(session, done, host))
             continue
         while left := [w for w in missing if (arm.variant.name, w) not in session.hopeless]:
             # A workload that kills its process must not take the rest of them along.
-            recorded = _worker(session, arm, step, left)
+            with ServerOf(arm, session.writer.folder, f"{step.index + 1}") as host:
+                recorded = _worker(session, arm, step, left, host)
             missing = [workload for workload in left if workload not in recorded]
 
 
+def _probing(session: Session, done: set[str], host: ServerOf) -> ProbeOnce:
+    """Measures a probe of a search, unless that was done before; all of them ask one server."""
+
+    def measured(arm: Arm, step: PlannedReplicate, workload: Workload) -> None:
+        name = arm.key(session.experiment, workload, step.index)
+        session.outcome.keys.add(name)
+        if name in done or (arm.variant.name, workload) in session.hopeless:
+            return
+        if workload.rate is not None:
+            session.progress.phase(f"{workload.rate:.3g} requests a second")
+        _worker(session, arm, step, [workload], host)
+
+    return measured
+
+
+def _refused(session: Session, arm: Arm) -> Failed | None:
+    """Why an arm is not tried; where nothing can be built, no arm that is compiled is."""
+    if arm.refusal:
+        return Failed(code="UNSUPPORTED", message=arm.refusal)
+    return session.no_compiler if arm.variant.mode in COMPILED else None
+
+
 def _worker(
-    session: Session, arm: Arm, step: PlannedReplicate, workloads: Sequence[Workload]
+    session: Session,
+    arm: Arm,
+    step: PlannedReplicate,
+    workloads: Sequence[Workload],
+    host: ServerOf,
 ) -> set[Workload]:
-    """Run one worker, with a server of its own where the arm starts one; returns the workloads
-    that now have a record, of success or failure."""
+    """Run one worker; returns the workloads that now have a record, of success or failure."""
     started = utc_now()
-    with contextlib.ExitStack() as stack:
-        try:
-            server = stack.enter_context(serving(arm, session.writer.folder, f"{step.index + 1}"))
-        except UnsupportedError as error:
-            _fail(session, arm, step, workloads, failure_to_serve(error), started)
-            return set(workloads)
-        return _conversation(session, arm, step, workloads, server)
+    try:
+        server = host.running()
+    except UnsupportedError as error:
+        _fail(session, arm, step, workloads, failure_to_serve(error), started)
+        return set(workloads)
+    return _conversation(session, arm, step, workloads, server)
 
 
 def _conversation(
@@ -114,26 +150,43 @@ def _save(
     """Append the record of a measured workload."""
     model = {name: value for name, value in asdict(loaded).items() if name != "absent"}
     workload = event.workload
-    session.outcome.measured += 1
-    session.writer.append(
-        Record(
-            **session.common(arm, loaded),
-            key=arm.key(session.experiment, workload, step.index),
-            workload=asdict(workload),
-            replicate=step.index,
-            position=step.position,
-            started_at=started,
-            status="ok",
-            reasons=event.reasons,
-            samples=dict(event.samples),
-            warmup=dict(event.warmup),
-            model=model | {"notes": event.notes, "first_tokens": event.first_tokens},
-            memory=dict(event.memory),
-            energy=dict(event.energy),
-            device=dict(event.device),
-            absent={**loaded.absent, **event.absent},
-        )
+    record = Record(
+        **session.common(arm, loaded),
+        key=arm.key(session.experiment, workload, step.index),
+        workload=workload.table(),
+        replicate=step.index,
+        position=step.position,
+        started_at=started,
+        status="ok",
+        reasons=event.reasons,
+        samples=dict(event.samples),
+        warmup=dict(event.warmup),
+        model=model | {"notes": event.notes, "first_tokens": event.first_tokens},
+        memory=dict(event.memory),
+        energy=dict(event.energy),
+        device=dict(event.device),
+        absent={**loaded.absent, **event.absent},
     )
+    session.outcome.measured += 1
+    session.keep(record)
+    session.progress.say(f"{arm.variant.name}, {_in_short(record)}")
+
+
+SHOWN: Final = ("prefill_tok_s", "decode_tok_s", "output_tok_s", "ttft_s")
+"""Figures of a replicate that are shown when it ends, the first two that there are."""
+
+
+def _in_short(record: Record) -> str:
+    """A replicate in one line: which, of what size, and its first figures."""
+    made = replicate(record)
+    sizes = made.sizes
+    figures = [
+        f"{METRICS[name].heading or name} {value:{METRICS[name].form}}"
+        for name in SHOWN
+        if (value := made.figures[name]) is not None
+    ]
+    at = f"replicate {record.replicate + 1}, {sizes.n_prompt}+{sizes.n_gen} x {sizes.n_batch}"
+    return ", ".join((f"{at}: {', '.join(figures[:2]) or 'no rate'}", *made.reasons))
 
 
 def _fail(
@@ -149,13 +202,15 @@ def _fail(
     for workload in workloads:
         session.outcome.failed += 1
         session.outcome.refused += why.code == "INPUT"
+        if why.code == NO_COMPILER:
+            session.no_compiler = why
         if why.code in ONCE:
             session.hopeless.add((arm.variant.name, workload))
-        session.writer.append(
+        session.keep(
             Record(
                 **session.common(arm, None),
                 key=arm.key(session.experiment, workload, step.index),
-                workload=asdict(workload),
+                workload=workload.table(),
                 replicate=step.index,
                 position=step.position,
                 started_at=started or utc_now(),

@@ -178,6 +178,31 @@ def serving(arm: Arm, folder: Path, name: str) -> Iterator[RunningServer | None]
         yield _first_ready(asked, arm.model, log, stack)
 
 
+class ServerOf:
+    """The server of one replicate: started when it is first asked for, and anew if it has ended.
+
+    Leaving the block ends it. Of an arm that starts none there is none.
+    """
+
+    def __init__(self, arm: Arm, folder: Path, name: str) -> None:
+        self._arm, self._folder, self._name = arm, folder, name
+        self._stack = contextlib.ExitStack()
+        self._server: RunningServer | None = None
+
+    def __enter__(self) -> ServerOf:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def running(self) -> RunningServer | None:
+        """Raises UnsupportedError where it does not become ready."""
+        if self._server is None or self._server.has_ended:
+            self._stack.close()
+            self._server = self._stack.enter_context(serving(self._arm, self._folder, self._name))
+        return self._server
+
+
 def starts_server(variant: Variant) -> bool:
     """Whether an arm's server is started for each of its replicates."""
     return spec(variant.engine).remote and bool(variant.options.get("serve"))

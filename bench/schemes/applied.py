@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from bench.schemes.row import FUSED, HEAD, Layout, Package, Scheme
+from bench.schemes.row import FUSED, HEAD, Layout, Least, Package, Scheme
 
 TORCHAO: Final = Package(name="torchao", least="0.17")
 BITSANDBYTES: Final = Package(name="bitsandbytes", least="0.50")
@@ -24,6 +24,13 @@ SEARCHED_ON_HOST: Final = (
 )
 INTEGERS_BY_TRITON: Final = {"max_autotune_gemm": True}
 """Else the compiler calls cuBLAS for products of integers, which stops at 16 rows or fewer."""
+TEMPLATES: Final = Least(
+    n_sm=68,
+    why="torch's compiler writes no integer product for fewer, and cuBLAS refuses one of 16 rows "
+    "or fewer: int8-dynamic-fused has one for each card",
+)
+"""`is_big_gpu` of torch._inductor.utils."""
+FP8_NUMBERS: Final = Least(capability=(8, 9), why="Triton has no fp8e4nv before Ada")
 UNTRACEABLE: Final = (
     "bitsandbytes 0.50 gives its matmul on a CPU a shape that torch.compile cannot read"
 )
@@ -65,6 +72,7 @@ INTEGERS: Final = (
         layout=Layout(bits=8, row_bytes=5, leaves=FUSED, compute="int8"),
         packages=(TORCHAO,),
         inductor=INTEGERS_BY_TRITON,
+        least_compiled=TEMPLATES,
         convert=f"{AO}:int8_dynamic",
         fits=f"{AO}:fits_int8",
         # kernel/intmm.py: cuBLAS' integer matmul needs more than 16 rows, so decoding at a small
@@ -83,8 +91,7 @@ INTEGERS: Final = (
         # A float32 scale a row and, on a CPU, a 32-bit sum of the row.
         layout=Layout(bits=8, row_bytes=4, leaves=FUSED, compute="int8"),
         packages=(TORCH_UNSIGNED, TRITON),
-        capability=(8, 0),
-        why_capability="Triton's integer matmul",
+        least=Least(capability=(8, 0), why="Triton's integer matmul"),
         convert=f"{OWN}:fused_int8",
         fits=f"{OWN}:fits_fused_int8",
         kernel="CPU: torch._int_mm, unsigned activations, sums of the weights taken once; GPU: "
@@ -109,8 +116,7 @@ INTEGERS: Final = (
         layout=Layout(bits=4, group=64, group_bytes=4, pad_in=1024, pad_out=8, leaves=FUSED),
         kinds=("cuda",),
         packages=(TORCHAO,),
-        capability=(8, 0),
-        why_capability="the tile-packed kernel's bfloat16 tensor cores",
+        least=Least(capability=(8, 0), why="the tile-packed kernel's bfloat16 tensor cores"),
         dtypes=("bfloat16",),
         convert=f"{AO}:int4_weight_only",
         fits=f"{AO}:fits_int4",
@@ -125,8 +131,7 @@ INTEGERS: Final = (
         # Loaded through transformers, which leaves the head alone.
         layout=Layout(bits=8, row_bytes=4, leaves=FUSED | HEAD, compute="int8"),
         packages=(BITSANDBYTES,),
-        capability=(7, 5),
-        why_capability="integer tensor cores",
+        least=Least(capability=(7, 5), why="integer tensor cores"),
         refused_modes={"cuda-graph": SEARCHED_ON_HOST, "compiled@cpu": UNTRACEABLE},
         convert=f"{BNB}:int8",
         kernel="bitsandbytes::int8_mixed_scaled_mm, outlier columns in 16 bits",
@@ -165,8 +170,7 @@ FP8: Final = (
         layout=Layout(bits=8, row_bytes=4, leaves=FUSED, compute="fp8"),
         kinds=("cuda",),
         packages=(TORCHAO,),
-        capability=(8, 9),
-        why_capability=FP8_CARDS,
+        least=Least(capability=(8, 9), why=FP8_CARDS),
         dtypes=("bfloat16",),
         convert=f"{AO}:fp8_dynamic_row",
         fits=f"{AO}:fits_fp8_row",
@@ -180,8 +184,7 @@ FP8: Final = (
         layout=Layout(bits=8, matrix_bytes=4, leaves=FUSED, compute="fp8"),
         kinds=("cuda",),
         packages=(TORCHAO,),
-        capability=(8, 9),
-        why_capability=FP8_CARDS,
+        least=Least(capability=(8, 9), why=FP8_CARDS),
         convert=f"{AO}:fp8_dynamic_tensor",
         fits=f"{AO}:fits_fp8",
         kernel="torch._scaled_mm, activations scaled before it",
@@ -192,6 +195,7 @@ FP8: Final = (
         engines=TORCH,
         layout=Layout(bits=8, row_bytes=4, leaves=FUSED),
         packages=(TORCHAO,),
+        least_compiled=FP8_NUMBERS,
         convert=f"{AO}:fp8_weight_only",
         kernel=CONVERTED,
     ),

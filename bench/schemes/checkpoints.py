@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from bench.schemes.applied import BITSANDBYTES, FP8, FP8_CARDS, INTEGERS, QUANTO, TORCH, TORCHAO
-from bench.schemes.row import HEAD, Compute, Dynamic, Layout, Package, Part, Scheme
+from bench.schemes.row import HEAD, Compute, Dynamic, Layout, Least, Package, Part, Scheme
 
 COMPRESSED: Final = Package(name="compressed-tensors", least="0.20")
 GPTQMODEL: Final = Package(name="gptqmodel", least="5.0")
@@ -158,8 +158,7 @@ FP8_BLOCK: Final = Scheme(
     layout=_blocks(4),
     kinds=("cuda",),
     packages=(KERNELS,),
-    capability=(8, 9),
-    why_capability=FP8_CARDS,
+    least=Least(capability=(8, 9), why=FP8_CARDS),
     kernel="Triton or DeepGEMM, by the package kernels",
 )
 
@@ -172,8 +171,7 @@ FP8_TENSOR: Final = Scheme(
     layout=_matrix8("fp8"),
     kinds=("cuda",),
     packages=(KERNELS,),
-    capability=(8, 9),
-    why_capability=FP8_CARDS,
+    least=Least(capability=(8, 9), why=FP8_CARDS),
     kernel="torch._scaled_mm, or the package kernels",
 )
 
@@ -192,8 +190,7 @@ MXFP4: Final = Scheme(
     layout=Layout(bits=4, group=32, group_bytes=1, leaves=EXPERTS_ONLY, compute="float"),
     kinds=("cuda",),
     packages=(KERNELS,),
-    capability=(7, 5),
-    why_capability="Triton's mxfp4 kernels",
+    least=Least(capability=(7, 5), why="Triton's mxfp4 kernels"),
     kernel="Triton's mxfp4 matmul, 16-bit activations",
 )
 

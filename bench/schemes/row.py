@@ -37,9 +37,19 @@ class Device:
     kind: str
     """`cpu`, `cuda`, `mps`, `xpu`, ..."""
     capability: tuple[int, int] | None = None
-    """CUDA compute capability."""
+    """NVIDIA's compute capability; None on other cards, also those that torch calls `cuda`."""
+    n_sm: int | None = None
+    """Streaming multiprocessors of a CUDA device."""
     elsewhere: bool = False
     """Whether it is planned for and not here: then what is installed here says nothing of it."""
+
+    @property
+    def dtype(self) -> str:
+        """The float dtype that `auto` means there; torch's compiler refuses bfloat16 before 8.0."""
+        if self.kind == "cpu":
+            return "float32"
+        older = self.capability is not None and self.capability < (8, 0)
+        return "float16" if older else "bfloat16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +73,29 @@ class Package:
         if _release(found) < _release(self.least):
             return f"needs {self.name} >= {self.least}, here is {found}: pip install -U {self.name}"
         return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Least:
+    """The least NVIDIA card on which something runs."""
+
+    why: str
+    capability: tuple[int, int] = (0, 0)
+    n_sm: int = 0
+
+    def refusal(self, device: Device) -> str | None:
+        """What the device lacks, or None; what is not known of it is not held against it."""
+        if device.capability is not None and device.capability < self.capability:
+            least, here = (".".join(map(str, c)) for c in (self.capability, device.capability))
+            return f"needs compute capability {least} ({self.why}), {device.name} has {here}"
+        if device.n_sm is not None and device.n_sm < self.n_sm:
+            return f"needs {self.n_sm} SMs ({self.why}), {device.name} has {device.n_sm}"
+        return None
+
+
+COMPILED: Final = ("compiled", "cuda-graph")
+"""Modes whose kernels the compiler writes."""
+BY_TRITON: Final = Least(capability=(7, 0), why="Triton, in which the compiler writes")
 
 
 def _release(version: str) -> tuple[int, ...]:
@@ -121,9 +154,10 @@ class Scheme:
     kinds: tuple[str, ...] = ("cpu", "cuda")
     """Device kinds it runs on."""
     packages: tuple[Package, ...] = ()
-    capability: tuple[int, int] | None = None
-    """Least CUDA compute capability."""
-    why_capability: str = ""
+    least: Least | None = None
+    """The card that it needs."""
+    least_compiled: Least | None = None
+    """The card that it needs where it is compiled."""
     dtypes: tuple[str, ...] | None = None
     """Float dtypes of the weights that it can start from; None: any."""
     refused_modes: Mapping[str, str] = field(default_factory=dict)
@@ -148,12 +182,10 @@ class Scheme:
         if device.kind not in self.kinds:
             where = " or ".join(self.kinds)
             return f"scheme '{self.name}' runs on {where}, not on {device.name}"
-        if self.capability and device.capability and device.capability < self.capability:
-            least, here = (".".join(map(str, c)) for c in (self.capability, device.capability))
-            return (
-                f"scheme '{self.name}' needs compute capability {least} ({self.why_capability}), "
-                f"{device.name} has {here}"
-            )
+        compiled = (BY_TRITON, self.least_compiled) if mode in COMPILED else ()
+        for least in (self.least, *compiled):
+            if least is not None and (reason := least.refusal(device)):
+                return f"scheme '{self.name}' {reason}"
         for package in () if device.elsewhere else self.packages:
             if reason := package.missing(device):
                 return f"scheme '{self.name}' {reason}"

@@ -15,56 +15,25 @@ from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
 from bench.errors import InputError
-
-T_FACTOR = 4
-"""How many times the error allowed the cross-check may have; docs/method.md has what it costs."""
+from bench.statistics.ratio import JudgedRatio
 
 MIN_PAIRS = 6
 """Below this no exact 95% interval exists: the rarest outcome has a probability of 2 / 2^n."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairedRatio:
-    """Candidate over baseline."""
+class PairedRatio(JudgedRatio):
+    """Candidate over baseline, figures measured in pairs."""
 
-    ratio: float
-    """Hodges-Lehmann point."""
-    ci_low: float | None
-    """None where there are too few pairs for an exact interval at this confidence."""
-    ci_high: float | None
     n_pairs: int
-    confidence: float
-    """As asked for."""
-    coverage: float | None
-    """Of the exact interval, the least that is not below `confidence`."""
-    p_value: float
-    """Two-sided, exact signed-rank: the ratio is 1."""
-    t_low: float | None
-    """Paired t interval, for one sample at least two pairs."""
-    t_high: float | None
-    t_p_value: float | None
 
     @property
-    def excludes_one(self) -> bool:
-        """Whether the interval lies on one side of 1."""
-        if self.ci_low is None or self.ci_high is None:
-            return False
-        return self.ci_low > 1 or self.ci_high < 1
+    def enough(self) -> bool:
+        return self.n_pairs >= MIN_PAIRS and self.ci_low is not None
 
     @property
-    def t_agrees(self) -> bool:
-        """Whether the paired t-test sees the same difference, if faintly.
-
-        Asked of an interval that excludes 1: the mean of the logarithms must lie on its side, with
-        a p-value of at most `T_FACTOR` times the error allowed. One disturbed pair widens the t
-        interval and must not end a verdict; several that pull the other way must.
-        """
-        if not self.excludes_one or self.t_p_value is None:
-            return True
-        assert self.t_low is not None
-        assert self.t_high is not None
-        same_side = (self.ratio > 1) == (self.t_low * self.t_high > 1)
-        return same_side and self.t_p_value <= T_FACTOR * (1 - self.confidence)
+    def floor(self) -> float:
+        return float(2.0 ** (1 - self.n_pairs))
 
 
 def paired_ratio(
@@ -167,27 +136,6 @@ def _paired_t(
     half: float = float(t.ppf((1 + confidence) / 2, n - 1)) * error
     p = 2 * float(t.sf(abs(mean) / error, n - 1))
     return mean - half, mean + half, p
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values (Scandinavian Journal of Statistics 6, 1979), in the given order."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted, worst = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = worst
-    return adjusted
-
-
-def adjustable_p(found: PairedRatio, n_tests: int) -> float | None:
-    """The p-value that Holm's adjustment over `n_tests` tests is made of.
-
-    The exact one, unless its floor of 2 / 2^n could not pass the adjustment however clear the
-    difference; then the paired t-test's. The choice hangs on numbers of pairs and tests alone,
-    never on the figures: taking the smaller of both would call too many differences.
-    """
-    exact = 2 / 2**found.n_pairs * n_tests <= 1 - found.confidence
-    return found.p_value if exact else found.t_p_value
 
 
 def pairs_for(target: float, pilot: Sequence[float], confidence: float = 0.95) -> int:

@@ -94,7 +94,8 @@ def _device_output_tok_s(raw: Raw) -> float | None:
     if rate is None:
         return None
     devices: int = (raw.record.variant.get("options") or {}).get("n_devices", 1)
-    return rate * int(raw.record.workload["n_gen"]) / devices
+    output = raw.speeds["output_tok_s"]
+    return None if output is None else output / devices
 
 
 LIMITS: Final = {"ttft_limit_s": "ttft", "tpot_limit_s": "tpot", "e2e_limit_s": "e2e"}
@@ -137,9 +138,8 @@ def _energy_per_token_j(raw: Raw) -> float | None:
         return raw.energy.whole.per_token_j
     if "wall_s" not in raw.record.samples or raw.energy.whole.power_w is None:
         return None
-    work, samples = raw.record.workload, raw.record.samples
-    request_s = samples["wall_s"] / len(samples["e2e_s"])
-    return float(raw.energy.whole.power_w * request_s / (work["n_prompt"] + work["n_gen"]))
+    total = raw.speeds["total_tok_s"]
+    return None if total is None else float(raw.energy.whole.power_w / total)
 
 
 METRICS: Final[dict[str, Metric]] = {

@@ -358,7 +358,8 @@ def _window(table: Mapping[str, Any]) -> EnergyWindow:
 def overlaps(record: Record) -> bool:
     """Whether requests were in flight beside one another, each begun on its own."""
     work, options = record.workload, record.variant.get("options") or {}
-    return "wall_s" in record.samples and (work["n_batch"] > 1 or "rate" in options)
+    arrive = "rate" in options or "rate" in work
+    return "wall_s" in record.samples and (work["n_batch"] > 1 or arrive)
 
 
 def batch_s(record: Record) -> float:
@@ -378,6 +379,11 @@ def each_tpot_s(record: Record) -> list[float]:
     that was imported may state it.
     """
     samples, n_gen = record.samples, int(record.workload["n_gen"])
+    if "n_gen" in samples:
+        if max(samples["n_gen"]) == 1:
+            return []
+        each = zip(samples["e2e_s"], samples["prefill_s"], samples["n_gen"], strict=True)
+        return [(e2e - ttft) / max(n - 1, 1) for e2e, ttft, n in each]
     if "tpot_s" in samples:
         return list(samples["tpot_s"])
     if "wall_s" not in samples:
@@ -402,6 +408,9 @@ def speeds(record: Record) -> dict[str, float | None]:
             return None
         return middle(samples[name]) if name in samples else made
 
+    if "n_gen" in samples:  # requests that differ: as many tokens as they really had
+        count = len(samples["n_gen"])
+        n_prompt, n_gen = sum(samples["n_prompt"]) / count, sum(samples["n_gen"]) / count
     prefill, tpot = middle(samples.get("prefill_s", ())), middle(each_tpot_s(record))
     batch = batch_s(record) if samples.get("e2e_s") else None
     alone = None if overlaps(record) else prefill
@@ -416,7 +425,7 @@ def speeds(record: Record) -> dict[str, float | None]:
     }
 
 
-def _rate(n_batch: int | None, tokens: int, seconds: float | None) -> float | None:
+def _rate(n_batch: int | None, tokens: float, seconds: float | None) -> float | None:
     """Tokens a second of all sequences; None where nothing is made or the batch is not known."""
     return n_batch * tokens / seconds if n_batch and tokens and seconds else None
 

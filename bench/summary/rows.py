@@ -32,6 +32,7 @@ from bench.summary.replicate import (
     main_part,
     speeds,
 )
+from bench.summary.service import ServiceLevel, with_levels
 
 TAIL: Final = 0.99
 TAIL_LEAST: Final = 100
@@ -115,6 +116,8 @@ class Row:
     """All, in file order; failed ones too."""
     quality: QualityScores | None
     ceiling: Ceiling
+    level: ServiceLevel | None = None
+    """What it was made of, where it is the highest load within some limits."""
 
     @property
     def sizes(self) -> Sizes:
@@ -380,7 +383,7 @@ def _summarise(results: Results) -> Summary:
                 ceiling=ceiling,
             )
         )
-    return Summary(rows=tuple(rows), hosts=hosts, qualities=qualities)
+    return Summary(rows=tuple(with_levels(rows)), hosts=hosts, qualities=qualities)
 
 
 class _Arms:

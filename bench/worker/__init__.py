@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
+from bench import toolchain
 from bench.devices import Reader
 from bench.devices.clock import Clock, HostClock, clock_for, suspended_s
 from bench.devices.figures import Figures
@@ -51,6 +52,7 @@ from bench.worker.messages import (
     QualityDone,
     QualityTask,
     Ready,
+    Shaped,
     Told,
     sent,
     told,
@@ -58,6 +60,7 @@ from bench.worker.messages import (
 from bench.worker.requests import Spent, check_tokens, request, samples, warm_up
 
 Emit = Callable[[Event], None]
+OFFLINE: Final = "only servers take requests that differ, or arrive (--url); leave them out"
 SLEPT_S: Final = 0.1
 """Two clocks that are read one after the other may differ by less."""
 
@@ -67,6 +70,10 @@ def measure(
 ) -> dict[str, Any]:
     """Measure one workload: samples, warm-up, readings of the device."""
     phase(Phase(phase="warm up"))
+    if isinstance(runs, Server):
+        runs.expect(workload)
+    elif workload.requests or workload.slo:
+        raise UnsupportedError(OFFLINE)
     runs.start(workload.n_prompt, workload.n_gen, workload.n_batch)
     warmup = warm_up(runs, clock, workload, rules)
     phase(Phase(phase="measure"))  # the last word until the window is full: nothing disturbs it
@@ -120,12 +127,14 @@ def fill_window(runs: Engine, clock: Clock, workload: Workload, rules: Measure) 
 
 def of_server(served: Served) -> MeasuringWindow:
     """A server's window: requests beside one another, so their times do not add up to its own."""
+    each = [asdict(one.counts) for one in served.requests if one.counts is not None]
     return MeasuringWindow(
         samples={
             "prefill_s": [one.prefill_s for one in served.requests],
             "itl_s": [list(one.itl_s) for one in served.requests],
             "e2e_s": [one.e2e_s for one in served.requests],
             "wall_s": served.wall_s,
+            **({name: [one[name] for one in each] for name in each[0]} if each else {}),
         },
         device=served.device,
         reasons=served.reasons,
@@ -137,6 +146,9 @@ def perform(job: Told, emit: Emit) -> None:
     """Do what the parent asked for, sending an event for each thing done."""
     if job.task == "probe":
         emit(probe(job.device))
+        return
+    if job.architecture is not None:
+        emit(shaped(job.architecture))
         return
     emit(Phase(phase="load"))
     watched = None if job.load is None else spill.watch(job.load.device)
@@ -165,9 +177,8 @@ def measure_all(
     clock = clock_of(runs, loaded.device)
     held = after_loading(loaded.device)
     try:
-        if reader.has_energy:
-            emit(Phase(phase="idle power"))
-            reader.idle(rules.idle_s)
+        emit(Phase(phase="at rest"))
+        reader.idle(rules.idle_s)
         for workload in workloads:
             emit(Phase(phase="start", workload=workload))
             try:
@@ -192,16 +203,22 @@ def clock_of(runs: Engine, device: str) -> Clock:
 
 
 def memory_parts(figures: dict[str, Any], held: Figures, loaded: Loaded) -> dict[str, Any]:
-    """The memory of a measured workload with its parts, and why one is missing."""
+    """The memory of a measured workload with its parts, and why one is missing.
+
+    What graphs keep in pools of their own is not in the allocator's peak, and is added.
+    """
+    memory, graphs = dict(figures["memory"]), figures["notes"].get("graph_bytes")
+    if graphs is not None and "peak_device_bytes" in memory:
+        memory |= {"peak_device_bytes": memory["peak_device_bytes"] + graphs, "graph_bytes": graphs}
     found = parts(
         loaded.device,
-        figures["memory"],
+        memory,
         held,
         weights_bytes=loaded.weights_bytes,
         cache_bytes=figures["notes"].get("cache_bytes"),
     )
     return {
-        "memory": figures["memory"] | found.values,
+        "memory": memory | found.values,
         "absent": found.absent | figures["absent"],
     }
 
@@ -214,6 +231,8 @@ def load(job: Told, emit: Emit) -> tuple[Engine, Loaded]:
     try:
         loaded = runs.load(job.load)
     except Exception as error:
+        if (why := toolchain.explained(error)) is not None:
+            raise UnsupportedError(why, toolchain.CODE) from error
         if failure(error).code != "CRASH":
             raise
         # It would fail again in every replicate: said once, and no process died of it.
@@ -281,10 +300,17 @@ def fit(
 
 def probe(device: str) -> Probed:
     """What `device` stands for on this machine, without loading anything."""
-    from bench.engines.transformers.engine import resolve_device
+    from bench.engines.transformers.resolving import resolve_device
 
     found = resolve_device(device)
-    return Probed(device=found.name, kind=found.kind, capability=found.capability)
+    return Probed(device=found.name, kind=found.kind, capability=found.capability, n_sm=found.n_sm)
+
+
+def shaped(architecture: Mapping[str, Any]) -> Shaped:
+    """What a config.json's model is made of, without loading anything."""
+    from bench.engines.transformers.counting import count
+
+    return Shaped(shape=count(architecture))
 
 
 def failure(error: Exception) -> Failed:

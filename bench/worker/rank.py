@@ -58,6 +58,7 @@ def serve(first: dict[str, Any], calls: IO[str], tell: Any) -> None:
         "room_bytes": lambda: tell({"answer": room_bytes(device)}),
         "weights_bytes": lambda: tell({"answer": loaded.weights_bytes}),
         "cache_bytes": lambda: tell({"answer": engine.notes()["cache_bytes"]}),
+        "graph_bytes": lambda: tell({"answer": engine.notes()["graph_bytes"]}),
     }
     for line in calls:
         name, arguments, options = json.loads(line)

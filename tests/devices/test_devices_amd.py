@@ -44,6 +44,7 @@ class FakeAmd:
             "amdsmi_get_clock_info": {"clk": 2100},
             "amdsmi_get_violation_status": {"active_ppt_pwr": True, "active_vr_thrm": False},
             "amdsmi_get_gpu_process_list": [{"pid": os.getpid()}],
+            "amdsmi_get_gpu_activity": {"gfx_activity": 0, "umc_activity": 0},
             "amdsmi_get_energy_count": self._energy,
         } | answers
 

@@ -76,13 +76,26 @@ def test_no_card_has_a_reason() -> None:
 
 def test_a_card_is_part_of_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    found = [NvidiaCard("cuda:0", FakeNvml(nvmlDeviceGetEnforcedPowerLimit=w)) for w in (5, 6)]
+    found = [NvidiaCard("cuda:0", FakeNvml(nvmlDeviceGetPowerManagementLimit=w)) for w in (5, 6)]
     monkeypatch.setattr(card, "open_card", lambda _device: found.pop(0))
     one, two = capture("cuda:0"), capture("cuda:0")
     assert one.identity["gpu"] == "Invented 100"
     assert "gpu" not in one.state["absent"]
     assert "GPU-0bc" not in to_json(one)
     assert one.id != two.id  # another power limit
+
+
+def test_what_changes_while_it_is_the_same_card_is_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A laptop's firmware moves the enforced limit, and the doctor advises persistence mode."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    changed = {"nvmlDeviceGetEnforcedPowerLimit": 80_000, "nvmlDeviceGetPersistenceMode": 0}
+    found = [NvidiaCard("cuda:0", FakeNvml(**answers)) for answers in ({}, changed)]
+    monkeypatch.setattr(card, "open_card", lambda _device: found.pop(0))
+    one, two = capture("cuda:0"), capture("cuda:0")
+    assert one.id == two.id
+    assert (one.state["gpu_persistence"], two.state["gpu_persistence"]) == (True, False)
+    limits = [env.state["gpu_enforced_power_limit_w"] for env in (one, two)]
+    assert limits == [500.0, 80.0]
 
 
 def test_the_id_does_not_depend_on_the_order_of_keys() -> None:

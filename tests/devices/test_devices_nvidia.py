@@ -64,7 +64,10 @@ def read(library: FakeNvml, seconds: float = 20.0) -> Any:
 def test_a_card_in_order() -> None:
     reading = read(FakeNvml())
     assert reading.reasons == ()
-    assert reading.absent == {"idle_power_w": "idle power was not measured"}
+    assert reading.absent == {
+        "idle_power_w": "idle power was not measured",
+        "busy_at_rest": "the card was not looked at while it was left alone",
+    }
     assert reading.energy["energy_j"] > 0
     assert reading.energy["counter"] == "nvml-total-energy"
     assert reading.energy["scope"] == "gpu-board"
@@ -72,7 +75,7 @@ def test_a_card_in_order() -> None:
     assert reading.energy["cross_check_j"] == pytest.approx(250.0 * 20)
     assert reading.device["sm_mhz"] == 1500.0
     assert reading.device["temperature_c"] == 55.0
-    assert reading.device["held_share"] == {"sw_power_cap": 0.0, "sw_thermal_slowdown": 0.0}
+    assert reading.device["held_share"] == {"sw_power_cap": 0.0, "perf_policy_thermal": 0.0}
     assert reading.memory["device_used_bytes"] == 17 << 30
 
 
@@ -88,7 +91,6 @@ def test_identity() -> None:
         "gpu_ecc": True,
         "gpu_mig": False,
         "gpu_virtualization": "none",
-        "gpu_persistence": True,
     }
 
 
@@ -105,7 +107,7 @@ def test_every_error_at_every_call_is_a_reason_and_never_a_zero(
     shown = {**reading.energy, **reading.memory, **reading.device}
     assert figure not in shown
     for name, value in shown.items():
-        if name not in ("foreign_processes", "sw_power_cap_share", "held_share"):
+        if name not in ("foreign_processes", "sw_power_cap_share", "held_share", "busy_at_rest"):
             assert value is False or value != 0, name
 
 
@@ -228,36 +230,17 @@ def test_the_event_bits_are_the_packages_own() -> None:
         assert getattr(pynvml, f"nvmlClocksEventReason{words}") == bit
     assert pynvml.NVML_FI_DEV_POWER_INSTANT == nvidia.POWER_INSTANT
     assert nvidia.HELD["sw_power_cap"] == pynvml.NVML_FI_DEV_PERF_POLICY_POWER
-    assert nvidia.HELD["sw_thermal_slowdown"] == pynvml.NVML_FI_DEV_PERF_POLICY_THERMAL
+    assert nvidia.HELD["perf_policy_thermal"] == pynvml.NVML_FI_DEV_PERF_POLICY_THERMAL
     assert pynvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU == nvidia.VGPU
 
 
 def test_the_numbers_of_the_new_counters_are_the_packages_own() -> None:
     prefix = "NVML_FI_DEV_CLOCKS_EVENT_REASON"
-    assert {
-        "hw_thermal_slowdown": getattr(pynvml, f"{prefix}_HW_THERM_SLOWDOWN"),
-        "hw_power_brake_slowdown": getattr(pynvml, f"{prefix}_HW_POWER_BRAKE_SLOWDOWN"),
-    } == nvidia.HELD_NEW
-
-
-@pytest.mark.parametrize(
-    ("driver", "asked"),
-    [
-        ("575.57.08", False),
-        ("580.65.06", False),
-        ("580.82.07", True),
-        ("590.44.01", True),
-        ("615.71", True),
-        ("of our own", False),
-    ],
-)
-def test_counters_whose_numbers_moved_are_asked_of_new_drivers_only(
-    driver: str, asked: bool
-) -> None:
-    library = FakeNvml(nvmlSystemGetDriverVersion=driver)
-    library.fields |= {270: 1, 271: 2}
-    held = NvidiaCard("cuda:0", library).held_s()
-    assert ("hw_thermal_slowdown" in held) is asked
+    named = ("SW_THERM", "HW_THERM", "HW_POWER_BRAKE")
+    newest = max(nvidia.SLOWDOWNS_FROM.values())
+    numbers = [getattr(pynvml, f"{prefix}_{name}_SLOWDOWN") for name in named]
+    assert numbers == [newest, newest + 1, newest + 2]
+    assert [cause.split("_")[0] for cause in nvidia.SLOWDOWNS] == ["sw", "hw", "hw"]
 
 
 @pytest.mark.parametrize(

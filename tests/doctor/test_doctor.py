@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import subprocess
 import sys
@@ -90,6 +91,7 @@ def test_load_beside_a_gpu_matters_only_when_it_takes_every_core(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     use_card(monkeypatch, FakeNvml())
+    monkeypatch.setattr(host_doctor, "built", lambda _device: "ok")
     use_load(monkeypatch, 5.0)
     assert of(examine("cuda:0"), "other load").state == "ok"
     use_load(monkeypatch, 7.5)
@@ -188,7 +190,7 @@ def test_a_card_in_order_is_all_ok() -> None:
     ("answers", "check", "state"),
     [
         ({"nvmlDeviceGetPersistenceMode": 0}, "persistence", "warn"),
-        ({"nvmlDeviceGetEnforcedPowerLimit": 300_000}, "power limit", "warn"),
+        ({"nvmlDeviceGetPowerManagementLimit": 300_000}, "power limit", "warn"),
         ({"nvmlDeviceGetComputeRunningProcesses": [process(4_000_000)]}, "other processes", "bad"),
         ({"nvmlDeviceGetTemperatureV": 70}, "thermal headroom", "warn"),
         ({"nvmlDeviceGetTemperatureV": 80}, "thermal headroom", "bad"),
@@ -223,6 +225,26 @@ def test_a_card_that_says_nothing_is_no_reason_to_fail() -> None:
     assert {check.state for check in checks} <= {"ok", "warn"}
     assert of(checks, "energy counter").state == "warn"
     assert of(checks, "gpu").found == "no name, driver 580.65.06"
+
+
+def test_a_line_of_triton_is_built_and_run_by_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here in Triton's interpreter, in a process of its own; without it there is no card."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("triton is not installed (it is for Linux)")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert host_doctor.compiler_check("cpu").state == "ok"
+    monkeypatch.delenv("TRITON_INTERPRET")
+    found = host_doctor.compiler_check("cpu")
+    assert (found.state, found.found) == (
+        "bad", "RuntimeError: 0 active drivers ([]). There should only be one."
+    )  # fmt: skip
+
+
+def test_a_line_that_cannot_be_built_says_what_to_install() -> None:
+    said = "a kernel could not be built: missing: a C compiler; sudo apt install gcc"
+    found = host_doctor.compiler_check("cuda:0", said)
+    assert found.found == "a kernel could not be built: missing: a C compiler"
+    assert found.advice == "sudo apt install gcc"
 
 
 # --- which device, and the command -----------------------------------------------------------

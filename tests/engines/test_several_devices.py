@@ -35,8 +35,9 @@ from bench.engines.endpoint.settings import settings
 from bench.engines.messages import Job
 from bench.engines.registry import refusal
 from bench.engines.transformers import placement, ranks, splitting
-from bench.engines.transformers.engine import TransformersEngine, make_current, resolve_device
+from bench.engines.transformers.engine import TransformersEngine
 from bench.engines.transformers.ranks import Ranks, Seat
+from bench.engines.transformers.resolving import make_current, resolve_device
 from bench.engines.transformers.splitting import split_of
 from bench.errors import InputError, UnsupportedError
 from bench.exchange.tabular import markdown

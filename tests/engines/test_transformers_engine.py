@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ import torch
 from bench import quantization
 from bench.engines.messages import Job, Loaded
 from bench.engines.registry import engine
-from bench.engines.transformers.engine import TransformersEngine, resolve_device, resolve_dtype
+from bench.engines.transformers.engine import TransformersEngine
+from bench.engines.transformers.resolving import resolve_device, resolve_dtype
 from bench.errors import InputError, UnsupportedError
 from tests.conftest import TINY
 
@@ -175,6 +177,33 @@ def test_devices() -> None:
         resolve_device("cuda:one")
     with pytest.raises(UnsupportedError, match="no device 'cuda:99' on this machine"):
         resolve_device("cuda:99")
+    if torch.version.cuda is None:
+        with pytest.raises(UnsupportedError, match="torch says: Torch not compiled with CUDA"):
+            resolve_device("cuda:0")
+
+
+def test_torchs_own_reason_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init() -> None:
+        raise RuntimeError("Found no NVIDIA driver on your system.\n  Please check that you\n")
+
+    monkeypatch.setattr(torch.cuda, "init", init)
+    said = r"there is: cpu.*; torch says: Found no NVIDIA driver on your system\. Please check that"
+    with pytest.raises(UnsupportedError, match=said):
+        resolve_device("cuda:99")
+
+
+def test_a_cards_capability_and_sms_are_known_and_amds_numbers_are_no_capability(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    card = SimpleNamespace(major=8, minor=9, multi_processor_count=66)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _index: card)
+    here = resolve_device("auto")
+    assert (here.name, here.capability, here.n_sm) == ("cuda:0", (8, 9), 66)
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert resolve_device("cuda:0") == quantization.Device(name="cuda:0", kind="cuda")
 
 
 def test_dtypes() -> None:

@@ -12,7 +12,8 @@ from bench import quantization
 from bench.engines.graph.engine import GraphEngine
 from bench.engines.messages import Job
 from bench.engines.registry import spec
-from bench.engines.transformers.engine import TransformersEngine, resolve_device
+from bench.engines.transformers.engine import TransformersEngine
+from bench.engines.transformers.resolving import resolve_device
 from bench.errors import UnsupportedError
 
 torch = pytest.importorskip("torch")

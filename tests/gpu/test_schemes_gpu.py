@@ -13,7 +13,7 @@ if not torch.cuda.is_available():
 from torch import nn  # noqa: E402  # only where there is a device
 
 from bench import quantization, schemes  # noqa: E402
-from bench.engines.transformers.engine import resolve_device  # noqa: E402
+from bench.engines.transformers.resolving import resolve_device  # noqa: E402
 from bench.quantization import int8_layer, layers, seen  # noqa: E402
 
 pytestmark = [

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +80,38 @@ def test_a_scheme_that_a_device_cannot_run_says_so(packages: dict[str, str]) -> 
 def test_the_least_capability(packages: dict[str, str], name: str, least: Device) -> None:
     cards = [PASCAL, TURING, AMPERE, ADA]
     assert [card for card in cards if refusal(name, card) is None] == cards[cards.index(least) :]
+
+
+@pytest.mark.parametrize(
+    ("name", "card", "mode", "why"),
+    [
+        ("int8-dynamic", {"n_sm": 66}, "cuda-graph", "needs 68 SMs"),  # RTX 4070 Ti SUPER
+        ("int8-dynamic", {"n_sm": 58}, "compiled", "int8-dynamic-fused"),  # 4080 Laptop
+        ("int8-dynamic", {"n_sm": 58}, "eager", None),
+        ("int8-dynamic", {"n_sm": 76}, "cuda-graph", None),  # RTX 4080
+        ("int8-dynamic-fused", {"n_sm": 58}, "cuda-graph", None),
+        ("fp8-weight-only", {"capability": (8, 6)}, "compiled", "needs compute capability 8.9"),
+        ("fp8-weight-only", {"capability": (8, 6)}, "eager", None),
+        ("fp8-weight-only", {"capability": (12, 0)}, "compiled", None),
+        ("none", {"capability": (6, 1)}, "compiled", "needs compute capability 7.0"),
+        ("none", {"capability": (6, 1)}, "eager", None),
+        ("none", {"capability": (7, 5), "n_sm": 40}, "cuda-graph", None),
+        ("int8-dynamic", {}, "cuda-graph", None),  # what is not known is not held against it
+    ],
+)
+def test_what_a_card_lacks_is_said_before_anything_is_loaded(
+    packages: dict[str, str], name: str, card: dict[str, Any], mode: str, why: str | None
+) -> None:
+    found = scheme(name).refusal(replace(ADA, **({"capability": (8, 9)} | card)), mode)
+    assert found is None if why is None else why in str(found)
+
+
+def test_cards_without_bfloat16_compute_in_float16() -> None:
+    assert [one.dtype for one in (TURING, AMPERE, Device(name="cpu", kind="cpu"))] == [
+        "float16",
+        "bfloat16",
+        "float32",
+    ]
 
 
 def test_a_capability_that_is_too_low_is_stated_with_the_reason(packages: dict[str, str]) -> None:
@@ -180,7 +214,7 @@ def test_the_page_lists_every_scheme_with_what_it_needs() -> None:
     page = (Path(__file__).parents[2] / "docs" / "quantization.md").read_text(encoding="utf-8")
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
     for name, row in ((name, SCHEMES[name]) for name in APPLIED):
-        needs = f"{row.capability[0]}.{row.capability[1]}" if row.capability else ""
+        needs = ".".join(map(str, row.least.capability)) if row.least else ""
         listed = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
         assert needs in listed
         assert (row.dynamic or "|") in listed

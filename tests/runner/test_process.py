@@ -95,7 +95,7 @@ def test_the_parent_sleeps_while_the_worker_works() -> None:
 
 
 def test_last_is_the_answer() -> None:
-    answer = Probed(device="cpu", kind="cpu", capability=None)
+    answer = Probed(device="cpu", kind="cpu", capability=None, n_sm=None)
     assert last(iter([Phase(phase="load"), answer, Done()])) == answer
 
 

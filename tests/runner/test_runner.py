@@ -20,10 +20,11 @@ from bench import runner
 from bench.cli import main
 from bench.devices.figures import Unreadable
 from bench.errors import InputError, UnsupportedError
-from bench.experiment import Experiment, Grid, Quality
+from bench.experiment import ArmEntry, Experiment, Grid, Quality
 from bench.records import FILE, Environment
 from bench.records.file import Writer, read
 from bench.runner import qualities as quality_run
+from bench.runner import replicates
 from bench.worker.messages import Event, Failed, Told
 from tests.fakes import Quiet
 
@@ -347,3 +348,33 @@ def test_a_divergence_is_made_once_its_baseline_can_be_measured(
         assert len(quality["torch-dynamic-int8"].kld) == expected
     assert quality["none"].status == "ok"
     assert asked == ["none", "torch-dynamic-int8"] * 2  # and nothing the third time
+
+
+def test_what_cannot_be_built_is_tried_once(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a compiler one arm says so; no other that is compiled is loaded to fail again."""
+    real, started = replicates.events, []
+
+    def events(job: Told, **rest: Any) -> Iterator[Event]:
+        assert job.load is not None
+        started.append((job.load.quant, job.load.mode))
+        if job.load.mode == "eager":
+            yield from real(job, **rest)
+        else:
+            yield Failed(code="NO_COMPILER", message="no gcc; sudo apt install gcc")
+
+    monkeypatch.setattr(replicates, "events", events)
+    experiment = tiny(tiny_folder)
+    arms = tuple(
+        ArmEntry(engine=engine, quant=quant, mode=mode)
+        for engine, mode in (("graph", "compiled"), ("transformers", "eager"))
+        for quant in ("none", "int8-weight-only")
+    )
+    outcome = runner.run(replace(experiment, arm=arms), tmp_path / "out", Quiet())
+    assert len([mode for _, mode in started if mode == "compiled"]) == 1
+    assert len([mode for _, mode in started if mode == "eager"]) == 4
+    failed = [one for one in outcome.results.records if one.status == "failed"]
+    assert {one.reasons for one in failed} == {("NO_COMPILER",)}
+    assert {one.message for one in failed} == {"no gcc; sudo apt install gcc"}
+    assert {one.variant["quant"] for one in failed} == {"none", "int8-weight-only"}

@@ -279,6 +279,9 @@ class FakeServer(FakeEngine):
     def request(self, n_gen: int) -> Timed:
         return next(self._rounds)
 
+    def expect(self, workload: Workload) -> None:
+        assert not workload.slo
+
     def serve(self, rounds: int, seconds: float) -> Served:
         self.asked.append((rounds, seconds))
         return self._served
@@ -322,8 +325,8 @@ EVENTS = (
     Phase(phase="start", workload=WORKLOAD),
     Failed(code="OOM", message="no room", workload=WORKLOAD),
     Fit(n_batch=2, limited_by="memory", peaks={"1": 5}),
-    Probed(device="cpu", kind="cpu", capability=None),
-    Probed(device="cuda:0", kind="cuda", capability=(9, 0)),
+    Probed(device="cpu", kind="cpu", capability=None, n_sm=None),
+    Probed(device="cuda:0", kind="cuda", capability=(9, 0), n_sm=132),
     Done(),
 )
 

@@ -65,6 +65,10 @@ class AmdCard:
         )
         return found.values | dict.fromkeys(found.absent)
 
+    def state(self) -> Mapping[str, Any]:
+        """What may change while it is the same card: nothing that is read here."""
+        return {}
+
     def counter_mj(self) -> int:
         """Energy counted so far: the accumulator times its resolution, microjoule."""
         count = self._ask("amdsmi_get_energy_count")
@@ -86,6 +90,7 @@ class AmdCard:
             seen.read("memory_mhz", lambda: self._clock_mhz("MEM"))
             seen.read("used_bytes", lambda: self._memory("amdsmi_get_gpu_memory_usage"))
             seen.read("events", self._events)
+            seen.read("busy", self._busy)
         self._missing |= seen.absent
         return Sample(at_s=at_s, **seen.values)
 
@@ -169,6 +174,13 @@ class AmdCard:
 
     def _memory(self, name: str) -> int:
         return int(above_zero(name, self._ask(name, self._library.AmdSmiMemoryType.VRAM)))
+
+    def _busy(self) -> float:
+        share = self._key("amdsmi_get_gpu_activity", "gfx_activity")
+        try:
+            return float(share) / 100
+        except (TypeError, ValueError) as error:
+            raise Unreadable(f"amdsmi_get_gpu_activity: {error!r}") from error
 
     def _events(self) -> frozenset[str]:
         answer = self._ask("amdsmi_get_violation_status")

@@ -43,6 +43,8 @@ class Sample:
     sm_mhz: float | None = None
     memory_mhz: float | None = None
     used_bytes: int | None = None
+    busy: float | None = None
+    """Share of the last moments (up to a second) in which any kernel ran, whosever."""
     events: frozenset[str] | None = None
     """Why the clocks are not at their highest."""
 

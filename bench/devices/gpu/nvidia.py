@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from bench.devices.figures import Figures, Unreadable, above_zero
 from bench.devices.gpu.energy import Sample
-from bench.devices.gpu.nvml import Nvml, card_identity
+from bench.devices.gpu.nvml import Nvml, card_identity, card_state
 from bench.devices.host import load
 
 POWER_INSTANT: Final = 186
@@ -33,19 +33,15 @@ EVENTS: Final[Mapping[int, str]] = {
 }
 """Bits of nvmlDeviceGetCurrentClocksEventReasons (nvmlClocksEventReason*)."""
 
-HELD: Final[Mapping[str, int]] = {"sw_power_cap": 74, "sw_thermal_slowdown": 75}
-"""Cumulative counters, ns, whose field numbers are the same in every driver."""
+HELD: Final[Mapping[str, int]] = {"sw_power_cap": 74, "perf_policy_thermal": 75}
+"""Cumulative counters, ns, whose field numbers are the same in every driver. 75 is the time below
+the application clocks, for which boosting less in warmth is enough: it is kept under its own name,
+and is no slowdown."""
 
-HELD_NEW: Final[Mapping[str, int]] = {
-    "hw_thermal_slowdown": 270,
-    "hw_power_brake_slowdown": 271,
-}
-"""Cumulative counters, ns, whose numbers changed between drivers: 270 and 271 are 252 and 253 in
-nvidia-ml-py 12.575.51 and 13.580.65, and are so from 13.580.82 to 13.615.71. They are asked of
-drivers from `NEW_NUMBERS` on."""
-
-NEW_NUMBERS: Final = (580, 82)
-"""Driver of the first nvidia-ml-py that has the numbers of `HELD_NEW`."""
+SLOWDOWNS: Final = ("sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown")
+SLOWDOWNS_FROM: Final[Mapping[tuple[int, int], int]] = {(575, 51): 251, (580, 82): 269}
+"""Driver -> number of the first of `SLOWDOWNS`, cumulative counters, ns, from that driver on: 251
+to 253 in nvidia-ml-py 12.575.51 and 13.580.65, 269 to 271 from 13.580.82 to 13.615.71."""
 
 SYSTEMATIC_ERROR: Final = 0.07
 """Share by which the board's sensor may be off, and not by the same share at every power: see
@@ -73,12 +69,16 @@ class NvidiaCard:
             self._nvml.close()
             raise
         self._missing: dict[str, str] = {}
-        self._held_fields = {**HELD, **(HELD_NEW if self._knows_new_fields() else {})}
+        self._held_fields = {**HELD, **self._slowdown_fields()}
         self.no_energy = self._why_no_energy()
 
     def identity(self) -> Mapping[str, Any]:
         """Name, memory, driver, power limit, ECC, MIG; None where NVML does not say."""
         return card_identity(self._nvml, self._handle)
+
+    def state(self) -> Mapping[str, Any]:
+        """What may change while it is the same card; None where NVML does not say."""
+        return card_state(self._nvml, self._handle)
 
     def counter_mj(self) -> int:
         """Energy since the driver was loaded. Raises Unreadable."""
@@ -96,6 +96,7 @@ class NvidiaCard:
             seen.read("sm_mhz", lambda: self._clock_mhz("NVML_CLOCK_SM"))
             seen.read("memory_mhz", lambda: self._clock_mhz("NVML_CLOCK_MEM"))
             seen.read("used_bytes", lambda: int(self._ask("nvmlDeviceGetMemoryInfo").used))
+            seen.read("busy", lambda: self._ask("nvmlDeviceGetUtilizationRates").gpu / 100)
         self._missing |= seen.absent
         return Sample(at_s=at_s, **seen.values)
 
@@ -121,7 +122,9 @@ class NvidiaCard:
         if len(others) < len(pids) or not in_container():
             return others
         if not pids:
-            raise Unreadable("in this container the driver does not list processes")
+            raise Unreadable(
+                "the driver lists no processes to this namespace: a container, or WSL2"
+            )
         return others[1:] if computing else others
 
     def missing(self) -> Mapping[str, str]:
@@ -178,13 +181,16 @@ class NvidiaCard:
             bits = int(self._ask("nvmlDeviceGetCurrentClocksThrottleReasons"))
         return frozenset(name for bit, name in EVENTS.items() if bits & bit)
 
-    def _knows_new_fields(self) -> bool:
+    def _slowdown_fields(self) -> dict[str, int]:
+        """Numbers of `SLOWDOWNS` in this driver; none of one that does not tell its version."""
         try:
             driver = str(self._nvml.call("nvmlSystemGetDriverVersion"))
             major, minor, *_ = driver.split(".")
-            return (int(major), int(minor)) >= NEW_NUMBERS
+            here = (int(major), int(minor))
         except (Unreadable, ValueError):
-            return False
+            return {}
+        known = [first for least, first in SLOWDOWNS_FROM.items() if here >= least]
+        return {cause: known[-1] + i for i, cause in enumerate(SLOWDOWNS)} if known else {}
 
     def _why_no_energy(self) -> str | None:
         """Why the counter is not usable; None if it is."""

@@ -9,7 +9,7 @@ import hashlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bench.devices.figures import Figures, Unreadable
@@ -138,22 +138,46 @@ def free_bytes(device: str | None = None, library: Any = None) -> int:
 
 
 def card_identity(nvml: Nvml, handle: Any) -> dict[str, Any]:
-    """Name, memory, driver, power limit, ECC, MIG, persistence; None where NVML does not say."""
+    """Name, memory, driver, power limit, ECC, MIG; None where NVML does not say.
+
+    The limit is the one that was set: a laptop's firmware moves the enforced one all the time.
+    """
+    asked: Questions = {
+        "gpu": ("nvmlDeviceGetName", str),
+        "gpu_id": ("nvmlDeviceGetUUID", short_hash),
+        "gpu_memory_bytes": ("nvmlDeviceGetMemoryInfo", lambda info: int(info.total)),
+        "gpu_power_limit_w": ("nvmlDeviceGetPowerManagementLimit", _watts),
+        "gpu_ecc": ("nvmlDeviceGetEccMode", _current),
+        "gpu_mig": ("nvmlDeviceGetMigMode", _current),
+        "gpu_virtualization": ("nvmlDeviceGetVirtualizationMode", _virtualization),
+    }
     found = Figures()
+    found.read("gpu_driver", lambda: str(nvml.call("nvmlSystemGetDriverVersion")))
+    return _answers(nvml, handle, asked) | found.values | dict.fromkeys(found.absent)
 
-    def read(name: str, function: str, *arguments: Any, by: Callable[[Any], Any]) -> None:
-        found.read(name, lambda: by(nvml.call(function, *arguments)))
 
-    read("gpu", "nvmlDeviceGetName", handle, by=str)
-    read("gpu_id", "nvmlDeviceGetUUID", handle, by=short_hash)
-    read("gpu_memory_bytes", "nvmlDeviceGetMemoryInfo", handle, by=lambda info: int(info.total))
-    read("gpu_driver", "nvmlSystemGetDriverVersion", by=str)
-    read("gpu_power_limit_w", "nvmlDeviceGetEnforcedPowerLimit", handle, by=lambda mw: mw / 1e3)
-    read("gpu_ecc", "nvmlDeviceGetEccMode", handle, by=_current)
-    read("gpu_mig", "nvmlDeviceGetMigMode", handle, by=_current)
-    read("gpu_virtualization", "nvmlDeviceGetVirtualizationMode", handle, by=_virtualization)
-    read("gpu_persistence", "nvmlDeviceGetPersistenceMode", handle, by=bool)
+def card_state(nvml: Nvml, handle: Any) -> dict[str, Any]:
+    """The limit that is enforced now, and persistence mode; None where NVML does not say."""
+    asked: Questions = {
+        "gpu_enforced_power_limit_w": ("nvmlDeviceGetEnforcedPowerLimit", _watts),
+        "gpu_persistence": ("nvmlDeviceGetPersistenceMode", bool),
+    }
+    return _answers(nvml, handle, asked)
+
+
+Questions = Mapping[str, tuple[str, Callable[[Any], Any]]]
+"""Name of a fact -> NVML's function of a card, and what makes the fact of its answer."""
+
+
+def _answers(nvml: Nvml, handle: Any, asked: Questions) -> dict[str, Any]:
+    found = Figures()
+    for name, (function, made) in asked.items():
+        found.read(name, lambda f=function, made=made: made(nvml.call(f, handle)))  # type: ignore[misc]  # mypy infers no lambda with defaults
     return found.values | dict.fromkeys(found.absent)
+
+
+def _watts(milliwatts: int) -> float:
+    return milliwatts / 1e3
 
 
 def short_hash(uuid: str) -> str:

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from bench.devices import Reading
-from bench.devices.figures import Figures
+from bench.devices.figures import Figures, Unreadable
 from bench.devices.gpu.energy import (
     CROSS_CHECK_LIMIT,
     SHORT_S,
@@ -37,6 +37,12 @@ THOROUGH_EVERY = 10
 the counter, to see whether it went back. Each look costs the timed loop a hand-over of the
 interpreter's lock."""
 
+REST_LIMIT = 0.05
+"""Share of the time in which a card that is left alone may be busy: a desktop's drawing is less, a
+game, another container or a video is more, whether or not the driver lists its process."""
+SETTLING_S = 1.0
+"""NVML's utilization is of up to a second before it is asked (NVML API reference)."""
+
 THERMAL = frozenset({"sw_thermal_slowdown", "hw_thermal_slowdown"})
 BRAKE = frozenset({"hw_power_brake_slowdown"})
 SLOWDOWN = "hw_slowdown"
@@ -55,6 +61,9 @@ class Card(Protocol):
 
     def identity(self) -> Mapping[str, Any]:
         """What must not differ between pooled records."""
+
+    def state(self) -> Mapping[str, Any]:
+        """What may differ between them, and is worth keeping."""
 
     def counter_mj(self) -> int:
         """The energy counter, millijoule."""
@@ -95,6 +104,10 @@ class GpuReader:
         self.has_energy = card.no_energy is None
         self._idle_w: float | None = None
         self._no_idle = "idle power was not measured"
+        self._busy: float | None = None
+        self._no_rest = "the card was not looked at while it was left alone"
+        self._samples: Sequence[Sample] = ()
+        """Of the last window."""
         self._opened: Edge | None = None
         self._opened_s = 0.0
         self._held: Mapping[str, float] | None = None
@@ -135,6 +148,7 @@ class GpuReader:
         if closed is not None:
             closed_s = closed.at_s
         samples = [s for s in self._pace.stop() if s.at_s <= closed_s]
+        self._samples = samples
         last = self._card.sample(self._pace.now(), thorough=True)
         host = self._host.end() if self._host else Reading()
         memory = self._memory.end() if self._memory else Figures()
@@ -148,6 +162,7 @@ class GpuReader:
         if host.energy:
             energy["host"] = dict(host.energy)
         missing = {_FIGURES.get(name, name): why for name, why in self._card.missing().items()}
+        missing.pop("busy_at_rest", None)  # told once, with what was seen at rest
         absent = {**host_absent, **missing, **memory.absent, **device.absent}
         shown = {**host.device, **device.values}
         return Reading(
@@ -164,12 +179,18 @@ class GpuReader:
         )
 
     def idle(self, seconds: float) -> None:
-        """Measure the power at rest, with whatever is loaded; later windows carry it."""
+        """Measure the power at rest, with whatever is loaded, and look whether others keep the
+        card busy; later windows carry both."""
+        self.begin()
+        self._pace.sleep(seconds if self.has_energy else min(seconds, 3 * SETTLING_S))
+        read = self.end()
+        from_s = self._opened_s + SETTLING_S
+        busy = _column([s for s in self._samples if s.at_s >= from_s], lambda s: s.busy)
+        self._busy = statistics.median(busy) if busy else None
+        why = self._card.missing().get("busy", "the rest was too short to look")
+        self._no_rest = f"at rest: {why}"
         if not self.has_energy:
             return
-        self.begin()
-        self._pace.sleep(seconds)
-        read = self.end()
         power = read.energy.get("mean_power_w")
         self._idle_w = None if power is None else float(power)
         self._no_idle = f"at rest: {read.absent.get('energy_j', 'no energy was read')}"
@@ -249,6 +270,7 @@ class GpuReader:
             values["events"] = sorted(frozenset().union(*events))
             values["sw_power_cap_share"] = _share(events, "sw_power_cap")
         values["samples"] = len(samples)
+        figures.read("busy_at_rest", self._rest)
         self._held_in(closed_s - self._opened_s, figures)
         after = figures.read("foreign_processes", self._card.foreign)
         before = self._before.values.get("foreign_processes", ())
@@ -256,6 +278,11 @@ class GpuReader:
             # The ids are of this machine and of no use to a reader: only how many.
             values["foreign_processes"] = len({*before, *after})
         return figures
+
+    def _rest(self) -> float:
+        if self._busy is None:
+            raise Unreadable(self._no_rest)
+        return self._busy
 
     def _held_in(self, window_s: float, figures: Figures) -> None:
         """Share of the window in which each cause held the clocks down, by the card's counters."""
@@ -279,14 +306,19 @@ class GpuReader:
             reasons.add("THERMAL_THROTTLE")
         if any(BRAKE & seen for seen in events) or _held(held, BRAKE):
             reasons.add("POWER_BRAKE")
-        if device.values.get("foreign_processes", 0) > 0:
+        busy = device.values.get("busy_at_rest", 0.0) > REST_LIMIT
+        if busy or device.values.get("foreign_processes", 0) > 0:
             reasons.add("FOREIGN_PROCESS")
         if has_gap(samples, self._opened_s, closed_s):
             reasons.add("SAMPLE_GAP")
         return reasons
 
 
-_FIGURES: Mapping[str, str] = {"counter_mj": "energy_samples", "used_bytes": "device_used_bytes"}
+_FIGURES: Mapping[str, str] = {
+    "counter_mj": "energy_samples",
+    "used_bytes": "device_used_bytes",
+    "busy": "busy_at_rest",
+}
 """Names of samples whose figures over a window are called otherwise."""
 
 _MEDIANS: Mapping[str, Callable[[Sample], float | None]] = {

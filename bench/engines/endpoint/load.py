@@ -38,6 +38,10 @@ class Window:
     """How late the event loop woke up, at each beat."""
     n_ramp: int = 0
     """Requests that were answered before the window began: the loop was filling."""
+    last_ns: int = 0
+    """When the last of `answers` ended."""
+    cut_short: bool = False
+    """Whether so many requests were beyond their limits that the rest was not waited for."""
 
     @property
     def wall_s(self) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 from bench.engines.endpoint.client import Answer
 from bench.engines.endpoint.load import Window
 from bench.engines.endpoint.settings import EndpointSettings
-from bench.engines.messages import Answered, Served
+from bench.engines.messages import Answered, Served, TokenCounts
 from bench.errors import UnsupportedError
 from bench.statistics import percentile
 
@@ -84,7 +84,15 @@ def answered(answer: Answer) -> Answered:
     """Of an answer without fault."""
     assert answer.ttft_s is not None
     assert answer.e2e_s is not None
-    return Answered(prefill_s=answer.ttft_s, itl_s=answer.itl_s, e2e_s=answer.e2e_s)
+    asked, told = answer.asked, None
+    if asked is not None:
+        told = TokenCounts(
+            n_prompt=answer.prompt_tokens or asked.n_prompt,
+            n_gen=answer.output_tokens or asked.n_gen,
+            n_shared=asked.n_shared,
+            n_cached=answer.cached_tokens,
+        )
+    return Answered(prefill_s=answer.ttft_s, itl_s=answer.itl_s, e2e_s=answer.e2e_s, counts=told)
 
 
 def counts(window: Window) -> dict[str, Any]:
@@ -96,6 +104,7 @@ def counts(window: Window) -> dict[str, Any]:
         "failed": dict(Counter(a.failure for a in answers if a.failure is not None)),
         "retried": dict(Counter(kind for a in answers for kind in a.retried)),
         "n_ramp": window.n_ramp,
+        "n_cut_short": int(window.cut_short),
         "n_empty_chunks": sum(a.n_empty for a in answers),
         "cached_tokens": _total([a.cached_tokens for a in answers if a.failure is None]),
     }

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from bench.engines.graph.compiling import NOTHING, compiling, leave_out_slow_products
 from bench.engines.graph.forms import check_window, layers_of, refuse_form
+from bench.engines.graph.graphs import Graphs
 from bench.engines.graph.slots import SlotMemory, Slots, cache_length
 from bench.engines.graph.written import largest_matrix, listening, of_step
 from bench.engines.transformers import self_check
@@ -25,6 +26,7 @@ from bench.engines.transformers.eager import Eager
 from bench.engines.transformers.loading import refusing
 from bench.engines.transformers.self_check import Full, Judged
 from bench.errors import UnsupportedError
+from bench.quantization.streaming import give_back
 
 CHECKED: Final = 16
 """Tokens whose agreement with eager mode is looked at when a workload starts."""
@@ -98,7 +100,8 @@ class Static:
         self._eager = Eager(model)
         self.notes: Mapping[str, Any] = {}
         self._memory: SlotMemory | None = None
-        self._graphs: list[Any] = []
+        self._graphs = Graphs()
+        self._run_prefill, self._run_step = self._prefill, self._step
         self._written: dict[tuple[int, int], dict[str, Any] | None] = {}
         """What a step's layer was compiled to, by batch and length of the cache."""
         refuse_form(model)
@@ -129,8 +132,7 @@ class Static:
     def start(self, prompt: Any, n_gen: int) -> None:
         import torch
 
-        self._graphs.clear()  # before new memory is asked for
-        self._memory = None
+        self._release()  # before new memory is asked for
         check_window(self._model, prompt.shape[1] + n_gen)
         with self.plain():
             expected = self._expected(prompt, min(n_gen, CHECKED))
@@ -154,6 +156,13 @@ class Static:
         }
         self.notes = {**self.notes, **self._agreement(expected)}
         self.reset()
+
+    def _release(self) -> None:
+        """Give back what the last workload had: graphs, what replays them, cache and tokens."""
+        self._run_prefill, self._run_step = self._prefill, self._step
+        self._graphs.release()
+        self._memory = self._out = None  # type: ignore[assignment]  # made again at once
+        give_back(self._model.device.type)
 
     def _expected(self, prompt: Any, n_gen: int) -> Any:
         """Tokens that eager mode makes of the prompt."""
@@ -251,7 +260,6 @@ class Static:
         """Else the norm is also used before the layers, and stays where it is."""
         memory.made = True
         notes: dict[str, Any] = {"cache_bytes": memory.n_bytes}
-        self._run_prefill, self._run_step = self._prefill, self._step
         before = time.perf_counter()
         with listening() as codes:
             self._prefill()
@@ -266,10 +274,11 @@ class Static:
         notes["step"] = self._step_of(codes)
         if self._graph:
             before = time.perf_counter()
-            self._graphs = [capture(self._prefill), capture(self._step)]
-            self._run_prefill, self._run_step = (graph.replay for graph in self._graphs)
+            self._run_prefill = self._graphs.capture(self._prefill)
+            self._run_step = self._graphs.capture(self._step)
             self._wait()
             notes["capture_s"] = time.perf_counter() - before
+            notes["graph_bytes"] = self._graphs.n_bytes
         return notes
 
     def _step_of(self, codes: Sequence[str]) -> dict[str, Any] | None:
@@ -355,24 +364,3 @@ class Static:
 
     def tokens(self) -> Any:
         return self._out[:, self._n_prompt : self._n_prompt + self._made].clone()
-
-
-def capture(function: Callable[[], None]) -> Any:
-    """What `function` launches, as a CUDA graph. It was called before, on every path it takes."""
-    import torch
-
-    torch.accelerator.synchronize()
-    side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # it has no types
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        function()  # workspaces of libraries belong to a stream
-    torch.cuda.current_stream().wait_stream(side)
-    torch.accelerator.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph, stream=side):
-            function()
-    except RuntimeError as error:
-        first = str(error).strip().splitlines()[0]
-        raise UnsupportedError(f"the step cannot be captured as a CUDA graph: {first}") from error
-    return graph

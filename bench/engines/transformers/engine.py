@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from bench import quantization, schemes
 from bench.engines.messages import Job, Loaded
@@ -23,11 +23,15 @@ from bench.engines.transformers import loading, placement, self_check, splitting
 from bench.engines.transformers.eager import Decoder, Eager
 from bench.engines.transformers.loading import LoadedModel
 from bench.engines.transformers.ranks import Ranks, Seat, on_all_ranks
+from bench.engines.transformers.resolving import make_current, resolve_device, resolve_dtype
 from bench.engines.transformers.splitting import Split
 from bench.errors import InputError, UnsupportedError, unknown
-from bench.experiment.devices import index_of, kind_of, members, number_of, spelled_out
+from bench.experiment.devices import kind_of
 from bench.models import checkpoint
 from bench.quantization import ready, streaming
+
+SUMMED: Final = ("cache_bytes", "graph_bytes")
+"""Notes that each rank has a part of."""
 
 
 class TransformersEngine:
@@ -97,6 +101,8 @@ class TransformersEngine:
             placement.place(self._model, places, split.devices)
         with self._inference():
             self._decoder = self._decoder_for(job, options)
+        # What loading asked for at once, and quantizing has freed, is other programs' again.
+        streaming.give_back(self._device)
         details = {**found.details, **loading.text_model_note(self._model)}
         return self._describe(job, device, dtype, applied, split, details)
 
@@ -283,8 +289,11 @@ class TransformersEngine:
 
     def notes(self) -> Mapping[str, Any]:
         found = {**self._decoder.notes, "self_check": self._checked}
-        if self.others is not None and "cache_bytes" in found:
-            found["cache_bytes"] += sum(self.others.ask("cache_bytes"))
+        if chosen := quantization.tiles():
+            found["tiles"] = chosen
+        for name in SUMMED:
+            if self.others is not None and name in found:
+                found[name] += sum(self.others.ask(name))
         return found
 
     @on_all_ranks
@@ -375,56 +384,3 @@ def threads_of(job: Job, split: Split) -> int | None:
         return job.threads
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max((usable or 1) // len(split.devices), 1)
-
-
-def make_current(device: str) -> None:
-    """Have torch compute, wait and mark time on this device: others than the first by name alone
-    hold tensors, while events and kernels of Triton go to the current one."""
-    if index := index_of(device):
-        import torch
-
-        torch.accelerator.set_device_index(index)
-
-
-def resolve_device(name: str) -> schemes.Device:
-    """The device of that name, or several; `auto` is the accelerator if there is one, else the CPU.
-
-    Raises InputError for a name that cannot be, UnsupportedError for one that is not here.
-    """
-    each = [_resolve_one(one) for one in members(spelled_out(name))]
-    known = [one.capability for one in each if one.capability]
-    return schemes.Device(
-        name="+".join(one.name for one in each),
-        kind=each[0].kind,
-        capability=min(known, default=None),  # a scheme must run on each
-    )
-
-
-def _resolve_one(name: str) -> schemes.Device:
-    import torch
-
-    accelerator = None
-    if torch.accelerator.is_available():
-        accelerator = torch.accelerator.current_accelerator()
-    if name == "auto":
-        name = "cpu" if accelerator is None else accelerator.type
-    kind, index = kind_of(name), number_of(name)
-    if kind == "cpu" and not index:
-        return schemes.Device(name="cpu", kind="cpu")
-    count = torch.accelerator.device_count() if accelerator and accelerator.type == kind else 0
-    if index and not index.isdecimal():
-        raise InputError(f"unknown device '{name}'; known: auto, cpu, cuda:0, cuda:0+cuda:1, ...")
-    if int(index or 0) >= count:
-        there = ["cpu"]
-        if accelerator is not None:
-            there += [f"{accelerator.type}:{i}" for i in range(torch.accelerator.device_count())]
-        raise UnsupportedError(f"no device '{name}' on this machine; there is: {', '.join(there)}")
-    capability = torch.cuda.get_device_capability(int(index or 0)) if kind == "cuda" else None
-    return schemes.Device(name=f"{kind}:{index or 0}", kind=kind, capability=capability)
-
-
-def resolve_dtype(name: str, device: schemes.Device) -> str:
-    """The dtype of weights that are not quantized."""
-    if name == "auto":
-        return "float32" if device.kind == "cpu" else "bfloat16"
-    return name

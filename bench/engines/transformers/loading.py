@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from bench import schemes
+from bench import schemes, toolchain
 from bench.engines.messages import Job
 from bench.errors import BenchError, InputError, UnsupportedError
 from bench.models import folders
@@ -161,6 +161,8 @@ def refusing(kind: str) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         traceback.print_exception(error)
+        if (why := toolchain.explained(error)) is not None:
+            raise UnsupportedError(why, toolchain.CODE) from error
         raise UnsupportedError(
             f"{kind} cannot be stepped here: {type(error).__name__}: {first_line(error)}"
         ) from error

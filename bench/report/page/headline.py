@@ -148,7 +148,7 @@ def _records(machine: Machine, row: Shown) -> Cell:
 
 def _notes(machine: Machine, works: set[Sizes]) -> Iterator[str]:
     if len(works) == 1:
-        n_prompt, n_gen, n_batch = next(iter(works))
+        n_prompt, n_gen, n_batch, *_ = next(iter(works))
         yield f"Workload: {n_prompt} prompt tokens, {n_gen} new ones, batch {n_batch or 'unknown'}."
     yield (
         "Below each figure is its 95% interval over fresh processes (t interval on logarithms; "

@@ -19,6 +19,7 @@ from bench.report.tables.row import (
     table,
     valid_words,
 )
+from bench.statistics.paired import MIN_PAIRS
 from bench.summary import METRICS, Row, summarise
 from bench.summary.quality import check_gate
 
@@ -195,7 +196,7 @@ def meaning(gate: Gate, one: Shown, base: Shown) -> str:
     speed = _over(one.row, base.row, "decode_tok_s")
     if speed is None:
         return one.absent.get("decode_tok_s", "nothing to compare it with")
-    parts = [f"decodes {times(speed, 'as fast')}"]
+    parts = [f"decodes {times(speed, 'as fast')}{_each_pair(one.row, base.row)}"]
     held, other = one.row.weights.weights_bytes, base.row.weights.weights_bytes
     if held and other:
         parts.append(f"weights {held / other:.2f}x the bytes")
@@ -242,6 +243,7 @@ def notes(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
             f"an hour{each}, busy {cost.utilization:.0%} of it ({cost.source})."
         )
     yield from _spread(rows)
+    yield from _few_pairs(rows)
     yield from _seen_twice(rows)
     off = [row.energy_disagreement for row in rows if row.energy_disagreement is not None]
     if off:
@@ -256,20 +258,51 @@ def notes(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _spread(rows: Sequence[Row]) -> Iterator[str]:
-    """What processes differ by, and how many there were."""
+    """What processes differ by."""
     noise = [row.noise for row in rows if row.noise is not None]
     if noise and any(row.spread is not None for row in rows):
         yield (
             "± is half the range between fresh processes; within one, requests vary by "
             f"{min(noise):.1%} to {max(noise):.1%}."
         )
+
+
+def pair_ratios(row: Row, base: Row) -> list[float]:
+    """Decode speed over the baseline's, of each pair that may be believed."""
+    theirs = {one.index: one.figures["decode_tok_s"] for one in base.good}
+    return [
+        ours / other
+        for one in row.good
+        if (ours := one.figures["decode_tok_s"]) and (other := theirs.get(one.index))
+    ]
+
+
+def _each_pair(row: Row, base: Row) -> str:
+    """How pairs that are too few for a verdict agree; empty where there are enough."""
+    ratios = pair_ratios(row, base)
+    if not 1 < len(ratios) < MIN_PAIRS:
+        return ""
+    faster = sum(ratio > 1 for ratio in ratios)
+    slower = len(ratios) - faster
+    word, same = ("faster", faster) if faster >= slower else ("slower", slower)
+    return f" ({word} in {same} of {len(ratios)} pairs: {min(ratios):.2f}x to {max(ratios):.2f}x)"
+
+
+def _few_pairs(rows: Sequence[Row]) -> Iterator[str]:
+    """What so few pairs allow to say, and how to get a verdict."""
     pairs = min((len(row.good) for row in rows), default=0)
-    if pairs < 6:
-        yield (
-            f"{pairs} replicate{'s' * (pairs != 1)} of each show a size, not a verdict: "
-            "`--level standard` measures 8, and "
-            "`bench compare` gives the interval."
-        )
+    if not 0 < pairs < MIN_PAIRS or len({row.arm.name for row in rows}) < 2:
+        return
+    for_verdict = (
+        "`bench run --level standard` measures 8 pairs and `bench compare` gives the verdict."
+    )
+    if pairs < 2:
+        yield f"1 replicate estimates a difference but cannot establish it: {for_verdict}"
+        return
+    yield (
+        f"{pairs} pairs estimate a difference but cannot establish it: two equal arms differ the "
+        f"same way in all {pairs} pairs 1 time in {2 ** (pairs - 1)}. {for_verdict}"
+    )
 
 
 EARLY_LIMIT = 0.01
