@@ -108,7 +108,7 @@ def w8a8(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Any]:
     folder = make("W8A8", embedded_folder, tmp_path_factory.mktemp("models") / "w8a8")
-    quant = "compressed-tensors/w8a8"
+    quant = "compressed-tensors/w8a8-dynamic"
     return probe(vllm_home, folder, quant, "bfloat16", base=str(reference[1]))
 
 
@@ -156,7 +156,7 @@ def test_a_w8a8_checkpoint_is_held_in_8_bits_and_costs_quality(
     assert loaded["dynamic"] == "activations"
     quality = w8a8["quality"]
     assert fmean(quality["kld"]) > 5 * fmean(floats["quality"]["kld"])
-    assert 0.8 < fmean(quality["same_top1"]) < 1
+    assert 0.7 < fmean(quality["same_top1"]) < 1
 
 
 def test_guessing_ahead_is_an_arm_with_its_acceptance(
