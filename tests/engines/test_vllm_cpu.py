@@ -32,7 +32,7 @@ TOKENS = 256
 MODEL = "smollm2-135m-instruct"
 SERVE = (
     "env VLLM_CPU_KVCACHE_SPACE=1 OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind "
-    "vllm serve {model} --port {port} --max-model-len 512 "
+    "vllm serve {model} --port {port} --max-model-len 1024 "
     "--max-num-seqs 8 --enforce-eager --no-enable-prefix-caching --dtype bfloat16"
 )
 
