@@ -18,6 +18,8 @@ ENDPOINT = "endpoint"
 
 MODELS = "NAME, NAME@random, ORG/NAME[@REVISION] or ORG/NAME:FILE.gguf of the hub, a folder, a file"
 MAX_VALUES = 10_000
+LONGEST_NAME = 60
+"""Characters of an arm's name that come from a command."""
 LARGEST = "max"
 _RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([*+])(\d+))?)?")
 
@@ -150,6 +152,8 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
     changed = replace(experiment, grid=replace(experiment.grid, **grid), **changes)
     if args.serve and not server:
         changed = _arm_each(changed, args.serve)
+        if args.experiment is None:  # "faster" needs "at equal quality"
+            changed = replace(changed, quality=Quality())
     if name == "quickstart" and {"model", "engine", "quant", "mode"} & set(grid):
         changed = replace(changed, question=_question(changed))
     problems = [*_problems(changed.grid, "grid"), *changed.problems()]
@@ -177,13 +181,16 @@ def _server(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _arm_each(experiment: Experiment, commands: Sequence[str]) -> Experiment:
-    """The experiment with a server for each command, the first as the baseline."""
-    arms = tuple(
-        ArmEntry(engine=ENDPOINT, quant=quant, options={"serve": command})
-        for command in commands
-        for quant in experiment.grid.quant
-    )
-    made = replace(experiment, arm=arms, quality=Quality())  # "faster" needs "at equal quality"
+    """The experiment with a server for each command, the first as the baseline. The others are
+    named by what their commands add to the first one's."""
+    first = commands[0].split()
+    base = experiment.grid.quant[0]
+    arms = [ArmEntry(engine=ENDPOINT, quant=base, options={"serve": commands[0]})]
+    for number, command in enumerate(commands[1:], 2):
+        own = " ".join(word for word in command.split() if word not in first)
+        name = own[:LONGEST_NAME] or f"server-{number}"
+        arms.append(ArmEntry(engine=ENDPOINT, quant=name, options={"serve": command}))
+    made = replace(experiment, arm=tuple(arms))
     return replace(made, baseline=made.variants[0].name)
 
 
