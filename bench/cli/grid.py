@@ -79,14 +79,14 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
     )
     how = parser.add_argument_group("how to measure")
     how.add_argument("--level", choices=("quick", "standard", "strict"))
-    how.add_argument("--pairs", type=int, metavar="N", help="fresh replicates of each variant")
-    how.add_argument("--baseline", metavar="NAME", help="the arm that others are compared with")
+    how.add_argument("--pairs", type=int, metavar="N", help="fresh processes for each variant")
+    how.add_argument("--baseline", metavar="NAME", help="arm to compare the others with")
     how.add_argument(
         "--slo",
         metavar="LIMITS",
-        help="search a server's highest rate of arrivals within limits: ttft_p95=0.5,tpot_p95=0.05",
+        help="search a server's highest arrival rate within limits: ttft_p95=0.5,tpot_p95=0.05",
     )
-    how.add_argument("--seed", type=int, help="of the order and of the prompts")
+    how.add_argument("--seed", type=int, help="seed of the order and of the prompts")
 
 
 def add_fleet(parser: argparse.ArgumentParser) -> None:
@@ -95,12 +95,12 @@ def add_fleet(parser: argparse.ArgumentParser) -> None:
     fleet.add_argument(
         "--on",
         metavar="CLUSTER",
-        help="`ray`: every machine of the Ray cluster that is there; or `ray://HOST:10001`",
+        help="`ray`: every machine of the running Ray cluster; or `ray://HOST:10001`",
     )
     fleet.add_argument(
         "--select",
         metavar="KEY=LIST",
-        help="only machines whose card or label fits, such as 'gpu=rtx-4080,rtx-3080;zone=a'",
+        help="only machines with this card or label, such as 'gpu=rtx-4080,rtx-3080;zone=a'",
     )
 
 

@@ -277,7 +277,7 @@ def _pip(place: Home, say: Say, held: tuple[int, ...]) -> None:
         said = pip_error(errors.read())
     raise UnsupportedError(
         f"cannot install the environment of {place.name}: pip: {said} (what was downloaded is "
-        "kept: the same command goes on from there)"
+        "kept: run the same command to resume)"
     )
 
 
