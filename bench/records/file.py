@@ -57,16 +57,23 @@ def lines(file: Path) -> Iterator[tuple[int, bytes]]:
 
     Raises InputError where the file cannot be read.
     """
-    number = 0
+    return ((number, text) for number, _, text in placed_lines(file))
+
+
+def placed_lines(file: Path) -> Iterator[tuple[int, int, bytes]]:
+    """As `lines`, with the byte at which each begins."""
+    number = begin = 0
     try:
         with file.open("rb") as stream:
             while text := stream.readline(MOST_BYTES + 1):
                 number += 1
-                rest = text
+                rest, size = text, len(text)
                 while len(rest) > MOST_BYTES and not rest.endswith(b"\n"):
                     rest = stream.readline(MOST_BYTES + 1)
+                    size += len(rest)
                 if not text.isspace():
-                    yield number, text
+                    yield number, begin, text
+                begin += size
     except OSError as error:
         raise InputError(f"{file}: {error.strerror or error}") from error
 

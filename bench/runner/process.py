@@ -99,7 +99,7 @@ def events(job: Told, *, limit_s: float, command: Sequence[str] = WORKER) -> Ite
             except InputError as error:
                 yield Failed(
                     code="CRASH",
-                    message=f"the worker said what is no event: {'; '.join(error.problems)}",
+                    message=f"the worker sent an invalid event: {'; '.join(error.problems)}",
                 )
                 return
             yield event
@@ -140,7 +140,7 @@ def _event(line: bytes) -> tuple[Line, bool]:
             raise InputError("no event")
     except InputError as error:
         said = shown(line[:80].decode(errors="replace"))
-        return _failed("CRASH", f"the worker said what is no event ({error}): {said}"), False
+        return _failed("CRASH", f"the worker sent an invalid event ({error}): {said}"), False
     return event, True
 
 

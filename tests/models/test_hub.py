@@ -232,7 +232,7 @@ def test_a_gguf_that_is_not_one_file(server: Hub) -> None:
     server.push("org/GGUF", GGUF | parts | {"b/m.Q8_0.gguf": WEIGHTS})
     for file, words in {
         "Q2_K": "holds no GGUF file 'Q2_K'; there is: b/m.Q8_0.gguf, m-Q4_K_M-00001",
-        "m-Q4_K_M-00001-of-00002.gguf": "is cut into several files",
+        "m-Q4_K_M-00001-of-00002.gguf": "is split into several files",
         "Q8_0": "holds 2 files for 'Q8_0'; name one: m.Q8_0.gguf, b/m.Q8_0.gguf",
     }.items():
         with pytest.raises(InputError, match=words):
@@ -313,7 +313,7 @@ def test_no_network(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_something_else_at_the_endpoint(server: Hub) -> None:
     server.push("org/name", FILES, no_sums=True)
-    with pytest.raises(UnsupportedError, match=r"the hub states no sum of config\.json"):
+    with pytest.raises(UnsupportedError, match=r"the hub gives no checksum of config\.json"):
         look_up("org/name")
 
 
@@ -358,7 +358,7 @@ def test_a_lying_server(server: Hub) -> None:
         hub_fetch.fetch(snapshot, None, quiet)
     assert not (snapshot.folder / "model.safetensors").exists()
     server.faults.altered, server.faults.short_by = False, 1000
-    with pytest.raises(UnsupportedError, match=r"status 416.*the same command goes on"):
+    with pytest.raises(UnsupportedError, match=r"status 416.*run the same command to resume"):
         hub_fetch.fetch(snapshot, None, quiet)
     assert not (snapshot.folder / "model.safetensors").exists()
     server.faults.short_by, server.faults.wrong_etag = 0, True  # what counts is the content
