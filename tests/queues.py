@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal, localcontext
 
 from bench.demand import Asked, arrival_times, demand
-from bench.demand.search import Probe, crossing, next_rate, pseudo_values
-from bench.engines.endpoint.steady import RAMP_SHARE
+from bench.demand.search import RAMP_SHARE, Probe, crossing, next_rate, pseudo_values
 from bench.statistics import Interval, log_interval, percentile
 
 Service = Callable[[random.Random], float]
@@ -129,18 +128,18 @@ def mmk(servers: int, limit: float) -> SimulatedQueue:
     )
 
 
-def mgk(servers: int, limit: float, n: int) -> SimulatedQueue:
+def mgk(servers: int, limit: float, n: int, service: Service = lognormal) -> SimulatedQueue:
     bare = SimulatedQueue(
         name=f"M/G/{servers} (lognormal), limit {limit:g}",
         servers=servers,
-        service=lognormal,
+        service=service,
         limit=limit,
         truth=math.nan,
     )
     return SimulatedQueue(
         name=bare.name,
         servers=servers,
-        service=lognormal,
+        service=service,
         limit=limit,
         truth=simulated_root(bare, n),
     )

@@ -172,6 +172,8 @@ class Ticks(Serves):
         while self._due and self._due[0][0] <= (now := time.perf_counter()):
             due, number, state = heapq.heappop(self._due)
             to, asked, at, made, first = state
+            if to.transport.is_closing():
+                continue  # its client has what it wanted
             made += 1
             if made == 1:
                 state[4] = first = now
@@ -209,7 +211,8 @@ class Queue(Serves):
 
     def _send(self, to: Connection, asked: dict[str, Any], at: float) -> None:
         self.ttfts.append(time.perf_counter() - at)
-        to.transport.write(HEAD + TOKEN + self.end(to, asked))
+        if not to.transport.is_closing():
+            to.transport.write(HEAD + TOKEN + self.end(to, asked))
 
 
 async def run(serves: Serves) -> None:

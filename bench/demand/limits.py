@@ -15,7 +15,7 @@ from bench.statistics import requests_needed
 FIGURES: Final = ("ttft", "tpot", "itl", "e2e")
 """What may be limited: `itl` is a request's longest gap."""
 WORD: Final = re.compile(r"(?P<figure>[a-z0-9]+)_p(?P<share>\d{1,2}(\.\d+)?)=(?P<seconds>[^=]+)")
-REQUESTS: Final[Mapping[str, int]] = {"quick": 200, "standard": 400, "strict": 1000}
+REQUESTS: Final[Mapping[str, int]] = {"quick": 200, "standard": 800, "strict": 1000}
 """Level -> requests of a probe, where the percentiles do not need more."""
 
 
@@ -62,16 +62,16 @@ def requests_of(text: str, level: str) -> int:
     return max(REQUESTS[level], *(requests_needed(share) for share in shares(text)))
 
 
-def kept(
+def within(
     text: str,
     *,
     ttft_s: Sequence[float],
     tpot_s: Sequence[float],
     itl_s: Sequence[Sequence[float]],
     e2e_s: Sequence[float],
-) -> tuple[int, ...]:
-    """Of each limit, how many requests were within it. One new token has no time per token, and
-    keeps a limit of that."""
+) -> list[list[bool]]:
+    """Of each limit, which requests were within it. One new token has no time per token, and keeps
+    a limit of that."""
     longest = [max(gaps, default=0.0) for gaps in itl_s]
     known = {"ttft": ttft_s, "tpot": tpot_s, "itl": longest, "e2e": e2e_s}
-    return tuple(sum(value <= one.seconds for value in known[one.figure]) for one in limits(text))
+    return [[value <= one.seconds for value in known[one.figure]] for one in limits(text)]

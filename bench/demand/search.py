@@ -26,6 +26,9 @@ LEAP: Final = 2 * STEPS
 """Steps of a search that knows nothing yet: a factor of 4."""
 HOP: Final = 2
 """First steps of one that begins at another replicate's answer; doubled until it is held."""
+RAMP_SHARE: Final = 0.5
+"""Requests of a probe before those that are judged, as a share of them: the queue fills. As many as
+are judged may come after them."""
 LOWEST, HIGHEST = -10 * STEPS, 20 * STEPS
 """About a request in 17 minutes, and a million a second."""
 
@@ -64,12 +67,15 @@ class Bracket:
     """Lowest that did not."""
 
     @property
+    def steps(self) -> float:
+        """Of the lattice, between the two; infinite where one is missing."""
+        if self.below is None or self.above is None:
+            return math.inf
+        return place_of(self.above) - place_of(self.below)
+
+    @property
     def done(self) -> bool:
-        return (
-            self.below is not None
-            and self.above is not None
-            and (place_of(self.above) - place_of(self.below) == 1)
-        )
+        return self.steps == 1
 
 
 def rate_at(place: int) -> float:

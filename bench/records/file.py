@@ -190,8 +190,12 @@ class Writer:
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             raise InputError(f"{self.folder}: {why}; choose with --into") from error
-        self._lock()
-        self._end = self._stream.seek(0, os.SEEK_END)
+        try:
+            self._lock()
+            self._end = self._stream.seek(0, os.SEEK_END)
+        except OSError as error:  # a pipe
+            self._close()
+            raise InputError(f"{self.folder / FILE}: {error.strerror}") from error
 
     def _close(self) -> None:
         if self._stream is not None:

@@ -8,13 +8,13 @@ at one load; its latencies are those of the highest rate that kept the limits.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
-from bench.demand.limits import kept, shares
+from bench.demand.limits import limits, shares, within
 from bench.demand.search import Bracket, Probe, bracket, pseudo_values
 from bench.records import Record
 from bench.records.codes import touches
@@ -22,13 +22,17 @@ from bench.statistics import Estimate, percentile_interval
 from bench.summary.arm import Sizes
 from bench.summary.limits import Ceiling
 from bench.summary.metrics import METRICS
-from bench.summary.replicate import Doubt, Replicate, each_tpot_s
+from bench.summary.replicate import Doubt, Raw, Replicate, each_tpot_s
 
 if TYPE_CHECKING:
+    from bench.records.file import Results
     from bench.summary.rows import Row, RowKey
 
 OVERLOAD: Final = frozenset({"REQUESTS_FAILED", "DRIFT"})
 """Of a probe: what a rate that is too high does, and no fault of the measurement."""
+NEAR: Final = 8
+"""Steps of the lattice (a factor of 1.4) by which both sides may be apart: where probes are
+read at other limits than they were made for, they are no neighbours."""
 CHANCE: Final = 4.0
 """Standard deviations by which a lower rate may do worse than a higher one."""
 
@@ -43,14 +47,20 @@ def probe_of(record: Record, slo: str) -> Probe | None:
         if "REQUESTS_FAILED" not in record.reasons or not n_failed:
             return None
         return Probe(rate=rate, n=n_failed, kept=(0,) * len(shares(slo)))
-    within = kept(
+    kept = tuple(map(sum, _within(record, slo)))
+    return Probe(rate=rate, n=len(record.samples["e2e_s"]) + n_failed, kept=kept)
+
+
+def _within(record: Record, slo: str) -> list[list[bool]]:
+    """Of each limit, which answered requests were within it."""
+    samples = record.samples
+    return within(
         slo,
-        ttft_s=record.samples["prefill_s"],
-        tpot_s=each_tpot_s(record) or [0.0] * len(record.samples["e2e_s"]),
-        itl_s=record.samples["itl_s"],
-        e2e_s=record.samples["e2e_s"],
+        ttft_s=samples["prefill_s"],
+        tpot_s=each_tpot_s(record) or [0.0] * len(samples["e2e_s"]),
+        itl_s=samples["itl_s"],
+        e2e_s=samples["e2e_s"],
     )
-    return Probe(rate=rate, n=len(record.samples["e2e_s"]) + n_failed, kept=within)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +75,8 @@ class LoadPoint:
     goodput_req_s: float | None
     """Within every limit."""
     output_tok_s: float | None
-    total_tok_s: float | None
+    total_tok_s_each: tuple[float, ...]
+    """Of each replicate, prompt and new tokens a second."""
     concurrency: float | None
     """Requests in flight in the mean, by Little's law: answered a second x mean time of each."""
     user_tok_s: Estimate | None
@@ -88,7 +99,7 @@ class ServiceLevel:
     @cached_property
     def each(self) -> dict[int, float]:
         """Replicate -> its value of the rate, requests a second; {} where it is not held."""
-        done = {i: ones for i, ones in self.held.items() if self.bracket(i).done}
+        done = {i: ones for i, ones in self.held.items() if self.bracket(i).steps <= NEAR}
         found = pseudo_values(list(done.values()), shares(self.slo)) if done else None
         return {} if found is None else dict(zip(done, found, strict=True))
 
@@ -107,6 +118,8 @@ class ServiceLevel:
         if all(one.below is None for one in ends):
             lowest = min(probe.rate for ones in self.held.values() for probe in ones)
             return f"not even {lowest:.3g} requests a second keep {self.slo}"
+        if all(one.above is None for one in ends):
+            return f"every rate that was tried keeps {self.slo}"
         return "the search is not at its end; run it again to go on"
 
     @property
@@ -161,8 +174,6 @@ def _falls(probes: Sequence[Probe]) -> bool:
 
 
 def _point(row: Row, slo: str) -> LoadPoint:
-    from bench.demand.limits import limits
-
     records = [one.record for one in row.good]
     e2e = [s for r in records for s in r.samples["e2e_s"]]
     tpots = [s for r in records for s in each_tpot_s(r)]
@@ -179,7 +190,7 @@ def _point(row: Row, slo: str) -> LoadPoint:
         user = Estimate(1 / slow.value, 1 / slow.high, 1 / slow.low)
     made = [probe for r in records if (probe := probe_of(r, slo)) is not None]
     n = sum(one.n for one in made)
-    within = tuple(sum(one.kept[i] for one in made) for i in range(len(shares(slo))))
+    kept = tuple(sum(one.kept[i] for one in made) for i in range(len(shares(slo))))
     return LoadPoint(
         rate=row.sizes.rate,
         n_replicates=len(records),
@@ -187,7 +198,7 @@ def _point(row: Row, slo: str) -> LoadPoint:
         requests_s=served,
         goodput_req_s=_goodput(records, slo),
         output_tok_s=row.value("output_tok_s"),
-        total_tok_s=row.value("total_tok_s"),
+        total_tok_s_each=tuple(row.each("total_tok_s")),
         concurrency=served * sum(e2e) / len(e2e) if served and row.sizes.rate else None,
         user_tok_s=user,
         percentiles={
@@ -196,7 +207,7 @@ def _point(row: Row, slo: str) -> LoadPoint:
             )
             for one in limits(slo)
         },
-        keeps=bool(made) and Probe(rate=1.0, n=n, kept=within).keeps(shares(slo)),
+        keeps=bool(made) and Probe(rate=1.0, n=n, kept=kept).keeps(shares(slo)),
     )
 
 
@@ -208,13 +219,25 @@ def _goodput(records: Sequence[Record], slo: str) -> float | None:
 
 
 def _within_all(record: Record, slo: str) -> int:
-    samples = record.samples
-    tpots = each_tpot_s(record) or [0.0] * len(samples["e2e_s"])
-    each = zip(samples["prefill_s"], tpots, samples["itl_s"], samples["e2e_s"], strict=True)
-    return sum(
-        all(kept(slo, ttft_s=[ttft], tpot_s=[tpot], itl_s=[gaps], e2e_s=[e2e]))
-        for ttft, tpot, gaps, e2e in each
-    )
+    """Answered requests that kept every limit."""
+    return sum(map(all, zip(*_within(record, slo), strict=True)))
+
+
+def judged_by(results: Results, slo: str) -> Results:
+    """The results with every search's probes held against other limits. Raises InputError."""
+    shares(slo)
+    records = [
+        replace(one, workload={**one.workload, "slo": slo}) if one.workload.get("slo") else one
+        for one in results.records
+    ]
+    return replace(results, records=records)
+
+
+def unheld(rows: Iterable[Row]) -> Iterator[str]:
+    """A line for each search that came to no rate."""
+    for row in rows:
+        if row.level is not None and row.level.absent:
+            yield f"{row.arm.name}: {row.level.absent}"
 
 
 def service_level(probes: Sequence[Row], slo: str) -> ServiceLevel:
@@ -299,15 +322,20 @@ def with_levels(rows: Sequence[Row]) -> list[Row]:
     return [_level_row(key, found[key]) if row is None else row for key, row in plain.items()]
 
 
+def _unheld(one: Replicate, sizes: Sizes, why: str) -> Replicate:
+    """Stands for a search without an answer."""
+    record = replace(one.record, status="failed", message=why, samples={})
+    return replace(one, raw=Raw(record), sizes=sizes, figures={})
+
+
 def _level_row(key: RowKey, probes: Sequence[Row]) -> Row:
     level = service_level(probes, key.sizes.slo)
     made = level_replicates(level)
     why = "so many run at once as arrive"
-    failed = [one for row in probes for one in row.replicates if not one.ok]
     return replace(
         probes[0],
         key=key,
-        replicates=tuple(made or failed[-1:]),
+        replicates=tuple(made) or (_unheld(probes[0].replicates[0], key.sizes, level.absent),),
         ceiling=Ceiling(gpu=why, rates=why),
         level=level,
     )

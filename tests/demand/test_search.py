@@ -7,7 +7,7 @@ import math
 import pytest
 from scipy.stats import binom
 
-from bench.demand.limits import kept, limits, requests_of
+from bench.demand.limits import limits, requests_of, within
 from bench.demand.search import Probe, bracket, crossing, next_rate, pseudo_values, rate_at
 from bench.errors import InputError
 from bench.statistics import percentile_interval, requests_needed
@@ -106,13 +106,9 @@ def test_limits_are_read_and_refused_in_a_line() -> None:
 def test_a_probe_has_as_many_requests_as_its_percentile_needs() -> None:
     assert requests_of("ttft_p95=1", "quick") == 200
     assert requests_of("ttft_p95=1,e2e_p99=3", "quick") == 368
-    assert kept(
-        "ttft_p50=1,itl_p50=0.2",
-        ttft_s=[1.0, 1.1],
-        tpot_s=[0, 0],
-        itl_s=[(0.1, 0.3), ()],
-        e2e_s=[2, 2],
-    ) == (1, 1)
+    times = {"ttft_s": [1.0, 1.1], "tpot_s": [0.0, 0.0], "e2e_s": [2.0, 2.0]}
+    kept = within("ttft_p50=1,itl_p50=0.2", itl_s=[(0.1, 0.3), ()], **times)
+    assert kept == [[True, False], [False, True]]
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.95, 0.99])

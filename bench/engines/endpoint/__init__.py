@@ -18,6 +18,7 @@ from bench.demand import Asked, demand
 from bench.engines.endpoint import identity
 from bench.engines.endpoint.client import Answer, Client, RequestShape
 from bench.engines.endpoint.guesses import Guesses, counters
+from bench.engines.endpoint.http import WatchedLoop
 from bench.engines.endpoint.load import ClosedLoop, Window, arrivals, open_loop
 from bench.engines.endpoint.prompts import Vocabulary, next_length
 from bench.engines.endpoint.quality import PromptScores
@@ -66,7 +67,7 @@ class EndpointEngine:
         self._key = ApiKey(self._settings.key_env)
         self._client = Client(self._settings, self._key, self._settings.model)
         self._scores = PromptScores(self._client)
-        self._runner = asyncio.Runner()
+        self._runner = asyncio.Runner(loop_factory=WatchedLoop)
         try:
             found = self._runner.run(self._meet(job.architecture.get("vocab_size")))
         except (InputError, UnsupportedError):

@@ -12,12 +12,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 
 from bench.demand import Asked, arrival_times
-from bench.demand.limits import kept, limits
+from bench.demand.limits import limits, within
+from bench.demand.search import RAMP_SHARE
 from bench.engines.endpoint.client import Answer
 from bench.engines.endpoint.load import Window, heartbeat
 
-RAMP_SHARE = 0.25
-"""Requests before those that are judged, as a share of them; up to as many come after."""
 HOPELESS = 0.5
 """Share of the judged requests beyond a limit, above which the rest is not waited for."""
 
@@ -117,14 +116,14 @@ class SteadyStream:
         assert answer.ttft_s is not None
         assert answer.e2e_s is not None
         n = (answer.output_tokens or 1) - 1
-        within = kept(
+        kept = within(
             self._slo,
             ttft_s=[answer.ttft_s],
             tpot_s=[(answer.e2e_s - answer.ttft_s) / n if n else 0.0],
             itl_s=[answer.itl_s],
             e2e_s=[answer.e2e_s],
         )
-        return [limit for limit in every if not within[limit]]
+        return [limit for limit in every if not kept[limit][0]]
 
     def _closed(self) -> Window:
         """The window, as long as its server took for as many requests as are in it.

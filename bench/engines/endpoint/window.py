@@ -17,6 +17,10 @@ from bench.statistics import percentile
 
 LATE_S = 0.005
 """Delays and lags below this are of no account: an idle event loop wakes about 1 ms late."""
+STAMP_SHARE = 0.02
+"""Of the median time to the first token, by which stamps may be late in the mean."""
+STAMP_S = 0.0005
+"""Below this in the mean they are of no account."""
 LATE_SHARE = 0.05
 """Of the median request, by which requests may be late at the 95th percentile."""
 LAG_SHARE = 0.1
@@ -142,7 +146,14 @@ def lateness(window: Window, good: Sequence[Answer]) -> dict[str, Any]:
     bound = delay is not None and delay > max(LATE_S, LATE_SHARE * e2e)
     if lag is not None and steps:
         bound = bound or lag > max(LATE_S, LAG_SHARE * median(steps))
+    late = window.stamps_late_s
+    mean_late = sum(late) / len(late) if late else None
+    if mean_late is not None:
+        bound = bound or mean_late > max(STAMP_S, STAMP_SHARE * median(a.ttft_s or 0 for a in good))
     return {
+        "stamp_late_mean_s": mean_late,
+        "stamp_late_p95_s": percentile(late, 0.95),
+        "chunks_s": len(late) / window.wall_s if late and window.wall_s else None,
         "delay_p95_s": delay,
         "delay_max_s": max(window.delays_s, default=None),
         "lag_p95_s": lag,

@@ -18,7 +18,7 @@ from bench.experiment import CostAssumption, Experiment, load_experiment
 from bench.experiment.selectors import arm_order
 from bench.records import Line, to_json, utc_now
 from bench.records.file import read, results_file
-from bench.report.page import ceiling, context, evidence, explorer, headline, rivals
+from bench.report.page import ceiling, context, evidence, explorer, headline, rivals, service
 from bench.report.page.blocks import Block, Picture, Report, Section, Table
 from bench.report.page.machines import Machine, machines
 from bench.report.tables import to_csv
@@ -119,6 +119,7 @@ def _sections(each: Sequence[Machine], summary: Summary, asked: PageOptions) -> 
         for make in (
             evidence.ratios,
             evidence.batching,
+            service.service,
             evidence.quality,
             ceiling.ceiling,
             evidence.energy,

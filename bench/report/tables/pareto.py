@@ -116,10 +116,10 @@ def _fronts(one: Placed) -> str:
 def words(found: Sequence[Placed]) -> Iterator[str]:
     """What the table means."""
     yield (
-        "Best in: no other arm of the same work has as much of it at no more divergence (KLD) from "
-        "the baseline."
+        "Best in: no other arm does as well on the same work at equal or lower divergence (KLD) "
+        "from the baseline."
     )
     if any(one.row.weights.packed_bytes != one.row.weights.weights_bytes for one in found):
-        yield ("MB as the numbers need them; what `mixed` is held in is more, see docs/quality.md.")
+        yield "MB counts packed weights; `mixed` takes more memory, see docs/quality.md."
     if any(one.row.reasons for one in found):
-        yield "Speeds with a reason are shown, not vouched for."
+        yield "A speed with a reason is no evidence."
