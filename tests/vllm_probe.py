@@ -32,7 +32,7 @@ def job(asked: Mapping[str, Any]) -> Any:
         mode="eager",
         dtype=asked["dtype"],
         device="cpu",
-        threads=None,
+        threads=1,
         seed=0,
         replicate=0,
         options={"max_num_seqs": 8, "max_model_len": 512},

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from bench.comparison import Rules
     from bench.comparison.row import Compared
     from bench.comparison.sides import Prices
-    from bench.records.file import Results
     from bench.summary import Summary
 
 EPILOG = """\
@@ -163,12 +162,11 @@ def _across(args: argparse.Namespace, rules: Rules) -> int:
     from bench.report.tables import render
     from bench.report.tables.across import columns, words
     from bench.report.tables.compare import table
-    from bench.summary import summarise
 
     for flag in ("against", "plot"):
         if getattr(args, flag) is not None:
             raise InputError(f"--{flag}: not with --across")
-    summary = summarise(_read(*args.results))
+    summary = _read(*args.results)
     rows = across(summary, rules, args.baseline, args.candidate, _prices(args.rent, summary))
     print(render(rows, columns(rows, rules), args.output, table), end="")
     if args.output == "md":
@@ -212,13 +210,13 @@ def _usd(text: str) -> float:
     return value
 
 
-def _read(*paths: Path) -> Results:
-    from bench.records.file import read
+def _read(*paths: Path) -> Summary:
+    from bench.summary import load
 
-    results = read(*paths)
-    for problem in results.problems:
+    summary = load(*paths)
+    for problem in summary.problems:
         print(f"bench: skipped a broken line: {problem}", file=sys.stderr)
-    return results
+    return summary
 
 
 def _pareto(args: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bench.cost.scenario import Basis, Scenario, SourcedFigure
     from bench.cost.throughput import Throughput
     from bench.report.tables import Column
+    from bench.summary import Summary
 
 EPILOG = """\
 examples:
@@ -37,22 +38,30 @@ of the card (`bench prices`). Figures not given are neutral (no interest, no res
 """
 
 FIGURES: Mapping[str, tuple[str, str, str]] = {
-    "utilization": ("--utilization", "SHARE", "busy share of powered or billed hours; default 1"),
+    "utilization": ("--utilization", "SHARE", "busy share of powered or billed hours (default: 1)"),
     "rent_per_hour": ("--rent", "USD_PER_HOUR", "rent of the machine, or `book`"),
-    "storage_per_hour": ("--storage", "USD_PER_HOUR", "storage billed beside the rent"),
-    "egress_per_busy_hour": ("--egress", "USD_PER_HOUR", "egress for each busy hour"),
-    "price": ("--own", "USD", "price of the card, bought, or `book`; needs --years and --kwh"),
-    "years": ("--years", "YEARS", "years until it is sold"),
+    "storage_per_hour": (
+        "--storage",
+        "USD_PER_HOUR",
+        "price of storage, billed in addition to the rent",
+    ),
+    "egress_per_busy_hour": ("--egress", "USD_PER_HOUR", "price of egress in a busy hour"),
+    "price": ("--own", "USD", "purchase price of the card, or `book`; needs --years and --kwh"),
+    "years": ("--years", "YEARS", "years until the card is sold"),
     "rate_of_return": ("--rate-of-return", "SHARE", "yearly cost of capital"),
-    "salvage_share": ("--salvage", "SHARE", "value of the card at the end over its price"),
+    "salvage_share": ("--salvage", "SHARE", "resale value of the card over its price"),
     "host_price": ("--host", "USD", "price of the rest of the machine"),
-    "opex_per_year": ("--opex", "USD_PER_YEAR", "room, repairs, work"),
-    "powered_share": ("--powered", "SHARE", "share of the year in which it is on"),
+    "opex_per_year": ("--opex", "USD_PER_YEAR", "yearly cost of room, repairs and labour"),
+    "powered_share": ("--powered", "SHARE", "share of the year that the machine is on"),
     "electricity_per_kwh": ("--kwh", "USD_PER_KWH", "price of electricity, or a region"),
     "pue": ("--pue", "RATIO", "power of the site over power of the machine"),
     "watts_busy": ("--watts-busy", "WATTS", "power at the wall while busy"),
     "watts_idle": ("--watts-idle", "WATTS", "power at the wall while idle"),
-    "watts_host": ("--watts-host", "WATTS", "power beside the card, added to a measured card's"),
+    "watts_host": (
+        "--watts-host",
+        "WATTS",
+        "power of the host, added to the measured power of the card",
+    ),
 }
 """Figure of a scenario -> flag, its placeholder and help. Limits: `bench.cost.scenario.RULES`."""
 
@@ -61,9 +70,9 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     """Describe the arguments of `bench cost`."""
     parser: argparse.ArgumentParser = verbs.add_parser(
         "cost",
-        help="$ per million tokens: owned, rented, against an API",
-        description="Price what was measured. The measurement's interval and the scenario's band "
-        "are kept apart.",
+        help="compute $ per million tokens: owned, rented, against an API",
+        description="Compute what measured tokens cost. The measurement's interval and the "
+        "scenario's band stay separate.",
         epilog=EPILOG,
     )
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS")
@@ -77,14 +86,16 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     for name, (flag, placeholder, text) in FIGURES.items():
         parser.add_argument(flag, dest=name, metavar=placeholder, help=text)
     parser.add_argument("--gpus", type=int, metavar="N", help="machines that worked as one")
-    parser.add_argument("--gpu", metavar="NAME", help="price as this card, whatever was measured")
+    parser.add_argument(
+        "--gpu", metavar="NAME", help="take the prices of this card, whatever was measured"
+    )
     parser.add_argument(
         "--against",
         action="append",
         default=[],
         metavar="PROVIDER/MODEL|hosted|IN:OUT",
-        help="an API, those who host the model that was measured, or USD per million "
-        "input:output tokens; may be repeated",
+        help="compare with an API, with the hosts of the measured model, or with USD per "
+        "million input:output tokens; may be repeated",
     )
     parser.add_argument(
         "--cached",
@@ -96,12 +107,12 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         metavar="LIMITS",
         help="price searches at other limits than they were made for, such as ttft_p95=1",
     )
+    parser.add_argument("--batch", action="store_true", help="use the API's batch prices")
+    parser.add_argument("--batch-discount", metavar="SHARE", help="use this discount for batches")
+    parser.add_argument("--on", metavar="DATE", help="use the prices of this day (default: today)")
     parser.add_argument(
-        "--batch", action="store_true", help="the API's own prices for work that may wait"
+        "--mix", metavar="IN:OUT", help="mix of input and output tokens, such as 3:1"
     )
-    parser.add_argument("--batch-discount", metavar="SHARE", help="discount of the API's batches")
-    parser.add_argument("--on", metavar="DATE", help="day whose prices count (default: today)")
-    parser.add_argument("--mix", metavar="IN:OUT", help="price at this mix of tokens, such as 3:1")
     parser.add_argument("--currency", default="USD", help="also show costs in this currency")
     parser.add_argument(
         "--rate",
@@ -111,15 +122,15 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         help="dollars for one unit of a currency on a day (default: of --on), "
         "such as JPY=0.0067@2026-11-28",
     )
-    parser.add_argument("--co2", metavar="G_PER_KWH", help="grams of CO2 for a kilowatt-hour")
+    parser.add_argument("--co2", metavar="G_PER_KWH", help="grams of CO2 per kilowatt-hour")
     parser.add_argument(
         "--tornado", action="store_true", help="show what drives the cost instead of the cost"
     )
     parser.add_argument(
         "--tokens-per-day",
         metavar="N,N...",
-        help="show a month at so many tokens a day (1M, 200k, 1e7): machines, reserved hours "
-        "against hours of use, months until a bought one has paid --against",
+        help="show a month at this load (1M, 200k, 1e7): number of machines, cost of reserved and "
+        "of used hours, months until a purchase pays back against --against",
     )
     add_output(parser)
     return parser
@@ -229,22 +240,29 @@ def _show(
 def _measured(paths: Sequence[Path], slo: str | None) -> tuple[list[Throughput], dict[str, str]]:
     """What the results hold, and the model of each variant; unreadable lines go to stderr."""
     from bench.cost.throughput import throughputs
-    from bench.records.file import read
-    from bench.summary.service import judged_by, unheld
+    from bench.summary import load
+    from bench.summary.service import unheld
 
-    results = read(*paths)
-    for problem in results.problems:
+    summary = load(*paths) if slo is None else _at_limits(paths, slo)
+    for problem in summary.problems:
         print(f"bench: {problem}", file=sys.stderr)
-    if slo is not None:
-        results = judged_by(results, slo)
-    items = throughputs(results)
-    for why in unheld(results):
+    items = throughputs(summary)
+    for why in unheld(summary):
         print(f"bench: {why}", file=sys.stderr)
     if not items:
         names = ", ".join(map(str, paths))
         raise InputError(f"{names}: no finished measurement there; `bench run` makes them")
-    models = {one.variant["name"]: str(one.variant.get("model", "")) for one in results.records}
+    models = {row.arm.name: row.arm.model for row in summary}
     return items, models
+
+
+def _at_limits(paths: Sequence[Path], slo: str) -> Summary:
+    """The results with their searches held against other limits."""
+    from bench.records.file import read
+    from bench.summary import summarise
+    from bench.summary.service import judged_by
+
+    return summarise(judged_by(read(*paths), slo))
 
 
 def _of_models(

@@ -18,6 +18,8 @@ ENDPOINT = "endpoint"
 
 MODELS = "NAME, NAME@random, ORG/NAME[@REVISION] or ORG/NAME:FILE.gguf of the hub, a folder, a file"
 MAX_VALUES = 10_000
+LONGEST_NAME = 60
+"""Characters of an arm's name that come from a command."""
 LARGEST = "max"
 _RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([*+])(\d+))?)?")
 
@@ -77,14 +79,14 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
     )
     how = parser.add_argument_group("how to measure")
     how.add_argument("--level", choices=("quick", "standard", "strict"))
-    how.add_argument("--pairs", type=int, metavar="N", help="fresh replicates of each variant")
-    how.add_argument("--baseline", metavar="NAME", help="the arm that others are compared with")
+    how.add_argument("--pairs", type=int, metavar="N", help="fresh processes for each variant")
+    how.add_argument("--baseline", metavar="NAME", help="arm to compare the others with")
     how.add_argument(
         "--slo",
         metavar="LIMITS",
-        help="search a server's highest rate of arrivals within limits: ttft_p95=0.5,tpot_p95=0.05",
+        help="search a server's highest arrival rate within limits: ttft_p95=0.5,tpot_p95=0.05",
     )
-    how.add_argument("--seed", type=int, help="of the order and of the prompts")
+    how.add_argument("--seed", type=int, help="seed of the order and of the prompts")
 
 
 def add_fleet(parser: argparse.ArgumentParser) -> None:
@@ -93,12 +95,12 @@ def add_fleet(parser: argparse.ArgumentParser) -> None:
     fleet.add_argument(
         "--on",
         metavar="CLUSTER",
-        help="`ray`: every machine of the Ray cluster that is there; or `ray://HOST:10001`",
+        help="`ray`: every machine of the running Ray cluster; or `ray://HOST:10001`",
     )
     fleet.add_argument(
         "--select",
         metavar="KEY=LIST",
-        help="only machines whose card or label fits, such as 'gpu=rtx-4080,rtx-3080;zone=a'",
+        help="only machines with this card or label, such as 'gpu=rtx-4080,rtx-3080;zone=a'",
     )
 
 
@@ -150,6 +152,8 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
     changed = replace(experiment, grid=replace(experiment.grid, **grid), **changes)
     if args.serve and not server:
         changed = _arm_each(changed, args.serve)
+        if args.experiment is None:  # "faster" needs "at equal quality"
+            changed = replace(changed, quality=Quality())
     if name == "quickstart" and {"model", "engine", "quant", "mode"} & set(grid):
         changed = replace(changed, question=_question(changed))
     problems = [*_problems(changed.grid, "grid"), *changed.problems()]
@@ -177,13 +181,16 @@ def _server(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _arm_each(experiment: Experiment, commands: Sequence[str]) -> Experiment:
-    """The experiment with a server for each command, the first as the baseline."""
-    arms = tuple(
-        ArmEntry(engine=ENDPOINT, quant=quant, options={"serve": command})
-        for command in commands
-        for quant in experiment.grid.quant
-    )
-    made = replace(experiment, arm=arms, quality=Quality())  # "faster" needs "at equal quality"
+    """The experiment with a server for each command, the first as the baseline. The others are
+    named by what their commands add to the first one's."""
+    first = commands[0].split()
+    base = experiment.grid.quant[0]
+    arms = [ArmEntry(engine=ENDPOINT, quant=base, options={"serve": commands[0]})]
+    for number, command in enumerate(commands[1:], 2):
+        own = " ".join(word for word in command.split() if word not in first)
+        name = own[:LONGEST_NAME] or f"server-{number}"
+        arms.append(ArmEntry(engine=ENDPOINT, quant=name, options={"serve": command}))
+    made = replace(experiment, arm=tuple(arms))
     return replace(made, baseline=made.variants[0].name)
 
 

@@ -105,6 +105,10 @@ ENGINES: Mapping[str, Spec] = {
         imports=("vllm",),
         check="bench.engines.vllm:settings_of",
         devices=("cuda", "cpu"),
+        refuses={
+            (quant, "cpu"): "vLLM's build for CPUs casts no weights to fp8 while it loads"
+            for quant in ("fp8_per_tensor", "fp8_per_block", "mxfp8")
+        },
         spreads=True,
     ),
     "endpoint": Spec(

@@ -164,6 +164,8 @@ class VllmEngine:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         settings = settings_of(job.options)
         if on_cpu(job.device):
+            if job.mode == "cuda-graph":
+                raise UnsupportedError("there are no CUDA graphs on a CPU: use --mode eager")
             set_up_cpu(job.threads)
         else:
             check_devices(job.device, settings)

@@ -5,8 +5,8 @@ Standard library only: a plan touches no device and imports no engine.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -82,14 +82,13 @@ class Variant:
 
 
 def _shown(key: str, value: object) -> str:
-    """An option's value in an arm's name: of a server's command what is not filled in for it."""
+    """An option's value in an arm's name; a server's command would fill a line, so its program and
+    a mark of all the rest."""
     if key != "serve":
         return str(value)
-    return " ".join(FILLED_IN.sub("", str(value)).split())
-
-
-FILLED_IN: Final = re.compile(r"(?<!\S)(?:--?[\w-]+[ =])?\{\w+\}(?!\S)")
-"""`{model}`, `--port {port}`, `-m {gguf}`."""
+    words = [word for word in str(value).split() if word != "env" and "=" not in word]
+    mark = hashlib.sha256(str(value).encode()).hexdigest()[:6]
+    return f"{words[0].rpartition('/')[2] if words else ''}-{mark}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

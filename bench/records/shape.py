@@ -10,9 +10,10 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Annotated, Any, Final, Literal, NotRequired, Required, TypedDict
 
-from bench.fields import Between, converter
+from bench.fields import Between, Converter, converter
 
 OWN: Final = ("measured", "synthetic")
 """Origins of what `bench run` made; every other origin names the tool it was imported from."""
@@ -30,6 +31,9 @@ Positive = Annotated[float, Between(1e-12, 1e24)]
 Seconds = Annotated[float, Between(1e-12, 1e9)]
 Gap = Annotated[float, Between(0.0, 1e9)]
 """A server's chunks may come in one piece, 0 s apart."""
+_ALL_SECONDS: Final = converter(list[Seconds])
+_ALL_GAPS: Final = {False: converter(list[list[Seconds]]), True: converter(list[list[Gap]])}
+"""By whether a server was measured."""
 Reasons = Mapping[str, Words]
 Codes = list[Annotated[str, Between(1, 64)]]
 
@@ -258,9 +262,9 @@ QUALITY: Final[Mapping[str, Any]] = {
 def problems(table: Mapping[str, Any], shape: Mapping[str, Any]) -> list[str]:
     """Everything for which the readers would refuse a line's table, each with its key path."""
     found: list[str] = []
-    for name, kind in shape.items():
+    for name, check in _checks(id(shape)).items():
         if name in table:
-            converter(kind)(table[name], name, found)
+            check(table[name], name, found)
     if found:
         return found
     if shape is MEASUREMENT:
@@ -273,6 +277,13 @@ def problems(table: Mapping[str, Any], shape: Mapping[str, Any]) -> list[str]:
         found += _when(table["started_at"])
         found += _quality(table)
     return found
+
+
+@cache
+def _checks(shape: int) -> dict[str, Converter]:
+    """What converts each key of one of this module's shapes, by its identity."""
+    (one,) = (each for each in (ENVIRONMENT, MEASUREMENT, QUALITY) if id(each) == shape)
+    return {name: converter(kind) for name, kind in one.items()}
 
 
 def _when(text: str) -> Iterator[str]:
@@ -329,9 +340,8 @@ def _samples(samples: Mapping[str, Any], n_gen: int) -> list[str]:
         converter(Seconds)(samples["wall_s"], "samples.wall_s", found)
     for name in ("prefill_s", "e2e_s", "host_s"):
         if name in samples:
-            converter(list[Seconds])(samples[name], f"samples.{name}", found)
-    kind = list[list[Gap]] if server else list[list[Seconds]]
-    converter(kind)(samples.get("itl_s", []), "samples.itl_s", found)
+            _ALL_SECONDS(samples[name], f"samples.{name}", found)
+    _ALL_GAPS[server](samples.get("itl_s", []), "samples.itl_s", found)
     if found:
         return found
     first, gaps, whole = (samples.get(name, []) for name in ("prefill_s", "itl_s", "e2e_s"))

@@ -172,8 +172,8 @@ def serving(arm: Arm, folder: Path, name: str) -> Iterator[RunningServer | None]
         yield None
         return
     asked = settings(arm.variant.options)
-    which = hashlib.sha256(arm.variant.name.encode()).hexdigest()[:6]
-    log = _log(folder, f"{arm.variant.quant}-{which}-{name}")
+    mark = hashlib.sha256(arm.variant.name.encode()).hexdigest()[:6]
+    log = _log(folder, f"{arm.variant.quant}-{mark}-{name}")
     with contextlib.ExitStack() as stack:
         yield _first_ready(asked, arm.model, log, stack)
 

@@ -257,7 +257,7 @@ def _welch(
     base: Moments, other: Moments, confidence: float
 ) -> tuple[float | None, float | None, float | None]:
     """Welch's t interval of a difference of means, and its p-value."""
-    from scipy.stats import t
+    from scipy.special import stdtr, stdtrit
 
     shift, squared = other[0] - base[0], base[1] + other[1]
     if math.isnan(squared):
@@ -266,8 +266,8 @@ def _welch(
         return shift, shift, 1.0 if abs(shift) < 1e-12 else 0.0
     freedom = squared**2 / sum(v**2 / (n - 1) for _, v, n in (base, other))
     error = math.sqrt(squared)
-    half = float(t.ppf((1 + confidence) / 2, freedom)) * error
-    return shift - half, shift + half, 2 * float(t.sf(abs(shift) / error, freedom))
+    half = float(stdtrit(freedom, (1 + confidence) / 2)) * error
+    return shift - half, shift + half, 2 * float(stdtr(freedom, -abs(shift) / error))
 
 
 def _logs(name: str, figures: Timed) -> list[tuple[float, float]]:

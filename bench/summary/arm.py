@@ -61,7 +61,11 @@ class ArmSettings:
 
 def arm_of(record: Record | QualityRecord) -> ArmSettings:
     """The arm of a record."""
-    found = record.variant
+    return settings_of(record.variant)
+
+
+def settings_of(found: Mapping[str, Any]) -> ArmSettings:
+    """The arm that a record's table of its variant means."""
     return ArmSettings(
         name=found["name"],
         model=found.get("model", ""),

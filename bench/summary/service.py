@@ -8,7 +8,7 @@ at one load; its latencies are those of the highest rate that kept the limits.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import median
@@ -22,7 +22,7 @@ from bench.statistics import Estimate, percentile_interval
 from bench.summary.arm import Sizes
 from bench.summary.limits import Ceiling
 from bench.summary.metrics import METRICS
-from bench.summary.replicate import Doubt, Replicate, each_tpot_s
+from bench.summary.replicate import Doubt, Raw, Replicate, each_tpot_s
 
 if TYPE_CHECKING:
     from bench.records.file import Results
@@ -233,11 +233,9 @@ def judged_by(results: Results, slo: str) -> Results:
     return replace(results, records=records)
 
 
-def unheld(results: Results) -> Iterator[str]:
+def unheld(rows: Iterable[Row]) -> Iterator[str]:
     """A line for each search that came to no rate."""
-    from bench.summary.rows import summarise
-
-    for row in summarise(results):
+    for row in rows:
         if row.level is not None and row.level.absent:
             yield f"{row.arm.name}: {row.level.absent}"
 
@@ -327,7 +325,7 @@ def with_levels(rows: Sequence[Row]) -> list[Row]:
 def _unheld(one: Replicate, sizes: Sizes, why: str) -> Replicate:
     """Stands for a search without an answer."""
     record = replace(one.record, status="failed", message=why, samples={})
-    return replace(one, record=record, sizes=sizes, figures={})
+    return replace(one, raw=Raw(record), sizes=sizes, figures={})
 
 
 def _level_row(key: RowKey, probes: Sequence[Row]) -> Row:

@@ -7,9 +7,10 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
-from scipy.stats import mannwhitneyu, ttest_ind
+from scipy.stats import mannwhitneyu, ttest_ind, wilcoxon
 
 from bench.errors import InputError
+from bench.statistics.paired import paired_ratio, rank_sum_counts
 from bench.statistics.unpaired import (
     card_ratio,
     drifts,
@@ -133,3 +134,22 @@ def test_what_has_no_logarithm_is_refused_with_its_place() -> None:
         unpaired_ratio(still([1.0]), still([1.0, 0.0]))
     with pytest.raises(InputError, match="baseline: there are no figures"):
         unpaired_ratio([], still([1.0]))
+
+
+def test_of_many_pairs_the_law_is_normal() -> None:
+    draw = np.random.default_rng(6)
+    base = [float(v) for v in np.exp(0.02 * draw.standard_normal(80))]
+    other = [float(v) * 1.01 for v in np.exp(0.02 * draw.standard_normal(80))]
+    found = paired_ratio(base, other)
+    d = np.log(other) - np.log(base)
+    assert found.p_value == pytest.approx(wilcoxon(d, method="exact").pvalue, rel=0.03)
+    walsh = sorted((d[i] + d[j]) / 2 for i in range(80) for j in range(i, 80))
+    assert found.ratio == pytest.approx(math.exp(float(np.median(walsh))))
+    counts, tail, k = rank_sum_counts(range(1, 81)), 0, -1
+    while (tail + counts[k + 1]) / 2**80 <= 0.025:
+        k += 1
+        tail += counts[k]
+    assert found.ci_low is not None
+    assert found.ci_high is not None
+    assert found.ci_low == pytest.approx(math.exp(walsh[k]), rel=2e-4)
+    assert found.ci_high == pytest.approx(math.exp(walsh[-1 - k]), rel=2e-4)

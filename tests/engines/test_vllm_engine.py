@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from bench.engines.messages import Job
+from bench.engines.registry import refusal
 from bench.engines.vllm import VllmEngine
 from bench.errors import InputError, UnsupportedError
-from bench.experiment import Workload
+from bench.experiment import Variant, Workload
 from bench.models.prompts import random_tokens
+from bench.schemes import Device
 from bench.worker import check_tokens, request
 from tests import fake_vllm
 from tests.fakes import FakeClock
@@ -219,9 +221,19 @@ def test_on_a_cpu_weights_are_float32_and_threads_are_told(
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     runs = VllmEngine()
-    assert runs.load(replace(job, device="cpu", dtype="auto", threads=3)).dtype == "float32"
+    on_cpu = replace(job, device="cpu", mode="eager", dtype="auto", threads=3)
+    assert runs.load(on_cpu).dtype == "float32"
     assert os.environ["OMP_NUM_THREADS"] == "3"
     assert os.environ["VLLM_CPU_KVCACHE_SPACE"] == "2"
+
+
+def test_what_needs_a_gpu_is_refused_on_a_cpu(job: Job) -> None:
+    with pytest.raises(UnsupportedError, match="no CUDA graphs on a CPU"):
+        VllmEngine().load(replace(job, device="cpu"))
+    variant = Variant(model="m", engine="vllm", quant="fp8_per_block")
+    cpu = Device(name="cpu", kind="cpu")
+    assert "casts no weights to fp8" in str(refusal(variant, cpu))
+    assert refusal(replace(variant, quant="none"), cpu) is None
 
 
 def test_without_the_package_it_says_so(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

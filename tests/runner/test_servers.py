@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +125,7 @@ def test_a_server_that_is_never_ready_is_given_up_with_its_logs_last_word(tmp_pa
     assert "not ready after 1 s (option ready_s): it said nothing; its log: logs/" in str(
         found[0].message
     )
-    assert len(started(tmp_path)) == 1  # not waited for again
+    assert len(list((tmp_path / "out/logs").iterdir())) == 1  # not waited for again
     assert left(tmp_path) == []
 
 
@@ -195,8 +197,9 @@ def test_a_server_that_is_not_ours_is_not_measured(
     assert left(tmp_path) == []
 
 
-def running(folder: Path, *faults: str) -> subprocess.Popen[bytes]:
-    """A run of its own, at a time when its server is up."""
+@contextlib.contextmanager
+def running(folder: Path, *faults: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A run of its own, at a time when its server is up; it does not outlive its test."""
     run = subprocess.Popen(
         [sys.executable, "-m", "bench", *arguments(folder, command(folder, *faults), pairs=50)],
         cwd=ROOT,
@@ -206,9 +209,13 @@ def running(folder: Path, *faults: str) -> subprocess.Popen[bytes]:
     deadline = time.monotonic() + 60
     while not started(folder) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert started(folder)
-    time.sleep(0.5)
-    return run
+    try:
+        assert started(folder)
+        time.sleep(0.5)
+        yield run
+    finally:
+        run.kill()
+        run.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
@@ -216,35 +223,35 @@ def running(folder: Path, *faults: str) -> subprocess.Popen[bytes]:
 def test_no_process_is_left_when_the_parent_goes(
     tmp_path: Path, number: signal.Signals, faults: tuple[str, ...]
 ) -> None:
-    run = running(tmp_path, *faults)
-    run.send_signal(number)
-    code = run.wait(30)
+    with running(tmp_path, *faults) as run:
+        run.send_signal(number)
+        code = run.wait(30)
     assert code == (-9 if number == signal.SIGKILL else 130)
     assert left(tmp_path, within_s=10.0 if number == signal.SIGKILL else 0.0) == []
 
 
 def test_an_interrupt_while_a_server_is_being_ended_waits_for_that_end(tmp_path: Path) -> None:
-    run = running(tmp_path, "--ignores-sigterm", "--child-apart")
-    deadline = time.monotonic() + 60
-    while not records(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.2)  # the first replicate is recorded, and its server asked to end
-    run.send_signal(signal.SIGINT)
-    assert run.wait(30) == 130
+    with running(tmp_path, "--ignores-sigterm", "--child-apart") as run:
+        deadline = time.monotonic() + 60
+        while not records(tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.2)  # the first replicate is recorded, and its server asked to end
+        run.send_signal(signal.SIGINT)
+        assert run.wait(30) == 130
     assert left(tmp_path) == []
 
 
 def test_a_keeper_that_is_killed_takes_the_server_along(tmp_path: Path) -> None:
-    run = running(tmp_path)
-    server = started(tmp_path)[0][0]
-    keeper = int(Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[1])
-    os.kill(keeper, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while alive(server) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not alive(server)
-    run.send_signal(signal.SIGINT)
-    run.wait(30)
+    with running(tmp_path) as run:
+        server = started(tmp_path)[0][0]
+        keeper = int(Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(keeper, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while alive(server) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not alive(server)
+        run.send_signal(signal.SIGINT)
+        run.wait(30)
     for pids in started(tmp_path):
         assert not alive(pids[0])
     for pids in started(tmp_path):  # of the one whose keeper was killed, a child may be left

@@ -221,10 +221,10 @@ def test_a_mode_that_makes_other_tokens_is_named() -> None:
     model = {"weights_bytes": 1, "notes": {"tokens_checked": 16, "tokens_as_eager": 5}}
     records = [record("none"), record("int8", model=model), record("int8", 1)]
     text = show(EXPERIMENT, Results(records=records), Path("x"), "md")
-    assert "- **int8** made other tokens than eager mode after 5 of 16." in text
+    assert "- **int8** agrees with eager mode on the first 5 of 16 tokens only." in text
     agreeing = {"notes": {"tokens_checked": 16, "tokens_as_eager": 16}}
     text = show(EXPERIMENT, Results(records=[record("none", model=agreeing)]), Path("x"), "md")
-    assert "other tokens" not in text
+    assert "agrees with eager" not in text
 
 
 def test_a_step_that_writes_weights_out_in_floats_is_told() -> None:
@@ -234,8 +234,8 @@ def test_a_step_that_writes_weights_out_in_floats_is_told() -> None:
 
     records = [record("none", model=compiled(False)), record("int8", model=compiled(True))]
     text = show(EXPERIMENT, Results(records=records), Path("x"), "md")
-    assert text.count("out in floats before it multiplies") == 1
-    assert "- **int8**, batch 2: each step writes weights out" in text
+    assert text.count("in memory before it multiplies") == 1
+    assert "- **int8**, batch 2: each step converts weights to floats" in text
     rows = summarise(Results(records=[*records, record("eager")]))
     assert [row["copies_weights"] for row in rows] == [False, True, None]
     (row,) = summarise(Results(records=[record("none", model=compiled(None))]))
@@ -247,7 +247,7 @@ def test_host_and_device_that_disagree_are_told() -> None:
     rows = summarise(Results(records=[record("none", samples=late)]))
     assert rows[0]["host_ratio"] == pytest.approx(1.2)
     text = show(EXPERIMENT, Results(records=[record("none", samples=late)]), Path("x"), "md")
-    assert "the host saw 1.20x the time" in text
+    assert "the host measured 1.20x the device's time" in text
     assert summarise(Results(records=[record("none")]))[0]["host_ratio"] is None
 
 

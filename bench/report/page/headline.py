@@ -159,7 +159,7 @@ def _notes(machine: Machine, works: set[Sizes]) -> Iterator[str]:
     for cost in machine.assumed if machine.costs else ():
         yield (
             f"Cost: at ${cost.usd_per_hour:g} an hour{each}, busy {cost.utilization:.0%} of it "
-            f"({cost.source}). Put in your own below."
+            f"({cost.source}). Enter your own below."
         )
     used = max(len(row.row.replicates) for row in machine.rows)
     if machine.n_replicates > used:

@@ -222,7 +222,7 @@ def _months(
             f"{rival.api.name}: {_spoken(months[rival.api.name, DAYS[1]])}" for rival in rivals
         ),
         spec=pictures.pay_back(drawn, [rival.api.name for rival in rivals]) if drawn else None,
-        missing="" if drawn else f"it does not within {MOST_MONTHS:g} months against any of them",
+        missing="" if drawn else f"not within {MOST_MONTHS:g} months against any API",
         table=table,
     )
 

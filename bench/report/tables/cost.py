@@ -276,8 +276,8 @@ def old_prices(rows: Sequence[Row]) -> list[str]:
         if row["price_age_days"] is not None and row["price_age_days"] > OLD.days
     }
     return [
-        f"{name}: a price of it is {days} days old; `bench prices` lists newer ones, "
-        "`bench prices --update` asks the market for rents"
+        f"{name}: its oldest price is {days} days old; `bench prices` lists newer ones, "
+        "`bench prices --update` fetches rents"
         for name, days in old.items()
     ]
 
@@ -327,10 +327,12 @@ def volume_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         for row in rows
     ]
     notes = list(dict.fromkeys(notes))
-    notes.append("the measured batch is full whenever there is work; a month is 365/12 days")
+    notes.append(
+        "assumed: the measured batch is full whenever there is work; a month is 365/12 days"
+    )
     if any(row["usd_per_month_by_use"] is not None for row in rows):
         notes.append(
-            "USD/month pays every hour, reserved; only hours of use: those billed at the "
-            "scenario's utilization, given back between"
+            "USD/month: every hour is paid (reserved); only hours of use: idle machines are "
+            "returned, and the rest are billed at the scenario's utilization"
         )
     return notes + [f"no {why}" for why in dict.fromkeys(w for row in rows for w in row["absent"])]

@@ -269,6 +269,7 @@ def notes(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
             f"Cost per million tokens, prompt and new alike, at ${cost.usd_per_hour:g} "
             f"an hour{each}, busy {cost.utilization:.0%} of it ({cost.source})."
         )
+    yield from _mostly_floats(rows)
     yield from _spread(rows)
     yield from _few_pairs(rows)
     yield from _seen_twice(rows)
@@ -276,12 +277,23 @@ def notes(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
     if off:
         yield (
             f"The energy counter and the card's own power samples differ by up to {max(off):.0%}: "
-            "joules are no surer than that."
+            "joules are no more certain than that."
         )
     for warning in dict.fromkeys(row.weights.warning for row in rows if row.weights.warning):
         yield f"{warning}."
     for reason in sorted({reason for row in rows for reason in row.reasons}):
         yield f"`{reason}`: {sentence(reason)}."
+
+
+def _mostly_floats(rows: Sequence[Row]) -> Iterator[str]:
+    """Schemes that reach less than half of a model: what they are compared as is mostly floats."""
+    for row in {row.arm.name: row for row in rows}.values():
+        share = row.weights.quantized_fraction
+        if share is not None and share < 0.5 and row.arm.quant != "none":
+            yield (
+                f"{row.arm.name}: only {share:.0%} of the weights are quantized, the others stay "
+                "in floats (`layers.skipped` in the records says which, and why)."
+            )
 
 
 def _spread(rows: Sequence[Row]) -> Iterator[str]:
@@ -345,11 +357,11 @@ def _seen_twice(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         name, same, of = names[row.arm.name], row.tokens_as_eager, row.tokens_checked
         if of is not None and same is not None and same < of:
-            yield f"**{name}** made other tokens than eager mode after {same} of {of}."
+            yield f"**{name}** agrees with eager mode on the first {same} of {of} tokens only."
         if row.weights.copies_weights:
             yield (
-                f"**{name}**, batch {row.sizes.n_batch}: each step writes weights "
-                "out in floats before it multiplies, so they are not read as they are held."
+                f"**{name}**, batch {row.sizes.n_batch}: each step converts weights to floats "
+                "in memory before it multiplies, so it moves more bytes than `weights MB`."
             )
         if (share := row.early_share or 0) > EARLY_LIMIT:
             yield (
@@ -359,8 +371,8 @@ def _seen_twice(rows: Sequence[Row]) -> Iterator[str]:
             )
         if (ratio := row.host_ratio or 0) > HOST_LIMIT:
             yield (
-                f"**{name}**: the host saw {ratio:.2f}x the time that "
-                "the device did; figures are the device's."
+                f"**{name}**: the host measured {ratio:.2f}x the device's time; figures use "
+                "the device's."
             )
 
 
