@@ -10,7 +10,7 @@ The number is the exit code. A failed gate is not an error: it is a result, with
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 EXIT_OK = 0
 EXIT_GATE = 1
@@ -47,11 +47,20 @@ class UnsupportedError(BenchError):
         super().__init__(message)
 
 
+MANY: Final = 16
+"""More names than this are not all listed in an error."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """One line for a name that is not known, with the nearest one that is."""
+    """One line for a name that is not known, with the nearest that are."""
     from difflib import get_close_matches
 
     names = sorted(known)
-    near = get_close_matches(name, names, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
+    near = get_close_matches(name, names, n=3)
+    if near:
+        hint = f"did you mean {' or '.join(repr(one) for one in near)}?"
+    elif len(names) > MANY:
+        hint = f"known: {', '.join(names[:MANY])} and {len(names) - MANY} more"
+    else:
+        hint = f"known: {', '.join(names)}"
     return f"unknown {kind} '{name}'; {hint}"

@@ -9,8 +9,10 @@ where they do not fit. Tokens count up from the last of the prompt.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from math import log
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,6 +27,24 @@ class SamplingParams:
     min_tokens: int = 0
     ignore_eos: bool = False
     detokenize: bool = True
+    prompt_logprobs: int | None = None
+
+
+@dataclass
+class Logprob:
+    """Of `vllm.logprobs`."""
+
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
+@dataclass
+class Counter:
+    """Of `LLM.get_metrics`."""
+
+    name: str
+    value: int
 
 
 @dataclass
@@ -42,6 +62,7 @@ class RequestOutput:
     request_id: str
     outputs: list[CompletionOutput]
     finished: bool
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
 
 
 @dataclass
@@ -128,11 +149,37 @@ class LLM:
         max_num_batched_tokens: int = 8192,
         max_model_len: int | None = None,
         async_scheduling: bool | None = None,
+        speculative_config: dict[str, Any] | None = None,
+        disable_log_stats: bool = False,
+        max_logprobs: int = 20,
     ) -> None:
         self.given = dict(locals())
         if load_format == "dummy":
             self.given["config"] = json.loads((Path(model) / "config.json").read_text())
         self.llm_engine = LLMEngine(max_num_seqs, max_num_batched_tokens)
+
+    def apply_model(self, func: Callable[[Any], Any]) -> list[Any]:
+        raise RuntimeError("this is no vLLM")
+
+    def get_metrics(self) -> list[Counter]:
+        """Each step guesses two tokens for each request, of which one is right."""
+        assert not self.given["disable_log_stats"]
+        steps = self.llm_engine.steps
+        counted = {"drafts": steps, "draft_tokens": 2 * steps, "accepted_tokens": steps}
+        return [Counter(f"vllm:spec_decode_num_{name}", n) for name, n in counted.items()]
+
+    def generate(
+        self, prompts: list[dict[str, Any]], params: SamplingParams, use_tqdm: bool = True
+    ) -> list[RequestOutput]:
+        """A token's probability halves with each number above the one before it in the prompt."""
+        assert params.prompt_logprobs is not None
+        (prompt,) = prompts
+        tokens = prompt["prompt_token_ids"]
+        told: list[dict[int, Logprob] | None] = [None]
+        for before, token in pairwise(tokens):
+            likely = [before + 1 + i for i in range(params.prompt_logprobs)]
+            told.append({one: Logprob((before - one) * log(2)) for one in {*likely, token}})
+        return [RequestOutput("0", [CompletionOutput(0, [0])], True, told)]
 
     def get_tokenizer(self) -> Tokenizer:
         return Tokenizer()

@@ -7,7 +7,7 @@ import contextlib
 import json
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +85,8 @@ class ScriptedServer:
 
     reply: Reply
     models: tuple[str, ...] = ("m",)
+    pages: Mapping[str, Callable[[Exchange], str]] = field(default_factory=dict)
+    """Path -> what it answers, beside the API's own."""
     key: str = ""
     """Asked for in every request, if there is one."""
     asked: list[Exchange] = field(default_factory=list)
@@ -116,6 +118,8 @@ class ScriptedServer:
         elif to.path == "/v1/models":
             owned = [{"id": name, "owned_by": "vllm"} for name in self.models]
             await to.status(200, json.dumps({"data": owned}), "Server: scripted/1.0")
+        elif to.path in self.pages:
+            await to.status(200, self.pages[to.path](to))
         elif not to.path.startswith("/v1/"):
             await to.status(404)
         else:

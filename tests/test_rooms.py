@@ -40,7 +40,17 @@ imported only inside functions."""
 READING = {"summary", "comparison", "cost", "roofline", "predict", "claims", "report", "exchange"}
 """Never import torch, nor a measuring room."""
 
-BARE = {"errors", "data", "identity", "fields", "records", "models", "schemes", "experiment"}
+BARE = {
+    "errors",
+    "data",
+    "identity",
+    "fields",
+    "demand",
+    "records",
+    "models",
+    "schemes",
+    "experiment",
+}
 """Need the standard library only, whenever they are called."""
 
 LIGHT = MEASURING | BARE | {"__init__", "__main__", "_version", "cli", "runner", "api"}

@@ -247,6 +247,9 @@ class ByRecords:
     """Only workloads of this batch size; every workload if absent."""
     gpu: str | None = None
     """Only records of this card, by its catalog name; any machine if absent."""
+    across: Literal["machine"] | None = None
+    """`machine`: treatment and baselines are cards, and each arm is compared with itself on the
+    other card, unpaired; absent: they are schemes of one machine, in pairs."""
     to_write: str = ""
     """What the experiment needs that is not offered yet; empty where its file is there."""
 
@@ -260,6 +263,8 @@ class ByRecords:
             yield f"to_write: experiments/{self.experiment}.toml is there"
         if self.gpu is not None and self.gpu not in gpus():
             yield f"gpu: {unknown('gpu', self.gpu, gpus())}"
+        if self.across and (self.gpu or self.figure in ("usd_per_mtok", "weights_bytes")):
+            yield "across: takes neither gpu nor a figure that hangs on a price or on the file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -343,7 +348,7 @@ class SubClaim:
     def _arms(self) -> Iterator[str]:
         """The experiment that decides it must measure what is claimed."""
         way = self.decided_by.records
-        if way is None or way.to_write:
+        if way is None or way.to_write or way.across:
             return
         measured = {variant.quant for variant in load_experiment(way.experiment).variants}
         for side in (self.treatment, *self.baselines):
@@ -355,7 +360,8 @@ class SubClaim:
         by, sides = self.decided_by, (self.treatment, *self.baselines)
         if not self.baselines and (by.date or by.list_price or by.rent or by.predicted):
             yield "baselines: missing; compared with what?"
-        if by.date or by.predicted or (by.bound and by.bound.compare != "schemes"):
+        cards = by.records is not None and by.records.across is not None
+        if cards or by.date or by.predicted or (by.bound and by.bound.compare != "schemes"):
             for side in sides:
                 if side not in gpus():
                     yield f"treatment, baselines: {unknown('gpu', side, gpus())}"

@@ -93,7 +93,8 @@ def what_would_decide(part: SubClaim) -> str:
         return f"would decide: {part.would_change}"
     if way.to_write:
         return f"would decide: experiment {way.experiment}, still to be written: {way.to_write}"
-    return f"would decide: bench run {way.experiment}"
+    on = f" on {part.treatment} and the other card" if way.across else ""
+    return f"would decide: bench run {way.experiment}{on}"
 
 
 KINDS: Final[Mapping[str, str]] = {"predicted": "published"}

@@ -1,19 +1,26 @@
-"""Own records as evidence: the paired ratio of two schemes on one machine, with its interval.
+"""Own records as evidence: the paired ratio of two schemes on one machine, or the unpaired one of
+two cards, with its interval.
 
-Only replicates that were measured in pairs of one environment count; a record with a reason
-against it makes the evidence invalid and is named. docs/claims.md.
+Of schemes only replicates that were measured in pairs of one environment count; a record with a
+reason against it makes the evidence invalid and is named. Cards are compared as `bench compare
+--across machine` does. docs/claims.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from bench.claims import ByRecords, ClaimFile, SubClaim
 from bench.claims.verdicts import Evidence
+from bench.comparison.machines import DRIFT_APART, between_cards
+from bench.comparison.row import Compared
+from bench.comparison.sides import card_of
+from bench.errors import InputError
 from bench.experiment import experiments, load_experiment
 from bench.experiment.plan import plan
+from bench.experiment.selectors import PINNED
 from bench.records.codes import Part
 from bench.records.file import Results
 from bench.roofline.gpus import match
@@ -41,6 +48,8 @@ def measured(part: SubClaim, baseline: str | None, summary: Summary) -> list[Evi
     way = part.decided_by.records
     if way is None or baseline is None:
         return []
+    if way.across is not None:
+        return list(_of_cards(part, way, baseline, summary))
     groups: dict[Group, dict[str, dict[int, Replicate]]] = {}
     rows: dict[Group, Row] = {}
     for row in summary:
@@ -57,6 +66,61 @@ def measured(part: SubClaim, baseline: str | None, summary: Summary) -> list[Evi
         for key, arms in groups.items()
         if baseline in arms and part.treatment in arms
     ]
+
+
+def _of_cards(
+    part: SubClaim, way: ByRecords, baseline: str, summary: Summary
+) -> Iterator[Evidence]:
+    """One for each arm, workload and pair of machines of the two cards."""
+    rows = tuple(
+        replace(row, replicates=tuple(one for one in row.replicates if _counts(one, way)))
+        for row in summary
+        if any(_counts(one, way) for one in row.replicates) and not row.arm.on_cpu
+    )
+    try:
+        found = between_cards(
+            replace(summary, rows=rows), METRICS[way.figure], baseline, part.treatment
+        )
+    except InputError as error:
+        yield Evidence(level="measured", value=None, invalid=str(error), scope=part.scope)
+        return
+    for row in found:
+        yield _evidence_of_cards(row, way)
+
+
+def _evidence_of_cards(row: Compared, way: ByRecords) -> Evidence:
+    across, found, sizes = row.across, row.unpaired, row.sizes
+    assert across is not None
+    assert sizes is not None
+    work = f"{sizes.n_prompt}+{sizes.n_gen} tokens, batch {sizes.n_batch}"
+    scope = (
+        f"{row.candidate}, {work}, {across.candidate_machine} over {across.baseline_machine}: "
+        f"{across.scope}"
+    )
+    if row.verdict == "invalid" or found is None:
+        why = ", ".join(row.reasons) or "no figures"
+        return Evidence(level="measured", value=None, invalid=f"{why} ({scope})", scope=scope)
+    # What the machines may have drifted by between their times is no difference.
+    slack = 1.0 if across.interleaved else 1 + DRIFT_APART
+    low = None if row.ci_low is None or not found.enough else row.ci_low / slack
+    high = None if row.ci_high is None or not found.enough else row.ci_high * slack
+    counted = f"{found.n_candidate} and {found.n_baseline} replicates"
+    named = f"; not the same on both: {'; '.join(across.differs)}" if across.differs else ""
+    interval = "none" if low is None else f"{low:.4g} to {high:.4g}"
+    apart = "" if across.interleaved else f", measured apart in time: widened by {DRIFT_APART:.0%}"
+    return Evidence(
+        level="measured",
+        value=row.ratio,
+        low=low,
+        high=high,
+        scope=scope,
+        note=f"{counted}{': too few for an interval' * (low is None)}{named}",
+        source=f"records of {way.experiment}",
+        steps=(
+            f"{scope}: {counted} of {way.figure}, ratio {row.ratio:.4g}",
+            f"95% interval, unpaired: {interval}{apart}",
+        ),
+    )
 
 
 def _counts(one: Replicate, way: ByRecords) -> bool:
@@ -167,6 +231,8 @@ class Missing:
     n_missing: int | None
     """Replicates and workloads still to measure; None where the experiment cannot be run yet."""
     to_write: str = ""
+    cards: tuple[str, ...] = ()
+    """Where: cards that each have to measure it; any machine if empty."""
 
 
 def missing(claims: ClaimFile, results: Results | Summary) -> list[Missing]:
@@ -188,17 +254,34 @@ def _missing(wanted: Mapping[str, Sequence[SubClaim]], summary: Summary) -> Iter
                 experiment=name, sub_claims=ids, n_missing=None, to_write=ways[0].to_write
             )
             continue
-        experiment = load_experiment(name)
-        done = {
-            (one.arm.name, one.index, *one.sizes)
-            for one in summary.replicates
-            if one.experiment == name and (one.ok or FINAL & set(one.reasons))
-        }
-        todo = [
-            (step.variant.name, step.index, w.n_prompt, w.n_gen, w.n_batch)
-            for step in plan(experiment.variants, experiment.measuring.pairs, experiment.seed)
-            for w in experiment.workloads
-        ]
-        left = sum(item not in done for item in todo)
-        if left:
-            yield Missing(experiment=name, sub_claims=ids, n_missing=left)
+        cards = tuple(_cards(parts))
+        left = {card: _left(name, summary, card) for card in cards or (None,)}
+        if any(left.values()):
+            lacking = tuple(card for card in cards if left[card])
+            yield Missing(
+                experiment=name, sub_claims=ids, n_missing=sum(left.values()), cards=lacking
+            )
+
+
+def _cards(parts: Sequence[SubClaim]) -> dict[str, None]:
+    """The cards that have to measure it, each once."""
+    across = [p for p in parts if p.decided_by.records and p.decided_by.records.across]
+    return dict.fromkeys(card for p in across for card in (p.treatment, *p.baselines))
+
+
+def _left(name: str, summary: Summary, card: str | None) -> int:
+    """Replicates and workloads of an experiment still to measure, on a card if one is named."""
+    experiment = load_experiment(name)
+    done = {
+        (PINNED.sub(r"\1\2", one.arm.name), one.index, *one.sizes[:3])
+        for row in summary
+        if card is None or card_of(row.host) == card
+        for one in row.replicates
+        if one.experiment == name and (one.ok or FINAL & set(one.reasons))
+    }
+    todo = [
+        (step.variant.name, step.index, w.n_prompt, w.n_gen, w.n_batch)
+        for step in plan(experiment.variants, experiment.measuring.pairs, experiment.seed)
+        for w in experiment.workloads
+    ]
+    return sum(item not in done for item in todo)

@@ -82,12 +82,16 @@ def check_room() -> None:
         import resource
     except ImportError:  # not POSIX
         return
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY and limit < LEAST_BYTES:
-        raise UnsupportedError(
-            f"this process may use {limit >> 20} MiB of addresses (`ulimit -v`), which is too "
-            f"little; give it {LEAST_BYTES >> 20} or more"
-        )
+    for which, least, what in (
+        (resource.RLIMIT_AS, LEAST_BYTES, "addresses (`ulimit -v`)"),
+        (resource.RLIMIT_DATA, LEAST_BYTES // 8, "data (`ulimit -d`)"),
+    ):
+        limit, _ = resource.getrlimit(which)
+        if limit != resource.RLIM_INFINITY and limit < least:
+            raise UnsupportedError(
+                f"this process may use {limit >> 20} MiB of {what}, which is too little; "
+                f"give it {least >> 20} or more"
+            )
 
 
 def _told(error: Exception) -> tuple[int, str] | None:

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 examples:
-  bench claims                                  what dates, prices, bounds and published rows decide
-  bench claims results/local/mine               the same with own measurements, which count most
+  bench claims                                  decided by dates, prices, bounds, published figures
+  bench claims results/local/mine               also by your own measurements, which count most
   bench claims --claim hawk-insight-2025 --explain
   bench claims --claim mine.toml --strict       exit 1 if anything in it is refuted
 
 Evidence, strongest first: measured here, published measurements, a physical bound, list prices, a
-vendor's own figure. Nothing is supported by a point estimate; docs/claims.md has the rules.
+vendor's own figure. A point estimate never supports a claim; docs/claims.md has the rules.
 """
 
 
@@ -29,8 +29,8 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     """Describe the verb."""
     parser: argparse.ArgumentParser = verbs.add_parser(
         "claims",
-        help="a verdict on each published claim, with its evidence",
-        description="Judges every sub-claim of every source in claims/.",
+        help="judge published claims, with the evidence",
+        description="Judge every part of every published claim in claims/.",
         epilog=EPILOG,
     )
     parser.add_argument("results", nargs="*", type=Path, metavar="RESULTS")
@@ -41,7 +41,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         metavar="CLAIM",
         help="only this source: a shipped name or a .toml file; may be repeated",
     )
-    parser.add_argument("--explain", action="store_true", help="the reasoning, step by step")
+    parser.add_argument("--explain", action="store_true", help="show the reasoning, step by step")
     parser.add_argument("--strict", action="store_true", help="exit 1 if anything is refuted")
     add_output(parser)
     return parser

@@ -11,7 +11,12 @@ from bench.cli import add_output
 from bench.cli.grid import texts
 
 if TYPE_CHECKING:
-    from bench.records.file import Results
+    from collections.abc import Sequence
+
+    from bench.comparison import Rules
+    from bench.comparison.row import Compared
+    from bench.comparison.sides import Prices
+    from bench.summary import Summary
 
 EPILOG = """\
 examples:
@@ -19,6 +24,7 @@ examples:
   bench compare results/local/mine --baseline none --candidate int8-dynamic --metric decode,memory
   bench compare results/local/mine --candidate int8-dynamic --fail-below 1.5    for CI
   bench compare results/local/new --against results/old --fail-below 0.97    as it was earlier
+  bench compare results/left results/right --across machine    two machines, speed and cost
   bench compare results/mixed-cpu --pareto --rent 0.10      what each scheme gives for its loss
 
 The gate is on the interval: --fail-below 1.5 fails unless the whole interval is at or above 1.5.
@@ -43,6 +49,12 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         help="results of another run: each arm against itself there",
+    )
+    parser.add_argument(
+        "--across",
+        choices=["machine"],
+        help="the same arm on different machines, unpaired; --baseline and --candidate then name "
+        "a card, a machine or an environment",
     )
     parser.add_argument("--metric", type=texts, metavar="LIST", help="only these, such as decode")
     parser.add_argument(
@@ -69,9 +81,9 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--rent",
-        type=float,
         metavar="USD_PER_HOUR",
-        help="price of an hour of the machine, for --pareto",
+        help="price of an hour of the machine, for --pareto and --across; there also CARD=USD,"
+        "CARD=USD (default there: the price book's)",
     )
     gate = "exit 1 unless the whole interval (of decode, or of --metric) is at or {} RATIO"
     ratio: dict[str, Any] = {"type": float, "metavar": "RATIO"}
@@ -94,12 +106,12 @@ def run(args: argparse.Namespace) -> int:
     from bench.errors import InputError
     from bench.experiment import Gate
     from bench.report.tables import render
-    from bench.report.tables.compare import columns, gate_failures, table, words
+    from bench.report.tables.compare import columns, table, to_read, words
 
     for name in ("margin", "confidence"):
         if not 0 < getattr(args, name) < 1:
             raise InputError(f"--{name}: {getattr(args, name)} is not between 0 and 1")
-    for name in ("max_ppl_ratio", "fail_below", "fail_above", "rent"):
+    for name in ("max_ppl_ratio", "fail_below", "fail_above"):
         value = getattr(args, name)
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"--{name.replace('_', '-')}: {value} is not a number above 0")
@@ -112,6 +124,10 @@ def run(args: argparse.Namespace) -> int:
         gate=Gate(max_ppl_ratio=args.max_ppl_ratio),
         pool=args.pool,
     )
+    if args.across:
+        return _across(args, rules)
+    if args.rent is not None:
+        raise InputError("--rent: needs --pareto or --across machine")
     if args.against is not None and args.baseline is not None:
         raise InputError("--baseline: with --against each arm's baseline is the one there")
     results = _read(*args.results)
@@ -123,9 +139,16 @@ def run(args: argparse.Namespace) -> int:
         from bench.report.page.evidence import plot
 
         plot(rows, args.plot)
-    print(render(rows, columns(rows, rules), args.output, table), end="")
+    shown = to_read(rows) if args.output == "md" and args.metric is None else rows
+    print(render(shown, columns(shown, rules), args.output, table), end="")
     if args.output == "md":
         print("".join(f"\n- {line}" for line in words(rows, rules)))
+    return _gate(args, rows)
+
+
+def _gate(args: argparse.Namespace, rows: Sequence[Compared]) -> int:
+    from bench.report.tables.compare import gate_failures
+
     gated = args.metric or ("decode",)
     failures = gate_failures(rows, gated, args.fail_below, args.fail_above)
     for failure in failures:
@@ -133,20 +156,74 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _read(*paths: Path) -> Results:
-    from bench.records.file import read
+def _across(args: argparse.Namespace, rules: Rules) -> int:
+    from bench.comparison.machines import across
+    from bench.errors import InputError
+    from bench.report.tables import render
+    from bench.report.tables.across import columns, words
+    from bench.report.tables.compare import table
 
-    results = read(*paths)
-    for problem in results.problems:
+    for flag in ("against", "plot"):
+        if getattr(args, flag) is not None:
+            raise InputError(f"--{flag}: not with --across")
+    summary = _read(*args.results)
+    rows = across(summary, rules, args.baseline, args.candidate, _prices(args.rent, summary))
+    print(render(rows, columns(rows, rules), args.output, table), end="")
+    if args.output == "md":
+        print("".join(f"\n- {line}" for line in words(rows, rules)))
+    return _gate(args, rows)
+
+
+def _prices(rent: str | None, summary: Summary) -> Prices:
+    """What `--rent` states; without it what the price book has for each card today."""
+    from bench.comparison.sides import Prices, card_of
+    from bench.cost.prices import gpu_rent, today
+    from bench.errors import InputError
+
+    cards = {card_of(row.host) for row in summary}
+    if rent is None:
+        found = {}
+        for card in cards:
+            try:
+                market = gpu_rent(card, today())
+            except InputError:
+                continue
+            if market.currency == "USD":
+                found[card] = market.mode
+        return Prices(usd_per_hour=found, source=f"rents of the price book, {today()}")
+    stated = dict(part.rpartition("=")[::2] for part in rent.split(","))
+    for card in stated.keys() - {""} - cards:
+        raise InputError(f"--rent: no machine here is a {card}; there are: {', '.join(cards)}")
+    usd = {card: _usd(text) for card, text in stated.items()}
+    return Prices(usd_per_hour=usd, source="--rent")
+
+
+def _usd(text: str) -> float:
+    from bench.errors import InputError
+
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise InputError(f"--rent: {text!r} is not a number above 0")
+    return value
+
+
+def _read(*paths: Path) -> Summary:
+    from bench.summary import load
+
+    summary = load(*paths)
+    for problem in summary.problems:
         print(f"bench: skipped a broken line: {problem}", file=sys.stderr)
-    return results
+    return summary
 
 
 def _pareto(args: argparse.Namespace) -> int:
     from bench.cost.hour import stated
     from bench.report.tables import pareto, render
 
-    rows = pareto.rows(_read(*args.results), stated(args.rent))
+    rows = pareto.rows(_read(*args.results), stated(None if args.rent is None else _usd(args.rent)))
     print(render(rows, pareto.columns(rows), args.output, pareto.table), end="")
     if args.output == "md":
         print("".join(f"\n- {line}" for line in pareto.words(rows)))

@@ -5,21 +5,22 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cli import add_output, amounts
+from bench.cli.rivals import against, cached_share
 from bench.errors import InputError
 
 if TYPE_CHECKING:
-    from bench.cost.books import ApiPrice, ApiTier
     from bench.cost.prices import Market
-    from bench.cost.pricing import Against, Terms
+    from bench.cost.pricing import Terms
     from bench.cost.row import CostRow
     from bench.cost.scenario import Basis, Scenario, SourcedFigure
     from bench.cost.throughput import Throughput
     from bench.report.tables import Column
+    from bench.summary import Summary
 
 EPILOG = """\
 examples:
@@ -37,22 +38,30 @@ of the card (`bench prices`). Figures not given are neutral (no interest, no res
 """
 
 FIGURES: Mapping[str, tuple[str, str, str]] = {
-    "utilization": ("--utilization", "SHARE", "busy share of powered or billed hours; default 1"),
+    "utilization": ("--utilization", "SHARE", "busy share of powered or billed hours (default: 1)"),
     "rent_per_hour": ("--rent", "USD_PER_HOUR", "rent of the machine, or `book`"),
-    "storage_per_hour": ("--storage", "USD_PER_HOUR", "storage billed beside the rent"),
-    "egress_per_busy_hour": ("--egress", "USD_PER_HOUR", "egress for each busy hour"),
-    "price": ("--own", "USD", "price of the card, bought, or `book`; needs --years and --kwh"),
-    "years": ("--years", "YEARS", "years until it is sold"),
+    "storage_per_hour": (
+        "--storage",
+        "USD_PER_HOUR",
+        "price of storage, billed in addition to the rent",
+    ),
+    "egress_per_busy_hour": ("--egress", "USD_PER_HOUR", "price of egress in a busy hour"),
+    "price": ("--own", "USD", "purchase price of the card, or `book`; needs --years and --kwh"),
+    "years": ("--years", "YEARS", "years until the card is sold"),
     "rate_of_return": ("--rate-of-return", "SHARE", "yearly cost of capital"),
-    "salvage_share": ("--salvage", "SHARE", "value of the card at the end over its price"),
+    "salvage_share": ("--salvage", "SHARE", "resale value of the card over its price"),
     "host_price": ("--host", "USD", "price of the rest of the machine"),
-    "opex_per_year": ("--opex", "USD_PER_YEAR", "room, repairs, work"),
-    "powered_share": ("--powered", "SHARE", "share of the year in which it is on"),
+    "opex_per_year": ("--opex", "USD_PER_YEAR", "yearly cost of room, repairs and labour"),
+    "powered_share": ("--powered", "SHARE", "share of the year that the machine is on"),
     "electricity_per_kwh": ("--kwh", "USD_PER_KWH", "price of electricity, or a region"),
     "pue": ("--pue", "RATIO", "power of the site over power of the machine"),
     "watts_busy": ("--watts-busy", "WATTS", "power at the wall while busy"),
     "watts_idle": ("--watts-idle", "WATTS", "power at the wall while idle"),
-    "watts_host": ("--watts-host", "WATTS", "power beside the card, added to a measured card's"),
+    "watts_host": (
+        "--watts-host",
+        "WATTS",
+        "power of the host, added to the measured power of the card",
+    ),
 }
 """Figure of a scenario -> flag, its placeholder and help. Limits: `bench.cost.scenario.RULES`."""
 
@@ -61,9 +70,9 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     """Describe the arguments of `bench cost`."""
     parser: argparse.ArgumentParser = verbs.add_parser(
         "cost",
-        help="$ per million tokens: owned, rented, against an API",
-        description="Price what was measured. The measurement's interval and the scenario's band "
-        "are kept apart.",
+        help="compute $ per million tokens: owned, rented, against an API",
+        description="Compute what measured tokens cost. The measurement's interval and the "
+        "scenario's band stay separate.",
         epilog=EPILOG,
     )
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS")
@@ -77,22 +86,33 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     for name, (flag, placeholder, text) in FIGURES.items():
         parser.add_argument(flag, dest=name, metavar=placeholder, help=text)
     parser.add_argument("--gpus", type=int, metavar="N", help="machines that worked as one")
-    parser.add_argument("--gpu", metavar="NAME", help="price as this card, whatever was measured")
+    parser.add_argument(
+        "--gpu", metavar="NAME", help="take the prices of this card, whatever was measured"
+    )
     parser.add_argument(
         "--against",
         action="append",
         default=[],
         metavar="PROVIDER/MODEL|hosted|IN:OUT",
-        help="an API, those who host the model that was measured, or USD per million "
-        "input:output tokens; may be repeated",
+        help="compare with an API, with the hosts of the measured model, or with USD per "
+        "million input:output tokens; may be repeated",
     )
-    parser.add_argument("--cached", metavar="SHARE", help="share of the API's input that is cached")
     parser.add_argument(
-        "--batch", action="store_true", help="the API's own prices for work that may wait"
+        "--cached",
+        metavar="SHARE|measured",
+        help="share of the API's input that is cached; `measured`: as the server measured had it",
     )
-    parser.add_argument("--batch-discount", metavar="SHARE", help="discount of the API's batches")
-    parser.add_argument("--on", metavar="DATE", help="day whose prices count (default: today)")
-    parser.add_argument("--mix", metavar="IN:OUT", help="price at this mix of tokens, such as 3:1")
+    parser.add_argument(
+        "--slo",
+        metavar="LIMITS",
+        help="price searches at other limits than they were made for, such as ttft_p95=1",
+    )
+    parser.add_argument("--batch", action="store_true", help="use the API's batch prices")
+    parser.add_argument("--batch-discount", metavar="SHARE", help="use this discount for batches")
+    parser.add_argument("--on", metavar="DATE", help="use the prices of this day (default: today)")
+    parser.add_argument(
+        "--mix", metavar="IN:OUT", help="mix of input and output tokens, such as 3:1"
+    )
     parser.add_argument("--currency", default="USD", help="also show costs in this currency")
     parser.add_argument(
         "--rate",
@@ -102,15 +122,15 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         help="dollars for one unit of a currency on a day (default: of --on), "
         "such as JPY=0.0067@2026-11-28",
     )
-    parser.add_argument("--co2", metavar="G_PER_KWH", help="grams of CO2 for a kilowatt-hour")
+    parser.add_argument("--co2", metavar="G_PER_KWH", help="grams of CO2 per kilowatt-hour")
     parser.add_argument(
         "--tornado", action="store_true", help="show what drives the cost instead of the cost"
     )
     parser.add_argument(
         "--tokens-per-day",
         metavar="N,N...",
-        help="show a month at so many tokens a day (1M, 200k, 1e7): machines, reserved hours "
-        "against hours of use, months until a bought one has paid --against",
+        help="show a month at this load (1M, 200k, 1e7): number of machines, cost of reserved and "
+        "of used hours, months until a purchase pays back against --against",
     )
     add_output(parser)
     return parser
@@ -124,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
     """Price the results and print one table; old prices are warned about on stderr."""
     from bench.report.tables.cost import old_prices
 
-    items, models = _measured(args.results)
+    items, models = _measured(args.results, args.slo)
     scenarios = _scenarios(args, items)
     groups: Groups = _of_models(items, models) if "hosted" in args.against else [("", items)]
     if args.tornado:
@@ -217,20 +237,32 @@ def _show(
         print("\n" + "\n".join(f"- {line}" for line in lines))
 
 
-def _measured(paths: Sequence[Path]) -> tuple[list[Throughput], dict[str, str]]:
+def _measured(paths: Sequence[Path], slo: str | None) -> tuple[list[Throughput], dict[str, str]]:
     """What the results hold, and the model of each variant; unreadable lines go to stderr."""
     from bench.cost.throughput import throughputs
-    from bench.records.file import read
+    from bench.summary import load
+    from bench.summary.service import unheld
 
-    results = read(*paths)
-    for problem in results.problems:
+    summary = load(*paths) if slo is None else _at_limits(paths, slo)
+    for problem in summary.problems:
         print(f"bench: {problem}", file=sys.stderr)
-    items = throughputs(results)
+    items = throughputs(summary)
+    for why in unheld(summary):
+        print(f"bench: {why}", file=sys.stderr)
     if not items:
         names = ", ".join(map(str, paths))
         raise InputError(f"{names}: no finished measurement there; `bench run` makes them")
-    models = {one.variant["name"]: str(one.variant.get("model", "")) for one in results.records}
+    models = {row.arm.name: row.arm.model for row in summary}
     return items, models
+
+
+def _at_limits(paths: Sequence[Path], slo: str) -> Summary:
+    """The results with their searches held against other limits."""
+    from bench.records.file import read
+    from bench.summary import summarise
+    from bench.summary.service import judged_by
+
+    return summarise(judged_by(read(*paths), slo))
 
 
 def _of_models(
@@ -254,59 +286,16 @@ def _terms(args: argparse.Namespace, items: Sequence[Throughput], model: str) ->
         weights = mix or (1.0, 1.0)
     return Terms(
         rates=amounts.rates(args.rate),
-        against=tuple(api for text in args.against for api in _against(text, args, model, weights)),
+        against=tuple(
+            api
+            for text in args.against
+            for api in against(text, args, model, weights, cached_share(args.cached, items))
+        ),
         mix=mix,
         co2_g_per_kwh=amounts.number("--co2", args.co2) if args.co2 else None,
         on=amounts.day(args.on),
         any_card=args.gpu is not None,
     )
-
-
-def _against(
-    text: str, args: argparse.Namespace, model: str, weights: tuple[float, float]
-) -> Iterator[Against]:
-    """An API by its name, those who host the model, or `IN:OUT` dollars for a million tokens."""
-    from bench.cost.apis import api_on, hosted
-
-    parts = text.split(":")
-    if len(parts) == 2 and "/" not in text:
-        yield _at_price(text, None, args)
-    elif text == "hosted":
-        if args.batch:
-            raise InputError("--batch: hosters' batch prices are not compared; name one of them")
-        found = hosted(model, amounts.day(args.on), *weights)
-        of = f"of {found.count} hosters"
-        yield _at_price(f"{found.cheapest.item} (cheapest {of})", found.cheapest, args)
-        if found.count > 1:
-            yield _at_price(f"{found.median.item} (median {of})", found.median, args)
-    else:
-        yield _at_price(text, api_on(text, amounts.day(args.on), batch=args.batch), args)
-
-
-def _at_price(name: str, found: ApiPrice | None, args: argparse.Namespace) -> Against:
-    """An API at a dated price, or at the one that its name states."""
-    from bench.cost import ApiRates
-    from bench.cost.prices import to_usd
-    from bench.cost.pricing import Against
-
-    if found is None:
-        asked = dict(zip(("input", "output"), amounts.parts("--against", name), strict=True))
-        rates = ApiRates(**asked)
-        tiers: tuple[ApiTier, ...] = ()
-    else:
-        one = to_usd(1.0, found.currency, amounts.rates(args.rate))
-        rates, tiers = found.rates(0).times(one), tuple(tier.times(one) for tier in found.tiers)
-    api = Against(
-        name=name,
-        rates=rates,
-        tiers=tiers,
-        cached_share=amounts.number("--cached", args.cached or "0"),
-        batch_discount=amounts.number("--batch-discount", args.batch_discount or "0"),
-        price=found,
-    )
-    if not api.usd_per_mtok(1, 1) > 0:
-        raise InputError(f"--against {name}: the price must be above 0")
-    return api
 
 
 def _scenarios(args: argparse.Namespace, items: Sequence[Throughput]) -> list[Scenario]:

@@ -12,9 +12,9 @@ EPILOG = """\
 examples:
   bench doctor                the first GPU, or the CPU
   bench doctor -d cpu -o json
-  bench doctor --peaks        measure copy bandwidth and matmul rate too (seconds)
+  bench doctor --peaks        also measure copy bandwidth and matmul rate (seconds)
 
-exit codes: 0 every check is ok or warn, 1 one is bad, 3 the device is not there
+exit codes: 0 every check is ok or warn, 1 a check is bad, 3 no such device
 """
 
 
@@ -22,9 +22,9 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
     parser: argparse.ArgumentParser = verbs.add_parser(
         "doctor",
-        help="can this machine measure honestly: device, driver, clocks, load, versions",
-        description="Look at everything on this machine that would spoil a figure: what was "
-        "found, what it means for the figures, what to do. Sets nothing.",
+        help="check whether this machine can measure: device, driver, clocks, load, versions",
+        description="Check everything on this machine that would spoil a figure; say what was "
+        "found, what it means for the figures, and what to do. Changes nothing.",
         epilog=EPILOG,
     )
     parser.add_argument(

@@ -23,9 +23,8 @@ examples:
   bench engines remove onnxruntime     ... and free its disk space
   bench engines -o json
 
-An engine whose packages conflict with ours lives in a virtual environment in the user's cache
-(XDG_CACHE_HOME chooses another place), installed by pip with the user's own settings. One that was
-interrupted goes on where it stopped.
+An engine whose packages conflict with ours gets a virtual environment in XDG_CACHE_HOME (default:
+~/.cache), installed by pip with your settings. An interrupted install resumes.
 """
 
 
@@ -34,7 +33,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = verbs.add_parser(
         "engines",
         help="list the engines; install those that need an environment of their own",
-        description="Engines: where each runs, its version, devices, modes and schemes.",
+        description="List the engines: where each runs, its version, devices, modes and schemes.",
         epilog=EPILOG,
     )
     parser.add_argument(

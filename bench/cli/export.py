@@ -16,7 +16,7 @@ examples:
 
   bench export results/local/mine --share mine.tar.gz
 
-What a format cannot hold is dropped, with a line on stderr. docs/exchange.md, docs/data.md.
+What a format cannot hold is left out and listed on stderr. See docs/exchange.md and docs/data.md.
 exit codes: 0 done, 2 bad input, 3 a package is missing (parquet needs pyarrow)
 """
 
@@ -27,7 +27,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
 
     parser: argparse.ArgumentParser = verbs.add_parser(
         "export",
-        help="records in other tools' formats",
+        help="write records in other tools' formats",
         epilog=EPILOG,
         description="Write results for a notebook, a test suite, a dashboard or another folder.",
     )
@@ -38,9 +38,9 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         "--share",
         type=Path,
         metavar="FILE",
-        help="one .tar.gz to hand on: lists what is in it, then writes it",
+        help="write one .tar.gz to share, and list its contents first",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: stdout")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: stdout)")
     parser.add_argument(
         "--rent",
         type=float,

@@ -24,8 +24,8 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     """Describe the verb."""
     parser: argparse.ArgumentParser = verbs.add_parser(
         "gpus",
-        help="the catalog of cards: peaks, bandwidth, memory, power, price",
-        description="Lists cards: dense peaks in TFLOP/s (int8: TOP/s), bandwidth and memory.",
+        help="list the catalog of cards: peaks, bandwidth, memory, power, price",
+        description="List the cards: dense peaks in TFLOP/s (int8: TOP/s), bandwidth and memory.",
         epilog=EPILOG,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these cards")

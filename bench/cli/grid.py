@@ -6,17 +6,20 @@ import argparse
 import re
 import sys
 import tomllib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from bench.errors import InputError
-from bench.experiment import Experiment, Grid, load_experiment
+from bench.experiment import ArmEntry, Experiment, Grid, Quality, load_experiment
 
 ENDPOINT = "endpoint"
-"""The engine that `--url` means."""
+"""The engine that `--url` and `--serve` mean."""
 
 MODELS = "NAME, NAME@random, ORG/NAME[@REVISION] or ORG/NAME:FILE.gguf of the hub, a folder, a file"
 MAX_VALUES = 10_000
+LONGEST_NAME = 60
+"""Characters of an arm's name that come from a command."""
 LARGEST = "max"
 _RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([*+])(\d+))?)?")
 
@@ -27,7 +30,8 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
         "experiment",
         nargs="?",
         metavar="EXPERIMENT",
-        help="name of a shipped experiment, or a file (default: quickstart; with --url: serving)",
+        help="name of a shipped experiment, or a file (default: quickstart; with --url or --serve: "
+        "serving)",
     )
     grid = parser.add_argument_group("what to measure (lists with commas, all combinations)")
     text: dict[str, Any] = {"type": texts, "metavar": "LIST"}
@@ -45,12 +49,26 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
         help="sequences at once; max: the most that fit in memory, found by `bench run`",
     )
     grid.add_argument(
+        "--requests",
+        action="append",
+        metavar="SPEC",
+        help="requests that differ, of a server: chat, rag, ..., 'prompt=DIST gen=DIST', "
+        "trace:FILE (docs/serving.md); may be repeated",
+    )
+    grid.add_argument(
         "-d", "--device", help="auto, cpu, cuda:1, ...; one model on two cards: cuda:0+cuda:1"
     )
     grid.add_argument("--mode", **text, help="execution modes of the engine")
     grid.add_argument("--dtype", help="auto, float32, bfloat16 or float16, where not quantized")
     grid.add_argument("--threads", type=int, help="CPU threads (default: the engine's own)")
     grid.add_argument("--url", help="server that speaks OpenAI's API; engine endpoint asks it")
+    grid.add_argument(
+        "--serve",
+        action="append",
+        metavar="COMMAND",
+        help="start a server for each replicate, such as 'vllm serve {model} --port {port}'; "
+        "twice or more: an arm each",
+    )
     grid.add_argument(
         "--option",
         action="append",
@@ -61,9 +79,14 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
     )
     how = parser.add_argument_group("how to measure")
     how.add_argument("--level", choices=("quick", "standard", "strict"))
-    how.add_argument("--pairs", type=int, metavar="N", help="fresh replicates of each variant")
-    how.add_argument("--baseline", metavar="NAME", help="the arm that others are compared with")
-    how.add_argument("--seed", type=int, help="of the order and of the prompts")
+    how.add_argument("--pairs", type=int, metavar="N", help="fresh processes for each variant")
+    how.add_argument("--baseline", metavar="NAME", help="arm to compare the others with")
+    how.add_argument(
+        "--slo",
+        metavar="LIMITS",
+        help="search a server's highest arrival rate within limits: ttft_p95=0.5,tpot_p95=0.05",
+    )
+    how.add_argument("--seed", type=int, help="seed of the order and of the prompts")
 
 
 def add_fleet(parser: argparse.ArgumentParser) -> None:
@@ -72,12 +95,12 @@ def add_fleet(parser: argparse.ArgumentParser) -> None:
     fleet.add_argument(
         "--on",
         metavar="CLUSTER",
-        help="`ray`: every machine of the Ray cluster that is there; or `ray://HOST:10001`",
+        help="`ray`: every machine of the running Ray cluster; or `ray://HOST:10001`",
     )
     fleet.add_argument(
         "--select",
         metavar="KEY=LIST",
-        help="only machines whose card or label fits, such as 'gpu=rtx-4080,rtx-3080;zone=a'",
+        help="only machines with this card or label, such as 'gpu=rtx-4080,rtx-3080;zone=a'",
     )
 
 
@@ -85,7 +108,8 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
     """The experiment with the flags laid over it, checked again."""
     from bench.runner.naming import is_quantized, named
 
-    asks = args.url is not None or args.engine == (ENDPOINT,)
+    server = _server(args)
+    asks = bool(server or args.serve) or args.engine == (ENDPOINT,)
     name = args.experiment or ("serving" if asks else "quickstart")
     experiment = load_experiment(name)
     names = (
@@ -103,16 +127,18 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
     grid: dict[str, Any] = {
         n: getattr(args, n) for n in names if getattr(args, n) not in (None, LARGEST)
     }
-    options = dict(args.option)
-    if args.url is not None:
-        options["url"] = args.url
-        if all(variant.engine != ENDPOINT for variant in experiment.variants):
-            grid.setdefault("engine", (ENDPOINT,))
+    if args.requests is not None:
+        grid["requests"] = tuple(args.requests)
+    if args.slo is not None and args.n_batch is None:
+        grid["n_batch"] = (1,)
+    options = dict(args.option) | server
+    if asks and all(variant.engine != ENDPOINT for variant in experiment.variants):
+        grid.setdefault("engine", (ENDPOINT,))
     if options:
         grid["options"] = {**experiment.grid.options, **options}
     changes: dict[str, Any] = {
         name: getattr(args, name)
-        for name in ("level", "baseline", "seed")
+        for name in ("level", "baseline", "seed", "slo")
         if getattr(args, name) is not None
     }
     if args.level is not None:
@@ -124,6 +150,10 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
     if {"engine", "quant", "mode"} & set(grid):
         changes["arm"] = ()  # what the flags name, not what the file writes out
     changed = replace(experiment, grid=replace(experiment.grid, **grid), **changes)
+    if args.serve and not server:
+        changed = _arm_each(changed, args.serve)
+        if args.experiment is None:  # "faster" needs "at equal quality"
+            changed = replace(changed, quality=Quality())
     if name == "quickstart" and {"model", "engine", "quant", "mode"} & set(grid):
         changed = replace(changed, question=_question(changed))
     problems = [*_problems(changed.grid, "grid"), *changed.problems()]
@@ -139,6 +169,29 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
         # The file's baseline is not among what was asked for: the first arm takes its place.
         changed = replace(changed, baseline=changed.variants[0].name)
     return changed
+
+
+def _server(args: argparse.Namespace) -> dict[str, str]:
+    """The option that says which server is asked, or how it is started; none for several."""
+    if args.url is not None and args.serve:
+        raise InputError("--serve starts a server of its own, and --url names one: give one")
+    if args.url is not None:
+        return {"url": args.url}
+    return {"serve": args.serve[0]} if args.serve and len(args.serve) == 1 else {}
+
+
+def _arm_each(experiment: Experiment, commands: Sequence[str]) -> Experiment:
+    """The experiment with a server for each command, the first as the baseline. The others are
+    named by what their commands add to the first one's."""
+    first = commands[0].split()
+    base = experiment.grid.quant[0]
+    arms = [ArmEntry(engine=ENDPOINT, quant=base, options={"serve": commands[0]})]
+    for number, command in enumerate(commands[1:], 2):
+        own = " ".join(word for word in command.split() if word not in first)
+        name = own[:LONGEST_NAME] or f"server-{number}"
+        arms.append(ArmEntry(engine=ENDPOINT, quant=name, options={"serve": command}))
+    made = replace(experiment, arm=tuple(arms))
+    return replace(made, baseline=made.variants[0].name)
 
 
 def _question(experiment: Experiment) -> str:

@@ -16,12 +16,12 @@ examples:
   bench import vllm result.json --into results/local/vllm --gpu 'H100 SXM' --n-gpus 8 --quant fp8
   bench cost results/local/llama --rent 0.42
 
-A FILE may be a folder, a .gz, or - for stdin; UTF-16, lines of a log around the figures and tables
-pasted into an issue are read. Flags say what the file does not; one that the file contradicts is
-refused. Figures of a file that exclude one another are marked CONTRADICTION.
-Imported records have an `origin`: they are priced, bounded and compared, but are never evidence
-that something was measured here. docs/exchange.md has every definition that is mapped.
-exit codes: 0 done, 2 a file that cannot be read as one of that tool
+A FILE may be a folder, a .gz, or - for stdin. Log lines around the results, tables pasted into an
+issue and UTF-16 are fine. Flags add what the file lacks; a flag that contradicts the file is
+refused. Figures of a file that contradict each other get the reason CONTRADICTION.
+Imported records are priced, bounded and compared, but never count as measured here.
+docs/exchange.md maps every figure.
+exit codes: 0 done, 2 not a file of that tool
 """
 
 COUNTS = (
@@ -38,16 +38,16 @@ def add(verbs: Any) -> argparse.ArgumentParser:
 
     parser: argparse.ArgumentParser = verbs.add_parser(
         "import",
-        help="other tools' results as records",
+        help="read other tools' results as records",
         epilog=EPILOG,
-        description="Append other tools' results to a results folder. The same file twice adds "
-        "nothing; a file that cannot be read adds nothing either.",
+        description="Append other tools' results to a results folder. Importing a file twice adds "
+        "nothing; an unreadable file adds nothing.",
     )
     parser.add_argument(
         "tool",
         choices=(AUTO, *TOOLS, OURS),
         metavar="TOOL",
-        help=f"{', '.join(TOOLS)}; {AUTO} to see by the file; or {OURS} for records of our own",
+        help=f"{', '.join(TOOLS)}; {AUTO} to detect the tool; or {OURS} for records of bench",
     )
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE")
     parser.add_argument("--into", type=Path, required=True, metavar="DIR", help="results folder")

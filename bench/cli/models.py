@@ -15,8 +15,8 @@ examples:
   bench models --gpu rtx-4080-super    ... or on a card that is not here
   bench models -o json                 bytes in every scheme
 
-A model is named NAME, NAME@SOURCE with one of its weight sources, ORG/NAME[@REVISION] or
-ORG/NAME:Q4_K_M of the hub (docs/models.md), or by a folder of safetensors or a GGUF file.
+A model is NAME, NAME@SOURCE (one of its weight sources), ORG/NAME[@REVISION] or ORG/NAME:Q4_K_M
+of the hub, a folder of safetensors, or a GGUF file (docs/models.md).
 """
 
 
@@ -26,10 +26,17 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         "models",
         help="list the model cards",
         epilog=EPILOG,
-        description="Model cards: parameters, bytes in each scheme, and whether they fit.",
+        description="List the model cards: parameters, bytes in each scheme, and whether they fit.",
     )
-    parser.add_argument("-d", "--device", default="auto", help="device of this machine")
-    parser.add_argument("--gpu", metavar="NAME", help="a catalogued card instead (`bench gpus`)")
+    parser.add_argument(
+        "-d",
+        "--device",
+        default="auto",
+        help="device of this machine (default: auto)",
+    )
+    parser.add_argument(
+        "--gpu", metavar="NAME", help="use a catalogued card instead (`bench gpus`)"
+    )
     add_output(parser)
     return parser
 

@@ -28,7 +28,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     """Describe the verb."""
     parser: argparse.ArgumentParser = verbs.add_parser(
         "plan",
-        help="what would be measured, in which order, for how long",
+        help="show what would be measured, in which order, for how long",
         epilog=EPILOG,
         description="Show the plan of an experiment: order, time, memory and bound. "
         "Touches no device.",
@@ -36,7 +36,9 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     add_grid(parser)
     add_fleet(parser)
     parser.add_argument("--gpu", metavar="NAME", help="plan for a catalogued card (`bench gpus`)")
-    parser.add_argument("--into", type=Path, metavar="DIR", help="results folder to go by")
+    parser.add_argument(
+        "--into", type=Path, metavar="DIR", help="results folder whose finished work is left out"
+    )
     add_output(parser)
     return parser
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +29,10 @@ examples:
   bench predict -m all -q q4_k_m --gpu rtx-4080-super --min-tok-s 60
   bench predict -m path/to/config.json -q q4_k_m --gpu rtx-3060
 
-The interval holds 90 of 100 measurements that were left out of the fit (docs/predict.md). No
+The interval covers 90 of 100 measurements that were left out of the fit (docs/predict.md). No
 prediction is above the bound. `fit` is yes, tight (within 7% of the memory), offload (the host
-holds and computes a part) or no (no rate). A rate that is measured below the interval gets its
-likely causes, each with the command that tells it from the others.
+holds and computes a part) or no (no rate). For a measured rate below the interval, likely causes
+are listed, each with a command that tests it.
 """
 
 
@@ -38,65 +40,68 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     """Describe the verb."""
     parser: argparse.ArgumentParser = verbs.add_parser(
         "predict",
-        help="throughput on a card you do not have, with an interval and the bound",
-        description="Predicts decode and prefill rates from published measurements.",
+        help="predict throughput on a card you do not have",
+        description="Predict decode and prefill rates from published measurements, with an "
+        "interval and the physical bound.",
         epilog=EPILOG,
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "-m",
         "--model",
-        help="models, with commas (see `bench models`), or all; a config.json or its folder",
+        help="comma-separated models (see `bench models`), `all`, a config.json or its folder",
     )
     what.add_argument(
         "--weights-bytes",
         type=_bytes,
         metavar="N",
-        help="bytes of the weights in this scheme, for a dense model without a card",
+        help="instead: bytes of a dense model's weights in this scheme",
     )
-    parser.add_argument("-q", "--quant", default="none", help="schemes, with commas")
+    parser.add_argument(
+        "-q", "--quant", default="none", help="comma-separated schemes (default: none)"
+    )
     parser.add_argument("-e", "--engine", default="llama.cpp", help="engines (default: llama.cpp)")
-    parser.add_argument("--gpu", default="all", help="cards, with commas (default: all)")
+    parser.add_argument("--gpu", default="all", help="comma-separated cards (default: all)")
     parser.add_argument(
         "--memory",
         type=_amount,
         metavar="GIB",
-        help="memory of the device, where it is sold in sizes",
+        help="memory of the device, if it is sold in several sizes",
     )
     parser.add_argument(
         "--host-memory",
         type=_amount,
         default=64.0,
         metavar="GIB",
-        help="memory of the host, for what does not fit (default: 64)",
+        help="memory of the host, for offloaded weights (default: 64)",
     )
     parser.add_argument(
         "--host-bandwidth",
         type=_amount,
         default=35.0,
         metavar="GB_S",
-        help="rate at which the host reads weights while it computes (default: 35)",
+        help="memory bandwidth of the host, for offloaded weights (default: 35)",
     )
     parser.add_argument(
-        "--min-tok-s", type=_amount, metavar="TOK_S", help="only what is at least so fast"
+        "--min-tok-s", type=_amount, metavar="TOK_S", help="show only what is at least this fast"
     )
     parser.add_argument(
         "--max-usd-per-mtok",
         type=_amount,
         metavar="USD",
-        help="only what costs at most so much, at --rent or at the listed rent of each card",
+        help="show only what costs at most this, at --rent or the listed rent of each card",
     )
     parser.add_argument("-p", "--n-prompt", type=_whole, default=512, metavar="N")
     parser.add_argument("-n", "--n-gen", type=_whole, default=128, metavar="N")
     parser.add_argument("-b", "--n-batch", type=_wholes, default=[1], metavar="N,...")
     parser.add_argument(
-        "--n-gpus", type=_whole, default=1, metavar="N", help="cards that share the model"
+        "--n-gpus", type=_whole, default=1, metavar="N", help="number of cards that share the model"
     )
     parser.add_argument(
         "--measured",
         type=float,
         metavar="TOK_S",
-        help="a decode rate that somebody states: is it possible?",
+        help="a decode rate: say whether it is possible, or why it is low",
     )
     parser.add_argument(
         "--rent", type=float, metavar="USD_PER_HOUR", help="price of all the cards, for $/Mtok"
@@ -108,7 +113,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         default=[],
         type=Path,
         metavar="RESULTS",
-        help="own results to fit on as well",
+        help="also fit on these results",
     )
     add_output(parser)
     return parser
@@ -258,20 +263,17 @@ def _cards(names: str, memory_gib: float | None) -> list[Gpu]:
 
 
 def _models(args: argparse.Namespace, quant: str) -> list[ModelCard]:
-    from bench.models import load_card, model_cards, resolve_model
-    from bench.models.config_file import card_of_config, is_config
+    from bench.models import load_card, model_cards
     from bench.predict.names import card_of_size
     from bench.predict.published import sized
+    from bench.runner.counting import card_of
 
     if args.weights_bytes is not None:
         return [card_of_size(args.weights_bytes, sized(quant))]
     if args.model == "all":
         return [load_card(path) for path in model_cards().values()]
-    names = [name.strip() for name in args.model.split(",")]
-    return [
-        card_of_config(Path(name)) if is_config(name) else resolve_model(name).card
-        for name in names
-    ]
+    say = partial(print, file=sys.stderr)
+    return [card_of(name.strip(), say) for name in args.model.split(",")]
 
 
 def _row(

@@ -14,12 +14,12 @@ examples:
   bench prices                          every price, in force or not
   bench prices --on 2025-05-01          what was in force on that day
   bench prices --kind rent 4090         what a rented RTX 4090 costs
-  bench prices --kind api qwen3 -o json  with a text, those of genai-prices as well
-  bench prices --update                 ask the market for today's rents (needs gpuhunt)
+  bench prices --kind api qwen3 -o json  with a text: also the prices of genai-prices
+  bench prices --update                 fetch today's rents (needs gpuhunt)
   bench prices --update --provider runpod --provider vastai
 
 --update writes dated rows to $XDG_DATA_HOME/gpu-cost-bench/prices/rent.csv (~/.local/share). They
-come before the shipped ones; so does a purchase.csv, electricity.csv or api.csv of your own there.
+take precedence over shipped rows, as do your own purchase.csv, electricity.csv and api.csv there.
 """
 
 
@@ -27,17 +27,19 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     """Describe the arguments of `bench prices`."""
     parser: argparse.ArgumentParser = verbs.add_parser(
         "prices",
-        help="what cards, kilowatt-hours and API tokens cost, with date and source",
-        description="List the price books. A price without a date is listed, but never counts.",
+        help="list prices of cards, electricity and API tokens, with date and source",
+        description="List the price books. A price without a date is never used.",
         epilog=EPILOG,
     )
-    parser.add_argument("text", nargs="?", default="", help="show only items that contain this")
+    parser.add_argument(
+        "text", nargs="?", default="", help="show only items that contain this text"
+    )
     parser.add_argument(
         "--kind", choices=("rent", "purchase", "electricity", "api"), help="show only this book"
     )
     parser.add_argument("--on", metavar="DATE", help="only prices in force on this day, YYYY-MM-DD")
     parser.add_argument(
-        "--update", action="store_true", help="ask providers for today's rents, then list"
+        "--update", action="store_true", help="fetch today's rents from providers, then list"
     )
     parser.add_argument(
         "--provider",
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
         found += search(args.text, on or today())
     if not found:
-        print("bench: no such price; `bench prices` lists every one", file=sys.stderr)
+        print("bench: no such price; `bench prices` lists all prices", file=sys.stderr)
     rows = [price_row(one) for one in found]
     if rows or args.output != "md":
         print(render(rows, price_columns(rows), args.output), end="")
@@ -95,4 +97,4 @@ def _update(providers: list[str]) -> None:
         place = own_folder() / "rent.csv"
         print(f"bench: {found.written} prices of today in {place}: {offers}", file=sys.stderr)
     else:
-        print("bench: no provider answered; the rows that there were still count", file=sys.stderr)
+        print("bench: no provider answered; earlier prices are still used", file=sys.stderr)

@@ -18,8 +18,7 @@ examples:
   bench report RESULTS --rent 0.42 --utilization 0.3 --to report.md
   bench report RESULTS --to figures/      each chart as SVG and PNG
 
-The page needs no network and works from disk; the reader puts in an own price. docs/report.md says
-what is on it.
+The page works offline, and its reader can change the price. docs/report.md describes it.
 """
 
 
@@ -27,7 +26,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     """Describe the verb."""
     parser: argparse.ArgumentParser = verbs.add_parser(
         "report",
-        help="one self-contained page: answer, evidence and doubt",
+        help="make one self-contained page with results and evidence",
         epilog=EPILOG,
         description="Make a page, a Markdown file or figures from results.",
     )
@@ -37,7 +36,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="FILE.html|FILE.md|FOLDER",
-        help="what to write: a page, Markdown, or a folder of figures",
+        help="file to write: a page or Markdown; or a folder for figures",
     )
     parser.add_argument(
         "--baseline", metavar="NAME", help="arm to compare with (default: the experiment's)"
@@ -52,7 +51,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         "--rent",
         type=float,
         metavar="USD_PER_HOUR",
-        help="price of an hour (default: the experiment's assumption)",
+        help="price of an hour to start from (default: the experiment's assumption)",
     )
     parser.add_argument(
         "--utilization",

@@ -29,14 +29,14 @@ examples:
   bench run                                    the quickstart, on the embedded model
   bench run -q none,int8-dynamic -p 128 -n 64  two arms, one workload
   bench run --level standard                   enough replicates for a verdict
-  bench run --for int8-dynamic-doubles-speed   what would decide a published claim
+  bench run --for int8-dynamic-doubles-speed   what is missing to decide a published claim
   bench run -m Qwen/Qwen3-8B -d cuda           a model of the hub, by name
   bench run -b max -d cuda                     the most sequences that fit in memory
   bench run -m ./my-model -d cuda -o json      your own safetensors
   bench run -m ./base,./base-FP8 --baseline ./base   a quantized folder against its base
   bench run --on ray --select gpu=rtx-4080     on machines of a Ray cluster (docs/fleet.md)
 
-Finished replicates are kept in DIR and not run again; run the same command to go on.
+Finished replicates are kept in DIR. To resume, run the same command again.
 """
 
 
@@ -44,7 +44,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     """Describe the verb."""
     parser: argparse.ArgumentParser = verbs.add_parser(
         "run",
-        help="measure",
+        help="measure an experiment",
         description="Measure each variant in fresh processes, in pairs.",
         epilog=EPILOG,
     )
@@ -53,13 +53,13 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         "--for",
         dest="claim",
         metavar="CLAIM",
-        help="run what would decide the claims of a source (`bench claims`) and is missing",
+        help="measure what is missing to decide the claims of a source (`bench claims`)",
     )
     parser.add_argument(
         "--target",
         type=share,
         metavar="SHARE",
-        help="half-width of the interval, such as 1%%: a pilot of 4 pairs fixes how many it takes",
+        help="wanted half-width of the interval, such as 1%%; a pilot of 4 pairs sets the number",
     )
     add_fleet(parser)
     parser.add_argument(

@@ -14,7 +14,7 @@ examples:
   bench validate                      everything that ships with the project
   bench validate results/local/mine   a results folder, a card, an experiment or a claim
 
-exit codes: 0 all good, 2 problems found (each is one line)
+exit codes: 0 no problem, 2 problems found (one line each)
 """
 
 

@@ -5,10 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from bench.statistics.unpaired import UnpairedRatio
 from bench.summary import Sizes
 from bench.summary.metrics import Better
 
 Verdict = Literal["higher", "lower", "same", "ambiguous", "invalid"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Across:
+    """Of a comparison between machines: which, and what else is not the same."""
+
+    baseline_machine: str
+    candidate_machine: str
+    baseline_card: str
+    candidate_card: str
+    interleaved: bool
+    """Whether their replicates were measured side by side in time."""
+    differs: tuple[str, ...]
+    """Versions and settings that are not the same on both, named with both values."""
+    baseline_usd_per_hour: float | None
+    candidate_usd_per_hour: float | None
+    price_source: str
+    scope: str
+    """What the ratio speaks of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +42,8 @@ class RowHead:
     candidate: str
     equal_quality: bool | None = None
     """Whether the candidate keeps the gate; None where quality was not measured."""
+    across: Across | None = None
+    """None where both arms ran on one machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +71,9 @@ class Compared:
     """Holm's, over the whole table."""
     significant: bool = False
     verdict: Verdict
+    across: Across | None = None
+    unpaired: UnpairedRatio | None = None
+    """Of a comparison between machines: replicates and their scatter."""
 
     @property
     def n_batch(self) -> int | None:

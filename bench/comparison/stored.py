@@ -24,7 +24,10 @@ SUFFIX = "/stored"
 
 
 def beside(
-    results: Results, stored: Results, rules: Rules, candidate: str | None = None
+    results: Results | Summary,
+    stored: Results | Summary,
+    rules: Rules,
+    candidate: str | None = None,
 ) -> list[Compared]:
     """Rows of `bench compare` in which each arm's baseline is the stored arm of its name.
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from bench.comparison.judging import Pair
 from bench.comparison.row import Compared, RowHead, Verdict
-from bench.statistics.paired import MIN_PAIRS, PairedRatio, adjustable_p, holm, paired_ratio
+from bench.statistics.paired import MIN_PAIRS, PairedRatio, paired_ratio
+from bench.statistics.ratio import JudgedRatio, adjustable_p, holm
+from bench.statistics.unpaired import UnpairedRatio
 from bench.summary import Metric
 
-Test = tuple[str, object, str]
-"""Candidate, workload and question: what counts once for Holm."""
+Test = tuple[str, str, object, str]
+"""Candidate, its machine if that is compared, workload and question: what counts once for Holm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +22,7 @@ class Tested:
 
     metric: Metric
     head: RowHead
-    found: PairedRatio | None
+    found: JudgedRatio | None
     """None where no pair has the figure in both arms."""
     n_left_out: int
     reasons: frozenset[str]
@@ -29,15 +31,19 @@ class Tested:
     invalid: bool
     """Whether too little evidence is left: the figures of all are then shown, and not believed."""
     error: float
-    """Share by which the counter may be off, and not alike in both arms."""
+    """Share by which the figures may be off, and not alike in both arms: a smaller difference is
+    none."""
+    error_code: str = "SYSTEMATIC_ERROR"
 
     @property
     def test(self) -> Test:
-        return self.head.candidate, self.head.sizes, self.metric.question
+        across = self.head.across
+        machine = "" if across is None else across.candidate_machine
+        return self.head.candidate, machine, self.head.sizes, self.metric.question
 
     @property
     def n_pairs(self) -> int:
-        return 0 if self.found is None else self.found.n_pairs
+        return self.found.n_pairs if isinstance(self.found, PairedRatio) else 0
 
 
 def row_of(
@@ -111,12 +117,12 @@ def _judged(row: Tested, adjusted: dict[Test, float], margin: float, confidence:
     found, p, reasons = row.found, adjusted.get(row.test), set(row.reasons)
     clear = found is not None and found.excludes_one and found.t_agrees
     significant = clear and p is not None and p <= 1 - confidence and not row.invalid
-    if found is None or found.n_pairs < MIN_PAIRS or found.ci_low is None:
-        reasons.add("TOO_FEW_PAIRS")
+    if found is None or not found.enough:
+        reasons.add("TOO_FEW_PAIRS" if row.head.across is None else "TOO_FEW_REPLICATES")
     verdict: Verdict = "invalid" if row.invalid else _verdict(found, significant, margin)
-    if found is not None and verdict in ("higher", "lower") and _near(found, row.error):
+    if found is not None and verdict in ("higher", "lower") and near(found, row.error):
         verdict, significant = "ambiguous", False
-        reasons.add("SYSTEMATIC_ERROR")
+        reasons.add(row.error_code)
     return Compared(
         metric=row.metric.compared,
         sizes=row.head.sizes,
@@ -136,11 +142,13 @@ def _judged(row: Tested, adjusted: dict[Test, float], margin: float, confidence:
         p_adjusted=p,
         significant=significant,
         verdict=verdict,
+        across=row.head.across,
+        unpaired=found if isinstance(found, UnpairedRatio) else None,
     )
 
 
-def _verdict(found: PairedRatio | None, significant: bool, margin: float) -> Verdict:
-    if found is None or found.n_pairs < MIN_PAIRS or found.ci_low is None or found.ci_high is None:
+def _verdict(found: JudgedRatio | None, significant: bool, margin: float) -> Verdict:
+    if found is None or not found.enough or found.ci_low is None or found.ci_high is None:
         return "ambiguous"
     if found.ci_low >= 1 / (1 + margin) and found.ci_high <= 1 + margin:
         return "same"
@@ -149,5 +157,6 @@ def _verdict(found: PairedRatio | None, significant: bool, margin: float) -> Ver
     return "higher" if found.ratio > 1 else "lower"
 
 
-def _near(found: PairedRatio, error: float) -> bool:
+def near(found: JudgedRatio, error: float) -> bool:
+    """Whether a ratio is nearer to 1 than figures may be off."""
     return 1 / (1 + error) < found.ratio < 1 + error

@@ -29,11 +29,12 @@ def ratio_row(
     baseline: Sequence[Replicate],
     candidate: Sequence[Replicate],
     marks: set[str],
+    factor: float = 1.0,
 ) -> Compared | None:
     """A row without interval or verdict; None where an arm lacks the figure.
 
     The ratio is that of the arms' geometric means. It is `invalid` where a rate is above what the
-    device allows: that is no figure, whoever measured it.
+    device allows: that is no figure, whoever measured it. `factor`: of the machines' prices.
     """
     sides = [_figures(metric, replicates) for replicates in (baseline, candidate)]
     if not all(sides):
@@ -47,9 +48,10 @@ def ratio_row(
         candidate=head.candidate,
         equal_quality=head.equal_quality,
         better=metric.better,
-        ratio=geometric_mean(sides[1]) / geometric_mean(sides[0]),
+        ratio=factor * geometric_mean(sides[1]) / geometric_mean(sides[0]),
         reasons=tuple(sorted({REASON, *marks, *codes})),
         verdict="invalid" if "ABOVE_BOUND" in codes else "ambiguous",
+        across=head.across,
     )
 
 

@@ -6,10 +6,10 @@ Tables, exports, the page, the Python API and the pytest plugin all price throug
 
 from __future__ import annotations
 
-import datetime
 import math
 
 from bench.cost import usd_per_mtok
+from bench.cost.prices import today
 from bench.cost.scenario import Scenario, SourcedFigure, adapt
 from bench.errors import InputError
 from bench.experiment import CostAssumption
@@ -45,13 +45,12 @@ def per_mtok(
 
 def as_scenario(price: CostAssumption, gpu: str | None = None) -> Scenario:
     """The price as a scenario of basis `rent`, dated today."""
-    today = datetime.datetime.now(datetime.UTC).date()
     given = {
         "rent_per_hour": price.usd_per_hour,
         "utilization": price.utilization,
     }
     figures = {
-        name: SourcedFigure(value=float(value), source=price.source, date=today)
+        name: SourcedFigure(value=float(value), source=price.source, date=today())
         for name, value in given.items()
     }
     return adapt(None, "rent", figures, gpu=gpu)

@@ -18,6 +18,7 @@ from typing import Final
 
 from bench.cost.books import FOLDER, GRADES, OFFERS, AnyPrice, ApiPrice, Kind, Price, book, own_book
 from bench.errors import InputError, unknown
+from bench.records import now
 from bench.roofline.gpus import match
 
 FLAGS: Final[Mapping[str, str]] = MappingProxyType(
@@ -122,7 +123,7 @@ def to_usd(amount: float, currency: str, rates: Mapping[str, float]) -> float:
 
 def today() -> datetime.date:
     """The day by UTC, whose prices count where none is named."""
-    return datetime.datetime.now(datetime.UTC).date()
+    return now().date()
 
 
 def parse_date(text: str, flag: str = "--on") -> datetime.date:

@@ -26,16 +26,32 @@ class CostRow:
     n_prompt: int
     n_gen: int
     n_batch: int | None = None
+    requests: str | None = None
+    """What was asked for, where lengths differ: the two are then their means."""
+    slo: str | None = None
+    """Limits that it is priced at the highest load of."""
+    requests_s: float | None = None
+    """Arrivals a second at that load."""
+    user_tok_s: float | None = None
+    """New tokens a second of one user there."""
+    cached_share: float | None = None
+    """Of its prompts' tokens, what came from a cache, as measured."""
     total_tok_s: float | None = None
     """Input and output tokens a second, geometric mean of the replicates."""
     n_replicates: int | None = None
     origin: str | None = None
     utilization: float | None = None
     usd_per_busy_hour: float | None = None
+    usd_per_available_hour: float | None = None
+    """An hour in which it is kept ready, busy or not: what reserving it costs."""
+    usd_per_hour_per_request_s: float | None = None
+    """The same for each request a second that it can take within the limits."""
     usd_per_request: float
     """One sequence of n_prompt and n_gen tokens."""
     usd_per_mtok: float | None
     """A million tokens, input and output, at the workload's mix or at the one asked for."""
+    usd_per_mtok_computed: float | None = None
+    """The same over the tokens that were computed: prompts' tokens from a cache left out."""
     ci_low: float | None = None
     """95% interval from the measurement of throughput alone."""
     ci_high: float | None = None

@@ -30,7 +30,17 @@ class Throughput:
     n_prompt: int
     n_gen: int
     n_batch: int | None = 1
-    """None where requests came and went: an imported tool that does not say how many at once."""
+    """None where requests came and went: at a service level, or where a tool does not say."""
+    requests: str = ""
+    """What was asked for, where lengths differ: the two are then their means."""
+    slo: str = ""
+    """The limits that it is the highest load of."""
+    requests_s: float | None = None
+    """Arrivals a second at that load."""
+    user_tok_s: float | None = None
+    """New tokens a second of one user there: 1 / median time per token."""
+    cached_share: float | None = None
+    """Of the prompts' tokens, what the server took from a cache; None where it does not say."""
     total_tok_s: float
     """Input and output tokens of all sequences, over the time of a request."""
     low: float | None = None
@@ -73,6 +83,14 @@ class Throughput:
         """One sequence's share of the machine's time: the batch's time over its sequences."""
         return self.request_tokens / self.total_tok_s
 
+    def of_computed(self, usd_per_mtok: float | None) -> float | None:
+        """The price of a million tokens where those of prompts that came from a cache are not
+        counted; None where it is not known how many did."""
+        if usd_per_mtok is None or self.cached_share is None:
+            return None
+        computed = self.request_tokens - self.cached_share * self.n_prompt
+        return usd_per_mtok * self.request_tokens / computed
+
     @property
     def valid(self) -> bool:
         return not self.reasons
@@ -103,6 +121,11 @@ def _throughput(row: Row) -> Throughput | None:
         n_prompt=row.sizes.n_prompt,
         n_gen=row.sizes.n_gen,
         n_batch=row.sizes.n_batch,
+        requests=row.sizes.requests,
+        slo=row.sizes.slo,
+        requests_s=None if row.level is None else row.value("requests_s"),
+        user_tok_s=_user_tok_s(row),
+        cached_share=None if row.level is None else row.level.cached_share,
         total_tok_s=found.value,
         low=found.low,
         high=found.high,
@@ -120,6 +143,11 @@ def _throughput(row: Row) -> Throughput | None:
         reasons=against(doubts, METRICS["total_tok_s"].parts),
         absent=absent | ({"power_w": no_power} if no_power else {}),
     )
+
+
+def _user_tok_s(row: Row) -> float | None:
+    tpot = row.value("tpot_s")
+    return 1 / tpot if row.level is not None and tpot else None
 
 
 def _power(group: Iterable[Replicate]) -> tuple[float | None, str | None, str | None]:

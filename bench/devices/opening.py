@@ -92,8 +92,13 @@ def _gpu_reader(device: str, *, host: bool, memory: bool) -> Reader:
     )
 
 
-def reader_of(device: str, others: Others | None) -> Reader:
-    """The reader of a device or several, with the memory of the engine's other processes."""
+def reader_of(device: str, others: Others | None, server_pid: int | None = None) -> Reader:
+    """The reader of a device or several, with the memory of the engine's other processes, or of the
+    server that was started for it."""
+    if server_pid is not None:
+        from bench.devices.remote import StartedServerReader
+
+        return StartedServerReader(reader_for(device), server_pid)
     if others is None:
         return reader_for(device)
     return WithOthers(reader_for(device, own=others.own), others)

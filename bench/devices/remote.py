@@ -6,12 +6,14 @@ the requests (`bench.engines.endpoint.load`), and this machine's load is kept fo
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from bench.devices import Reader, Reading
-from bench.devices.host import HostReader
+from bench.devices.figures import Figures, Unreadable
+from bench.devices.host import HostReader, processes
 from bench.devices.none import FIGURES
 from bench.experiment.devices import REMOTE
 
@@ -75,6 +77,47 @@ class LocalServerReader:
                 "peak_memory_bytes": "the server's memory is not this process's",
                 "foreign_processes": "the server is one: others are not told from it",
             },
+        )
+
+    def idle(self, seconds: float) -> None:
+        self._inner.idle(seconds)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class StartedServerReader:
+    """The reader of a server that was started for this run: its processes are known.
+
+    `pid` leads them. Peaks of single processes add up to an upper bound of what they held at once.
+    """
+
+    def __init__(self, inner: Reader, pid: int) -> None:
+        self._inner = inner
+        self._pid = pid
+        self._members: list[int] = []
+        self._reset = False
+        self.has_energy = inner.has_energy
+
+    def identity(self) -> Mapping[str, Any]:
+        return self._inner.identity()
+
+    def begin(self) -> None:
+        with contextlib.suppress(Unreadable):
+            self._members = processes.family(self._pid)
+        self._reset = processes.reset_peaks(self._members)
+        self._inner.begin()
+
+    def end(self) -> Reading:
+        read = self._inner.end()
+        found = Figures()
+        found.read("peak_host_bytes", lambda: processes.peak_bytes(self._members))
+        if found.values:
+            scope = "window" if self._reset else "process"
+            found.values |= {"peak_host_scope": scope, "processes": len(self._members)}
+        absent = {name: why for name, why in read.absent.items() if name not in found.values}
+        return dataclasses.replace(
+            read, memory={**read.memory, **found.values}, absent=absent | found.absent
         )
 
     def idle(self, seconds: float) -> None:

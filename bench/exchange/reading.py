@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.errors import InputError
+from bench.records import now
 
 STDIN: Final = "-"
 GZIP: Final = b"\x1f\x8b"
@@ -91,7 +92,7 @@ def load(path: Path) -> SourceText:
     name = "stdin" if str(path) == STDIN else str(path)
     try:
         if name == "stdin":
-            data, moment = sys.stdin.buffer.read(), datetime.datetime.now(datetime.UTC)
+            data, moment = sys.stdin.buffer.read(), now()
         else:
             data = path.read_bytes()
             moment = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC)

@@ -194,7 +194,10 @@ def at_once(source: SourceText, run: Json) -> tuple[int | None, str | None]:
     """How many requests ran at once, or why that is open: under a rate, a cap is no number."""
     cap = run.get("max_concurrency")
     if cap is None:
-        return None, "no --max-concurrency was set: how many requests ran at once is open"
+        return (
+            None,
+            "no --max-concurrency was set: the file has no number of requests at once",
+        )
     most = count(source, "max_concurrency", cap)
     rate = _rate(run)
     if rate is not None:

@@ -39,7 +39,7 @@ def members(paths: Sequence[Path]) -> list[Member]:
         raise InputError(f"{', '.join(map(str, paths))}: holds nothing to share")
     names = [one.name for one in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"two folders are called alike: {twice[0]}; share them one by one")
+        raise InputError(f"two folders have the same name: {twice[0]}; share them one by one")
     return found
 
 

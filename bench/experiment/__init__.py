@@ -5,6 +5,7 @@ Standard library only: a plan touches no device and imports no engine.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,8 @@ from typing import Any, Final, Literal
 
 from bench import fields
 from bench.data import shipped
+from bench.demand import demand
+from bench.demand.limits import limits, requests_of
 from bench.errors import InputError, unknown
 from bench.experiment import modes
 from bench.experiment.selectors import chosen
@@ -23,11 +26,27 @@ Level = Literal["quick", "standard", "strict"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """`n_batch` sequences of `n_prompt` tokens, each continued by exactly `n_gen` tokens."""
+    """`n_batch` sequences of `n_prompt` tokens, each continued by exactly `n_gen` tokens.
+
+    With `requests` lengths differ, and the two are their rounded means.
+    """
 
     n_prompt: int
     n_gen: int
     n_batch: int = 1
+    requests: str = ""
+    """What is asked for, as `bench.demand` reads it; empty: all requests alike."""
+    slo: str = ""
+    """Limits that the highest rate is searched for, as `bench.demand.limits` reads them."""
+    rate: float | None = None
+    """Arrivals a second of a probe of that search; None keeps `n_batch` in flight."""
+    n_requests: int | None = None
+    """How many of them a probe judges."""
+
+    def table(self) -> dict[str, Any]:
+        """As in a record: what is not set is left out, as it was before there was such a thing."""
+        plain = ("n_prompt", "n_gen", "n_batch")
+        return {name: v for name, v in asdict(self).items() if name in plain or v}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +73,22 @@ class Variant:
             parts.append(self.dtype)
         if self.threads is not None:
             parts.append(f"{self.threads}t")
-        parts += [f"{key}={value}" for key, value in sorted(self.options.items())]
+        parts += [f"{key}={_shown(key, value)}" for key, value in sorted(self.options.items())]
         return "/".join(parts)
 
     def table(self) -> dict[str, Any]:
         """As in a record, the name with it."""
         return asdict(self) | {"name": self.name}
+
+
+def _shown(key: str, value: object) -> str:
+    """An option's value in an arm's name; a server's command would fill a line, so its program and
+    a mark of all the rest."""
+    if key != "serve":
+        return str(value)
+    words = [word for word in str(value).split() if word != "env" and "=" not in word]
+    mark = hashlib.sha256(str(value).encode()).hexdigest()[:6]
+    return f"{words[0].rpartition('/')[2] if words else ''}-{mark}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,12 +147,23 @@ class Grid:
     n_prompt: tuple[int, ...] = (128,)
     n_gen: tuple[int, ...] = (32,)
     n_batch: tuple[int, ...] = (1,)
+    requests: tuple[str, ...] = ()
+    """Instead of `n_prompt` and `n_gen`: shipped shapes, descriptions or trace files."""
     options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
     def problems(self) -> Iterator[str]:
-        for name in ("model", "engine", "quant", "mode", "n_prompt", "n_gen", "n_batch"):
+        for name in (
+            "model",
+            "engine",
+            "quant",
+            "mode",
+            "n_prompt",
+            "n_gen",
+            "n_batch",
+            "requests",
+        ):
             values = getattr(self, name)
-            if not values and name != "mode":
+            if not values and name not in ("mode", "requests"):
                 yield f"{name}: must not be empty"
             if len(set(values)) != len(values):
                 yield f"{name}: a value stands twice"
@@ -131,6 +171,11 @@ class Grid:
             for value in getattr(self, name):
                 if isinstance(value, int) and value < 1:
                     yield f"{name}: {value} must be at least 1"
+        for spec in self.requests:
+            try:
+                demand(spec)
+            except InputError as error:
+                yield from error.problems
         if self.threads is not None and self.threads < 1:
             yield "threads: must be at least 1"
 
@@ -200,6 +245,9 @@ class Experiment:
     baseline: str = "none"
     """Scheme, engine, mode or full variant name that the other arms are compared with."""
     seed: int = 0
+    slo: str = ""
+    """Limits such as `ttft_p95=0.5,tpot_p95=0.05`: servers are searched for the highest rate of
+    arrivals that keeps them; empty: no search."""
     grid: Grid = field(default_factory=Grid)
     arm: tuple[ArmEntry, ...] = ()
     """`[[arm]]` tables that stand in for the grid's engines, schemes and modes."""
@@ -218,6 +266,19 @@ class Experiment:
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield f"arm: {name} stands twice"
         yield from self._measure()[1]
+        yield from self._search()
+
+    def _search(self) -> Iterator[str]:
+        if not self.slo:
+            return
+        try:
+            limits(self.slo)
+        except InputError as error:
+            yield from error.problems
+        if self.grid.n_batch != (1,):
+            yield "slo: arrivals set how many run at once; use -b 1"
+        if any("rate" in variant.options for variant in self.variants):
+            yield "slo: the search sets the rate; leave the option out"
 
     def _measure(self) -> tuple[Measure, list[str]]:
         found: list[str] = []
@@ -278,9 +339,12 @@ class Experiment:
     def workloads(self) -> list[Workload]:
         """Every workload, in the grid's order."""
         g = self.grid
+        lengths = [(p, n, "") for p, n in itertools.product(g.n_prompt, g.n_gen)]
+        lengths = [(*demand(spec).mean_lengths(), spec) for spec in g.requests] or lengths
+        judged = requests_of(self.slo, self.level) if self.slo else None
         return [
-            Workload(n_prompt=p, n_gen=n, n_batch=b)
-            for p, n, b in itertools.product(g.n_prompt, g.n_gen, g.n_batch)
+            Workload(n_prompt=p, n_gen=n, n_batch=b, requests=spec, slo=self.slo, n_requests=judged)
+            for (p, n, spec), b in itertools.product(lengths, g.n_batch)
         ]
 
 

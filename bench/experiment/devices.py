@@ -86,7 +86,7 @@ def spelled_out(device: str) -> str:
     each = members(device)
     if len(each) > 1:
         if len({(kind_of(one), index_of(one)) for one in each}) < len(each):
-            raise InputError(f"device '{device}' names one twice")
+            raise InputError(f"device '{device}' names a device twice")
         if not all(re.fullmatch(r"[a-z]+:\d+", one) for one in each):
             raise InputError(f"device '{device}': each of several has a number, as cuda:0+cuda:1")
         if len({kind_of(one) for one in each}) > 1:

@@ -183,7 +183,7 @@ def resolve_model(ref: str) -> Model:
     if name not in cards and Path(ref).is_dir():
         raise InputError(f"model '{ref}' is no card; ./{ref} names the folder")
     if name not in cards:
-        raise InputError(unknown("model", name, cards) + "; `bench models` lists them")
+        raise InputError(unknown("model", name, cards) + " (`bench models` lists them)")
     return _choose(ref, load_card(cards[name]), source)
 
 
@@ -210,7 +210,7 @@ def _of_hub(ref: str, named: hub.Ref) -> Model:
         (c for c in _hub_cards() if c.weights.hub and c.weights.hub.repo == named.repo), None
     )
     if snapshot is None and card is None:
-        raise InputError(f"'{ref}': the hub was not asked yet; `bench plan -m {ref}` asks it")
+        raise InputError(f"'{ref}': not looked up on the hub yet; `bench plan -m {ref}` does")
     if named.file is not None:
         return _gguf_of_hub(ref, named, snapshot)
     if card is None:
@@ -228,7 +228,7 @@ def _of_hub(ref: str, named: hub.Ref) -> Model:
 
 def _gguf_of_hub(ref: str, named: hub.Ref, snapshot: hub.Snapshot | None) -> Model:
     if snapshot is None or named.file is None:
-        raise InputError(f"'{ref}': the hub was not asked yet; `bench plan -m {ref}` asks it")
+        raise InputError(f"'{ref}': not looked up on the hub yet; `bench plan -m {ref}` does")
     file = hub.gguf_file(snapshot, named.file)
     path = snapshot.folder / file.name
     card = ModelCard(

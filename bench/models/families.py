@@ -174,7 +174,6 @@ TEXT_OF: Final[Mapping[str, str]] = {
     "kimi_k25": "deepseek_v3",
     "mimo": "qwen2",
     "ministral": "mistral",
-    "glm4v_text": "glm4",
 }
 """Model type -> the type of its language model, where no nested config names one or the nested
 one is built alike."""

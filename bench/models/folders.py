@@ -72,7 +72,7 @@ def config(folder: Path) -> Mapping[str, Any]:
     """The folder's config.json. Raises InputError."""
     path = folder / "config.json"
     if path.is_symlink() and not path.exists():
-        raise InputError(f"{path}: a link to nothing ({path.readlink()})")
+        raise InputError(f"{path}: a broken link ({path.readlink()})")
     table = read_json(path)
     if not isinstance(table, dict):
         raise InputError(f"{path}: not a JSON object")
@@ -114,7 +114,7 @@ def file_fault(path: Path) -> str | None:
             stream.seek(8)
             header = json.loads(stream.read(length))
     except FileNotFoundError:
-        return f"a link to nothing ({path.readlink()})" if path.is_symlink() else "missing"
+        return f"a broken link ({path.readlink()})" if path.is_symlink() else "missing"
     except OSError as error:
         return str(error.strerror or error)
     except ValueError:

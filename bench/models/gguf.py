@@ -162,7 +162,7 @@ class _Cursor:
             return self.text()
         if kind != ARRAY:
             if kind not in SCALARS:
-                raise ValueError(f"a value of type {kind}, which is not known")
+                raise ValueError(f"a value has the unknown type {kind}")
             return self.take(SCALARS[kind])
         inner, length = self.take("I"), self.take("Q")
         if inner in SCALARS:
@@ -203,7 +203,7 @@ def _parse(path: Path, data: mmap.mmap) -> GgufFile:
     cursor.at = 4
     version = cursor.take("I")
     if version not in (2, 3):
-        raise ValueError(f"version {version}, and 2 and 3 are known")
+        raise ValueError(f"version {version} is not supported, only 2 and 3")
     n_tensors, n_keys = cursor.take("Q"), cursor.take("Q")
     keys = {}
     for _ in range(n_keys):

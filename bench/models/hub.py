@@ -195,7 +195,7 @@ def gguf_file(snapshot: Snapshot, asked: str) -> HubFile:
         raise InputError(f"{where} holds no GGUF file '{asked}'; there is: {there}")
     if any(re.search(r"-\d{5}-of-\d{5}\.gguf$", f.name) for f in found):
         raise InputError(
-            f"{where}: '{asked}' is cut into several files, which are not read; "
+            f"{where}: '{asked}' is split into several files, which is not supported; "
             "choose one that is a single file"
         )
     if len(found) > 1:
@@ -347,7 +347,7 @@ def _json(ref: Ref, snapshot: Snapshot, name: str) -> dict[str, Any]:
 
     (file,) = (one for one in snapshot.files if one.name == name)
     if file.bytes > LARGEST_CONFIG:
-        raise InputError(f"{ref.repo}: {name} has {file.bytes} bytes: it is no such file")
+        raise InputError(f"{ref.repo}: {name} has {file.bytes} bytes: not a valid file")
     with telling(ref):
         path = fetch_one(snapshot, file)
     return read_json(path, f"{ref.repo}: {name}")

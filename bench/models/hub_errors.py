@@ -45,7 +45,7 @@ def told(error: Exception, ref: Ref) -> BenchError | None:
     if isinstance(error, errors.RevisionNotFoundError):
         return InputError(f"{ref.repo} has no revision '{ref.revision}'")
     if isinstance(error, errors.HFValidationError):
-        return InputError(f"'{ref}' is no name of a model: ORG/NAME[@REVISION]")
+        return InputError(f"'{ref}' is not a model name: expected ORG/NAME[@REVISION]")
     if isinstance(error, errors.EntryNotFoundError):
         return UnsupportedError(f"{ref}: the hub lists a file that it does not have")
     if status in (401, 403):

@@ -190,7 +190,7 @@ def check_disk(snapshot: Snapshot, needed: int) -> None:
 def _one(snapshot: Snapshot, file: HubFile, meter: DownloadMeter) -> None:
     """Fetch, check and publish one file."""
     if file.sum is None:
-        raise UnsupportedError(f"{snapshot.repo}: the hub states no sum of {file.name}")
+        raise UnsupportedError(f"{snapshot.repo}: the hub gives no checksum of {file.name}")
     blob, half = _blob(snapshot, file), _half(snapshot, file)
     half.parent.mkdir(parents=True, exist_ok=True)
     if not blob.exists() or digest(blob, file) != file.sum:
@@ -247,7 +247,7 @@ def _download(snapshot: Snapshot, file: HubFile, half: Path, meter: DownloadMete
                 if not came or left == 0:
                     raise UnsupportedError(
                         f"{error}; {file.name} has {size(stream.tell())} of {size(file.bytes)} "
-                        "here: the same command goes on"
+                        "here: run the same command to resume"
                     ) from error
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final
 
+from bench import fields
 from bench.errors import InputError, UnsupportedError, unknown
-from bench.models import ModelCard, load_card, model_cards
+from bench.models import ModelCard, counted, load_card, model_cards
 from bench.models.checkpoint import left_in_floats
 from bench.models.families import FAMILIES, kind_of, layer_kinds, settings, sparse_layers
 from bench.models.layers import Attention as Attention
@@ -127,10 +128,33 @@ class _Frozen:
         return isinstance(other, _Frozen) and self._key() == other._key()
 
 
+def forget() -> None:
+    """Ask again for every shape: one was counted since."""
+    _KNOWN.clear()
+    _shape.cache_clear()
+
+
+def towers(architecture: Mapping[str, Any]) -> bool:
+    """Whether a config describes more than a language model: what sees or hears has weights too."""
+    return any(isinstance(architecture.get(f"{what}_config"), Mapping) for what in TOWERS)
+
+
+TOWERS: Final = ("vision", "audio")
+
+
 @cache
 def _shape(card: _Frozen) -> Shape:
     kind = kind_of(card.architecture)
+    answer = None
+    if kind not in FAMILIES or towers(card.architecture):
+        answer = counted.known(card.architecture)
+    if answer is not None and (found := _read(answer, card)) is not None:
+        return found
     if kind not in FAMILIES:
+        if answer is not None and "refused" in answer:
+            raise UnsupportedError(
+                f"model '{card.name}': no arithmetic for it: {answer['refused']}"
+            )
         raise UnsupportedError(
             f"model '{card.name}': no arithmetic for {unknown('model type', kind, FAMILIES)}"
         )
@@ -140,6 +164,16 @@ def _shape(card: _Frozen) -> Shape:
         return replace(made, left=left_in_floats(card.architecture, made.n_layers))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise InputError(f"model '{card.name}': config: {_what(error)}") from error
+
+
+def _read(answer: Mapping[str, Any], card: _Frozen) -> Shape | None:
+    """The shape that a worker counted; None for a refusal, and for a file that holds no shape."""
+    problems: list[str] = []
+    made: Shape | None = fields.convert(Shape, answer.get("shape"), "", problems)
+    if made is None or problems or not any(m.part == "head" for m in made.matrices):
+        return None
+    left = left_in_floats(card.architecture, made.n_layers)
+    return replace(made, left=left, name=card.name)
 
 
 def _what(error: Exception) -> str:

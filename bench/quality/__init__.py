@@ -10,6 +10,7 @@ summaries of what is returned here. torch is imported only inside functions.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from bench.errors import InputError, UnsupportedError
 from bench.quality import store as store
+from bench.quality import top
+from bench.quality.top import TellsTop, TopPrediction
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,12 +95,17 @@ def evaluate(
             reader = stack.enter_context(store.StoreReader(Path(base), parts))
         else:
             absent["kld"] = "the baseline arm's predictions were not made"
+        told_k = None
         for number, part in enumerate(parts):
+            base_part = reader.window(number) if reader else None
+            if isinstance(runs, TellsTop):
+                told_k = score_top(runs.top_log_probs(part), base_part, writer, scores)
+                continue
             log_probs = finite(runs.log_probs(part))
             if writer:
                 writer.add(log_probs)
-            if reader:
-                compare(log_probs, reader.window(number), scores)
+            if base_part:
+                compare(log_probs, base_part, scores)
             score(log_probs, part, scores)
         continuations = write_on(runs, parts, absent)
         if writer:
@@ -111,7 +119,7 @@ def evaluate(
         "tokens": len(tokens),
         "scored_tokens": len(scores.nll),
         "window": window,
-        "method": method(k) if writer or reader else None,
+        "method": (method_of_top(told_k) if told_k else method(k)) if writer or reader else None,
         "rest_mass": mean(scores.rest_mass),
         "continuations": told(runs, continuations, expected),
         "absent": absent,
@@ -169,6 +177,33 @@ def compare(log_probs: Tensor, base: store.StoredPrediction, scores: Scores) -> 
         if kept.indices is not None:
             scores.rest_mass += before[:, -1].exp().tolist()
     scores.same_top1 += (log_probs.argmax(-1) == base.top1).int().tolist()
+
+
+def score_top(
+    told: TopPrediction,
+    base: store.StoredPrediction | None,
+    writer: store.StoreWriter | None,
+    scores: Scores,
+) -> int:
+    """Add figures of an engine that tells its likeliest tokens alone; how many those are."""
+    given = [-value for value in told.given]
+    if not all(map(math.isfinite, given)):
+        raise UnsupportedError("a token of the text has no finite probability", "NONFINITE")
+    scores.nll += given
+    kept = top.stored(told)
+    if writer:
+        writer.keep(kept)
+    if base:
+        kld, left = top.against(told, base)
+        scores.kld += kld
+        scores.rest_mass += left
+        scores.same_top1 += (kept.top1 == base.top1).int().tolist()
+    return len(told.indices[0])
+
+
+def method_of_top(k: int) -> str:
+    """How the divergence was computed where an engine tells so many tokens of each position."""
+    return f"lower bound: over those of the {k} likeliest tokens that both arms tell, and the rest"
 
 
 def method(k: int | None) -> str:

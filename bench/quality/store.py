@@ -157,7 +157,12 @@ class StoreWriter:
         """Keep the next window's log-probabilities [position, vocabulary]."""
         if self._count == 0:
             self.k = kept_k(self._positions, log_probs.shape[-1])
-        made = predict(log_probs, self.k)
+        return self.keep(predict(log_probs, self.k))
+
+    def keep(self, made: StoredPrediction) -> StoredPrediction:
+        """Keep what is left of the next window's predictions."""
+        if made.indices is not None:
+            self.k = made.indices.shape[-1]
         try:
             self._put("groups", made.groups)
             if made.indices is not None:

@@ -12,7 +12,7 @@ import datetime
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from bench import fields
 from bench.errors import InputError
@@ -131,12 +131,20 @@ MOST_SAID = 4
 """Problems of one line that are said."""
 
 
+EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+
+def now() -> datetime.datetime:
+    """The time, UTC, whatever the clock was set to."""
+    try:
+        return max(datetime.datetime.now(datetime.UTC), EPOCH)
+    except (ValueError, OverflowError, OSError):  # a clock beyond the year 9999
+        return datetime.datetime.max.replace(tzinfo=datetime.UTC)
+
+
 def utc_now() -> str:
     """The time, UTC, to the microsecond: it tells two runs of a replicate apart."""
-    try:
-        return datetime.datetime.now(datetime.UTC).isoformat()
-    except (ValueError, OverflowError):  # a clock beyond the year 9999
-        return datetime.datetime.max.replace(tzinfo=datetime.UTC).isoformat()
+    return now().isoformat()
 
 
 def to_json(line: Line) -> str:

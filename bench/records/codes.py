@@ -90,6 +90,12 @@ CODES: Final[dict[str, Code]] = {
         ),
         _excluding("CLIENT_BOUND", "the load generator was the bottleneck, not the server"),
         _excluding("PREFIX_CACHED", "the server took part of a prompt from a cache"),
+        Code(
+            name="NOT_MONOTONE",
+            sentence="a lower rate of arrivals kept the limits worse than a higher one",
+            touches=TIME,
+            still="the lowest rate that does not keep them ends the search",
+        ),
         _failure("OOM", "out of memory"),
         _failure("CRASH", "the worker process died, or its engine raised an error while measuring"),
         _failure(
@@ -110,6 +116,22 @@ CODES: Final[dict[str, Code]] = {
             name="TOO_FEW_PAIRS",
             sentence="fewer pairs than a verdict needs",
             still="the ratio is shown without a verdict",
+        ),
+        Code(
+            name="TOO_FEW_REPLICATES",
+            sentence="fewer replicates of a machine than a verdict between machines needs",
+            still="the ratio is shown without a verdict",
+        ),
+        Code(
+            name="APART_IN_TIME",
+            sentence="the machines were not measured at the same time: what changed meanwhile is "
+            "in the ratio",
+            still="a difference above 5% stands, if neither machine's own speed drifted",
+        ),
+        _excluding(
+            "RUN_DRIFT",
+            "a machine's speed rose or fell over its own replicates, and the other was not "
+            "measured at the same time",
         ),
         _excluding(
             "OUT_OF_TURN",

@@ -57,16 +57,23 @@ def lines(file: Path) -> Iterator[tuple[int, bytes]]:
 
     Raises InputError where the file cannot be read.
     """
-    number = 0
+    return ((number, text) for number, _, text in placed_lines(file))
+
+
+def placed_lines(file: Path) -> Iterator[tuple[int, int, bytes]]:
+    """As `lines`, with the byte at which each begins."""
+    number = begin = 0
     try:
         with file.open("rb") as stream:
             while text := stream.readline(MOST_BYTES + 1):
                 number += 1
-                rest = text
+                rest, size = text, len(text)
                 while len(rest) > MOST_BYTES and not rest.endswith(b"\n"):
                     rest = stream.readline(MOST_BYTES + 1)
+                    size += len(rest)
                 if not text.isspace():
-                    yield number, text
+                    yield number, begin, text
+                begin += size
     except OSError as error:
         raise InputError(f"{file}: {error.strerror or error}") from error
 
@@ -183,8 +190,12 @@ class Writer:
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             raise InputError(f"{self.folder}: {why}; choose with --into") from error
-        self._lock()
-        self._end = self._stream.seek(0, os.SEEK_END)
+        try:
+            self._lock()
+            self._end = self._stream.seek(0, os.SEEK_END)
+        except OSError as error:  # a pipe
+            self._close()
+            raise InputError(f"{self.folder / FILE}: {error.strerror}") from error
 
     def _close(self) -> None:
         if self._stream is not None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final, Literal, Required, TypedDict
+from functools import cache
+from typing import Annotated, Any, Final, Literal, NotRequired, Required, TypedDict
 
-from bench.fields import Between, converter
+from bench.fields import Between, Converter, converter
 
 OWN: Final = ("measured", "synthetic")
 """Origins of what `bench run` made; every other origin names the tool it was imported from."""
@@ -30,6 +31,9 @@ Positive = Annotated[float, Between(1e-12, 1e24)]
 Seconds = Annotated[float, Between(1e-12, 1e9)]
 Gap = Annotated[float, Between(0.0, 1e9)]
 """A server's chunks may come in one piece, 0 s apart."""
+_ALL_SECONDS: Final = converter(list[Seconds])
+_ALL_GAPS: Final = {False: converter(list[list[Seconds]]), True: converter(list[list[Gap]])}
+"""By whether a server was measured."""
 Reasons = Mapping[str, Words]
 Codes = list[Annotated[str, Between(1, 64)]]
 
@@ -69,6 +73,10 @@ class WorkloadTable(TypedDict):
     n_prompt: Count
     n_gen: Count
     n_batch: AtLeastOne | None
+    requests: NotRequired[Words]
+    slo: NotRequired[Words]
+    rate: NotRequired[Positive]
+    n_requests: NotRequired[AtLeastOne]
 
 
 class Warmup(TypedDict, total=False):
@@ -254,9 +262,9 @@ QUALITY: Final[Mapping[str, Any]] = {
 def problems(table: Mapping[str, Any], shape: Mapping[str, Any]) -> list[str]:
     """Everything for which the readers would refuse a line's table, each with its key path."""
     found: list[str] = []
-    for name, kind in shape.items():
+    for name, check in _checks(id(shape)).items():
         if name in table:
-            converter(kind)(table[name], name, found)
+            check(table[name], name, found)
     if found:
         return found
     if shape is MEASUREMENT:
@@ -269,6 +277,13 @@ def problems(table: Mapping[str, Any], shape: Mapping[str, Any]) -> list[str]:
         found += _when(table["started_at"])
         found += _quality(table)
     return found
+
+
+@cache
+def _checks(shape: int) -> dict[str, Converter]:
+    """What converts each key of one of this module's shapes, by its identity."""
+    (one,) = (each for each in (ENVIRONMENT, MEASUREMENT, QUALITY) if id(each) == shape)
+    return {name: converter(kind) for name, kind in one.items()}
 
 
 def _when(text: str) -> Iterator[str]:
@@ -313,6 +328,10 @@ def _own(table: Mapping[str, Any]) -> list[str]:
     return found or _samples(table.get("samples", {}), sizes["n_gen"])
 
 
+LENGTHS: Final = ("n_prompt", "n_gen", "n_shared", "n_cached")
+"""Tokens of each request, where requests differ."""
+
+
 def _samples(samples: Mapping[str, Any], n_gen: int) -> list[str]:
     """One entry an iteration; of a server `wall_s`, and fewer gaps than tokens."""
     found: list[str] = []
@@ -321,16 +340,25 @@ def _samples(samples: Mapping[str, Any], n_gen: int) -> list[str]:
         converter(Seconds)(samples["wall_s"], "samples.wall_s", found)
     for name in ("prefill_s", "e2e_s", "host_s"):
         if name in samples:
-            converter(list[Seconds])(samples[name], f"samples.{name}", found)
-    kind = list[list[Gap]] if server else list[list[Seconds]]
-    converter(kind)(samples.get("itl_s", []), "samples.itl_s", found)
+            _ALL_SECONDS(samples[name], f"samples.{name}", found)
+    _ALL_GAPS[server](samples.get("itl_s", []), "samples.itl_s", found)
     if found:
         return found
     first, gaps, whole = (samples.get(name, []) for name in ("prefill_s", "itl_s", "e2e_s"))
     if not first or not len(first) == len(gaps) == len(whole):
         return ["samples: prefill_s, itl_s and e2e_s must hold one entry for each iteration"]
-    n_gaps = n_gen - 1
-    if any(len(one) > n_gaps if server else len(one) != n_gaps for one in gaps):
+    for name in LENGTHS:
+        if name in samples:
+            kind_of_count = list[Count | None] if name == "n_cached" else list[Count]
+            converter(kind_of_count)(samples[name], f"samples.{name}", found)
+            if not found and len(samples[name]) != len(first):
+                found.append(f"samples.{name}: must hold one entry for each iteration")
+    if found:
+        return found
+    made = samples.get("n_gen", [n_gen] * len(gaps))
+    if any(
+        len(one) > n - 1 if server else len(one) != n - 1 for one, n in zip(gaps, made, strict=True)
+    ):
         return ["samples.itl_s: an iteration does not have n_gen - 1 gaps"]
     return []
 

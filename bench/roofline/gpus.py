@@ -195,6 +195,7 @@ def resolve_gpu(name: str) -> Gpu:
     return card
 
 
+@cache
 def match(device_name: str) -> Gpu | None:
     """The card that a driver reports under this name, or None: never a near miss.
 

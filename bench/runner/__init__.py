@@ -68,6 +68,10 @@ def run(
             experiment, writer, environment.id, progress, outcome, part, set(part.hopeless)
         )
         done = {r.key for r in before.records if r.status == "ok"} | session.part.done
+        if experiment.slo:
+            overloaded = {r.key for r in before.records if "REQUESTS_FAILED" in r.reasons}
+            done |= overloaded  # of a probe that is an answer
+            session.searches.known(before.records, done)
         measure_replicates(session, arms, done)
         if text is not None and session.part.quality:
             measure_qualities(session, arms, text, before.qualities)
@@ -104,7 +108,8 @@ def check_environment(before: Results, environment: Environment, folder: Path) -
         ]
         raise InputError(
             f"{folder} holds records of another machine or other versions "
-            f"({'; '.join(differing[:3])}), which cannot be pooled; choose another with --into DIR"
+            f"({'; '.join(differing[:3])}), which cannot be combined; choose another folder "
+            "with --into DIR"
         )
 
 
@@ -116,8 +121,8 @@ def check_packages(before: Results, arms: Sequence[Arm], folder: Path) -> None:
         name, packages = record.variant["name"], record.variant.get("packages")
         if record.status == "ok" and packages != wanted.get(name, packages):
             raise InputError(
-                f"{folder} holds records of {name} with other packages of its engine, which "
-                "cannot be pooled; choose another with --into DIR"
+                f"{folder} holds records of {name} made with other package versions, which "
+                "cannot be combined; choose another folder with --into DIR"
             )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import schemes
-from bench.engines.endpoint.settings import ApiKey, settings
+from bench.engines.endpoint.settings import ApiKey, EndpointSettings, settings
 from bench.engines.messages import Job, Order
 from bench.engines.registry import DTYPES, ENGINES, attribute, refusal, spec
 from bench.errors import InputError, UnsupportedError, unknown
@@ -22,6 +22,7 @@ from bench.runner.fits import too_large
 from bench.runner.here import Here, place_of
 from bench.runner.naming import base_names, why_not
 from bench.runner.process import WORKER, events, last
+from bench.runner.servers import RunningServer, command_of, for_worker, starts_server
 from bench.runner.venvs import Home
 from bench.worker.messages import Failed, Probed, Told
 
@@ -65,7 +66,7 @@ class Arm:
             "measurement",
             method=METHOD,
             weights=self.identity,
-            workload=asdict(workload),
+            workload=workload.table(),
             rules=rules,
             seed=experiment.seed,
             replicate=replicate,
@@ -88,8 +89,8 @@ class Arm:
         packages = {"packages": self.home.fingerprint} if self.home else {}
         return {"variant": asdict(self.variant), **packages}
 
-    def job(self, seed: int, replicate: int) -> Job:
-        """What a worker must know to load this arm."""
+    def job(self, seed: int, replicate: int, server: RunningServer | None = None) -> Job:
+        """What a worker must know to load this arm, or to ask the server started for it."""
         random = self.model.card.weights.random
         kind = spec(self.variant.engine).weights
         folder = weights.folder(self.model) if kind == "folder" else None
@@ -108,7 +109,8 @@ class Arm:
             threads=variant.threads,
             seed=seed,
             replicate=replicate,
-            options=variant.options,
+            options=for_worker(variant.options, server),
+            server_pid=server.leash.pid if server else None,
             made=self.made,
         )
 
@@ -135,10 +137,16 @@ def check_scheme(variant: Variant) -> None:
     """Refuse a scheme that does not exist, or that this engine does not run."""
     if spec(variant.engine).weights == "none":
         return  # a name that tells arms apart
-    row, known = schemes.find(variant.quant), schemes.of_engine(variant.engine)
+    row = schemes.find(variant.quant)
     if row is not None and row.source == "checkpoint":
         return  # whether the engine loads it is said of the arm alone
     if row is None or variant.engine not in row.engines:
+        known = [
+            name
+            for name in (*schemes.of_engine(variant.engine), *schemes.MIXED)
+            if (one := schemes.scheme(name)).source != "checkpoint"
+            and variant.engine in one.engines
+        ]
         raise InputError(unknown(f"scheme of {variant.engine}", variant.quant, known))
 
 
@@ -159,6 +167,8 @@ def check_weights(variant: Variant, model: Model) -> None:
 
 def model_of(variant: Variant) -> Model:
     """The model that an arm names. A server's need not have a card: then it is a name alone."""
+    if starts_server(variant) and settings(variant.options).holds_model:
+        return resolve_model(variant.model)
     path = "/" in variant.model and Path(variant.model).expanduser().exists()
     if not spec(variant.engine).remote or path or variant.model.partition("@")[0] in model_cards():
         found = resolve_model(variant.model)
@@ -182,7 +192,8 @@ def _resolved(
         asked = settings(variant.options)
         ApiKey(asked.key_env)  # one that is not set is said before any worker starts
         where = replace(variant, device=asked.device)
-        return Arm(variant=where, model=model, identity=key("served", model=model.ref))
+        arm = Arm(variant=where, model=model, identity=key("served", model=model.ref))
+        return _prepared_to_serve(arm, asked, say) if asked.serve else arm
     # What loads no weights needs no commit of a hub.
     bare = engine.weights == "none" and model.source == "hub"
     identity = key("named", model=model.ref) if bare else weights.identity(model)
@@ -201,6 +212,18 @@ def _resolved(
         return _with_engine(arm, device, say)
     except UnsupportedError as error:  # the other arms can run all the same
         return replace(arm, refusal=str(error))
+
+
+def _prepared_to_serve(arm: Arm, asked: EndpointSettings, say: Callable[[str], None]) -> Arm:
+    """The arm of a server that will be started: its program found, its weights fetched."""
+    if "{model}" in asked.serve:
+        weights.prepare(arm.model, say)
+    if "{gguf}" in asked.serve:
+        weights.prepare_gguf(arm.model, say)
+    command_of(asked, arm.model)
+    if asked.holds_model:
+        arm = replace(arm, identity=weights.identity(arm.model))
+    return arm
 
 
 def _with_engine(arm: Arm, device: schemes.Device, say: Callable[[str], None]) -> Arm:

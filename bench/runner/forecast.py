@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from statistics import median
+from typing import Any, Final
 
+from bench.demand.limits import requests_of
+from bench.demand.search import RAMP_SHARE
 from bench.engines.registry import refusal, spec
 from bench.errors import UnsupportedError
 from bench.experiment import Experiment, Variant, Workload
@@ -21,6 +24,7 @@ from bench.runner.here import Here
 from bench.runner.naming import why_not
 from bench.summary.limits import at_once
 
+GUESSED_RATE: Final = 1.0
 START_S = 12.0
 """Seconds for a worker to start and load a small model: 2-core machine, results/quickstart-cpu."""
 
@@ -42,6 +46,7 @@ def forecast(experiment: Experiment, place: Here, before: Results) -> list[dict[
                     "n_batch": workload.n_batch,
                     "replicates": experiment.measuring.pairs,
                 }
+                | ({"requests": workload.requests} if workload.requests else {})
                 | _limits(variant, workload, place)
             )
             rows[-1] |= _time(experiment, rows[-1], before)
@@ -122,7 +127,9 @@ def _bounds(
         dtype=place.dtype if variant.dtype == "auto" else variant.dtype,
         n_devices=together,
         engine=variant.engine,
-        **asdict(workload),
+        n_prompt=workload.n_prompt,
+        n_gen=workload.n_gen,
+        n_batch=workload.n_batch,
     )
     return {
         "bound_decode_tok_s": limit.decode_tok_s,
@@ -134,6 +141,8 @@ def _time(experiment: Experiment, row: Mapping[str, Any], before: Results) -> di
     if row["refusal"]:
         return {"estimate_s": 0.0, "estimate_basis": "refused: nothing will run"}
     rules = experiment.measuring
+    if experiment.slo:
+        return _search_time(experiment, row, before)
     request = _measured_request_s(row, before)
     basis = "records"
     if request is None and row["bound_decode_tok_s"]:
@@ -148,9 +157,40 @@ def _time(experiment: Experiment, row: Mapping[str, Any], before: Results) -> di
     return {"estimate_s": one * row["replicates"], "estimate_basis": basis}
 
 
-def _measured_request_s(row: Mapping[str, Any], before: Results) -> float | None:
-    from statistics import median
+PROBES: Final = (9, 5)
+"""Of a search that knows nothing, and of one that begins at another replicate's answer:
+scripts/slo_queues.py counts them."""
+PROBE_START_S: Final = 4.0
+"""Seconds of a probe beside its requests: a process, what the server tells, warm-up."""
 
+
+def _search_time(experiment: Experiment, row: Mapping[str, Any], before: Results) -> dict[str, Any]:
+    """A probe takes about as long as its requests at the rate that the server can take."""
+    rates = [
+        record.workload["rate"]
+        for record in before.records
+        if record.variant["name"] == row["variant"]
+        and record.workload.get("slo") == experiment.slo
+        and "rate" in record.workload
+    ]
+    n_probes = PROBES[0] + PROBES[1] * (row["replicates"] - 1)
+    judged = requests_of(experiment.slo, experiment.level)
+    sent = judged * (1 + RAMP_SHARE)
+    rate = median(rates) if rates else GUESSED_RATE
+    basis = (
+        "rates of the probes that are there"
+        if rates
+        else (
+            f"a guess: {GUESSED_RATE:g} request a second; a server that takes more is sooner done"
+        )
+    )
+    return {
+        "estimate_s": n_probes * (PROBE_START_S + sent / rate),
+        "estimate_basis": f"a search of about {n_probes} probes of {judged} requests, {basis}",
+    }
+
+
+def _measured_request_s(row: Mapping[str, Any], before: Results) -> float | None:
     times = [
         record.samples["e2e_s"]
         for record in before.records

@@ -36,8 +36,7 @@ def with_largest_batch(
     """
     if any(spec(variant.engine).remote for variant in experiment.variants):
         raise InputError(
-            "-b max: a server's memory is not seen from here, and it queues what does not fit; "
-            "give numbers, such as -b 1,2,4,8"
+            "-b max: bench cannot see a server's memory; give numbers, such as -b 1,2,4,8"
         )
     experiment = named(pinned(experiment, say))
     every = resolve(experiment, say)

@@ -15,6 +15,7 @@ from bench.errors import UnsupportedError
 from bench.experiment import ArmEntry, Experiment, Variant
 from bench.models import card_ref, hub, hub_ref, resolve_model
 from bench.models.places import known, remember
+from bench.runner.counting import count
 
 Say = Callable[[str], None]
 
@@ -25,16 +26,21 @@ def pinned(experiment: Experiment, say: Say, *, planning: bool = False) -> Exper
 
     A card whose weights cannot be had falls back to random ones of its shape, and `say` is told,
     unless the user named the hub. `planning`: cards need no network, as their shape is known.
+    The shape of each is known afterwards, if transformers can make it (`bench.runner.counting`).
     Raises InputError for a model that cannot be, UnsupportedError for one that cannot be had here.
     """
-    loading = dict.fromkeys(v.model for v in experiment.variants if _loads(v))
-    names = {model: _pinned(model, say, planning) for model in loading}
+    experiment, names = _names(experiment, say, planning)
+    for name in names.values():
+        named = hub_ref(name)
+        if named is None or named.file is None:  # a GGUF file says its shape itself
+            count(resolve_model(name), say)
     changed = {model: name for model, name in names.items() if model != name}
     if not changed:
         return experiment
     baseline = experiment.baseline
     for model, name in changed.items():
-        baseline = name.join(baseline.split(model)) if "/" in model else baseline
+        if baseline == model or baseline.startswith(f"{model}/"):
+            baseline = name + baseline.removeprefix(model)
     experiment = replace(experiment, baseline=baseline)
     if any(v.model in changed and not _loads(v) for v in experiment.variants):
         # A server's arm keeps the model's name, which is what the server is asked for.
@@ -57,6 +63,26 @@ def pinned(experiment: Experiment, say: Say, *, planning: bool = False) -> Exper
         for arm in experiment.arm
     )
     return replace(experiment, grid=grid, arm=arms)
+
+
+def _names(experiment: Experiment, say: Say, planning: bool) -> tuple[Experiment, dict[str, str]]:
+    """Each model that is loaded here -> its pinned name. GGUF files that an experiment's arms name
+    and that cannot be had are left out with those arms, and `say` is told: there are no random
+    weights in their place. Those that the user named, and the last arm, are not."""
+    loading = dict.fromkeys(v.model for v in experiment.variants if _loads(v))
+    names = {}
+    for model in loading:
+        try:
+            names[model] = _pinned(model, say, planning)
+        except UnsupportedError as error:
+            named = hub_ref(model)
+            rest = tuple(arm for arm in experiment.arm if arm.model != model)
+            if named is None or named.file is None or model in experiment.grid.model or not rest:
+                raise
+            say(f"{error}")
+            say(f"{model}: left out, as there are no random weights in the place of a GGUF file")
+            experiment = replace(experiment, arm=rest)
+    return experiment, names
 
 
 def _loads(variant: Variant) -> bool:

@@ -21,13 +21,13 @@ from bench.fields import MOST_BYTES, parse_json, shown
 from bench.models.weights import import_root, last_line
 from bench.programs import own
 from bench.worker import messages
-from bench.worker.messages import Done, Event, Failed, Fit, Probed, Told
+from bench.worker.messages import Done, Event, Failed, Fit, Probed, Shaped, Told
 
 Line = dict[str, Any]
 LAST_BYTES = 1 << 16
 """Of what a worker wrote to stderr: its last words."""
 WORKER = own("bench.worker")
-END = (Done, Failed, Fit, Probed)
+END = (Done, Failed, Fit, Probed, Shaped)
 
 
 def converse(job: Line, *, limit_s: float, command: Sequence[str] = WORKER) -> Generator[Line]:
@@ -46,17 +46,21 @@ def converse(job: Line, *, limit_s: float, command: Sequence[str] = WORKER) -> G
             raise UnsupportedError(f"no worker can be started: {error.strerror}") from error
         stack.callback(_end, worker)
         assert worker.stdout is not None
-        said_end = False
+        said = ""
         try:
             _tell(worker, json.dumps(job, default=str).encode() + b"\n", deadline)
             for line in _lines(worker.stdout, deadline):
-                event = _event(line)
-                said_end = said_end or event["event"] == "done"
+                event, sense = _event(line)
+                said = event["event"]
                 yield event
-        except TimeoutError:
+                if not sense:  # what else it says is not listened to
+                    return
+            worker.wait(max(0.0, deadline - time.monotonic()))
+        except (TimeoutError, subprocess.TimeoutExpired):
             yield _failed("TIMEOUT", f"no end after its limit of {limit_s:.0f} s")
             return
-        if worker.wait() != 0 or not said_end:
+        told = {0: "done", 1: "failed"}.get(worker.returncode)
+        if said != told:
             yield from _death(worker.returncode, errors)
 
 
@@ -95,7 +99,7 @@ def events(job: Told, *, limit_s: float, command: Sequence[str] = WORKER) -> Ite
             except InputError as error:
                 yield Failed(
                     code="CRASH",
-                    message=f"the worker said what is no event: {'; '.join(error.problems)}",
+                    message=f"the worker sent an invalid event: {'; '.join(error.problems)}",
                 )
                 return
             yield event
@@ -115,7 +119,8 @@ def _lines(stream: IO[bytes], deadline: float) -> Iterator[bytes]:
     with selectors.DefaultSelector() as selector:
         selector.register(stream, selectors.EVENT_READ)
         while True:
-            if not selector.select(max(0.0, deadline - time.monotonic())):
+            left = deadline - time.monotonic()
+            if left <= 0 or not selector.select(left):  # it may talk all the time
                 raise TimeoutError
             data = os.read(stream.fileno(), 1 << 20)
             if not data:
@@ -127,21 +132,20 @@ def _lines(stream: IO[bytes], deadline: float) -> Iterator[bytes]:
                 return
 
 
-def _event(line: bytes) -> Line:
+def _event(line: bytes) -> tuple[Line, bool]:
+    """What a line says, and whether it is an event at all."""
     try:
         event: Line = parse_json(line)
         if not isinstance(event, dict) or not isinstance(event.get("event"), str):
             raise InputError("no event")
     except InputError as error:
         said = shown(line[:80].decode(errors="replace"))
-        return _failed("CRASH", f"the worker said what is no event ({error}): {said}")
-    return event
+        return _failed("CRASH", f"the worker sent an invalid event ({error}): {said}"), False
+    return event, True
 
 
 def _death(code: int, errors: IO[bytes]) -> Iterator[Line]:
-    """The event for a worker that ended without saying why; none if it had said so."""
-    if code == 1:  # it sent `failed` itself
-        return
+    """The event for a worker that ended without saying why."""
     if code < 0:
         name = _signal(-code)
         cause = "; often the system's out-of-memory killer" if name == "SIGKILL" else ""

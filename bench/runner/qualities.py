@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.engines.registry import spec
+from bench.errors import UnsupportedError
 from bench.experiment.texts import Text
 from bench.models.tokenizers import same_tokens
 from bench.models.weights import cache_folder, folder
 from bench.records import QualityRecord, utc_now
 from bench.runner.arms import Arm, baseline_of
 from bench.runner.process import events
+from bench.runner.servers import RunningServer, failure_to_serve, serving, with_server
 from bench.runner.session import Session
 from bench.worker.messages import Failed, Phase, QualityTask, Ready, Told
 from bench.worker.messages import QualityDone as QualityFigures
@@ -104,19 +106,33 @@ def _measure(session: Session, task: Task, text: Text, about: dict[str, Any]) ->
         message = "random weights: quality is not measured"
         _save(session, task, about, utc_now(), None, status="failed", message=message)
         return
-    if spec(task.arm.variant.engine).remote:
-        message = "a server gives no logits of a whole text, so quality is not measured"
-        _save(session, task, about, utc_now(), None, status="failed", message=message)
-        return
     if differs := _other_tokens(task):
         session.progress.say(f"{task.arm.variant.name}: quality: {differs}")
         _save(session, task, about, utc_now(), None, status="failed", message=differs)
         return
+    started = utc_now()
+    with contextlib.ExitStack() as stack:
+        try:
+            server = stack.enter_context(serving(task.arm, session.writer.folder, "quality"))
+        except UnsupportedError as error:
+            why = failure_to_serve(error)
+            _failed(session, task, about, started, None, why)
+            return
+        _converse(session, task, text, about, server)
+
+
+def _converse(
+    session: Session,
+    task: Task,
+    text: Text,
+    about: dict[str, Any],
+    server: RunningServer | None,
+) -> None:
     store = str(task.store) if task.store else None
     job = Told(
         task="quality",
         engine=task.arm.variant.engine,
-        load=task.arm.job(session.experiment.seed, 0),
+        load=task.arm.job(session.experiment.seed, 0, server),
         quality=QualityTask(
             text=text.text,
             max_tokens=about["max_tokens"],
@@ -132,14 +148,26 @@ def _measure(session: Session, task: Task, text: Text, about: dict[str, Any]) ->
             case Phase():
                 session.progress.phase(event.phase)
             case Ready():
-                loaded = event
+                loaded = with_server(event, server)
             case QualityFigures():
                 figures = _fields(dict(event.figures))
                 _save(session, task, about, started, loaded, status="ok", **figures)
-            case Failed(code=code, message=message):
-                session.progress.say(f"{task.arm.variant.name}: quality: {message}")
-                session.outcome.failed += code != "UNSUPPORTED"
-                _save(session, task, about, started, loaded, status="failed", message=message)
+            case Failed():
+                why = event if server is None else server.cause(event)
+                _failed(session, task, about, started, loaded, why)
+
+
+def _failed(
+    session: Session,
+    task: Task,
+    about: dict[str, Any],
+    started: str,
+    loaded: Ready | None,
+    why: Failed,
+) -> None:
+    session.progress.say(f"{task.arm.variant.name}: quality: {why.message}")
+    session.outcome.failed += why.code != "UNSUPPORTED"
+    _save(session, task, about, started, loaded, status="failed", message=why.message)
 
 
 def _fields(figures: dict[str, Any]) -> dict[str, Any]:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Final
 
+from bench.errors import UnsupportedError
 from bench.experiment import Workload
 from bench.experiment.plan import PlannedReplicate, plan
 from bench.records import Record, utc_now
 from bench.runner.arms import Arm
 from bench.runner.process import events
+from bench.runner.search import ProbeOnce, search
+from bench.runner.servers import RunningServer, ServerOf, failure_to_serve, with_server
 from bench.runner.session import Session
 from bench.schemes.row import COMPILED
+from bench.summary import METRICS
+from bench.summary.rows import replicate
 from bench.toolchain import CODE as NO_COMPILER
 from bench.worker.messages import Failed, Measured, Phase, Ready, Told
 
@@ -39,10 +45,31 @@ def measure_replicates(session: Session, arms: Sequence[Arm], done: set[str]) ->
             if step.index == 0:
                 _fail(session, arm, step, missing, refused)
             continue
+        if session.experiment.slo:
+            with ServerOf(arm, session.writer.folder, f"{step.index + 1}") as host:
+                for base in session.experiment.workloads:
+                    search(session.searches, arm, step, base, _probing(session, done, host))
+            continue
         while left := [w for w in missing if (arm.variant.name, w) not in session.hopeless]:
             # A workload that kills its process must not take the rest of them along.
-            recorded = _worker(session, arm, step, left)
+            with ServerOf(arm, session.writer.folder, f"{step.index + 1}") as host:
+                recorded = _worker(session, arm, step, left, host)
             missing = [workload for workload in left if workload not in recorded]
+
+
+def _probing(session: Session, done: set[str], host: ServerOf) -> ProbeOnce:
+    """Measures a probe of a search, unless that was done before; all of them ask one server."""
+
+    def measured(arm: Arm, step: PlannedReplicate, workload: Workload) -> None:
+        name = arm.key(session.experiment, workload, step.index)
+        session.outcome.keys.add(name)
+        if name in done or (arm.variant.name, workload) in session.hopeless:
+            return
+        if workload.rate is not None:
+            session.progress.phase(f"{workload.rate:.3g} requests a second")
+        _worker(session, arm, step, [workload], host)
+
+    return measured
 
 
 def _refused(session: Session, arm: Arm) -> Failed | None:
@@ -53,14 +80,34 @@ def _refused(session: Session, arm: Arm) -> Failed | None:
 
 
 def _worker(
-    session: Session, arm: Arm, step: PlannedReplicate, workloads: Sequence[Workload]
+    session: Session,
+    arm: Arm,
+    step: PlannedReplicate,
+    workloads: Sequence[Workload],
+    host: ServerOf,
 ) -> set[Workload]:
     """Run one worker; returns the workloads that now have a record, of success or failure."""
+    started = utc_now()
+    try:
+        server = host.running()
+    except UnsupportedError as error:
+        _fail(session, arm, step, workloads, failure_to_serve(error), started)
+        return set(workloads)
+    return _conversation(session, arm, step, workloads, server)
+
+
+def _conversation(
+    session: Session,
+    arm: Arm,
+    step: PlannedReplicate,
+    workloads: Sequence[Workload],
+    server: RunningServer | None,
+) -> set[Workload]:
     rules = session.experiment.measuring
     job = Told(
         task="measure",
         engine=arm.variant.engine,
-        load=arm.job(session.experiment.seed, step.index),
+        load=arm.job(session.experiment.seed, step.index, server),
         workloads=tuple(workloads),
         measure=rules,
     )
@@ -74,7 +121,7 @@ def _worker(
                     current, started = event.workload, utc_now()
                 session.progress.phase(event.phase)
             case Ready():
-                loaded = event
+                loaded = with_server(event, server)
             case Measured():
                 assert loaded is not None
                 _save(session, arm, step, started, loaded, event)
@@ -83,9 +130,12 @@ def _worker(
             case Failed():
                 # Outside a workload, it strikes all that were still to be measured.
                 struck = [current] if current else [w for w in workloads if w not in recorded]
-                _fail(session, arm, step, struck, event, started)
+                why = event if server is None else server.cause(event)
+                _fail(session, arm, step, struck, why, started)
                 recorded.update(struck)
                 current = None
+                if server is not None and server.has_ended:
+                    break  # the other workloads get a fresh one
     return recorded
 
 
@@ -100,26 +150,43 @@ def _save(
     """Append the record of a measured workload."""
     model = {name: value for name, value in asdict(loaded).items() if name != "absent"}
     workload = event.workload
-    session.outcome.measured += 1
-    session.writer.append(
-        Record(
-            **session.common(arm, loaded),
-            key=arm.key(session.experiment, workload, step.index),
-            workload=asdict(workload),
-            replicate=step.index,
-            position=step.position,
-            started_at=started,
-            status="ok",
-            reasons=event.reasons,
-            samples=dict(event.samples),
-            warmup=dict(event.warmup),
-            model=model | {"notes": event.notes, "first_tokens": event.first_tokens},
-            memory=dict(event.memory),
-            energy=dict(event.energy),
-            device=dict(event.device),
-            absent={**loaded.absent, **event.absent},
-        )
+    record = Record(
+        **session.common(arm, loaded),
+        key=arm.key(session.experiment, workload, step.index),
+        workload=workload.table(),
+        replicate=step.index,
+        position=step.position,
+        started_at=started,
+        status="ok",
+        reasons=event.reasons,
+        samples=dict(event.samples),
+        warmup=dict(event.warmup),
+        model=model | {"notes": event.notes, "first_tokens": event.first_tokens},
+        memory=dict(event.memory),
+        energy=dict(event.energy),
+        device=dict(event.device),
+        absent={**loaded.absent, **event.absent},
     )
+    session.outcome.measured += 1
+    session.keep(record)
+    session.progress.say(f"{arm.variant.name}, {_in_short(record)}")
+
+
+SHOWN: Final = ("prefill_tok_s", "decode_tok_s", "output_tok_s", "ttft_s")
+"""Figures of a replicate that are shown when it ends, the first two that there are."""
+
+
+def _in_short(record: Record) -> str:
+    """A replicate in one line: which, of what size, and its first figures."""
+    made = replicate(record)
+    sizes = made.sizes
+    figures = [
+        f"{METRICS[name].heading or name} {value:{METRICS[name].form}}"
+        for name in SHOWN
+        if (value := made.figures[name]) is not None
+    ]
+    at = f"replicate {record.replicate + 1}, {sizes.n_prompt}+{sizes.n_gen} x {sizes.n_batch}"
+    return ", ".join((f"{at}: {', '.join(figures[:2]) or 'no rate'}", *made.reasons))
 
 
 def _fail(
@@ -139,11 +206,11 @@ def _fail(
             session.no_compiler = why
         if why.code in ONCE:
             session.hopeless.add((arm.variant.name, workload))
-        session.writer.append(
+        session.keep(
             Record(
                 **session.common(arm, None),
                 key=arm.key(session.experiment, workload, step.index),
-                workload=asdict(workload),
+                workload=workload.table(),
                 replicate=step.index,
                 position=step.position,
                 started_at=started or utc_now(),

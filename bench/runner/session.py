@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from bench.experiment import Experiment, Workload
+from bench.records import Record
 from bench.records.file import Results, Writer
 from bench.runner.arms import Arm
+from bench.runner.search import Searches
 from bench.worker.messages import Failed, Ready
 
 
@@ -68,6 +70,12 @@ class Session:
 
     no_compiler: Failed | None = None
     """Said once that nothing can be built here: no arm that is compiled is tried after that."""
+    searches: Searches = field(default_factory=Searches)
+
+    def keep(self, record: Record) -> None:
+        """Append a record; a search goes by it."""
+        self.writer.append(record)
+        self.searches.add(record)
 
     def unloadable(self, arm: Arm) -> bool:
         """Whether none of the workloads could be measured on this arm."""

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,8 @@ from bench.programs import BOOT, PYTHON
 
 FILES: Final = DATA / "engines"
 STAMP: Final = "gpu-cost-bench.json"
+ALIAS: Final = re.compile(r"^# alias: (\S+) (\S+)$", re.MULTILINE)
+WITHOUT: Final = re.compile(r"^# without: (.+)$", re.MULTILINE)
 
 Say = Callable[[str], None]
 State = Literal["installed", "outdated", "unfinished", "missing"]
@@ -62,10 +65,27 @@ class Home:
         return self.folder / "bin" / "python"
 
     @property
+    def without(self) -> list[str]:
+        """Packages that come along and must not stay: `# without: NAME ...` of the file."""
+        found = WITHOUT.search(self.requirements.read_text("utf-8"))
+        return found[1].split() if found else []
+
+    @property
+    def alias(self) -> tuple[str, str] | None:
+        """Name and version by which a package looks itself up, `# alias: NAME VERSION`."""
+        found = ALIAS.search(self.requirements.read_text("utf-8"))
+        return (found[1], found[2]) if found else None
+
+    @property
     def fingerprint(self) -> str:
         """What it must be made for: packages, Python, machine (16 hexadecimal digits)."""
         pinned = [line.strip() for line in self.requirements.read_text("utf-8").splitlines()]
-        lines = [line for line in pinned if line and not line.startswith("#")]
+        said = (WITHOUT, ALIAS)
+        lines = [
+            line
+            for line in pinned
+            if line and (not line.startswith("#") or any(one.match(line) for one in said))
+        ]
         here = ["{}.{}".format(*sys.version_info), sys.platform, platform.machine()]
         return hashlib.sha256("\n".join([*lines, *here]).encode()).hexdigest()[:16]
 
@@ -188,6 +208,10 @@ def _make(place: Home, say: Say, held: tuple[int, ...]) -> None:
     _write_stamp(place, {"fingerprint": wanted})
     say(f"installing the packages of {place.name} with pip (once)")
     _pip(place, say, held)
+    if place.without:
+        _uninstall(place)
+    if place.alias:
+        _add_alias(place, *place.alias)
     _write_stamp(place, {"fingerprint": wanted, "packages": versions(place)})
 
 
@@ -253,8 +277,25 @@ def _pip(place: Home, say: Say, held: tuple[int, ...]) -> None:
         said = pip_error(errors.read())
     raise UnsupportedError(
         f"cannot install the environment of {place.name}: pip: {said} (what was downloaded is "
-        "kept: the same command goes on from there)"
+        "kept: run the same command to resume)"
     )
+
+
+def _add_alias(place: Home, name: str, version: str) -> None:
+    """Metadata of a distribution whose files came under another name."""
+    folder = _site_packages(place)[0] / f"{name}-{version}.dist-info"
+    folder.mkdir(exist_ok=True)
+    text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    (folder / "METADATA").write_text(text, encoding="utf-8")
+
+
+def _uninstall(place: Home) -> None:
+    command = [str(place.python), "-I", "-m", "pip", "uninstall", "--yes", *place.without]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise UnsupportedError(
+            f"cannot finish the environment of {place.name}: pip: {pip_error(done.stderr)}"
+        )
 
 
 def steps(output: Iterator[str]) -> Iterator[str]:

@@ -11,6 +11,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean, geometric_mean, median, stdev
 from typing import Final
 
@@ -112,3 +113,42 @@ def rank_sum_z(first: Sequence[float], second: Sequence[float]) -> float:
     ranked = sorted(first)
     wins = sum(bisect_left(ranked, v) + bisect_right(ranked, v) for v in second) / 2
     return (wins - n * m / 2) / math.sqrt(n * m * (n + m + 1) / 12)
+
+
+def percentile_interval(values: Sequence[float], share: float) -> Estimate | None:
+    """A percentile (nearest rank) with the 95% interval of its order statistics.
+
+    The ends are the narrowest ranks l, u around the median of Binomial(n, share) with
+    P(B < l) <= 2.5% and P(B >= u) <= 2.5%: free of any distribution, for independent values. None
+    where there are fewer than `requests_needed(share)`: some end would lie beyond all values.
+    """
+    n = len(values)
+    if n < requests_needed(share):
+        return None
+    low, high = _ranks(n, share)
+    ranked, point = sorted(values), percentile(values, share)
+    assert point is not None
+    return Estimate(point, ranked[low - 1], ranked[high - 1])
+
+
+@cache
+def _ranks(n: int, share: float) -> tuple[int, int]:
+    """Ranks (from 1) of the interval's ends."""
+    below, low, high = 0.0, 0, n
+    for k in range(n + 1):
+        log_p = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        below += math.exp(log_p + k * math.log(share) + (n - k) * math.log1p(-share))
+        if below <= 0.025:
+            low = k + 1
+        if below >= 0.975:
+            high = k + 1
+            break
+    return max(low, 1), min(high, n)
+
+
+@cache
+def requests_needed(share: float) -> int:
+    """The fewest values of which a percentile has a two-sided 95% interval: 72 for the 95th, 368
+    for the 99th."""
+    rarer = min(share, 1 - share)
+    return math.ceil(math.log(0.025) / math.log1p(-rarer))

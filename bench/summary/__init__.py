@@ -9,6 +9,7 @@ docs/metrics.md.
 from __future__ import annotations
 
 from bench.summary.arm import ArmSettings, Host, Sizes
+from bench.summary.loading import load
 from bench.summary.metrics import METRICS, SPEEDS, Metric
 from bench.summary.replicate import Doubt, Replicate
 from bench.summary.rows import Figure, Row, RowKey, Summary, replicate, summarise
@@ -26,6 +27,7 @@ __all__ = [
     "RowKey",
     "Sizes",
     "Summary",
+    "load",
     "replicate",
     "summarise",
 ]

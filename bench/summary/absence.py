@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 from bench.summary.metrics import SPEEDS
 
 if TYPE_CHECKING:
-    from bench.summary.replicate import EnergyWindow, Replicate
+    from bench.summary.energy import EnergyWindow
+    from bench.summary.replicate import Replicate
     from bench.summary.rows import Row
 
 QUALITY: Final = ("ppl", "ppl_ratio", "mean_kld", "same_top1")

@@ -16,6 +16,11 @@ class Sizes(NamedTuple):
     n_prompt: int
     n_gen: int
     n_batch: int | None
+    requests: str = ""
+    """What was asked for, where lengths differ: the two are then their means."""
+    slo: str = ""
+    """Limits of a search, and the rate of arrivals of one of its probes."""
+    rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +61,11 @@ class ArmSettings:
 
 def arm_of(record: Record | QualityRecord) -> ArmSettings:
     """The arm of a record."""
-    found = record.variant
+    return settings_of(record.variant)
+
+
+def settings_of(found: Mapping[str, Any]) -> ArmSettings:
+    """The arm that a record's table of its variant means."""
     return ArmSettings(
         name=found["name"],
         model=found.get("model", ""),
@@ -74,7 +83,8 @@ def arm_of(record: Record | QualityRecord) -> ArmSettings:
 def sizes_of(record: Record) -> Sizes:
     """The sizes of a record's workload."""
     work = record.workload
-    return Sizes(work["n_prompt"], work["n_gen"], work["n_batch"])
+    more = (work.get("requests", ""), work.get("slo", ""), work.get("rate"))
+    return Sizes(work["n_prompt"], work["n_gen"], work["n_batch"], *more)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,25 +7,37 @@ docs/metrics.md has the formulas.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from bench.records import Record
 from bench.records.codes import TIME, Part
-from bench.summary.replicate import EnergyFigures, each_tpot_s, peak_memory
+from bench.summary.replicate import Raw, each_tpot_s, peak_memory
 
 Better = Literal["higher", "lower"]
 Pooled = Literal["geometric", "median", "mean"]
 
 
-@dataclass(frozen=True, slots=True)
-class Raw:
-    """What a metric is taken from: the record, and what was read of it already."""
+class ReadFigures(Mapping[str, float | None]):
+    """Each of METRICS of one finished record, made when it is asked for."""
 
-    record: Record
-    speeds: Mapping[str, float | None]
-    energy: EnergyFigures
+    __slots__ = ("_made", "raw")
+
+    def __init__(self, raw: Raw) -> None:
+        self.raw = raw
+        self._made: dict[str, float | None] = {}
+
+    def __getitem__(self, name: str) -> float | None:
+        if name not in self._made:
+            self._made[name] = METRICS[name].of(self.raw)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(METRICS)
+
+    def __len__(self) -> int:
+        return len(METRICS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +106,8 @@ def _device_output_tok_s(raw: Raw) -> float | None:
     if rate is None:
         return None
     devices: int = (raw.record.variant.get("options") or {}).get("n_devices", 1)
-    return rate * int(raw.record.workload["n_gen"]) / devices
+    output = raw.speeds["output_tok_s"]
+    return None if output is None else output / devices
 
 
 LIMITS: Final = {"ttft_limit_s": "ttft", "tpot_limit_s": "tpot", "e2e_limit_s": "e2e"}
@@ -137,9 +150,8 @@ def _energy_per_token_j(raw: Raw) -> float | None:
         return raw.energy.whole.per_token_j
     if "wall_s" not in raw.record.samples or raw.energy.whole.power_w is None:
         return None
-    work, samples = raw.record.workload, raw.record.samples
-    request_s = samples["wall_s"] / len(samples["e2e_s"])
-    return float(raw.energy.whole.power_w * request_s / (work["n_prompt"] + work["n_gen"]))
+    total = raw.speeds["total_tok_s"]
+    return None if total is None else float(raw.energy.whole.power_w / total)
 
 
 METRICS: Final[dict[str, Metric]] = {

@@ -6,17 +6,18 @@ A replicate's figure is the median over its requests, which single slow requests
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
 from bench.experiment.devices import kind_of
 from bench.records import OWN, Record
 from bench.records.codes import CODES, TIME, Part, current, touches
 from bench.statistics import middle, rank_sum_z
 from bench.summary.arm import ArmSettings, Sizes
+from bench.summary.energy import NO_ENERGY, EnergyFigures, energy_of
 
 DRIFT_LIMIT: Final = 0.01
 """Share by which speed may change from the first to the second half of a measured window."""
@@ -38,68 +39,6 @@ class Doubt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EnergyWindow:
-    """What a counter of energy read over a window of work. Joules, seconds, watts."""
-
-    energy_j: float | None = None
-    window_s: float | None = None
-    tokens: int | None = None
-    idle_power_w: float | None = None
-    scope: str | None = None
-    systematic_error: float = 0.0
-    """Share by which such counters may be off."""
-    disagreement: float | None = None
-    """Share by which the card's own power samples contradict the counter; None if they agree."""
-    absent: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def power_w(self) -> float | None:
-        joules, seconds = self.energy_j, self.window_s
-        return joules / seconds if joules and seconds else None
-
-    @property
-    def per_token_j(self) -> float | None:
-        """Joules a token, everything in the counter's scope."""
-        joules, tokens = self.energy_j, self.tokens
-        return None if joules is None or not tokens else joules / tokens
-
-    @property
-    def net_per_token_j(self) -> float | None:
-        """Joules a token beyond idle; None where no more was drawn, or idle was not measured."""
-        if self.energy_j is None or self.idle_power_w is None or self.window_s is None:
-            return None
-        net = self.energy_j - self.idle_power_w * self.window_s
-        return net / self.tokens if net > 0 and self.tokens else None
-
-
-NO_WINDOW: Final = EnergyWindow()
-
-
-@dataclass(frozen=True, slots=True)
-class EnergyFigures:
-    """The windows of a replicate: prefill and decode apart, or one over all of it (a server)."""
-
-    whole: EnergyWindow = NO_WINDOW
-    prefill: EnergyWindow = NO_WINDOW
-    decode: EnergyWindow = NO_WINDOW
-
-    @property
-    def windows(self) -> tuple[EnergyWindow, ...]:
-        return tuple(w for w in (self.prefill, self.decode) if w is not NO_WINDOW)
-
-    @property
-    def idle_w(self) -> float | None:
-        """Measured once a replicate, so that every window of it carries the same figure."""
-        each = (w.idle_power_w for w in (self.whole, self.decode, self.prefill))
-        return next((watts for watts in each if watts is not None), None)
-
-
-NO_ENERGY: Final = EnergyFigures()
-WHOLE: Final = frozenset({"energy_j", "idle_power_w", "scope"})
-"""Keys that stand beside the phases' windows where there is one over all of it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedFigures:
     """A model as loaded."""
 
@@ -114,18 +53,48 @@ class LoadedFigures:
     peak_device_bytes: int | None
 
 
+class Raw:
+    """What figures are taken from: the record, and what is read of it once, when asked for."""
+
+    __slots__ = ("_energy", "_speeds", "record")
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self._speeds: Mapping[str, float | None] | None = None
+        self._energy: EnergyFigures | None = None
+
+    @property
+    def speeds(self) -> Mapping[str, float | None]:
+        if self._speeds is None:
+            self._speeds = speeds(self.record)
+        return self._speeds
+
+    @property
+    def energy(self) -> EnergyFigures:
+        if self._energy is None:
+            self._energy = energy_of(self.record)
+        return self._energy
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Replicate:
     """One workload of one fresh process."""
 
-    record: Record
-    """As it is on disk, to be written out again; its figures are here."""
+    raw: Raw
     arm: ArmSettings
     sizes: Sizes
     doubts: tuple[Doubt, ...]
     figures: Mapping[str, float | None]
-    """Each of `bench.summary.metrics.METRICS`; empty for a failure."""
-    energy: EnergyFigures = NO_ENERGY
+    """Each of `bench.summary.metrics.METRICS`, made when asked for; empty for a failure."""
+
+    @property
+    def record(self) -> Record:
+        """As it is on disk, to be written out again; its figures are here."""
+        return self.raw.record
+
+    @property
+    def energy(self) -> EnergyFigures:
+        return self.raw.energy if self.ok else NO_ENERGY
 
     @property
     def key(self) -> str:
@@ -154,7 +123,7 @@ class Replicate:
 
     @property
     def started(self) -> datetime:
-        return datetime.fromisoformat(self.record.started_at)
+        return datetime.fromisoformat(self.started_at)
 
     @property
     def started_at(self) -> str:
@@ -175,9 +144,37 @@ class Replicate:
         return tuple(doubt.code for doubt in self.doubts)
 
     @property
+    def status(self) -> str:
+        return self.record.status
+
+    @property
+    def position(self) -> int:
+        """In the order of measuring."""
+        return self.record.position
+
+    @property
+    def tokens_checked(self) -> int | None:
+        """Tokens compared with eager mode when the workload started."""
+        found: int | None = self.record.model.get("notes", {}).get("tokens_checked")
+        return found
+
+    @property
+    def tokens_as_eager(self) -> int | None:
+        """How many of them were alike before the first that differs."""
+        found: int | None = self.record.model.get("notes", {}).get("tokens_as_eager")
+        return found
+
+    @property
+    def copies_weights(self) -> bool | None:
+        """Whether its compiled step writes weights out in floats; None where that is not known."""
+        step = self.record.model.get("notes", {}).get("step") or {}
+        found: bool | None = step.get("copies_weights")
+        return found
+
+    @property
     def own_tool(self) -> bool:
         """Whether this tool made it; others do not measure in pairs of fresh processes."""
-        return self.record.origin in OWN
+        return self.origin in OWN
 
     @property
     def valid(self) -> bool:
@@ -290,8 +287,11 @@ class Replicate:
         """Whether speed changed within the measured window, beyond noise (`DRIFT`).
 
         The medians of the window's halves differ by more than `DRIFT_LIMIT`, and the rank sum of
-        the halves is beyond `DRIFT_Z`. Fewer than 8 requests show nothing.
+        the halves is beyond `DRIFT_Z`. Fewer than 8 requests show nothing, nor do those that come
+        as they like: their queue grows and shrinks.
         """
+        if "rate" in self.record.workload:
+            return False
         times = self.record.samples.get("e2e_s", [])
         half = len(times) // 2
         if half < 4:
@@ -327,38 +327,12 @@ def _parts(code: str, record: Record) -> frozenset[Part]:
     return touches(code)
 
 
-def energy_of(record: Record) -> EnergyFigures:
-    """The energy windows of a record."""
-    table = record.energy
-    if not table:
-        return NO_ENERGY
-    return EnergyFigures(
-        whole=_window(table) if WHOLE.intersection(table) else NO_WINDOW,
-        prefill=_window(table["prefill"]) if table.get("prefill") else NO_WINDOW,
-        decode=_window(table["decode"]) if table.get("decode") else NO_WINDOW,
-    )
-
-
-def _window(table: Mapping[str, Any]) -> EnergyWindow:
-    off = None
-    if table.get("cross_check_agrees") is False:
-        off = abs(table["cross_check_ratio"] - 1)
-    return EnergyWindow(
-        energy_j=table.get("energy_j"),
-        window_s=table.get("window_s"),
-        tokens=table.get("tokens"),
-        idle_power_w=table.get("idle_power_w"),
-        scope=table.get("scope"),
-        systematic_error=table.get("systematic_error") or 0.0,
-        disagreement=off,
-        absent=table.get("absent") or {},
-    )
-
-
 def overlaps(record: Record) -> bool:
     """Whether requests were in flight beside one another, each begun on its own."""
+    if "wall_s" not in record.samples:
+        return False
     work, options = record.workload, record.variant.get("options") or {}
-    return "wall_s" in record.samples and (work["n_batch"] > 1 or "rate" in options)
+    return work["n_batch"] > 1 or "rate" in options or "rate" in work
 
 
 def batch_s(record: Record) -> float:
@@ -378,6 +352,11 @@ def each_tpot_s(record: Record) -> list[float]:
     that was imported may state it.
     """
     samples, n_gen = record.samples, int(record.workload["n_gen"])
+    if "n_gen" in samples:
+        if max(samples["n_gen"]) == 1:
+            return []
+        each = zip(samples["e2e_s"], samples["prefill_s"], samples["n_gen"], strict=True)
+        return [(e2e - ttft) / max(n - 1, 1) for e2e, ttft, n in each]
     if "tpot_s" in samples:
         return list(samples["tpot_s"])
     if "wall_s" not in samples:
@@ -402,6 +381,9 @@ def speeds(record: Record) -> dict[str, float | None]:
             return None
         return middle(samples[name]) if name in samples else made
 
+    if "n_gen" in samples:  # requests that differ: as many tokens as they really had
+        count = len(samples["n_gen"])
+        n_prompt, n_gen = sum(samples["n_prompt"]) / count, sum(samples["n_gen"]) / count
     prefill, tpot = middle(samples.get("prefill_s", ())), middle(each_tpot_s(record))
     batch = batch_s(record) if samples.get("e2e_s") else None
     alone = None if overlaps(record) else prefill
@@ -416,7 +398,7 @@ def speeds(record: Record) -> dict[str, float | None]:
     }
 
 
-def _rate(n_batch: int | None, tokens: int, seconds: float | None) -> float | None:
+def _rate(n_batch: int | None, tokens: float, seconds: float | None) -> float | None:
     """Tokens a second of all sequences; None where nothing is made or the batch is not known."""
     return n_batch * tokens / seconds if n_batch and tokens and seconds else None
 
@@ -430,9 +412,3 @@ def peak_memory(record: Record) -> int | None:
         return int(on_device)
     kind = kind_of(str(record.variant.get("device", "")))
     return None if kind in ACCELERATORS else record.memory.get("peak_host_bytes")
-
-
-def copies_weights(records: Sequence[Record]) -> bool | None:
-    """Whether a compiled step writes weights out in floats; None where that is not known."""
-    each = [(r.model.get("notes", {}).get("step") or {}).get("copies_weights") for r in records]
-    return None if None in each or not each else any(each)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 from bench.records import Record
 from bench.records.codes import Part, touches
@@ -19,24 +19,24 @@ from bench.records.file import Results, without_cycles
 from bench.statistics import centre, half_range, middle, percentile
 from bench.summary.arm import ArmSettings, Host, Place, Sizes, arm_of, host_of, labels, sizes_of
 from bench.summary.limits import Ceiling, Ceilings
-from bench.summary.metrics import METRICS, Pooled, Raw
+from bench.summary.metrics import METRICS, Pooled, ReadFigures
 from bench.summary.quality import ArmQuality, QualityScores, arm_qualities
 from bench.summary.replicate import (
     Doubt,
+    Raw,
     Replicate,
     against,
-    copies_weights,
     doubts_of,
     each_tpot_s,
-    energy_of,
     main_part,
-    speeds,
 )
+from bench.summary.service import ServiceLevel, with_levels
 
 TAIL: Final = 0.99
 TAIL_LEAST: Final = 100
 """Requests (or gaps) below which there is no 99th percentile: it would be the largest."""
 
+UNKNOWN: Final = Ceiling(gpu="", rates="")
 BEYOND: Final = Doubt("ABOVE_BOUND", touches("ABOVE_BOUND"))
 
 
@@ -102,6 +102,17 @@ class Tails:
 NO_TAILS: Final = Tails()
 
 
+@runtime_checkable
+class Pooling(Protocol):
+    """Replicates that are looked at together, as columns are."""
+
+    def each(self, name: str) -> list[float]:
+        """A figure of each finished replicate that has it."""
+
+    def all_doubts(self) -> frozenset[Doubt]:
+        """Every code of any, with what it touches."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
     """One arm at one workload on one machine."""
@@ -111,10 +122,12 @@ class Row:
     label: str
     """The machine in words, apart from the others of the summary."""
     arm: ArmSettings
-    replicates: tuple[Replicate, ...]
+    replicates: Sequence[Replicate]
     """All, in file order; failed ones too."""
     quality: QualityScores | None
     ceiling: Ceiling
+    level: ServiceLevel | None = None
+    """What it was made of, where it is the highest load within some limits."""
 
     @property
     def sizes(self) -> Sizes:
@@ -145,11 +158,15 @@ class Row:
 
     def each(self, name: str) -> list[float]:
         """A figure of each finished replicate that has it."""
+        if isinstance(self.replicates, Pooling):
+            return self.replicates.each(name)
         return [value for one in self.good if (value := one.figures[name]) is not None]
 
     @cached_property
     def doubts(self) -> frozenset[Doubt]:
         """Every code of any replicate, with what it touches."""
+        if isinstance(self.replicates, Pooling):
+            return self.replicates.all_doubts()
         return frozenset(doubt for one in self.replicates for doubt in one.doubts)
 
     @property
@@ -204,8 +221,9 @@ class Row:
         return self._least_note("tokens_as_eager")
 
     def _least_note(self, name: str) -> int | None:
-        notes = (one.record.model.get("notes", {}) for one in self.good)
-        return min((note[name] for note in notes if "tokens_checked" in note), default=None)
+        noted = [one for one in self.good if one.tokens_checked is not None]
+        each = (getattr(one, name) for one in noted)
+        return min((found for found in each if found is not None), default=None)
 
     @property
     def energy_scope(self) -> str | None:
@@ -239,12 +257,12 @@ class Row:
             dynamic=held.get("dynamic"),
             kernel=held.get("kernel"),
             warning=details.get("warning"),
-            copies_weights=copies_weights([one.record for one in self.good]),
+            copies_weights=copies_weights([one.copies_weights for one in self.good]),
         )
 
     @cached_property
     def tails(self) -> Tails:
-        return tails([one.record for one in self.good])
+        return tails([one.record for one in self.good if one.served])
 
     @cached_property
     def absent(self) -> Mapping[str, str]:
@@ -252,6 +270,11 @@ class Row:
         from bench.summary.absence import absent_of
 
         return absent_of(self)
+
+
+def copies_weights(each: Sequence[bool | None]) -> bool | None:
+    """Whether any replicate's step writes weights out; None where one does not say."""
+    return None if None in each or not each else any(each)
 
 
 def tails(records: Sequence[Record]) -> Tails:
@@ -286,6 +309,8 @@ class Summary:
     """In order of first appearance."""
     hosts: Mapping[str, Host]
     qualities: tuple[ArmQuality, ...]
+    problems: tuple[str, ...] = ()
+    """Lines that could not be read, with file and line."""
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -342,6 +367,7 @@ class Summary:
             rows=(*self.rows, *other.rows),
             hosts={**self.hosts, **other.hosts},
             qualities=(*self.qualities, *other.qualities),
+            problems=(*self.problems, *other.problems),
         )
 
 
@@ -363,7 +389,7 @@ def _summarise(results: Results) -> Summary:
     names = labels({place: hosts[place[0]] for place in places})
     qualities = tuple(arm_qualities(results.qualities))
     quality = {(one.environment, one.arm): one.figures for one in qualities}
-    ceilings, arms = Ceilings(), _Arms()
+    ceilings, arms = Ceilings(), Arms()
     rows = []
     for key, group in groups.items():
         arm, host = arms.of(group[0]), hosts[key.environment]
@@ -380,10 +406,12 @@ def _summarise(results: Results) -> Summary:
                 ceiling=ceiling,
             )
         )
-    return Summary(rows=tuple(rows), hosts=hosts, qualities=qualities)
+    problems = tuple(results.problems)
+    levels = tuple(with_levels(rows))
+    return Summary(rows=levels, hosts=hosts, qualities=qualities, problems=problems)
 
 
-class _Arms:
+class Arms:
     """Arms of records, each made once: many records have equal settings."""
 
     def __init__(self) -> None:
@@ -396,24 +424,17 @@ class _Arms:
         return held
 
 
-def _replicate(record: Record, arms: _Arms, sizes: Sizes, ceiling: Ceiling) -> Replicate:
+def _replicate(record: Record, arms: Arms, sizes: Sizes, ceiling: Ceiling) -> Replicate:
     doubts, arm = doubts_of(record), arms.of(record)
     if record.status != "ok":
-        return Replicate(record=record, arm=arm, sizes=sizes, doubts=doubts, figures={})
-    energy, found = energy_of(record), speeds(record)
-    if ceiling.most is not None and ceiling.passed(found, sizes):
+        return Replicate(raw=Raw(record), arm=arm, sizes=sizes, doubts=doubts, figures={})
+    raw = Raw(record)
+    figures = ReadFigures(raw)
+    if ceiling.most is not None and ceiling.passed(figures, sizes):
         doubts = (*(one for one in doubts if one.code != BEYOND.code), BEYOND)
-    raw = Raw(record, found, energy)
-    return Replicate(
-        record=record,
-        arm=arm,
-        sizes=sizes,
-        doubts=doubts,
-        figures={name: metric.of(raw) for name, metric in METRICS.items()},
-        energy=energy,
-    )
+    return Replicate(raw=raw, arm=arm, sizes=sizes, doubts=doubts, figures=figures)
 
 
-def replicate(record: Record) -> Replicate:
+def replicate(record: Record, arms: Arms | None = None) -> Replicate:
     """One record alone, without the bound of its device, which only `summarise` knows."""
-    return _replicate(record, _Arms(), sizes_of(record), Ceiling(gpu="", rates=""))
+    return _replicate(record, arms or Arms(), sizes_of(record), UNKNOWN)

@@ -52,6 +52,7 @@ from bench.worker.messages import (
     QualityDone,
     QualityTask,
     Ready,
+    Shaped,
     Told,
     sent,
     told,
@@ -59,6 +60,7 @@ from bench.worker.messages import (
 from bench.worker.requests import Spent, check_tokens, request, samples, warm_up
 
 Emit = Callable[[Event], None]
+OFFLINE: Final = "only servers take requests that differ, or arrive (--url); leave them out"
 SLEPT_S: Final = 0.1
 """Two clocks that are read one after the other may differ by less."""
 
@@ -68,6 +70,10 @@ def measure(
 ) -> dict[str, Any]:
     """Measure one workload: samples, warm-up, readings of the device."""
     phase(Phase(phase="warm up"))
+    if isinstance(runs, Server):
+        runs.expect(workload)
+    elif workload.requests or workload.slo:
+        raise UnsupportedError(OFFLINE)
     runs.start(workload.n_prompt, workload.n_gen, workload.n_batch)
     warmup = warm_up(runs, clock, workload, rules)
     phase(Phase(phase="measure"))  # the last word until the window is full: nothing disturbs it
@@ -121,12 +127,14 @@ def fill_window(runs: Engine, clock: Clock, workload: Workload, rules: Measure) 
 
 def of_server(served: Served) -> MeasuringWindow:
     """A server's window: requests beside one another, so their times do not add up to its own."""
+    each = [asdict(one.counts) for one in served.requests if one.counts is not None]
     return MeasuringWindow(
         samples={
             "prefill_s": [one.prefill_s for one in served.requests],
             "itl_s": [list(one.itl_s) for one in served.requests],
             "e2e_s": [one.e2e_s for one in served.requests],
             "wall_s": served.wall_s,
+            **({name: [one[name] for one in each] for name in each[0]} if each else {}),
         },
         device=served.device,
         reasons=served.reasons,
@@ -139,6 +147,9 @@ def perform(job: Told, emit: Emit) -> None:
     if job.task == "probe":
         emit(probe(job.device))
         return
+    if job.architecture is not None:
+        emit(shaped(job.architecture))
+        return
     emit(Phase(phase="load"))
     watched = None if job.load is None else spill.watch(job.load.device)
     runs, loaded = load(job, emit)
@@ -148,7 +159,9 @@ def perform(job: Told, emit: Emit) -> None:
     elif job.fit is not None:
         emit(fit(runs, loaded.device, emit, job.fit, watched))
     elif job.measure is not None:
-        measure_all(runs, loaded, job.workloads, job.measure, emit, watched)
+        assert job.load is not None
+        reader = reader_of(loaded.device, others_of(runs), job.load.server_pid)
+        measure_all(runs, loaded, job.workloads, job.measure, emit, reader, watched)
 
 
 def measure_all(
@@ -157,11 +170,11 @@ def measure_all(
     workloads: Sequence[Workload],
     rules: Measure,
     emit: Emit,
+    reader: Reader,
     watched: spill.Watch | None = None,
 ) -> None:
     """Every workload in its turn, on what is loaded."""
     clock = clock_of(runs, loaded.device)
-    reader = reader_of(loaded.device, others_of(runs))
     held = after_loading(loaded.device)
     try:
         emit(Phase(phase="at rest"))
@@ -291,6 +304,13 @@ def probe(device: str) -> Probed:
 
     found = resolve_device(device)
     return Probed(device=found.name, kind=found.kind, capability=found.capability, n_sm=found.n_sm)
+
+
+def shaped(architecture: Mapping[str, Any]) -> Shaped:
+    """What a config.json's model is made of, without loading anything."""
+    from bench.engines.transformers.counting import count
+
+    return Shaped(shape=count(architecture))
 
 
 def failure(error: Exception) -> Failed:

@@ -15,9 +15,10 @@ from bench import fields
 from bench.engines.messages import Job, Loaded, job_of
 from bench.errors import InputError
 from bench.experiment import Measure, Workload
+from bench.models.shapes import Shape
 
 T = TypeVar("T")
-Task = Literal["probe", "measure", "quality", "fit"]
+Task = Literal["probe", "shape", "measure", "quality", "fit"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,8 @@ class Told:
     """What to load; None for a probe."""
     device: str = "auto"
     """Of a probe."""
+    architecture: Mapping[str, Any] | None = None
+    """The config.json whose shape is asked for."""
     workloads: tuple[Workload, ...] = ()
     measure: Measure | None = None
     quality: QualityTask | None = None
@@ -59,6 +62,7 @@ class Told:
 
     def problems(self) -> list[str]:
         needs = {"measure": ("load", "measure"), "quality": ("load", "quality"), "fit": ("load",)}
+        needs["shape"] = ("architecture",)
         missing = [name for name in needs.get(self.task, ()) if getattr(self, name) is None]
         return [f"{name}: missing for task {self.task}" for name in missing]
 
@@ -137,11 +141,18 @@ class Probed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shaped:
+    """What a model is made of, counted on its modules."""
+
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
     """Everything that was asked is done."""
 
 
-Event = Phase | Ready | Measured | Failed | QualityDone | Fit | Probed | Done
+Event = Phase | Ready | Measured | Failed | QualityDone | Fit | Probed | Shaped | Done
 
 KINDS: Final[Mapping[str, type[Event]]] = {
     "phase": Phase,
@@ -151,6 +162,7 @@ KINDS: Final[Mapping[str, type[Event]]] = {
     "quality": QualityDone,
     "fit": Fit,
     "probed": Probed,
+    "shape": Shaped,
     "done": Done,
 }
 _KIND_OF: Final = {cls: kind for kind, cls in KINDS.items()}

@@ -15,8 +15,9 @@ from bench import fields
 from bench.devices import peaks
 from bench.errors import BenchError, InputError
 from bench.experiment import load_experiment
-from bench.models import gguf, load_card, model_cards, resolve_model, weights
-from bench.models.shapes import shape
+from bench.models import counted, gguf, load_card, model_cards, resolve_model, weights
+from bench.models.config_file import card_of_config
+from bench.models.shapes import forget, shape
 from bench.records.file import Writer, read
 from bench.runner import keep_experiment, venvs
 from bench.runner.largest_batch import _kept
@@ -151,6 +152,25 @@ def test_a_header_that_is_nested_deeply(tmp_path: Path) -> None:
         gguf.read(file)
 
 
+def test_shapes_that_a_worker_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = CONFIG | {"model_type": "unheard-of"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    matrices = [{"part": part, "n_out": 64, "n_in": 64, "count": 2} for part in ("head", "mlp")]
+    attention = [{"cache_width": 64, "decode_macs": 128, "prefill_macs": 128, "layers": 4}]
+    made = {"matrices": matrices, "attention": attention, "tied": True, "hidden_size": 64}
+    counted.keep(config, {"shape": made | {"n_layers": 4}})
+    (file,) = (tmp_path / "cache").rglob("shapes/*.json")
+
+    def use(text: bytes) -> None:
+        file.write_bytes(text)
+        forget()
+        found = shape(card_of_config(tmp_path / "config.json"))
+        assert found.n_params >= 0
+
+    each("shapes", 150, json.loads(file.read_text()), use)
+
+
 @pytest.mark.parametrize(
     ("package", "file"),
     [
@@ -178,6 +198,7 @@ def test_a_card_names_a_distribution_and_nothing_else(
     (tmp_path / card.name).write_text(made)
     with pytest.raises(InputError, match=r"package|file"):
         load_card(tmp_path / card.name)
+    report("cards", 1, [])
 
 
 def test_a_lock_that_is_a_link_leaves_what_it_points_to(tmp_path: Path) -> None:
@@ -190,6 +211,7 @@ def test_a_lock_that_is_a_link_leaves_what_it_points_to(tmp_path: Path) -> None:
     ):
         pass
     assert precious.read_text() == "kept"
+    report("locks", 1, [])
 
 
 @pytest.mark.parametrize("what", ["folder", "torn", "bytes", "missing"])
@@ -231,5 +253,6 @@ def test_results_that_are_taken_away_meanwhile(what: str, tmp_path: Path) -> Non
     assert found.records[-1].replicate == 1
     assert found.problems == []
     assert len(said) == 1
+    report("taken away", 1, [])
     with contextlib.suppress(IndexError):
         assert "records.jsonl" in said[0]

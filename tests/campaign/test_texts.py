@@ -98,7 +98,7 @@ def test_names_of_others(name: str, tmp_path: Path, capsys: pytest.CaptureFixtur
         captured = capsys.readouterr()
         found = [wrong(output, captured.out), wrong((), captured.err)]
         failures += [f"{' '.join(output)}: {why}" for why in found if why]
-    report(f"texts/{name}", len(OUTPUTS) * len(PLACES), failures)
+    report(f"texts/{name}", len(OUTPUTS), failures)
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -24,6 +24,7 @@ from bench.predict.published import rows as published_rows
 from bench.records import Environment, QualityRecord, Record
 from bench.records.file import Results
 from bench.roofline.gpus import gpus
+from tests.comparison.test_machines import machine, together
 
 ARTICLE = "hawk-insight-2025"
 EVIDENCE = ("measured", "bound", "published", "list_price", "vendor")
@@ -531,12 +532,105 @@ def test_cost_is_the_inverse_of_speed() -> None:
     assert row["value"] == pytest.approx(2.0, rel=0.01)
 
 
+# --- two cards ------------------------------------------------------------------------------
+
+
+def of_two_cards(
+    speed: float, other: str = "NVIDIA GeForce RTX 3070", other_speed: float = 1.0, **changes: Any
+) -> Results:
+    """The records that a fleet makes of `two-cards-decode`."""
+    super_ = "NVIDIA GeForce RTX 4080 SUPER"
+    both = together(
+        machine("left", other, speed=other_speed), machine("right", super_, speed=speed)
+    )
+    name = "bartowski/Meta-Llama-3.1-8B-Instruct-GGUF@0123456789ab:Q4_K_M"
+    variant = {
+        "name": f"{name}/llama.cpp/q4_k_m",
+        "model": name,
+        "engine": "llama.cpp",
+        "quant": "q4_k_m",
+        "device": "cuda:0",
+        "dtype": "auto",
+        "weights": "w",
+    }
+    both.records[:] = [
+        replace(
+            one,
+            variant=variant,
+            experiment="two-cards-decode",
+            workload={"n_prompt": 512, "n_gen": 512, "n_batch": 1},
+            samples={
+                "prefill_s": one.samples["prefill_s"],
+                "itl_s": [[one.samples["itl_s"][0][0] / 8] * 511] * 3,
+                "e2e_s": one.samples["e2e_s"],
+            },
+            **changes,
+        )
+        for one in both.records
+    ]
+    return both
+
+
+def test_records_of_two_cards_decide_before_what_is_published_and_before_the_bound() -> None:
+    without = {f.baseline: f for f in of(ARTICLE, "1b") if f.verdict.threshold == 1.5}
+    published = without["rtx-3070"].verdict.decided_by
+    assert published is None or published.level != "measured"
+    found = of(ARTICLE, "1b", of_two_cards(1.6))
+    by = {(f.baseline, f.verdict.threshold): f for f in found}
+    row = as_row(by["rtx-3070", 1.5])
+    assert (row["verdict"], row["evidence"]) == ("supported", "measured")
+    assert row["value"] == pytest.approx(1.6, rel=0.02)
+    assert row["ci_low"] > 1.5
+    assert "NVIDIA GeForce RTX 4080 SUPER over NVIDIA GeForce RTX 3070" in row["scope"]
+    assert "cards of one model differ by 8%" in row["scope"]
+    assert by["rtx-3070", 2.5].verdict.outcome == "refuted"
+    other = by["rtx-3080", 1.5].verdict.decided_by
+    assert other is not None
+    assert other.level != "measured", "records of one card say nothing of another"
+
+
+def test_two_cards_beyond_the_bound_decide_nothing_and_say_so() -> None:
+    found = of(ARTICLE, "1b", of_two_cards(4.0))
+    row = next(as_row(f) for f in found if f.baseline == "rtx-3070")
+    assert row["verdict"] == "undecided"
+    assert "beyond the bound" in row["note"]
+
+
+def test_two_cards_with_other_versions_or_bad_records_are_no_evidence() -> None:
+    bad = of_two_cards(1.6, reasons=("THERMAL_THROTTLE",))
+    (found,) = [
+        f for f in of(ARTICLE, "1b", bad) if (f.baseline, f.verdict.threshold) == ("rtx-3070", 1.5)
+    ]
+    (item,) = [e for e in found.evidence if e.level == "measured"]
+    assert "THERMAL_THROTTLE" in item.invalid
+    differ = of_two_cards(1.6)
+    one = differ.environments["env-left"]
+    differ.environments["env-left"] = replace(one, identity=one.identity | {"torch": "2.9"})
+    (item,) = [
+        e
+        for f in of(ARTICLE, "1b", differ)
+        if (f.baseline, f.verdict.threshold) == ("rtx-3070", 1.5)
+        for e in f.evidence
+        if e.level == "measured"
+    ]
+    assert "torch 2.9 / 2.13.0" in item.invalid
+
+
+def test_what_two_cards_still_lack_is_said_by_card() -> None:
+    todo = {m.experiment: m for m in missing(load_claims(ARTICLE), of_two_cards(1.6))}
+    left = todo["two-cards-decode"]
+    assert left.n_missing == 7 * 8
+    assert "rtx-3070" not in left.cards
+    assert "rtx-4090" in left.cards
+    assert len(todo["two-cards-batch"].cards) == 5
+
+
 def test_missing_counts_what_is_still_to_measure() -> None:
     def left(results: Results) -> dict[str, int | None]:
         return {m.experiment: m.n_missing for m in missing(load_claims(ARTICLE), results)}
 
     before = left(Results())
-    assert before["rtx-4080-super-against-older-cards"] is None
+    assert before["two-cards-decode"] == 9 * 8  # cards, replicates
     assert before["dynamic-int8"] == 2 * 4 * 8 * 2  # models, schemes, pairs, batches
     variant = {"name": "smollm2-135m-instruct/transformers/none"}
     work = {"n_prompt": 128, "n_gen": 128, "n_batch": 1}

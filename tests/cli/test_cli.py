@@ -127,6 +127,8 @@ def test_an_empty_name_is_refused() -> None:
         (["run", "-m", "llama-3.1-8b@hubb"], 2, "unknown weight source 'hubb'"),
         (["run", "-m", "./nowhere"], 2, "no config.json there"),
         (["run", "-q", "int8-dynamik"], 2, "did you mean 'int8-dynamic'"),
+        (["run", "-q", "x"], 2, "known: bnb-int8, bnb-nf4, fp8-dynamic"),
+        (["run", "-m", "xx"], 2, " more (`bench models` lists them)"),
         (["run", "-e", "transformer"], 2, "did you mean 'transformers'"),
         (["run", "-n", "0"], 2, "grid.n_gen: 0 must be at least 1"),
         (["run", "--pairs", "0"], 2, "measure.pairs: must be at least 1"),

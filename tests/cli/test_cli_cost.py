@@ -173,7 +173,7 @@ def test_prices_say_how_old_they_are_and_warn_past_90_days(
     # The newest row that counts is of 2026-06-01: 90 days before, and 91.
     assert "(oldest price 90 days old)" in fresh.out
     assert fresh.err == ""
-    assert "bench: rent: a price of it is 91 days old" in old.err
+    assert "bench: rent: its oldest price is 91 days old" in old.err
 
 
 @pytest.mark.parametrize("flags", [("--tornado",), ("--tokens-per-day", "1M")])
@@ -185,7 +185,7 @@ def test_every_table_warns_of_old_prices(
 
     assert verb.run(parser.parse_args([str(results), *rent, *flags])) == 0
 
-    assert "bench: rent: a price of it is 181 days old" in capsys.readouterr().err
+    assert "bench: rent: its oldest price is 181 days old" in capsys.readouterr().err
 
 
 def test_a_stated_rate_is_dated(bench_cost) -> None:

@@ -20,7 +20,8 @@ from bench.comparison.judging import pairs_of
 from bench.errors import InputError
 from bench.records import Environment
 from bench.records.file import Results, Writer
-from bench.report.tables.compare import table
+from bench.report.tables import to_markdown
+from bench.report.tables.compare import columns, table, to_read, words
 from bench.summary import replicate
 from tests.summary.test_summary import quality, record
 
@@ -547,3 +548,23 @@ def test_a_gate_does_not_pass_on_records_that_are_no_evidence(tmp_path: Path) ->
     results = arms(1.5, change=lambda i, q: {"reasons": ("FOREIGN_PROCESS",)})
     assert row(results)["ci_low"] > 1.4
     assert main(["compare", saved(results, tmp_path), "--fail-below", "1.1"]) == 1
+
+
+def test_the_table_to_read_asks_each_question_once() -> None:
+    rows = compared(arms(1.5), Rules())
+    assert [row.metric for row in to_read(rows)] == [
+        row.metric for row in rows if row.metric not in {"ttft", "tpot", "e2e"}
+    ]
+    slow_network = [replace(row, ratio=1.2) if row.metric == "ttft" else row for row in rows]
+    assert "ttft" in {row.metric for row in to_read(slow_network)}
+
+
+def test_a_reason_of_every_workload_is_said_once() -> None:
+    rows = compared(arms(1.5, pairs=3), Rules())
+    shown = to_markdown(rows, columns(rows, Rules()))
+    assert "reasons" not in shown
+    assert max(map(len, shown.splitlines())) <= 100
+    said = [line for line in words(rows, Rules()) if line.startswith("`TOO_FEW_PAIRS`")]
+    assert said == ["`TOO_FEW_PAIRS` (every workload): fewer pairs than a verdict needs."]
+    noisy = [replace(rows[0], reasons=("TOO_FEW_PAIRS", "CV")), *rows[1:]]
+    assert "CV" in to_markdown(noisy, columns(noisy, Rules()))

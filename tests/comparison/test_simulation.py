@@ -52,5 +52,32 @@ def test_a_against_a_is_seldom_called_different_and_three_percent_mostly(
 
 def test_the_table_in_the_documentation_is_whole(simulation: ModuleType) -> None:
     text = (ROOT / "docs" / "method.md").read_text()
-    for name, *_ in simulation.DESIGNS:
+    for name, *_ in (*simulation.DESIGNS, *simulation.FLEETS, *simulation.CALLED):
         assert f"| {name} |" in text
+
+
+def test_between_machines_the_interval_covers_what_it_says(simulation: ModuleType) -> None:
+    shares = {
+        name: simulation.covered(300, 8, what, of) for name, what, of in simulation.FLEETS[:9]
+    }
+    left_in = shares.pop("the same, the drift left in")
+    assert left_in > 0.985, "an unpaired test takes the drift for scatter"
+    for name, share in shares.items():
+        assert 0.92 <= share <= 0.99, name  # 300 runs: 93% to 98% and their chance
+
+
+def test_machines_of_one_card_taken_for_one_are_covered_far_too_seldom(
+    simulation: ModuleType,
+) -> None:
+    name, what, of = simulation.FLEETS[-1]
+    assert simulation.covered(200, 8, what, of) < 0.7, name
+
+
+def test_a_machine_against_itself_is_seldom_called_different(simulation: ModuleType) -> None:
+    for name, n, what, truth, n_metrics in simulation.CALLED:
+        if truth == 1.0:
+            different, _ = simulation.called(200 // n_metrics, n, what, truth, n_metrics)
+            assert different <= 0.08, name  # 200 runs: 5% and their chance
+    for name, n, what, truth, _ in simulation.CALLED:
+        if truth >= 1.3:
+            assert simulation.called(40, n, what, truth)[0] == 1.0, name

@@ -109,7 +109,7 @@ def test_the_table_says_why_and_the_gate_holds_nothing(
     assert main(["compare", str(into), "--baseline", "f16", "--fail-below", "1.1"]) == 1
     out, err = capsys.readouterr()
     assert "no interval, and no verdict" in out
-    assert "`NOT_PAIRED`: figures of another tool" in out
+    assert "`NOT_PAIRED` (every workload): figures of another tool" in out
     assert "no verdict on decoding at 0+128 x 1" in out
     assert "--level standard" not in out, "more of the same would not help"
     assert "no valid interval (NOT_PAIRED)" in err

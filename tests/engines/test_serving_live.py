@@ -119,3 +119,23 @@ def test_a_run_against_a_server_is_measured_compared_and_priced(
     assert main(["cost", str(tmp_path), "--rent", "1", "-o", "json"]) == 0
     priced = json.loads(capsys.readouterr().out)
     assert priced[0]["usd_per_mtok"] == pytest.approx(1e6 / 3600 / one["total_tok_s"])
+
+
+def test_it_is_started_for_each_replicate_from_the_models_own_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("xllamacpp")
+    root = Path(__file__).parents[2]
+    serve = f"env PYTHONPATH={root} {sys.executable} -m tests.llama_server {{gguf}} 2 {{port}}"
+    command = ["run", "-m", "smollm2-135m-instruct", "--serve", serve, "-p", "16", "-n", "8"]
+    short = ["-b", "1,2", "--pairs", "2", "--into", str(tmp_path), "-o", "json"]
+    assert main([*command, *short]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["n_batch"] for row in rows] == [1, 2]
+    assert all(row["peak_memory_bytes"] > 96e6 for row in rows)
+    found = read(tmp_path).records
+    assert len({one.model["details"]["started"]["log"] for one in found}) == 2
+    for one in found:
+        assert one.model["details"]["server"]["kind"] == "llama.cpp"
+        assert one.model["details"]["prompts"] == "tokens"
+        assert one.model["weights_bytes"] == 96_576_768

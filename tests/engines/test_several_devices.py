@@ -86,8 +86,8 @@ def test_names_of_groups() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("cuda:0+cuda:0", "names one twice"),
-        ("cuda:0+cuda:00", "names one twice"),
+        ("cuda:0+cuda:0", "names a device twice"),
+        ("cuda:0+cuda:00", "names a device twice"),
         ("cuda:3-3", "last must be above"),
         ("cuda:0+cpu", "each of several has a number"),
         ("cuda:0+xpu:1", "mixes kinds"),
@@ -105,7 +105,7 @@ def test_a_group_that_is_not_here_is_told(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(UnsupportedError, match="no device 'cuda:1' on this machine"):
         resolve_device("cuda:1+cuda:2")
     assert main(["run", "-d", "cuda:0+cuda:0"]) == 2
-    assert "names one twice" in capsys.readouterr().err
+    assert "names a device twice" in capsys.readouterr().err
     assert main(["doctor", "-d", "cuda:0+cuda:1"]) == 2
 
 

@@ -120,3 +120,14 @@ def test_a_pilot_fixes_the_number_of_pairs(
     assert len(records) == 2 * pairs  # the pilot's pairs are among them
     assert main([*command, "--target", "0.001%"]) == 2
     assert "would take" in capsys.readouterr().err
+
+
+def test_each_replicate_is_shown_when_it_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(script(tmp_path, "drift = 0.2", pairs=1)) == 0
+    lines = capsys.readouterr().err.splitlines()
+    shown = [line for line in lines if "decode tok/s" in line]
+    assert len(shown) == 2
+    assert "/none/drift=0.2, replicate 1, 16+8 x 1: prefill tok/s " in shown[0] + shown[1]
+    assert all("NO_STEADY_STATE" in line for line in shown)

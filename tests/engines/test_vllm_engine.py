@@ -1,7 +1,8 @@
-"""The vLLM engine against a fake of vLLM's public API; it has never met vLLM itself."""
+"""The vLLM engine against a fake of vLLM's public API; test_vllm_cpu.py has the real one."""
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from dataclasses import replace
@@ -11,10 +12,12 @@ from typing import Any
 import pytest
 
 from bench.engines.messages import Job
+from bench.engines.registry import refusal
 from bench.engines.vllm import VllmEngine
 from bench.errors import InputError, UnsupportedError
-from bench.experiment import Workload
+from bench.experiment import Variant, Workload
 from bench.models.prompts import random_tokens
+from bench.schemes import Device
 from bench.worker import check_tokens, request
 from tests import fake_vllm
 from tests.fakes import FakeClock
@@ -105,10 +108,8 @@ def test_an_online_scheme_is_called_online(job: Job) -> None:
     found = VllmEngine().load(replace(job, quant="fp8_per_block"))
     assert found.dynamic == "online"
     assert found.quantized_fraction is None
-    assert "does not tell" in found.absent["weights_bytes"]
+    assert "does not show its model" in found.absent["weights_bytes"]
     assert VllmEngine().load(job).dynamic is None
-    assert found.kernel is not None
-    assert "a scale each 128 x 128" in found.kernel
 
 
 @pytest.mark.parametrize("n_batch", [1, 5])
@@ -179,12 +180,60 @@ def test_what_it_cannot_do_is_refused_with_the_reason(job: Job) -> None:
     runs, _ = loaded(job)
     with pytest.raises(UnsupportedError, match="without its prefill"):
         runs.rewind()
-    with pytest.raises(UnsupportedError, match="prompt_logprobs"):
+    with pytest.raises(UnsupportedError, match="top_log_probs"):
         runs.log_probs([1, 2])
-    with pytest.raises(UnsupportedError, match="not on the CPU"):
-        VllmEngine().load(replace(job, device="cpu"))
+    with pytest.raises(InputError, match="speculative_config: no JSON object"):
+        VllmEngine().load(replace(job, options={"speculative_config": "ngram"}))
     with pytest.raises(InputError, match=r"options\.max_num_seq: unknown key; did you mean"):
         VllmEngine().load(replace(job, options={"max_num_seq": 3}))
+
+
+def test_guesses_are_counted_from_the_beginning_of_a_workload(job: Job) -> None:
+    config = '{"method": "ngram", "num_speculative_tokens": 2}'
+    runs, llm = loaded(replace(job, options={"speculative_config": config}))
+    assert llm.given["speculative_config"] == {"method": "ngram", "num_speculative_tokens": 2}
+    assert llm.given["disable_log_stats"] is False
+    for _ in range(2):
+        runs.start(12, 4, 1)
+        request(runs, FakeClock([0.1]), 4)
+        assert runs.notes()["speculation"] == {
+            "drafts": 4,
+            "guessed_tokens": 8,
+            "accepted_tokens": 4,
+            "acceptance_rate": 0.5,
+            "tokens_per_step": 2.0,
+        }
+    assert loaded(job)[1].given["disable_log_stats"] is True
+
+
+def test_the_likeliest_tokens_are_told_with_that_of_the_text(job: Job) -> None:
+    runs, _ = loaded(job)
+    told = runs.top_log_probs([5, 6, 900])
+    assert [tokens[:3] for tokens in told.indices] == [[6, 7, 8], [7, 8, 9]]
+    assert len(told.indices[0]) == len(told.log_probs[0]) == 256
+    assert told.given == pytest.approx([-math.log(2), -894 * math.log(2)])
+
+
+def test_on_a_cpu_weights_are_float32_and_threads_are_told(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("VLLM_CPU_KVCACHE_SPACE", "OMP_NUM_THREADS", "VLLM_CPU_OMP_THREADS_BIND"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    runs = VllmEngine()
+    on_cpu = replace(job, device="cpu", mode="eager", dtype="auto", threads=3)
+    assert runs.load(on_cpu).dtype == "float32"
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+    assert os.environ["VLLM_CPU_KVCACHE_SPACE"] == "2"
+
+
+def test_what_needs_a_gpu_is_refused_on_a_cpu(job: Job) -> None:
+    with pytest.raises(UnsupportedError, match="no CUDA graphs on a CPU"):
+        VllmEngine().load(replace(job, device="cpu"))
+    variant = Variant(model="m", engine="vllm", quant="fp8_per_block")
+    cpu = Device(name="cpu", kind="cpu")
+    assert "casts no weights to fp8" in str(refusal(variant, cpu))
+    assert refusal(replace(variant, quant="none"), cpu) is None
 
 
 def test_without_the_package_it_says_so(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

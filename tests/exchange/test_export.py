@@ -255,7 +255,7 @@ def test_a_file_of_pytest_benchmark_that_is_not_ours_is_one_line(
     path.write_text(json.dumps({"machine_info": {}, "benchmarks": [entry]}))
     into = tmp_path / "into"
     assert main(["import", "pytest-benchmark", str(path), "--into", str(into)]) == 2
-    assert "'test_x' says nothing of tokens" in capsys.readouterr().err
+    assert "'test_x' holds no tokens" in capsys.readouterr().err
     path.write_bytes(export(results(record("none")), "pytest-benchmark").data)
     path.write_text(path.read_text().replace('"schema": 1', '"schema": 2'))
     assert main(["import", "pytest-benchmark", str(path), "--into", str(into)]) == 2

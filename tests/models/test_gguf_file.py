@@ -96,7 +96,7 @@ def test_values_of_an_unknown_type_are_named(tmp_path: Path) -> None:
     at = whole.index(b"general.architecture") + len(b"general.architecture")
     whole[at : at + 4] = (77).to_bytes(4, "little")
     file.write_bytes(whole)
-    with pytest.raises(InputError, match="a value of type 77, which is not known"):
+    with pytest.raises(InputError, match="a value has the unknown type 77"):
         gguf_file.read(file)
 
 

@@ -20,7 +20,7 @@ import pytest
 from huggingface_hub import constants
 
 from bench.errors import BenchError, InputError, UnsupportedError
-from bench.experiment import Experiment, Grid
+from bench.experiment import Experiment, Grid, load_experiment
 from bench.models import hub, hub_fetch, resolve_model, weights
 from bench.models.hub_errors import telling
 from bench.runner.pinning import pinned
@@ -232,7 +232,7 @@ def test_a_gguf_that_is_not_one_file(server: Hub) -> None:
     server.push("org/GGUF", GGUF | parts | {"b/m.Q8_0.gguf": WEIGHTS})
     for file, words in {
         "Q2_K": "holds no GGUF file 'Q2_K'; there is: b/m.Q8_0.gguf, m-Q4_K_M-00001",
-        "m-Q4_K_M-00001-of-00002.gguf": "is cut into several files",
+        "m-Q4_K_M-00001-of-00002.gguf": "is split into several files",
         "Q8_0": "holds 2 files for 'Q8_0'; name one: m.Q8_0.gguf, b/m.Q8_0.gguf",
     }.items():
         with pytest.raises(InputError, match=words):
@@ -313,7 +313,7 @@ def test_no_network(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_something_else_at_the_endpoint(server: Hub) -> None:
     server.push("org/name", FILES, no_sums=True)
-    with pytest.raises(UnsupportedError, match=r"the hub states no sum of config\.json"):
+    with pytest.raises(UnsupportedError, match=r"the hub gives no checksum of config\.json"):
         look_up("org/name")
 
 
@@ -358,7 +358,7 @@ def test_a_lying_server(server: Hub) -> None:
         hub_fetch.fetch(snapshot, None, quiet)
     assert not (snapshot.folder / "model.safetensors").exists()
     server.faults.altered, server.faults.short_by = False, 1000
-    with pytest.raises(UnsupportedError, match=r"status 416.*the same command goes on"):
+    with pytest.raises(UnsupportedError, match=r"status 416.*run the same command to resume"):
         hub_fetch.fetch(snapshot, None, quiet)
     assert not (snapshot.folder / "model.safetensors").exists()
     server.faults.short_by, server.faults.wrong_etag = 0, True  # what counts is the content
@@ -449,6 +449,42 @@ def test_a_card_falls_back_to_random_weights_and_says_so(
     with pytest.raises(UnsupportedError, match="is gated"):
         pinned(Experiment(name="x", question="?", grid=Grid(model=("meta-llama/Llama-3.2-1B",))),
                quiet)  # fmt: skip
+
+
+def test_gguf_files_of_an_experiment_are_left_out_where_they_cannot_be_had(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = load_experiment("rtx-4080-8b-gguf")
+    server.push("Qwen/Qwen3-8B", FILES)
+    files = {f"Qwen3-8B-{kind}.gguf": WEIGHTS for kind in ("Q4_K_M", "Q6_K")}
+    server.push("Qwen/Qwen3-8B-GGUF", files)
+    said: list[str] = []
+    with pytest.raises(InputError, match="Q8_0"):  # a name that is wrong is no missing network
+        pinned(wanted, said.append)
+    server.push("Qwen/Qwen3-8B-GGUF", files | {"Qwen3-8B-Q8_0.gguf": WEIGHTS})
+    found = pinned(wanted, said.append)
+    commits = {repo: server.repos[repo].main[:12] for repo in ("Qwen/Qwen3-8B-GGUF",)}
+    assert [v.model for v in found.variants][1:] == [
+        f"Qwen/Qwen3-8B-GGUF@{commits['Qwen/Qwen3-8B-GGUF']}:Qwen3-8B-{kind}.gguf"
+        for kind in ("Q4_K_M", "Q6_K", "Q8_0")
+    ]
+    assert found.baseline == f"{found.variants[0].model}/graph/int8-weight-only/cuda-graph"
+
+    monkeypatch.setattr(hub, "look_up", unreachable)
+    (alone,) = pinned(wanted, said.append).variants
+    assert alone.model == "qwen3-8b@random"
+    assert sum("left out" in one for one in said) == 3
+    name = Experiment(
+        name="x",
+        question="?",
+        grid=Grid(model=("Qwen/Qwen3-8B-GGUF:Q4_K_M", "qwen3-8b"), engine=("llama.cpp",)),
+    )
+    with pytest.raises(UnsupportedError, match="cannot be reached"):
+        pinned(name, quiet)
+
+
+def unreachable(*_: object) -> Any:
+    raise UnsupportedError("the hub cannot be reached")
 
 
 def test_a_plan_asks_nothing_of_a_card(server: Hub) -> None:

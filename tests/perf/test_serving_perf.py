@@ -74,7 +74,7 @@ def test_read(benchmark: Any) -> None:
         connection, stream, task = await begun()
         for _ in range(CHUNKS):
             connection.data_received(PIECE)
-        benchmark.pedantic(connection._read, rounds=1)
+        benchmark.pedantic(connection.read, rounds=1)
         assert len(stream.text_ns) == CHUNKS
         task.cancel()
 

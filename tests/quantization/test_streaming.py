@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench import quantization, schemes
 from bench.engines.transformers import loading
+from bench.models import load_card, model_cards
 from bench.quantization import holding, layers, streaming
 from tests.conftest import TINY
 
@@ -105,6 +106,7 @@ PEAK = """
 import json, re, sys, pathlib, torch
 from bench import schemes
 from bench.engines.transformers import loading
+from bench.models import load_card, model_cards
 from bench.quantization import holding, streaming
 from transformers import AutoConfig, AutoModelForCausalLM
 shape, scheme, folder = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -165,7 +167,20 @@ def test_the_peak_is_the_quantized_model_and_one_layer(
     if source == "files":
         folder = str(tmp_path)
         AutoModelForCausalLM.from_config(AutoConfig.for_model(**SHAPE)).save_pretrained(folder)
-    found = peak_of(SHAPE, scheme, folder)
+    check_peak(peak_of(SHAPE, scheme, folder), scheme)
+
+
+def check_peak(found: dict[str, int], scheme: str) -> None:
+    """The quantized model and its largest tensor in floats, with 15% for what lies between."""
     # bitsandbytes' own function for 4 bits copies parts of a matrix in 32 bits.
     largest = found["largest"] * (1.5 if scheme == "bnb-nf4" else 1.0)
     assert found["peak"] <= 1.15 * found["held"] + largest
+
+
+@pytest.mark.large
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("scheme", ["int8-weight-only", "bnb-nf4"])
+def test_the_peak_of_a_billion_weights(scheme: str) -> None:
+    check_peak(
+        peak_of({**load_card(model_cards()["llama-3.2-1b"]).architecture}, scheme, ""), scheme
+    )

@@ -181,6 +181,21 @@ def test_other_pins_mean_a_new_environment(place: Home) -> None:
     assert version_in(place) == "2.0"
 
 
+def test_what_comes_along_is_taken_out_and_a_package_is_known_by_its_other_name(
+    place: Home,
+) -> None:
+    before = place.fingerprint
+    place.requirements.write_text("# alias: tiny-engine 1.0+cpu\ntinyengine==1.0\n")
+    assert place.fingerprint != before
+    install(place, lambda _: None)
+    assert versions(place)["tiny-engine"] == "1.0+cpu"
+    assert version_in(place) == "1.0"
+    place.requirements.write_text("# without: tinyengine nosuch\ntinyengine==1.0\n")
+    install(place, lambda _: None)
+    assert "tinyengine" not in versions(place)
+    assert state(place) == "installed"
+
+
 def test_an_interrupted_install_goes_on(place: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

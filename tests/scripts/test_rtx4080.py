@@ -50,6 +50,8 @@ def test_it_runs_the_doctor_the_experiments_and_the_claims(tmp_path: Path) -> No
         "run",
         "plan",
         "run",
+        "plan",
+        "run",
         "compare",
         "claims",
         "export",
@@ -77,7 +79,7 @@ def test_an_interruption_ends_it_and_says_how_to_go_on(tmp_path: Path) -> None:
 def test_a_failed_experiment_does_not_take_the_others_along(tmp_path: Path) -> None:
     code, calls, _ = run(tmp_path, {"run rtx-4080-super-quantized": 3, "doctor": 1})
     assert code == 3
-    assert sum(call.startswith("run ") for call in calls) == 3
+    assert sum(call.startswith("run ") for call in calls) == 4
     assert calls[-2].startswith("claims ")
     assert "--share" in calls[-1]
 

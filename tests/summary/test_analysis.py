@@ -14,14 +14,13 @@ from scipy.stats import wilcoxon
 from bench.errors import InputError
 from bench.statistics.paired import (
     MIN_PAIRS,
-    adjustable_p,
-    holm,
     log_ratios,
     paired_ratio,
     pairs_for,
     rank_sum_counts,
     signed_rank_p,
 )
+from bench.statistics.ratio import adjustable_p, holm
 
 FIGURE = st.floats(min_value=1e-6, max_value=1e9, allow_nan=False)
 PAIRS = st.lists(st.tuples(FIGURE, FIGURE), min_size=1, max_size=14)

@@ -120,7 +120,9 @@ def test_a_claim_does_not_rest_on_what_is_above_the_bound() -> None:
 def bench_claim() -> SubClaim:
     from types import SimpleNamespace
 
-    way = SimpleNamespace(experiment="demo", also=(), n_batch=None, gpu=None, figure="decode_tok_s")
+    way = SimpleNamespace(
+        experiment="demo", also=(), n_batch=None, gpu=None, across=None, figure="decode_tok_s"
+    )
     made: Any = SimpleNamespace(
         treatment="int8-weight-only",
         decided_by=SimpleNamespace(records=way),

@@ -189,7 +189,7 @@ def test_faster_with_worse_quality_is_said_to_be_so(tmp_path: Path) -> None:
     ) in text
     assert "perplexity ratio at most 1.02, on `english`" in text
     assert "at $0.36 an hour, busy 100% of it (assumed)" in text
-    assert "not a verdict" in text
+    assert "cannot establish it" in text
 
 
 def test_faster_at_equal_quality_is_said_to_be_so(tmp_path: Path) -> None:
@@ -221,10 +221,10 @@ def test_a_mode_that_makes_other_tokens_is_named() -> None:
     model = {"weights_bytes": 1, "notes": {"tokens_checked": 16, "tokens_as_eager": 5}}
     records = [record("none"), record("int8", model=model), record("int8", 1)]
     text = show(EXPERIMENT, Results(records=records), Path("x"), "md")
-    assert "- **int8** made other tokens than eager mode after 5 of 16." in text
+    assert "- **int8** agrees with eager mode on the first 5 of 16 tokens only." in text
     agreeing = {"notes": {"tokens_checked": 16, "tokens_as_eager": 16}}
     text = show(EXPERIMENT, Results(records=[record("none", model=agreeing)]), Path("x"), "md")
-    assert "other tokens" not in text
+    assert "agrees with eager" not in text
 
 
 def test_a_step_that_writes_weights_out_in_floats_is_told() -> None:
@@ -234,8 +234,8 @@ def test_a_step_that_writes_weights_out_in_floats_is_told() -> None:
 
     records = [record("none", model=compiled(False)), record("int8", model=compiled(True))]
     text = show(EXPERIMENT, Results(records=records), Path("x"), "md")
-    assert text.count("out in floats before it multiplies") == 1
-    assert "- **int8**, batch 2: each step writes weights out" in text
+    assert text.count("in memory before it multiplies") == 1
+    assert "- **int8**, batch 2: each step converts weights to floats" in text
     rows = summarise(Results(records=[*records, record("eager")]))
     assert [row["copies_weights"] for row in rows] == [False, True, None]
     (row,) = summarise(Results(records=[record("none", model=compiled(None))]))
@@ -247,7 +247,7 @@ def test_host_and_device_that_disagree_are_told() -> None:
     rows = summarise(Results(records=[record("none", samples=late)]))
     assert rows[0]["host_ratio"] == pytest.approx(1.2)
     text = show(EXPERIMENT, Results(records=[record("none", samples=late)]), Path("x"), "md")
-    assert "the host saw 1.20x the time" in text
+    assert "the host measured 1.20x the device's time" in text
     assert summarise(Results(records=[record("none")]))[0]["host_ratio"] is None
 
 
@@ -284,3 +284,24 @@ def test_tokens_that_were_decoded_during_prefill_are_told() -> None:
     apart = record("none", model={"notes": {"early_tokens": 0}})
     assert summarise(Results(records=[apart]))[0]["early_share"] is None
     assert summarise(Results(records=[record("none")]))[0]["early_share"] is None
+
+
+def pairs(*gaps: tuple[float, float]) -> str:
+    records = [
+        record(quant, at, gap=gap)
+        for at, both in enumerate(gaps)
+        for quant, gap in zip(("none", "int8"), both, strict=True)
+    ]
+    return show(EXPERIMENT, Results(records=records), Path("x"), "md")
+
+
+def test_few_pairs_say_how_they_agree_and_what_gives_a_verdict() -> None:
+    text = pairs((0.1, 0.05), (0.1, 0.04), (0.1, 0.08))
+    assert "as fast (faster in 3 of 3 pairs: 1.25x to 2.50x)" in text
+    assert "same way in all 3 pairs 1 time in 4. `bench run --level standard`" in text
+    assert "(slower in 2 of 3 pairs: 0.50x to 2.00x)" in pairs((0.1, 0.2), (0.1, 0.2), (0.1, 0.05))
+    assert "1 replicate estimates a difference" in pairs((0.1, 0.05))
+    enough = pairs(*[(0.1, 0.05)] * 6)
+    assert "pairs" not in enough
+    alone = show(EXPERIMENT, Results(records=[record("none")]), Path("x"), "md")
+    assert "estimate" not in alone

@@ -279,6 +279,9 @@ class FakeServer(FakeEngine):
     def request(self, n_gen: int) -> Timed:
         return next(self._rounds)
 
+    def expect(self, workload: Workload) -> None:
+        assert not workload.slo
+
     def serve(self, rounds: int, seconds: float) -> Served:
         self.asked.append((rounds, seconds))
         return self._served

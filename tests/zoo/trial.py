@@ -28,6 +28,8 @@ class Trial:
     engine: str
     outcome: Outcome
     why: str = ""
+    cache_bytes: int = 0
+    """What the model's cache holds after the last step, where it is right."""
 
 
 def job(name: str, mode: str) -> Job:
@@ -66,6 +68,7 @@ def attempt(name: str, engine: str) -> Trial:
             for _ in range(N_GEN - 1):
                 runs.step()
             made = runs.tokens()
+            held = int(runs.notes()["cache_bytes"])
     except BenchError as error:
         return Trial(name=name, engine=engine, outcome="refused", why=str(error).splitlines()[0])
     except Exception as error:
@@ -79,7 +82,7 @@ def attempt(name: str, engine: str) -> Trial:
         theirs = generated(runs)
     if theirs is not None and made != theirs:
         return Trial(name=name, engine=engine, outcome="wrong", why="tokens of generate()")
-    return Trial(name=name, engine=engine, outcome="right")
+    return Trial(name=name, engine=engine, outcome="right", cache_bytes=held)
 
 
 FORGETS = "no tiny form: what comes before a token does not show in its logits"

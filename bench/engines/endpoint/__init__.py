@@ -10,22 +10,33 @@ import asyncio
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Any
 
+from bench.demand import Asked, demand
 from bench.engines.endpoint import identity
 from bench.engines.endpoint.client import Answer, Client, RequestShape
+from bench.engines.endpoint.guesses import Guesses, counters
+from bench.engines.endpoint.http import WatchedLoop
 from bench.engines.endpoint.load import ClosedLoop, Window, arrivals, open_loop
 from bench.engines.endpoint.prompts import Vocabulary, next_length
+from bench.engines.endpoint.quality import PromptScores
 from bench.engines.endpoint.settings import ApiKey, EndpointSettings, settings
+from bench.engines.endpoint.source import Source
+from bench.engines.endpoint.steady import SteadyStream, length_of
 from bench.engines.endpoint.window import counts, failed, served
 from bench.engines.messages import Job, Loaded, Served, Timed
 from bench.errors import InputError, UnsupportedError
+from bench.experiment import Workload
+from bench.quality.top import TopPrediction
 
 PROBE_TOKENS = 8
 FINE = (None, "token_count", "buffered")
 """Ends of a probe that say the fields were taken: its two tokens may well come together."""
 ROUND_TRIES = 3
+ANY_SHARE = 0.9999
+"""Of a probe's requests that may fail: at a rate that is too high all may."""
 CALIBRATIONS = 4
 """Requests that may be spent on finding how many words make a prompt of so many tokens."""
 
@@ -47,18 +58,22 @@ class EndpointEngine:
         self._vocabulary_size: int | None = None
         self._seed = ""
         self._next = 0
+        self._workload: Workload | None = None
+        self._source: Source | None = None
 
     def load(self, job: Job) -> Loaded:
         self._settings = settings(job.options)
         self._seed = f"{job.seed}/{job.replicate}"
         self._key = ApiKey(self._settings.key_env)
         self._client = Client(self._settings, self._key, self._settings.model)
-        self._runner = asyncio.Runner()
+        self._scores = PromptScores(self._client)
+        self._runner = asyncio.Runner(loop_factory=WatchedLoop)
         try:
             found = self._runner.run(self._meet(job.architecture.get("vocab_size")))
         except (InputError, UnsupportedError):
             self.close()
             raise
+        self._counts = found["kind"] == "vllm"
         return self._describe(found)
 
     def _describe(self, found: Mapping[str, Any]) -> Loaded:
@@ -123,6 +138,9 @@ class EndpointEngine:
         assert self._runner is not None, "load comes first"
         return self._runner.run(work)
 
+    def expect(self, workload: Workload) -> None:
+        self._workload = workload if workload.requests or workload.slo else None
+
     def start(self, n_prompt: int, n_gen: int, n_batch: int) -> None:
         chosen = self._settings
         if chosen.rate is not None and n_batch != 1:
@@ -137,6 +155,17 @@ class EndpointEngine:
         self._prompts = self._vocabulary(length)
         self._shared = n_prompt - length
         self._next = 0
+        self._guesses = Guesses(self._counters())
+        self._source = self._sourced()
+
+    def _sourced(self) -> Source | None:
+        """What is asked for by a workload that says more than lengths: the same at every rate."""
+        asked = self._workload
+        if asked is None:
+            return None
+        alike = f"prompt={asked.n_prompt} gen={asked.n_gen}"
+        # Not the seed of the work: its name holds the lengths' means alone.
+        return Source(demand(asked.requests or alike), f"{self._seed}/{asked.requests}")
 
     def _vocabulary(self, length: int) -> Vocabulary:
         return Vocabulary(
@@ -176,7 +205,33 @@ class EndpointEngine:
         """The next request of the workload."""
         index, self._next = self._next, self._next + 1
         body = self._client.body(self._prompts.prompt(index), self._shape)
-        return await self._client.ask(body, self._shape, time.perf_counter_ns())
+        answer = await self._client.ask(body, self._shape, time.perf_counter_ns())
+        self._guesses.add(answer.timings)
+        return answer
+
+    async def _ask_for(self, asked: Asked) -> Answer:
+        """A request of a workload whose requests differ; the template's tokens come on top."""
+        parts = list(asked.parts)
+        name, length = parts[-1]
+        parts[-1] = (name, max(length - self._shared, 1))
+        extras = {
+            key: asked.n_gen if key == "min_tokens" else value
+            for key, value in self._shape.extras.items()
+        }
+        # Words are near enough to tokens; how many they were is what the server says.
+        exact = asked.n_prompt if self._vocabulary_size is not None else None
+        shape = RequestShape(n_prompt=exact, n_gen=asked.n_gen, extras=extras)
+        body = self._client.body(self._prompts.pieces(parts), shape)
+        answer = await self._client.ask(body, shape, time.perf_counter_ns())
+        return replace(answer, asked=asked)
+
+    async def _ask_next(self) -> Answer:
+        """The next request of a closed loop whose requests differ."""
+        assert self._source is not None
+        asked = self._source.take()
+        answer = await self._ask_for(asked)
+        self._source.answered(asked)
+        return answer
 
     def request(self, n_gen: int) -> Timed:
         """One request for each sequence, all at once: for the warm-up, which no figure rests on.
@@ -195,20 +250,45 @@ class EndpointEngine:
     def serve(self, rounds: int, seconds: float) -> Served:
         """A window of requests at this workload's concurrency, or at the rate of arrivals."""
         chosen = self._settings
+        if self._workload is not None and self._workload.rate is not None:
+            return self._probe(self._workload, self._workload.rate)
         if chosen.rate is None:
             loop = ClosedLoop(
-                self._ask,
+                self._ask if self._source is None else self._ask_next,
                 self._n_batch,
                 rounds=rounds,
                 seconds=seconds,
                 allow_failed=chosen.allow_failed,
             )
             window = self._run(loop.run())
-            return served(window, chosen, rounds * self._n_batch, self._shared)
+            return self._served(window, chosen, rounds * self._n_batch)
         count = chosen.n_requests or max(rounds, math.ceil(chosen.rate * seconds))
         times = arrivals(chosen.rate, count, f"{self._seed_of_work}/arrivals")
-        work = open_loop(self._ask, times, allow_failed=chosen.allow_failed)
-        return served(self._run(work), chosen, count, self._shared)
+        work = open_loop(
+            self._ask if self._source is None else self._ask_next,
+            times,
+            allow_failed=chosen.allow_failed,
+        )
+        return self._served(self._run(work), chosen, count)
+
+    def _probe(self, asked: Workload, rate: float) -> Served:
+        """A window at a rate of arrivals. What fails is beyond the limits, and no error."""
+        assert self._source is not None
+        judged = asked.n_requests or 1
+        stream = SteadyStream(
+            self._ask_for,
+            self._source.demand.requests(self._source.seed, length_of(judged)),
+            rate=rate,
+            judged=judged,
+            slo=asked.slo,
+        )
+        allowed = replace(self._settings, allow_failed=ANY_SHARE)
+        return self._served(self._run(stream.run()), allowed, judged)
+
+    def _served(self, window: Window, chosen: EndpointSettings, planned: int) -> Served:
+        shares = self._source is not None and self._source.demand.shares
+        hit = replace(chosen, prefix_cache=True) if shares else chosen
+        return served(window, hit, planned, self._shared)
 
     def reset(self) -> None:
         """Requests hold nothing over."""
@@ -223,20 +303,30 @@ class EndpointEngine:
         return []  # text and a count of tokens is what comes; each answer's count was checked
 
     def notes(self) -> Mapping[str, Any]:
-        """What prompts were made of: their words or token numbers, and tokens that all share."""
-        return {"prompt_length": self._prompts.n, "shared_tokens": self._shared}
+        """What prompts were made of: their words or token numbers, and tokens that all share; how
+        often the server guessed right, where it guesses."""
+        told = {"prompt_length": self._prompts.n, "shared_tokens": self._shared}
+        return told | self._guesses.figures(self._counters())
+
+    def _counters(self) -> Mapping[str, int]:
+        """Of a server that counts its guesses, so far."""
+        found: Mapping[str, int] = self._run(counters(self._client)) if self._counts else {}
+        return found
 
     def log_probs(self, window: Sequence[int]) -> Any:
-        raise UnsupportedError(NO_LOGITS)
+        raise UnsupportedError("a server tells the likeliest tokens alone (`top_log_probs`)")
+
+    def top_log_probs(self, window: Sequence[int]) -> TopPrediction:
+        """See `bench.quality.top.TellsTop`."""
+        found: TopPrediction = self._run(self._scores.top(window))
+        return found
 
     def tokenize(self, text: str) -> list[int]:
-        raise UnsupportedError(NO_LOGITS)
+        found: list[int] = self._run(self._scores.tokens(text))
+        return found
 
     def detokenize(self, tokens: Sequence[int]) -> str:
-        raise UnsupportedError(NO_LOGITS)
-
-
-NO_LOGITS = "a server gives no logits of a whole text, so quality is not measured"
+        raise UnsupportedError("a server is asked for no text of tokens")
 
 
 def _one(extras: Mapping[str, Any]) -> dict[str, Any]:

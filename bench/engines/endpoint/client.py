@@ -12,6 +12,7 @@ from email.utils import parsedate_to_datetime
 from itertools import pairwise
 from typing import Any
 
+from bench.demand import Asked
 from bench.engines.endpoint.http import HttpError, Pool, ResponseHead, ResponseText
 from bench.engines.endpoint.settings import ApiKey, EndpointSettings
 from bench.engines.endpoint.streams import Stream, message_of
@@ -53,6 +54,8 @@ class Answer:
     """Chunks with text that came together with the first."""
     timings: Mapping[str, Any] | None = None
     """The server's own, where it tells them."""
+    asked: Asked | None = None
+    """What was asked for, where requests differ or arrive by a plan."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,14 +1,16 @@
 """HTTP/1.1 on asyncio: what came, and when. Framing by h11, connections kept and used again.
 
-Bytes are stamped in the event loop's own callback and read in the loop's next turn: where many
-answers arrive at once, all are stamped before the first is read. Proxies are not used.
+Bytes are stamped in the event loop's own callback and read later, a little at a time: what arrives
+meanwhile is stamped first. `WatchedLoop` tells how late a stamp may be. Proxies are not used.
 """
 
 from __future__ import annotations
 
 import asyncio
+import selectors
 import ssl
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -16,6 +18,10 @@ from urllib.parse import urlsplit
 
 MOST_BODY_BYTES: Final = 256 << 20
 """Of one answer: far above what millions of tokens take as a stream."""
+SLICE_NS: Final = 300_000
+"""Of reading, after which the event loop looks for what has come."""
+WAITED_NS: Final = 30_000
+"""A look that took longer waited for something to come; others return at once."""
 LOOK_S: Final = 0.5
 """Between looks at how much has come; the measured path itself waits for nothing but bytes."""
 
@@ -71,11 +77,74 @@ class ResponseText:
         self.full = len(self.body) >= self.limit
 
 
+class WatchedSelector(selectors.DefaultSelector):
+    """Knows how long the loop had not looked when it found what had come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._looked_ns = time.perf_counter_ns()
+        self._late_ns = 0
+        self.lates_ns: list[int] = []
+        """Of each arrival since it was emptied: how late its stamp may be at most."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        before = time.perf_counter_ns()
+        found = super().select(timeout)
+        now = time.perf_counter_ns()
+        # Who waited was there when it came; else it may have come any time since the last look.
+        self._late_ns = 0 if now - before > WAITED_NS else now - self._looked_ns
+        self._looked_ns = now
+        return found
+
+    def note(self, at_ns: int) -> None:
+        """Something was stamped."""
+        self.lates_ns.append(at_ns - self._looked_ns + self._late_ns)
+
+
+class WatchedLoop(asyncio.SelectorEventLoop):
+    """The event loop of the client."""
+
+    def __init__(self) -> None:
+        self.watch = WatchedSelector()
+        super().__init__(self.watch)
+
+
+class Backlog:
+    """Connections of which something was stamped and is still to be read, first come first.
+
+    Reading a chunk takes longer than stamping it. Read for `SLICE_NS`, then the loop looks again:
+    so a stamp is never late by what many others take to be read.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[Connection] = deque()
+        self.watch: WatchedSelector | None = getattr(self._loop, "watch", None)
+
+    def add(self, connection: Connection) -> None:
+        self._waiting.append(connection)
+        if len(self._waiting) == 1:
+            self._loop.call_soon(self._read)
+
+    def _read(self) -> None:
+        until_ns = time.perf_counter_ns() + SLICE_NS
+        while self._waiting:
+            self._waiting[0].read()
+            self._waiting.popleft()
+            if time.perf_counter_ns() > until_ns:
+                break
+        if self._waiting:
+            self._loop.call_soon(self._read)
+
+
 class Connection(asyncio.Protocol):
     """One socket, one exchange at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, backlog: Backlog | None = None) -> None:
         import h11
+
+        self._backlog = backlog or Backlog()
+        self._watch = self._backlog.watch
 
         self._h11 = h11
         self._state = h11.Connection(our_role=h11.CLIENT)
@@ -95,14 +164,17 @@ class Connection(asyncio.Protocol):
         self._transport, self.open = transport, True
 
     def data_received(self, data: bytes) -> None:
-        self._arrived.append((time.perf_counter_ns(), data))
+        at_ns = time.perf_counter_ns()
+        self._arrived.append((at_ns, data))
+        if self._watch is not None:
+            self._watch.note(at_ns)
         if len(self._arrived) == 1:
-            self._loop.call_soon(self._read)
+            self._backlog.add(self)
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.open = False
         self._arrived.append((time.perf_counter_ns(), b""))  # h11: the end of what will come
-        self._read()
+        self.read()
 
     def close(self) -> None:
         if self._transport is not None:
@@ -148,8 +220,8 @@ class Connection(asyncio.Protocol):
             await asyncio.wait({self._done}, timeout=min(left, LOOK_S))
         self._done.result()
 
-    def _read(self) -> None:
-        """Read what has arrived since the last turn of the loop."""
+    def read(self) -> None:
+        """Read what has arrived and was not read."""
         arrived, self._arrived = self._arrived, []
         for at_ns, data in arrived:
             if self._done is None or self._done.done():
@@ -221,6 +293,7 @@ class Pool:
             ("Accept", "*/*"),
             ("Accept-Encoding", "identity"),  # compressed, chunks would come when a block is full
         ]
+        self._backlog: Backlog | None = None
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
 
@@ -267,7 +340,12 @@ class Pool:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeout_s):
-                _, connection = await loop.create_connection(Connection, **self._where)
+                if self._backlog is None:
+                    self._backlog = Backlog()
+                backlog = self._backlog
+                _, connection = await loop.create_connection(
+                    lambda: Connection(backlog), **self._where
+                )
         except TimeoutError as error:
             raise HttpError("timeout", f"no connection within {self._timeout_s:g} s") from error
         except OSError as error:  # refused, no route, unknown host, bad certificate

@@ -36,8 +36,14 @@ class Window:
     """How late each request was begun: against its plan, or after the one before it had ended."""
     lags_s: list[float] = field(default_factory=list)
     """How late the event loop woke up, at each beat."""
+    stamps_late_s: list[float] = field(default_factory=list)
+    """How late the stamp of each arrival may be at most."""
     n_ramp: int = 0
     """Requests that were answered before the window began: the loop was filling."""
+    last_ns: int = 0
+    """When the last of `answers` ended."""
+    cut_short: bool = False
+    """Whether so many requests were beyond their limits that the rest was not waited for."""
 
     @property
     def wall_s(self) -> float:
@@ -151,10 +157,15 @@ async def heartbeat(window: Window) -> AsyncIterator[None]:
             await asyncio.sleep(BEAT_S)
             window.lags_s.append(max(0.0, time.perf_counter() - before - BEAT_S))
 
+    watch = getattr(asyncio.get_running_loop(), "watch", None)
+    if watch is not None:
+        watch.lates_ns.clear()
     task = asyncio.create_task(beat())
     try:
         yield
     finally:
+        if watch is not None:
+            window.stamps_late_s = [late / 1e9 for late in watch.lates_ns]
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task

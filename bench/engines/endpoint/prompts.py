@@ -49,6 +49,24 @@ class Vocabulary:
         # The middle half of a vocabulary: special tokens stand at its ends.
         return [self.size // 4 + one % max(self.size // 2, 1) for one in at]
 
+    def pieces(self, parts: Sequence[tuple[str, int]]) -> list[int] | str:
+        """A prompt of the first tokens of some streams, one after the other (`Asked.parts`).
+
+        Streams of equal name are equal within a process; of another process, their first tokens
+        are others, as all caches go by how a prompt begins.
+        """
+        at = [one for name, n in parts for one in self._stream(name, n)]
+        if self.size is None:
+            return " ".join(WORDS[one % len(WORDS)] for one in at)
+        return [self.size // 4 + one % max(self.size // 2, 1) for one in at]
+
+    def _stream(self, name: str, n: int) -> list[int]:
+        drawn = random.Random(f"{self.seed}/{name}")
+        at = [drawn.getrandbits(32) for _ in range(n)]
+        head = random.Random(f"{self.fresh}/{name}")
+        at[:HEAD] = [head.getrandbits(32) for _ in at[:HEAD]]
+        return at
+
     def _draws(self, number: int) -> list[int]:
         drawn = random.Random(f"{self.seed}/{number}")
         at = [drawn.getrandbits(32) for _ in range(self.n)]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from bench import fields, hiding
@@ -21,8 +22,15 @@ LOCAL = re.compile(r"cpu|cuda:\d+(\+cuda:\d+)*")
 class EndpointSettings:
     """Options of engine `endpoint`."""
 
-    url: str
+    url: str = ""
     """Where the server is: `http://host:port`, with or without `/v1`."""
+    serve: str = ""
+    """Command that starts a server for each replicate, instead of `url`: `{port}` is a free port,
+    `{model}` the folder of the model and `{gguf}` its GGUF file. No shell reads it."""
+    ready_s: float = 600.0
+    """Longest wait for a server that was started."""
+    stop_s: float = 10.0
+    """How long it may take to end when it is asked to, before it is killed."""
     model: str = ""
     """Name of the model at the server; empty takes the only one that it serves."""
     api: Literal["completions", "chat"] = "completions"
@@ -52,8 +60,18 @@ class EndpointSettings:
     e2e_limit_s: float | None = None
 
     def problems(self) -> Iterator[str]:
-        yield from url_problems(self.url)
-        for name in ("rate", "timeout_s", "ttft_limit_s", "tpot_limit_s", "e2e_limit_s"):
+        yield from serve_problems(self.serve) if self.serve else url_problems(self.url)
+        if self.serve and self.url:
+            yield "serve: starts a server of its own, so url cannot name one as well"
+        for name in (
+            "ready_s",
+            "stop_s",
+            "rate",
+            "timeout_s",
+            "ttft_limit_s",
+            "tpot_limit_s",
+            "e2e_limit_s",
+        ):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 yield f"{name}: must be above 0"
@@ -73,6 +91,11 @@ class EndpointSettings:
             yield f"n_devices: {self.n_devices}, and local names {named}"
         if self.api == "chat" and self.prompts == "tokens":
             yield "prompts: the chat API takes no token numbers; use prompts = 'text'"
+
+    @property
+    def holds_model(self) -> bool:
+        """Whether the server that is started is given the model's own file or folder."""
+        return "{model}" in self.serve or "{gguf}" in self.serve
 
     @property
     def device(self) -> str:
@@ -99,11 +122,34 @@ def url_problems(url: str) -> Iterator[str]:
         yield "url: must hold no name, password or query; key_env names the key's variable"
 
 
+STARTING: Final = ("serve", "ready_s", "stop_s")
+"""Options about a server's start: the runner's business, not the worker's."""
+
+
+def serve_problems(command: str) -> Iterator[str]:
+    """What is wrong with a command that starts a server; it is recorded, so it holds no key."""
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        yield f"serve: {error}"
+        return
+    if "{port}" not in command:
+        yield "serve: must hold {port}, where the server is to listen"
+    flags = (word.partition("=")[0].lstrip("-").replace("-", "_") for word in words)
+    if any(hiding.SECRET.search(flag) for flag in flags if flag != "max_tokens"):
+        yield "serve: must hold no key, as it is recorded: set the server's variable, and key_env"
+
+
 def settings(options: Mapping[str, Any]) -> EndpointSettings:
     """The options as Settings. Raises InputError that lists every problem; no value is repeated."""
-    if "url" not in options:
-        raise InputError("engine endpoint: options.url: missing; --url http://HOST:PORT gives it")
-    if any(True for _ in url_problems(str(options["url"]))):  # it may hold a secret: not repeated
+    if not options.get("serve") and "url" not in options:
+        raise InputError(
+            "engine endpoint: options.url: missing; --url http://HOST:PORT gives it, or --serve "
+            "COMMAND starts a server"
+        )
+    if not options.get("serve") and any(
+        True for _ in url_problems(str(options["url"]))
+    ):  # it may hold a secret: not repeated
         raise InputError(*(f"options.{one}" for one in url_problems(str(options["url"]))))
     problems: list[str] = []
     found = fields.build(EndpointSettings, options, "options", problems)

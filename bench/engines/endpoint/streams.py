@@ -41,6 +41,9 @@ STREAM: Final = re.compile(rb"\s*(data|event|id|retry)?:")
 ASKED: Final = frozenset({"prompt", "messages", "max_tokens", "stream_options"})
 """Keys of a request that no chunk of an answer has."""
 
+KEPT: Final = frozenset({"usage", "timings", "error"})
+"""Keys of a chunk whose values go on: only then it is checked to its depth."""
+
 MOST_EVENT_BYTES: Final = 16 << 20
 
 
@@ -118,7 +121,9 @@ class Stream:
 
     def _take(self, at_ns: int, event: bytes) -> None:
         try:
-            chunk = parse_json(event, MOST_EVENT_BYTES)
+            chunk = json.loads(event)  # most hold a word, of which nothing is kept
+            if isinstance(chunk, dict) and chunk.keys() & KEPT:
+                chunk = parse_json(event, MOST_EVENT_BYTES)
             if not isinstance(chunk, dict):
                 raise InputError("no object")
             if error := chunk.get("error"):
@@ -131,7 +136,7 @@ class Stream:
             self.timings = table(chunk.get("timings")) or self.timings
             for choice in chunk.get("choices") or ():
                 self._choice(at_ns, choice)
-        except (InputError, TypeError, AttributeError):
+        except (InputError, ValueError, RecursionError, TypeError, AttributeError):
             self.trouble = ("malformed", f"not a chunk: {shown(event)}")
 
     def _count(self, usage: Mapping[str, Any]) -> None:

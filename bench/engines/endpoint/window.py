@@ -11,12 +11,16 @@ from typing import Any
 from bench.engines.endpoint.client import Answer
 from bench.engines.endpoint.load import Window
 from bench.engines.endpoint.settings import EndpointSettings
-from bench.engines.messages import Answered, Served
+from bench.engines.messages import Answered, Served, TokenCounts
 from bench.errors import UnsupportedError
 from bench.statistics import percentile
 
 LATE_S = 0.005
 """Delays and lags below this are of no account: an idle event loop wakes about 1 ms late."""
+STAMP_SHARE = 0.02
+"""Of the median time to the first token, by which stamps may be late in the mean."""
+STAMP_S = 0.0005
+"""Below this in the mean they are of no account."""
 LATE_SHARE = 0.05
 """Of the median request, by which requests may be late at the 95th percentile."""
 LAG_SHARE = 0.1
@@ -84,7 +88,15 @@ def answered(answer: Answer) -> Answered:
     """Of an answer without fault."""
     assert answer.ttft_s is not None
     assert answer.e2e_s is not None
-    return Answered(prefill_s=answer.ttft_s, itl_s=answer.itl_s, e2e_s=answer.e2e_s)
+    asked, told = answer.asked, None
+    if asked is not None:
+        told = TokenCounts(
+            n_prompt=answer.prompt_tokens or asked.n_prompt,
+            n_gen=answer.output_tokens or asked.n_gen,
+            n_shared=asked.n_shared,
+            n_cached=answer.cached_tokens,
+        )
+    return Answered(prefill_s=answer.ttft_s, itl_s=answer.itl_s, e2e_s=answer.e2e_s, counts=told)
 
 
 def counts(window: Window) -> dict[str, Any]:
@@ -96,6 +108,7 @@ def counts(window: Window) -> dict[str, Any]:
         "failed": dict(Counter(a.failure for a in answers if a.failure is not None)),
         "retried": dict(Counter(kind for a in answers for kind in a.retried)),
         "n_ramp": window.n_ramp,
+        "n_cut_short": int(window.cut_short),
         "n_empty_chunks": sum(a.n_empty for a in answers),
         "cached_tokens": _total([a.cached_tokens for a in answers if a.failure is None]),
     }
@@ -133,7 +146,14 @@ def lateness(window: Window, good: Sequence[Answer]) -> dict[str, Any]:
     bound = delay is not None and delay > max(LATE_S, LATE_SHARE * e2e)
     if lag is not None and steps:
         bound = bound or lag > max(LATE_S, LAG_SHARE * median(steps))
+    late = window.stamps_late_s
+    mean_late = sum(late) / len(late) if late else None
+    if mean_late is not None:
+        bound = bound or mean_late > max(STAMP_S, STAMP_SHARE * median(a.ttft_s or 0 for a in good))
     return {
+        "stamp_late_mean_s": mean_late,
+        "stamp_late_p95_s": percentile(late, 0.95),
+        "chunks_s": len(late) / window.wall_s if late and window.wall_s else None,
         "delay_p95_s": delay,
         "delay_max_s": max(window.delays_s, default=None),
         "lag_p95_s": lag,

@@ -67,9 +67,11 @@ def new_cache(model: Any) -> dict[str, Any]:
 
 
 def tensors_in(value: Any, seen: dict[int, Any]) -> dict[int, Any]:
-    """Every tensor within a cache, keys, values and states of linear layers, by its memory."""
+    """Every tensor within a cache, keys, values and states of linear layers, by its memory; those
+    of the meta device, which have none, each. A position that a layer counts is none of them."""
     if hasattr(value, "element_size"):
-        seen[value.data_ptr()] = value
+        if value.dim() > 1:
+            seen[value.data_ptr() or id(value)] = value
     elif isinstance(value, dict):
         for item in value.values():
             tensors_in(item, seen)
@@ -98,6 +100,11 @@ class Eager:
         """Bytes of the keys and values that the cache holds now, its state of linear layers too."""
         tensors = tensors_in(self._cache, {}).values()
         return {"cache_bytes": sum(t.numel() * t.element_size() for t in tensors)}
+
+    @property
+    def kept(self) -> Any:
+        """The model's cache as the last pass left it; None without."""
+        return next(iter(self._cache.values()), None)
 
     def start(self, prompt: Any, n_gen: int) -> None:  # noqa: ARG002  # the cache grows by itself
         self._prompt = prompt

@@ -17,13 +17,13 @@ from bench.errors import InputError
 from bench.experiment import CostAssumption, Experiment, load_experiment
 from bench.experiment.selectors import arm_order
 from bench.records import Line, to_json, utc_now
-from bench.records.file import Results, read
-from bench.report.page import ceiling, context, evidence, explorer, headline, rivals
+from bench.records.file import read, results_file
+from bench.report.page import ceiling, context, evidence, explorer, headline, rivals, service
 from bench.report.page.blocks import Block, Picture, Report, Section, Table
 from bench.report.page.machines import Machine, machines
 from bench.report.tables import to_csv
 from bench.report.tables.row import shown, table
-from bench.summary import Summary, summarise
+from bench.summary import Summary, load
 
 MOST_RAW_BYTES = 1_500_000
 """Raw records up to this size are put into the page, to be saved from it."""
@@ -43,16 +43,15 @@ class PageOptions:
 def assemble(paths: Sequence[Path], options: PageOptions | None = None) -> Report:
     """Read results folders or files and make the report. Raises InputError."""
     asked = options or PageOptions()
-    results = read(*paths)
+    summary = load(*paths)
     found, problems = _experiments(paths)
     place = arm_order(found.values())
-    summary = summarise(results)
     ordered = sorted(summary, key=lambda row: place.get(row.arm.name, len(place)))
     summary = replace(summary, rows=tuple(ordered))
     each = machines(summary, found, asked.baseline, asked.cost)
     cost = asked.cost or next((e.cost for e in found.values() if e.cost), None)
     questions = list(dict.fromkeys(e.question for e in found.values()))
-    downloads, left_out = _downloads(results, each)
+    downloads, left_out = _downloads(paths, each)
     verdicts = [
         replace(verdict, machine=machine.label if len(each) > 1 else "")
         for machine in each
@@ -63,7 +62,7 @@ def assemble(paths: Sequence[Path], options: PageOptions | None = None) -> Repor
         question=questions[0] if questions else "What does a token cost on this machine?",
         further_questions=tuple(questions[1:]),
         facts=tuple(_facts(each)),
-        warnings=tuple(_warnings(each, [*results.problems, *problems])),
+        warnings=tuple(_warnings(each, [*summary.problems, *problems])),
         verdicts=tuple(verdicts),
         no_verdict="; ".join(reason for reason in reasons if reason),
         headline=tuple(headline.table(machine) for machine in each),
@@ -120,6 +119,7 @@ def _sections(each: Sequence[Machine], summary: Summary, asked: PageOptions) -> 
         for make in (
             evidence.ratios,
             evidence.batching,
+            service.service,
             evidence.quality,
             ceiling.ceiling,
             evidence.energy,
@@ -165,7 +165,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"absent": "", "figure_reasons": "; ".join(told)}
 
 
-def _downloads(results: Results, each: Sequence[Machine]) -> tuple[Mapping[str, str], str]:
+def _downloads(paths: Sequence[Path], each: Sequence[Machine]) -> tuple[Mapping[str, str], str]:
     """summary.csv, and records.jsonl where it is small enough; else why it is not there."""
     rows = [
         {"machine": machine.label, **_flat(table(row))}
@@ -173,16 +173,13 @@ def _downloads(results: Results, each: Sequence[Machine]) -> tuple[Mapping[str, 
         for row in (machine.rows if machine.n_rows == len(machine.rows) else shown(machine.every))
     ]
     downloads = {"summary.csv": to_csv(rows)}
-    lines: list[str] = []
-    size = 0
+    if sum(results_file(path).stat().st_size for path in paths) > MOST_RAW_BYTES:
+        return downloads, (
+            "The raw records are too large for a page; they are in records.jsonl of the results "
+            "folder."
+        )
+    results = read(*paths)
     every: Iterator[Line] = chain(results.environments.values(), results.records, results.qualities)
-    for line in every:
-        lines.append(to_json(line))
-        size += len(lines[-1])
-        if size > MOST_RAW_BYTES:
-            return downloads, (
-                "The raw records are too large for a page; they are in records.jsonl of the "
-                "results folder."
-            )
+    lines = [to_json(line) for line in every]
     downloads["records.jsonl"] = "\n".join(lines) + "\n"
     return downloads, ""

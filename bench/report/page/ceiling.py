@@ -29,7 +29,7 @@ def ceiling(machine: Machine) -> Section:
     if not bounded:
         told = {row.absent.get("mbu", "") for row in machine.rows}
         why = "; ".join(sorted(text for text in told if text)) or "no bound is known"
-        return replace(head, missing=f"No limit to hold it against: {why}.")
+        return replace(head, missing=f"There is no bound: {why}.")
     lead = (
         "A decode step must read every weight it uses once; nothing can decode faster than that "
         "many bytes over the memory's bandwidth. A point above the roof would be a measuring error."
@@ -149,7 +149,7 @@ def _table(machine: Machine, rows: list[Shown]) -> Table:
         Head(text="bound", numeric=True, note="tok/s"),
         Head(text="of bandwidth", numeric=True, note="MBU"),
         Head(text="of peak, prefill", numeric=True, note="MFU"),
-        Head(text="what holds it back"),
+        Head(text="bottleneck"),
     )
     lines = tuple(
         ChartLine(

@@ -92,7 +92,7 @@ def claims(judged: Sequence[tuple[ClaimFile, Sequence[Finding]]]) -> Section:
     """Published claims with verdicts and reasoning."""
     head = Section(id="claims", title="Do published claims hold?")
     if not judged:
-        return replace(head, missing="No claims were looked at (`--claim NAME`).")
+        return replace(head, missing="No claims were judged (`--claim NAME`).")
     lead = (
         "Each claim is taken apart into parts that evidence can decide. Evidence, strongest first: "
         "measured here, published measurements, a physical bound, list prices, a vendor's figure."

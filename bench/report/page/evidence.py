@@ -331,7 +331,7 @@ def _trade(
         spec=pictures.trade(drawn, machine.arms, title, "mean KL divergence, nats")
         if len(drawn) > 1
         else None,
-        missing="" if len(drawn) > 1 else f"no {what} is known of two arms",
+        missing="" if len(drawn) > 1 else f"fewer than two arms have a known {what}",
         table=_trade_table(machine, rows) if key == "packed_bytes" else None,
     )
 

@@ -17,7 +17,7 @@ from bench.cost.scenario import FOLDER, SourcedFigure, load_scenario
 from bench.cost.throughput import Throughput, throughputs
 from bench.errors import InputError
 from bench.experiment import CostAssumption
-from bench.report.page.machines import Machine, work_of
+from bench.report.page.machines import Machine, priced_sizes, work_of
 from bench.summary import Sizes
 
 Json = dict[str, Any]
@@ -79,7 +79,7 @@ def _rows(machine: Machine) -> Iterator[Json]:
 
 
 def _sizes(one: Throughput) -> Sizes:
-    return Sizes(one.n_prompt, one.n_gen, one.n_batch)
+    return priced_sizes(one)
 
 
 def _work(sizes: Sizes, items: Sequence[Throughput]) -> str:
@@ -120,7 +120,7 @@ def _sliders(machines: Sequence[Machine], assumed: CostAssumption | None) -> Ite
         step=0.01,
         low=1.0,
         high=1.0,
-        source="assumption: at home, no cooling beside the machine's own",
+        source="assumption: at home, no cooling but the machine's own",
     )
 
 
@@ -165,12 +165,12 @@ def _rent(machines: Sequence[Machine], assumed: CostAssumption | None) -> Slider
 OWNED: Mapping[str, tuple[str, str, float, float]] = {
     "price": ("Price of the card", "$", 10, 40000),
     "host_price": ("Price of the rest of the machine", "$", 10, 20000),
-    "years": ("Years until it is sold", "years", 0.5, 10),
+    "years": ("Years until the card is sold", "years", 0.5, 10),
     "rate_of_return": ("Yearly cost of capital", "share", 0.005, 0.3),
-    "salvage_share": ("Worth of the card at the end", "share of its price", 0.01, 0.9),
+    "salvage_share": ("Resale value of the card", "share of its price", 0.01, 0.9),
     "electricity_per_kwh": ("Electricity", "$ for a kWh", 0.005, 0.8),
     "watts_busy": ("Power while busy, where none was measured", "W at the wall", 5, 3000),
-    "watts_host": ("Power beside a measured card", "W", 5, 1000),
+    "watts_host": ("Power of the host, added to a measured card's", "W", 5, 1000),
     "watts_idle": ("Power while idle", "W at the wall", 5, 1000),
 }
 """Figure of a scenario -> label, unit, step and the slider's end."""

@@ -148,7 +148,7 @@ def _records(machine: Machine, row: Shown) -> Cell:
 
 def _notes(machine: Machine, works: set[Sizes]) -> Iterator[str]:
     if len(works) == 1:
-        n_prompt, n_gen, n_batch = next(iter(works))
+        n_prompt, n_gen, n_batch, *_ = next(iter(works))
         yield f"Workload: {n_prompt} prompt tokens, {n_gen} new ones, batch {n_batch or 'unknown'}."
     yield (
         "Below each figure is its 95% interval over fresh processes (t interval on logarithms; "
@@ -159,7 +159,7 @@ def _notes(machine: Machine, works: set[Sizes]) -> Iterator[str]:
     for cost in machine.assumed if machine.costs else ():
         yield (
             f"Cost: at ${cost.usd_per_hour:g} an hour{each}, busy {cost.utilization:.0%} of it "
-            f"({cost.source}). Put in your own below."
+            f"({cost.source}). Enter your own below."
         )
     used = max(len(row.row.replicates) for row in machine.rows)
     if machine.n_replicates > used:

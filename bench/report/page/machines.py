@@ -87,6 +87,8 @@ class Machine:
 
 def work_of(sizes: Sizes) -> str:
     """`128+24 ×4`: prompt and new tokens, batch; imported records may not know theirs."""
+    if sizes.slo:
+        return f"{sizes.n_prompt}+{sizes.n_gen}, {sizes.slo}"
     return f"{sizes.n_prompt}+{sizes.n_gen} ×{sizes.n_batch or '?'}"
 
 
@@ -190,7 +192,7 @@ def _costs(
     for name, cost in _assumed(summary, experiments, assumed).items():
         mine = [one for one in items if experiment_of[work_of_throughput(one)] == name]
         for row in price(mine, as_scenario(cost), Terms()):
-            yield (row.variant, Sizes(row.n_prompt, row.n_gen, row.n_batch)), row
+            yield (row.variant, priced_sizes(row)), row
 
 
 def _assumed(
@@ -204,4 +206,9 @@ def _assumed(
 
 
 def work_of_throughput(one: Throughput) -> Work:
-    return one.variant, Sizes(one.n_prompt, one.n_gen, one.n_batch)
+    return one.variant, priced_sizes(one)
+
+
+def priced_sizes(one: Throughput | CostRow) -> Sizes:
+    """The sizes of the row that a price is of."""
+    return Sizes(one.n_prompt, one.n_gen, one.n_batch, one.requests or "", one.slo or "")

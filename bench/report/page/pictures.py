@@ -222,6 +222,54 @@ def over_batch(rows: Sequence[Row], arms: Sequence[str], title: str, *, log: boo
     )
 
 
+def frontier(rows: Sequence[Row], arms: Sequence[str]) -> Spec:
+    """Cost over each user's speed, a line a variant, with both intervals and the knee.
+
+    Rows: variant, rate, x, x_low, x_high, y, y_low, y_high, kind, label.
+    """
+    colour, shape = _by_variant(rows, arms)
+    x = alt.X(
+        "x:Q",
+        title="new tokens a second of one user",
+        scale=alt.Scale(zero=False, nice=False, padding=20),
+        axis=alt.Axis(format=".3~r", tickCount=6),
+    )
+    prices = [row[end] for row in rows for end in ("y_low", "y_high")]
+    y = alt.Y(
+        "y:Q",
+        title="$ per million tokens",
+        scale=alt.Scale(type="log", nice=False, zero=False, padding=16),
+        axis=alt.Axis(format="~g", values=_steps(prices)),
+    )
+    base = alt.Chart(_data(rows))
+    probes = base.transform_filter(alt.datum.kind != "knee")
+    kept = probes.transform_filter(alt.datum.kind == "within the limits")
+    beyond = probes.transform_filter(alt.datum.kind == "beyond them")
+    knee = base.transform_filter(alt.datum.kind == "knee")
+    rule = base.mark_rule(strokeWidth=1.5, opacity=0.6)
+    return _done(
+        alt.layer(
+            probes.mark_line(strokeWidth=1.5).encode(
+                x=x, y=y, color=colour, order=alt.Order("rate:Q")
+            ),
+            rule.encode(x="x_low:Q", x2="x_high:Q", y="y:Q", color=colour),
+            rule.encode(x="x:Q", y="y_low:Q", y2="y_high:Q", color=colour),
+            kept.mark_point(filled=True, size=50, opacity=1).encode(
+                x=x, y=y, color=colour, shape=shape
+            ),
+            beyond.mark_point(filled=False, size=50, opacity=1).encode(
+                x=x, y=y, color=colour, shape=shape
+            ),
+            knee.mark_point(filled=True, size=220, opacity=1).encode(
+                x=x, y=y, color=colour, shape=shape
+            ),
+            knee.mark_text(align="left", dx=14, dy=12, fontSize=11).encode(
+                x=x, y=y, text="label:N"
+            ),
+        ).properties(width=WIDTH, height=HEIGHT)
+    )
+
+
 def pay_back(rows: Sequence[Row], names: Sequence[str]) -> Spec:
     """Months over tokens a day, a line a name, shapes at powers of ten. Rows: variant, x, y."""
     colour, shape = _by_variant(rows, names)

@@ -120,12 +120,12 @@ def _shares(machine: str, costs: Sequence[CostRow], rivals: Sequence[Rival]) -> 
     work = f"{best.n_prompt}+{best.n_gen} ×{best.n_batch or '?'}"
     return Table(
         id=f"{machine}-api-shares",
-        caption=f"{best.variant}, {work}, at ${number(best.usd_per_mtok)} a million tokens and "
-        f"{rate(best.total_tok_s)} tok/s, over each API's price of the same tokens",
+        caption=f"{best.variant}, {work}: ${number(best.usd_per_mtok)} a million tokens, "
+        f"{rate(best.total_tok_s)} tok/s",
         heads=(
             Head(text="API", note="price known since"),
             Head(text="asks", numeric=True, note="$ per million tokens"),
-            Head(text="the machine", numeric=True, note="of that price"),
+            Head(text="this machine", numeric=True, note="share of that price"),
             Head(text=f"for {CLAIMED:.1%} of it", numeric=True, note="tok/s it would take"),
         ),
         lines=tuple(lines),
@@ -222,7 +222,7 @@ def _months(
             f"{rival.api.name}: {_spoken(months[rival.api.name, DAYS[1]])}" for rival in rivals
         ),
         spec=pictures.pay_back(drawn, [rival.api.name for rival in rivals]) if drawn else None,
-        missing="" if drawn else f"it does not within {MOST_MONTHS:g} months against any of them",
+        missing="" if drawn else f"not within {MOST_MONTHS:g} months against any API",
         table=table,
     )
 

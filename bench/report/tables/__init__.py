@@ -101,9 +101,7 @@ def to_markdown(rows: Sequence[Any], columns: Sequence[Column]) -> str:
     """An aligned pipe table that reads well as text and pastes into an issue."""
     cells = [[markdown_cell(column.show(row)) for column in columns] for row in rows]
     heads = [column.heading for column in columns]
-    widths = [
-        max([len(head) + 2, *(len(row[at]) for row in cells)]) for at, head in enumerate(heads)
-    ]
+    widths = [max([len(head), *(len(row[at]) for row in cells)]) for at, head in enumerate(heads)]
     lines = [
         "| "
         + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True))

@@ -38,8 +38,10 @@ def to_markdown(
         if item.n_missing is None:
             lines.append(f"- {parts}: experiment {item.experiment} is still to be written")
         else:
+            on = f" on {', '.join(item.cards)}" if item.cards else ""
             lines.append(
-                f"- {parts}: `bench run {item.experiment}` ({item.n_missing} measurements missing)"
+                f"- {parts}: `bench run {item.experiment}`{on} "
+                f"({item.n_missing} measurements missing)"
             )
     if todo:
         lines.append("")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Final
 
 from bench.comparison import Rules
-from bench.comparison.row import Compared
+from bench.comparison.row import Across, Compared
 from bench.comparison.unpaired import REASON
 from bench.experiment.selectors import short_names
 from bench.records.codes import sentence
 from bench.report.tables import Column, figure, sweeps
 from bench.statistics.paired import MIN_PAIRS
+from bench.statistics.unpaired import UnpairedRatio
 from bench.summary import Sizes
 
 
@@ -36,36 +39,87 @@ def table(row: Compared) -> dict[str, Any]:
     }
     if row.sizes is not None and REASON not in row.reasons:  # what was tested in pairs
         made["p_adjusted"] = row.p_adjusted
+    if row.across is not None:
+        made |= _of_machines(row.across, row.unpaired)
     return made | {"significant": row.significant, "verdict": row.verdict}
+
+
+def _of_machines(across: Across, found: UnpairedRatio | None) -> dict[str, Any]:
+    """Keys of a comparison between machines; None where there are no replicates to make it of."""
+    made = asdict(across) | {"differs": list(across.differs)}
+    return made | {name: getattr(found, name, None) for name in OF_REPLICATES}
+
+
+OF_REPLICATES: Final = tuple(
+    f"{name}_{side}"
+    for name in ("n", "machines", "restart_sd", "machine_sd")
+    for side in ("baseline", "candidate")
+)
 
 
 def _names(rows: Sequence[Compared]) -> dict[str, str]:
     return short_names([*(row.baseline for row in rows), *(row.candidate for row in rows)])
 
 
+OTHER_UNITS: Final = {"ttft": "prefill", "tpot": "decode", "e2e": "cost"}
+"""Figures that, offline, are the same question as another in other units: inverted, or times the
+price of an hour."""
+
+
+def to_read(rows: Sequence[Compared]) -> list[Compared]:
+    """The rows without those that only repeat another row's ratio in other units."""
+    ratios = {(row.candidate, row.sizes, row.metric): row.ratio for row in rows}
+
+    def repeats(row: Compared) -> bool:
+        other = ratios.get((row.candidate, row.sizes, OTHER_UNITS.get(row.metric, "")))
+        if not other or not row.ratio:
+            return False
+        distance = abs(math.log(row.ratio)) - abs(math.log(other))
+        return abs(distance) < SAME_RATIO
+
+    return [row for row in rows if not repeats(row)]
+
+
+SAME_RATIO: Final = 1e-3
+"""Logarithms of ratios nearer than this are one figure in two units."""
+
+
 def columns(rows: Sequence[Compared], rules: Rules) -> list[Column]:
     """Columns to read; what is the same in every row is not shown."""
     names = _names(rows)
     timed = [row.sizes for row in rows if row.sizes is not None]
-    return [
+    everywhere = _everywhere(rows)
+
+    def reasons(row: Compared) -> str:
+        return ", ".join(code for code in row.reasons if code not in everywhere) or "-"
+
+    made = [
         figure("candidate", lambda row: names[row.candidate]),
         *sweeps(timed, lambda row: row.sizes),
         figure("metric", lambda row: row.metric),
         figure("ratio", lambda row: row.ratio, ".3f"),
-        figure("difference", lambda row: _percent(row.ratio)),
-        figure(f"{rules.confidence:.0%} interval", _interval),
+        figure(f"{rules.confidence:.0%} interval", interval),
         figure("n", lambda row: row.n_pairs),
-        figure("significant", lambda row: "yes" if row.significant else "no"),
         figure("verdict", lambda row: row.verdict),
-        figure("reasons", lambda row: ", ".join(row.reasons) or "-"),
     ]
+    if any(reasons(row) != "-" for row in rows):
+        made.append(figure("reasons", reasons))
+    return made
 
 
-def _percent(ratio: float | None) -> str:
+def _everywhere(rows: Sequence[Compared]) -> set[str]:
+    """Reasons that every row of a workload has; they are said once, below the table."""
+    timed = [set(row.reasons) for row in rows if row.sizes is not None]
+    return set.intersection(*timed) if timed else set()
+
+
+def percent(ratio: float | None) -> str:
+    """How far a ratio is from 1."""
     return "-" if ratio is None else f"{ratio - 1:+.1%}"
 
 
-def _interval(row: Compared) -> str:
+def interval(row: Compared) -> str:
+    """Both ends; `-` where there is none."""
     if row.ci_low is None:
         return "-"
     return f"{row.ci_low:.3f} .. {row.ci_high:.3f}"
@@ -94,8 +148,10 @@ def words(rows: Sequence[Compared], rules: Rules) -> Iterator[str]:
     left_out = max((row.n_left_out for row in rows), default=0)
     if left_out:
         yield f"Up to {left_out} pairs were left out because of the reasons shown."
+    everywhere = _everywhere(rows)
     for reason in sorted({reason for row in rows for reason in row.reasons}):
-        yield f"`{reason}`: {sentence(reason)}."
+        where = " (every workload)" if reason in everywhere else ""
+        yield f"`{reason}`{where}: {sentence(reason)}."
 
 
 def _decode(row: Compared) -> str:
@@ -108,7 +164,7 @@ def _decode(row: Compared) -> str:
         return f"no verdict on decoding at {work}"
     if row.verdict == "same":
         return f"decodes as fast at {work}"
-    said = f"decodes {row.ratio:.2f}x as fast at {work} ({_interval(row)})"
+    said = f"decodes {row.ratio:.2f}x as fast at {work} ({interval(row)})"
     faster = row.verdict == "higher"
     quality = {True: "at equal quality", False: "not at equal quality", None: "quality not known"}
     return f"{said}: {'faster' if faster else 'slower'}, {quality[row.equal_quality]}"
@@ -131,7 +187,8 @@ def gate_failures(
     for row in rows:
         if row.metric not in metrics:
             continue
-        at = f"{row.metric} of {row.candidate}"
+        machine = "" if row.across is None else f" on {row.across.candidate_machine}"
+        at = f"{row.metric} of {row.candidate}{machine}"
         for bound, limit, word in (
             (below, row.ci_low, "below"),
             (above, row.ci_high, "above"),
@@ -141,5 +198,5 @@ def gate_failures(
             if limit is None or row.verdict == "invalid":
                 failures.append(f"{at}: no valid interval ({', '.join(row.reasons) or 'none'})")
             elif (limit < bound) if word == "below" else (limit > bound):
-                failures.append(f"{at}: interval {_interval(row)} reaches {word} {bound:g}")
+                failures.append(f"{at}: interval {interval(row)} reaches {word} {bound:g}")
     return failures

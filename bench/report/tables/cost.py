@@ -147,12 +147,20 @@ _COST = (
     ("device", Column(heading="card", show=_card)),
     ("backend", column("backend")),
     (None, Column(heading="prompt+gen x batch", show=_work)),
+    ("requests", column("requests")),
+    ("slo", column("slo", "within")),
+    ("requests_s", column("requests_s", "requests/s", ",.3g")),
+    ("user_tok_s", column("user_tok_s", "tok/s a user", ",.3g")),
+    ("cached_share", column("cached_share", "prompt cached", ".0%")),
     ("total_tok_s", Column(heading="total tok/s", show=lambda row: _rate(row["total_tok_s"]))),
     ("power_limit_w", column("power_limit_w", "limit W", ",.0f")),
     (None, column("scenario", "scenario", missing="list price")),
     ("utilization", column("utilization", "busy", ".0%")),
     ("usd_per_busy_hour", column("usd_per_busy_hour", "USD/busy h", ".4g")),
+    ("slo", column("usd_per_available_hour", "USD/h kept ready", ".4g")),
+    ("slo", column("usd_per_hour_per_request_s", "USD/h for 1 request/s", ".4g")),
     (None, Column(heading="USD/Mtok", show=_cheapest)),
+    ("usd_per_mtok_computed", column("usd_per_mtok_computed", "USD/Mtok computed", ".4g")),
     ("ci_low", _range("ci_low", "ci_high", "95% measured")),
     ("band_low", _range("band_low", "band_high", "95% scenario")),
     ("per_mtok", column("per_mtok", "", ".4g")),
@@ -268,8 +276,8 @@ def old_prices(rows: Sequence[Row]) -> list[str]:
         if row["price_age_days"] is not None and row["price_age_days"] > OLD.days
     }
     return [
-        f"{name}: a price of it is {days} days old; `bench prices` lists newer ones, "
-        "`bench prices --update` asks the market for rents"
+        f"{name}: its oldest price is {days} days old; `bench prices` lists newer ones, "
+        "`bench prices --update` fetches rents"
         for name, days in old.items()
     ]
 
@@ -319,10 +327,12 @@ def volume_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         for row in rows
     ]
     notes = list(dict.fromkeys(notes))
-    notes.append("the measured batch is full whenever there is work; a month is 365/12 days")
+    notes.append(
+        "assumed: the measured batch is full whenever there is work; a month is 365/12 days"
+    )
     if any(row["usd_per_month_by_use"] is not None for row in rows):
         notes.append(
-            "USD/month pays every hour, reserved; only hours of use: those billed at the "
-            "scenario's utilization, given back between"
+            "USD/month: every hour is paid (reserved); only hours of use: idle machines are "
+            "returned, and the rest are billed at the scenario's utilization"
         )
     return notes + [f"no {why}" for why in dict.fromkeys(w for row in rows for w in row["absent"])]

