@@ -46,6 +46,14 @@ TOKEN = event(
         "choices": [{"index": 0, "text": " token", "logprobs": None, "finish_reason": None}],
     }
 )
+CHAT_TOKEN = event(
+    {
+        "id": "t",
+        "object": "chat.completion.chunk",
+        "model": "m",
+        "choices": [{"index": 0, "delta": {"content": " token"}, "finish_reason": None}],
+    }
+)
 LAST = event({"choices": [{"index": 0, "text": "", "finish_reason": "length"}]})
 DONE = chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
@@ -111,7 +119,11 @@ class Connection(asyncio.Protocol):
         elif not body:
             self.transport.write(b"HTTP/1.1 404 No\r\nContent-Length: 2\r\n\r\n{}")
         else:
-            self._serves.take(self, json.loads(body), at)
+            asked = json.loads(body)
+            asked.setdefault("max_tokens", asked.get("max_completion_tokens"))
+            if "messages" in asked:
+                asked["prompt"] = " ".join(str(one["content"]) for one in asked["messages"])
+            self._serves.take(self, asked, at)
 
     def _page(self, table: Any) -> None:
         text = json.dumps(table).encode()
@@ -178,7 +190,8 @@ class Ticks(Serves):
             if made == 1:
                 state[4] = first = now
                 self.ttfts.append(now - at)
-            data = (HEAD if made == 1 else b"") + TOKEN
+            token = CHAT_TOKEN if "messages" in asked else TOKEN
+            data = (HEAD if made == 1 else b"") + token
             if made == asked["max_tokens"]:
                 if made > 1:
                     self.tpots.append((now - first) / (made - 1))

@@ -125,6 +125,8 @@ def _on_fleet(experiment: Experiment, folder: Path, args: argparse.Namespace) ->
 
     if args.n_batch == LARGEST or args.target is not None:
         raise InputError("--on: -b max and --target try a single machine; give numbers")
+    if experiment.slo:
+        raise InputError("--on: --slo searches one server; run it beside that")
     with ProgressLine() as progress:
         experiment = pinned(experiment, progress.say)
     check_names(experiment)

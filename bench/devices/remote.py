@@ -115,7 +115,8 @@ class StartedServerReader:
         if found.values:
             scope = "window" if self._reset else "process"
             found.values |= {"peak_host_scope": scope, "processes": len(self._members)}
-        absent = {name: why for name, why in read.absent.items() if name not in found.values}
+        known = {*found.values, *(["peak_memory_bytes"] if found.values else [])}
+        absent = {name: why for name, why in read.absent.items() if name not in known}
         return dataclasses.replace(
             read, memory={**read.memory, **found.values}, absent=absent | found.absent
         )

@@ -251,8 +251,14 @@ def _place(file: Path) -> Path | None:
 def _code() -> str:
     """A hash of the code that reads records: other code may read other figures."""
     package = Path(__file__).parent.parent
-    files = [file for room in ("summary", "records") for file in (package / room).glob("*.py")]
-    files += [package / "statistics" / "__init__.py", package / "experiment" / "devices.py"]
+    files = [
+        file for room in ("summary", "records", "demand") for file in (package / room).glob("*.py")
+    ]
+    files += [
+        package / "fields.py",
+        package / "statistics" / "__init__.py",
+        package / "experiment" / "devices.py",
+    ]
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(file.read_bytes())

@@ -22,7 +22,7 @@ from bench.statistics import Estimate, percentile_interval
 from bench.summary.arm import Sizes
 from bench.summary.limits import Ceiling
 from bench.summary.metrics import METRICS
-from bench.summary.replicate import Doubt, Replicate, each_tpot_s
+from bench.summary.replicate import Doubt, Raw, Replicate, each_tpot_s
 
 if TYPE_CHECKING:
     from bench.records.file import Results
@@ -325,7 +325,7 @@ def with_levels(rows: Sequence[Row]) -> list[Row]:
 def _unheld(one: Replicate, sizes: Sizes, why: str) -> Replicate:
     """Stands for a search without an answer."""
     record = replace(one.record, status="failed", message=why, samples={})
-    return replace(one, record=record, sizes=sizes, figures={})
+    return replace(one, raw=Raw(record), sizes=sizes, figures={})
 
 
 def _level_row(key: RowKey, probes: Sequence[Row]) -> Row:

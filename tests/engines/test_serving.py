@@ -19,6 +19,7 @@ import pytest
 
 from bench.engines.endpoint import EndpointEngine
 from bench.engines.endpoint.client import Answer
+from bench.engines.endpoint.http import WatchedSelector
 from bench.engines.endpoint.load import Window, arrivals, open_loop
 from bench.engines.endpoint.prompts import HEAD, Vocabulary, next_length
 from bench.engines.endpoint.settings import ApiKey, EndpointSettings, settings
@@ -530,6 +531,30 @@ def test_a_client_that_is_late_is_told_from_a_slow_server(
     assert ("CLIENT_BOUND" in found.reasons) == bound
     assert found.device["client"]["delay_p95_s"] == delay_s
     assert found.device["client"]["lag_p95_s"] == lag_s
+
+
+@pytest.mark.parametrize(("late_s", "bound"), [(0.0004, False), (0.013, False), (0.015, True)])
+def test_stamps_that_may_be_late_mark_the_client(late_s: float, bound: bool) -> None:
+    # By 2% of the 0.7 s to the first token, in the mean.
+    window = Window(answers=[answer()] * 20, end_ns=10**9, stamps_late_s=[late_s] * 100)
+    found = served(window, EndpointSettings(url="http://a"), 20)
+    assert ("CLIENT_BOUND" in found.reasons) == bound
+    assert found.device["client"]["stamp_late_mean_s"] == pytest.approx(late_s)
+    assert found.device["client"]["chunks_s"] == pytest.approx(100)
+
+
+def test_a_loop_that_waited_stamps_in_time_and_one_that_was_busy_may_not() -> None:
+    watch = WatchedSelector()
+    watch.select(0.005)  # it waited
+    at_ns = time.perf_counter_ns()
+    watch.note(at_ns)
+    time.sleep(0.01)  # busy with what it read
+    watch.select(0)
+    watch.note(time.perf_counter_ns())
+    in_time, late = watch.lates_ns
+    assert in_time < late
+    assert late >= 10_000_000
+    watch.close()
 
 
 def test_a_delay_is_the_time_after_the_plan() -> None:

@@ -115,6 +115,7 @@ def test_arms_take_turns_each_with_a_fresh_server_that_is_gone_afterwards(
         assert (tmp_path / "out" / about["log"]).exists()
         assert record.memory["peak_host_bytes"] > about["memory"]["host_bytes"] / 2
         assert record.memory["processes"] == 2
+        assert "peak_memory_bytes" not in record.absent
     assert left(tmp_path) == []
 
 

@@ -12,6 +12,7 @@ from bench.devices import Reading
 from bench.engines.messages import Answered, Served, Timed
 from bench.errors import InputError, UnsupportedError
 from bench.experiment import LEVELS, Measure, Workload
+from bench.models.shapes import Shape
 from bench.worker import failure, measure, messages, request, warm_up
 from bench.worker.energy import without_prefill
 from bench.worker.messages import (
@@ -22,6 +23,7 @@ from bench.worker.messages import (
     Phase,
     Probed,
     QualityTask,
+    Shaped,
     Told,
     sent,
     told,
@@ -327,6 +329,7 @@ EVENTS = (
     Fit(n_batch=2, limited_by="memory", peaks={"1": 5}),
     Probed(device="cpu", kind="cpu", capability=None, n_sm=None),
     Probed(device="cuda:0", kind="cuda", capability=(9, 0), n_sm=132),
+    Shaped(shape=Shape(matrices=(), attention=(), tied=True, hidden_size=8, n_layers=1)),
     Done(),
 )
 

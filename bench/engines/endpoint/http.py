@@ -20,8 +20,6 @@ MOST_BODY_BYTES: Final = 256 << 20
 """Of one answer: far above what millions of tokens take as a stream."""
 SLICE_NS: Final = 300_000
 """Of reading, after which the event loop looks for what has come."""
-WAITED_NS: Final = 30_000
-"""A look that took longer waited for something to come; others return at once."""
 LOOK_S: Final = 0.5
 """Between looks at how much has come; the measured path itself waits for nothing but bytes."""
 
@@ -88,11 +86,14 @@ class WatchedSelector(selectors.DefaultSelector):
         """Of each arrival since it was emptied: how late its stamp may be at most."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        before = time.perf_counter_ns()
-        found = super().select(timeout)
+        # What is there at once may have come any time since the last look; what has to be waited
+        # for comes while it is looked for.
+        found = super().select(0)
+        there = bool(found) or (timeout is not None and timeout <= 0)
+        if not there:
+            found = super().select(timeout)
         now = time.perf_counter_ns()
-        # Who waited was there when it came; else it may have come any time since the last look.
-        self._late_ns = 0 if now - before > WAITED_NS else now - self._looked_ns
+        self._late_ns = now - self._looked_ns if there else 0
         self._looked_ns = now
         return found
 

@@ -124,7 +124,9 @@ def _sections(each: Sequence[Machine], summary: Summary, asked: PageOptions) -> 
             ceiling.ceiling,
             evidence.energy,
         ):
-            yield _named(make(machine), machine, each)
+            section = make(machine)
+            if section is not None:
+                yield _named(section, machine, each)
         items = throughputs(machine.summary)
         beside_apis = rivals.section(machine.id, machine.costs.values(), items, today())
         yield _named(beside_apis, machine, each)

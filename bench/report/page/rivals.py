@@ -117,7 +117,7 @@ def _shares(machine: str, costs: Sequence[CostRow], rivals: Sequence[Rival]) -> 
                 )
             )
         )
-    work = f"{best.n_prompt}+{best.n_gen} ×{best.n_batch or '?'}"
+    work = best.slo or f"{best.n_prompt}+{best.n_gen} ×{best.n_batch or '?'}"
     return Table(
         id=f"{machine}-api-shares",
         caption=f"{best.variant}, {work}: ${number(best.usd_per_mtok)} a million tokens, "

@@ -19,12 +19,13 @@ NO_PRICE = "no price was given: `bench report --rent USD_PER_HOUR`"
 NO_PACE = "too few requests for the interval of a median time per token, or one token each"
 
 
-def service(machine: Machine) -> Section:
-    """Cost against speed for each user, and the highest load within the limits."""
+def service(machine: Machine) -> Section | None:
+    """Cost against speed for each user, and the highest load within the limits; None without a
+    search, which few results have."""
     head = Section(id=f"{machine.id}-service", title="What does a token cost at a service level?")
     rows = [row for row in machine.rows if row.row.level is not None]
     if not rows:
-        return replace(head, missing="No search was run: `bench run --url ... --slo LIMITS`.")
+        return None
     limits = ", ".join(dict.fromkeys(row.sizes.slo for row in rows))
     lead = (
         f"Limits: {limits}. The highest rate of arrivals that keeps them was searched by open-loop "
