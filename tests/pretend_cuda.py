@@ -1,6 +1,9 @@
-"""What inductor writes for an H200, without one: tensors of shapes alone, nothing runs.
+"""What inductor writes for a card, without one: tensors of shapes alone, nothing runs.
 
-    python -m tests.pretend_cuda SCHEME [BATCH]     a step of a decoder layer, as JSON
+    python -m tests.pretend_cuda SCHEME [BATCH [CARD [NAME=VALUE ...]]]
+
+A step of a decoder layer, or of what follows the last one where SCHEME is `choose`, as JSON. CARD
+is one of `CARDS`, NAME an option of the compiler.
 
 A process of its own, because torch is told that there is a card. Much of what it is told it by is
 private to torch, so that this belongs to the versions of constraints.txt.
@@ -31,22 +34,38 @@ LLAMA_8B = {
 }
 """With a small vocabulary, as only a layer is looked at."""
 
-H200 = types.SimpleNamespace(
-    name="NVIDIA H200",
-    major=9,
-    minor=0,
-    total_memory=141 << 30,
-    multi_processor_count=132,
-    max_threads_per_multi_processor=2048,
-    max_threads_per_block=1024,
-    warp_size=32,
-    regs_per_multiprocessor=65536,
-    gcnArchName="",
-    L2_cache_size=50 << 20,
-    is_integrated=0,
-    shared_memory_per_block=49152,
-    shared_memory_per_block_optin=232448,
-)
+CARDS = {
+    # compute capability, SMs, GiB, MiB of L2, bytes of shared memory for one program
+    "h200": (90, 132, 141, 50, 232448),
+    "rtx-4080": (89, 76, 16, 64, 101376),
+    "rtx-4070-ti-super": (89, 66, 16, 48, 101376),
+    "rtx-5080": (120, 84, 16, 64, 101376),
+    "rtx-3080": (86, 68, 10, 5, 101376),
+    "a100": (80, 108, 80, 40, 166912),
+}
+"""NVIDIA's CUDA programming guide (technical specifications) and data sheets."""
+
+
+def properties(name: str) -> Any:
+    """What `torch.cuda.get_device_properties` would say."""
+    capability, sms, gib, l2, shared = CARDS[name]
+    return types.SimpleNamespace(
+        name=f"NVIDIA {name}",
+        major=capability // 10,
+        minor=capability % 10,
+        total_memory=gib << 30,
+        multi_processor_count=sms,
+        max_threads_per_multi_processor=2048 if capability in (80, 90) else 1536,
+        max_threads_per_block=1024,
+        warp_size=32,
+        regs_per_multiprocessor=65536,
+        gcnArchName="",
+        L2_cache_size=l2 << 20,
+        is_integrated=0,
+        shared_memory_per_block=49152,
+        shared_memory_per_block_optin=shared,
+    )
+
 
 WRITTEN: list[str] = []
 """Code of inductor, one module a graph."""
@@ -56,8 +75,8 @@ class SeenError(Exception):
     """Raised where the code would be run."""
 
 
-def pretend() -> None:
-    """Let torch, inductor and triton take this machine for one with an H200."""
+def pretend(name: str = "h200") -> None:
+    """Let torch, inductor and triton take this machine for one with that card."""
     import torch._inductor.config
     import torch._inductor.fx_passes.fuse_attention as patterns
     import triton
@@ -71,24 +90,26 @@ def pretend() -> None:
         return lambda *_, **__: value
 
     guard()
-    for name, value in (
+    card = properties(name)
+    capability = card.major * 10 + card.minor
+    for call, value in (
         ("is_available", True),
         ("is_initialized", True),
         ("device_count", 1),
         ("current_device", 0),
-        ("get_device_properties", H200),
-        ("get_device_capability", (9, 0)),
-        ("get_device_name", H200.name),
+        ("get_device_properties", card),
+        ("get_device_capability", (card.major, card.minor)),
+        ("get_device_name", card.name),
         ("synchronize", None),
         ("_lazy_init", None),
         ("_exchange_device", 0),
         ("_maybe_exchange_device", 0),
         ("set_rng_state", None),
     ):
-        setattr(torch.cuda, name, answer(value))
-        if hasattr(CudaInterface, name):  # names bound before
-            setattr(CudaInterface, name, staticmethod(answer(value)))
-    CudaInterface.get_compute_capability = staticmethod(answer(90))
+        setattr(torch.cuda, call, answer(value))
+        if hasattr(CudaInterface, call):  # names bound before
+            setattr(CudaInterface, call, staticmethod(answer(value)))
+    CudaInterface.get_compute_capability = staticmethod(answer(capability))
     torch.cuda.get_rng_state = lambda *_, **__: torch.zeros(16, dtype=torch.uint8)
     torch.version.cuda = "13.0"
     fake_tensor.init_gpu_context = answer(None)
@@ -98,7 +119,7 @@ def pretend() -> None:
     torch._inductor.config.shape_padding = False  # by running both
     torch._inductor.config.force_disable_caches = True
     driver = types.SimpleNamespace(
-        get_current_target=answer(GPUTarget("cuda", 90, 32)),
+        get_current_target=answer(GPUTarget("cuda", capability, 32)),
         get_current_device=answer(0),
         get_active_torch_device=answer(torch.device("cuda:0")),
         is_active=answer(True),
@@ -160,9 +181,11 @@ def layer_of(scheme: str) -> Any:
     from torch import nn
 
     from bench import schemes
+    from bench.engines.graph import merging
     from bench.quantization import int8_layer, layers
 
     int8_layer.check = lambda *_: None  # holds results against exact ones
+    merging.is_rms = lambda _: True  # computes
     for kind in (nn.Linear, nn.Embedding):
         kind.reset_parameters = lambda _: None
     transformers.PreTrainedModel.post_init = lambda _: None  # would draw numbers
@@ -176,16 +199,49 @@ def layer_of(scheme: str) -> Any:
     return model
 
 
-def step(scheme: str, n_batch: int = 1, length: int = 32768) -> str:
+def choose(n_batch: int, options: dict[str, Any]) -> str:
+    """The code of what follows the last layer: norm, head of Llama 8B's vocabulary, argmax."""
+    from torch import nn
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    from bench.engines.graph import compiling, static
+
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
+        with torch.device("cuda"):
+            norm = LlamaRMSNorm(4096)
+            norm.weight.data = torch.empty(4096, dtype=torch.bfloat16)
+            head = nn.Linear(4096, 128256, bias=False, dtype=torch.bfloat16)
+            hidden = torch.empty(n_batch, 1, 4096, dtype=torch.bfloat16)
+            position = torch.zeros(1, dtype=torch.long)
+            token = torch.zeros(n_batch, 1, dtype=torch.long)
+            out = torch.zeros(n_batch, 257, dtype=torch.long)
+        how = compiling.compiling(options, graph=True, kind="cuda")
+        return seen(lambda: how(static.choose)(norm, head, hidden, position, token, out))
+
+
+def seen(call: Any) -> str:
+    """The code of the one graph that a call compiles."""
+    try:
+        call()
+    except torch._inductor.exc.InductorError as error:
+        if "SeenError" not in str(error):
+            raise
+    (code,) = WRITTEN
+    return code
+
+
+def step(scheme: str, n_batch: int, options: dict[str, Any], length: int = 32768) -> str:
     """The code of a step of one layer, over a cache of that length."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from bench import schemes
-    from bench.engines.graph import attention, compiling, static
+    from bench.engines.graph import attention, compiling, merging, static
 
     compiling.leave_out_slow_products()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
         model = layer_of(scheme)
+        merging.merge(list(model.get_decoder().layers), norms=True)
         attention.register()
         model.set_attn_implementation(attention.NAME)
         layer = model.get_decoder().layers[0]
@@ -197,10 +253,10 @@ def step(scheme: str, n_batch: int = 1, length: int = 32768) -> str:
         hidden = torch.empty(n_batch, 1, 4096, dtype=torch.bfloat16, device="cuda")
         turned = torch.empty(1, 1, 128, dtype=torch.bfloat16, device="cuda")
         needs = schemes.scheme(scheme).inductor
-        how = compiling.compiling({}, graph=True, kind="cuda", needs=needs)
+        how = compiling.compiling(options, graph=True, kind="cuda", needs=needs)
         compiled = how(static.run_layer)
-        try:
-            compiled(
+        return seen(
+            lambda: compiled(
                 layer,
                 slots,
                 hidden,
@@ -208,15 +264,17 @@ def step(scheme: str, n_batch: int = 1, length: int = 32768) -> str:
                 position_ids=position.view(1, 1),
                 position_embeddings=(turned, turned),
             )
-        except torch._inductor.exc.InductorError as error:
-            if "SeenError" not in str(error):
-                raise
-    (code,) = WRITTEN
-    return code
+        )
 
 
 if __name__ == "__main__":
     from bench.engines.graph.written import told
 
-    pretend()
-    sys.stdout.write(json.dumps(told(step(sys.argv[1], *map(int, sys.argv[2:])))) + "\n")
+    what, n_batch, name, *more = [*sys.argv[1:], *("", "1", "h200")[len(sys.argv) - 1 :]]
+    asked = {
+        f"inductor.{key}": value == "true" for key, _, value in (m.partition("=") for m in more)
+    }
+    pretend(name)
+    rows = int(n_batch)
+    code = choose(rows, asked) if what == "choose" else step(what, rows, asked)
+    sys.stdout.write(json.dumps(told(code)) + "\n")

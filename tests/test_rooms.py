@@ -29,6 +29,7 @@ TORCH_FILES = {"models/convert.py", "doctor/triton_line.py"}
 KERNELS = {
     "engines/graph/attention.py",
     "engines/graph/attention_kernels.py",
+    "engines/graph/merging.py",
     "quantization/compressed.py",
     "quantization/int8_layer.py",
     "quantization/int8_kernels.py",

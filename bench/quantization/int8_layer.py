@@ -14,6 +14,7 @@ Imports torch when it is imported, so it is imported only inside functions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from functools import cache
 from typing import Any
 
@@ -148,6 +149,20 @@ class Int8Linear(nn.Module):
             q, top, self.weight, self.scale, self.shifted, self.bias, x.dtype
         )
         return y.reshape(*x.shape[:-1], self.out_features)
+
+    def joined(self, parts: Sequence[Int8Linear], bias: torch.Tensor | None) -> Int8Linear:
+        """One layer with the outputs of all, of which this one is the first."""
+        made = copy(self)
+        made._buffers = dict(self._buffers)
+        made._parameters = dict(self._parameters)
+        made.out_features = sum(part.out_features for part in parts)
+        made.weight = torch.cat([part.weight for part in parts])
+        made.scale = torch.cat([part.scale for part in parts])
+        sums = [part.shifted for part in parts if part.shifted is not None]
+        made.shifted = torch.cat(sums) if sums else None
+        if bias is not None:
+            made.bias = nn.Parameter(bias, requires_grad=False)
+        return made
 
     def quantized_parts(self) -> tuple[int, list[torch.Tensor]]:
         """Number of weights, and the tensors that hold them (`bench.quantization.holding`)."""

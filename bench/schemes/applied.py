@@ -22,7 +22,9 @@ CONVERTED: Final = (
 SEARCHED_ON_HOST: Final = (
     "columns of outliers are looked for at each call, and the host waits for their number"
 )
-INTEGERS_BY_TRITON: Final = {"max_autotune_gemm": True}
+SCALED: Final = {"split_reductions": False}
+"""A row's scale is found in one launch; the compiler would take up to four at one row."""
+INTEGERS_BY_TRITON: Final = {**SCALED, "max_autotune_gemm": True}
 """Else the compiler calls cuBLAS for products of integers, which stops at 16 rows or fewer."""
 TEMPLATES: Final = Least(
     n_sm=68,
@@ -44,6 +46,7 @@ NONE: Final = Scheme(
     family="float",
     layout=Layout(bits=None),
     kinds=("cpu", "cuda", "mps", "xpu"),
+    launches=8,
     convert=f"{OWN}:nothing",
     kernel="float matmul",
 )
@@ -73,6 +76,7 @@ INTEGERS: Final = (
         packages=(TORCHAO,),
         inductor=INTEGERS_BY_TRITON,
         least_compiled=TEMPLATES,
+        launches=11,
         convert=f"{AO}:int8_dynamic",
         fits=f"{AO}:fits_int8",
         # kernel/intmm.py: cuBLAS' integer matmul needs more than 16 rows, so decoding at a small
@@ -92,6 +96,8 @@ INTEGERS: Final = (
         layout=Layout(bits=8, row_bytes=4, leaves=FUSED, compute="int8"),
         packages=(TORCH_UNSIGNED, TRITON),
         least=Least(capability=(8, 0), why="Triton's integer matmul"),
+        inductor=SCALED,
+        launches=13,
         convert=f"{OWN}:fused_int8",
         fits=f"{OWN}:fits_fused_int8",
         kernel="CPU: torch._int_mm, unsigned activations, sums of the weights taken once; GPU: "
@@ -104,6 +110,7 @@ INTEGERS: Final = (
         aliases=("int8",),
         layout=Layout(bits=8, row_bytes=5, leaves=FUSED),
         packages=(TORCHAO,),
+        launches=9,
         convert=f"{AO}:int8_weight_only",
         kernel=CONVERTED,
     ),
@@ -172,6 +179,8 @@ FP8: Final = (
         packages=(TORCHAO,),
         least=Least(capability=(8, 9), why=FP8_CARDS),
         dtypes=("bfloat16",),
+        inductor=SCALED,
+        launches=13,
         convert=f"{AO}:fp8_dynamic_row",
         fits=f"{AO}:fits_fp8_row",
         kernel="torch._scaled_mm, activations scaled before it",
@@ -185,6 +194,8 @@ FP8: Final = (
         kinds=("cuda",),
         packages=(TORCHAO,),
         least=Least(capability=(8, 9), why=FP8_CARDS),
+        inductor=SCALED,
+        launches=16,
         convert=f"{AO}:fp8_dynamic_tensor",
         fits=f"{AO}:fits_fp8",
         kernel="torch._scaled_mm, activations scaled before it",
@@ -196,6 +207,7 @@ FP8: Final = (
         layout=Layout(bits=8, row_bytes=4, leaves=FUSED),
         packages=(TORCHAO,),
         least_compiled=FP8_NUMBERS,
+        launches=8,
         convert=f"{AO}:fp8_weight_only",
         kernel=CONVERTED,
     ),

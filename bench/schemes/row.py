@@ -169,6 +169,9 @@ class Scheme:
     """`module:function` that quantizes the linear layers of given names, in place."""
     fits: str = ""
     """`module:function` that says why a layer is left as it is, or None; empty: all fit."""
+    launches: int | None = None
+    """Of a decoder layer of a plain model, compiled on a card at one row, by the code that the
+    compiler writes (tests/engines/test_cuda_code.py)."""
     kernel: str = ""
     """What is expected to compute a quantized layer; the record holds what was seen."""
 

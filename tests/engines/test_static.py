@@ -256,7 +256,7 @@ def test_what_a_scheme_needs_of_the_compiler_is_set_on_cuda() -> None:
     needs = scheme("int8-dynamic").inductor
     assert compiling({}, graph=True, needs=needs).inductor == {}
     found = compiling({}, graph=True, kind="cuda", needs=needs).inductor
-    assert found == ON_CUDA | {"max_autotune_gemm": True}
+    assert found == ON_CUDA | {"max_autotune_gemm": True, "split_reductions": False}
 
 
 def test_prompts_are_compiled_apart_and_not_tuned(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 import shutil
 import subprocess
 import sys
@@ -12,13 +13,14 @@ import zipfile
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from bench.cli import parser
 from bench.experiment import load_experiment
 from bench.records.file import read
+from bench.schemes import scheme
 
 ROOT = Path(__file__).parents[2]
 COPY = 4.3e12
@@ -61,7 +63,7 @@ def tiny(script: ModuleType, folder: Path) -> Any:
 
 
 def test_its_runs_make_every_arm_of_both_experiments_and_no_other(script: ModuleType) -> None:
-    runs = [*script.HEADLINE, *script.NEXT, *script.REST]
+    runs = [*script.FIRST, *script.HEADLINE, *script.NEXT, *script.REST]
     for run in runs:
         command = run.command("cuda:0", Path("out"))
         parser().parse_args(command[command.index("bench") + 1 :])
@@ -80,13 +82,73 @@ def test_its_runs_make_every_arm_of_both_experiments_and_no_other(script: Module
 def test_what_is_foretold_is_bytes_at_the_copy_rate_and_gaps_between_kernels(
     script: ModuleType,
 ) -> None:
-    runs = [*script.HEADLINE, script.Run("gpu-limit-8b", "none", "eager")]
-    plain, int8, eager = script.predictions(runs, "cuda:0", COPY).values()
-    # 7.5e9 weights are read (the embedding is not), in 2 bytes and in 1; 32 layers.
-    gaps_s = 32 * 10 * 1.5e-6
-    assert plain == pytest.approx(1 / (15.0e9 / COPY + gaps_s), rel=0.01)
-    assert int8 == pytest.approx(1 / (7.5e9 / COPY + gaps_s), rel=0.01)
+    quants = ("none", "int8-weight-only", "int8-dynamic")
+    runs = [script.Run("gpu-limit-8b", quant) for quant in quants]
+    runs.append(script.Run("gpu-limit-8b", "none", "eager"))
+    plain, int8, dynamic, eager = script.predictions(runs, "cuda:0", COPY).values()
+
+    def expected(n_bytes: float, quant: str) -> float:
+        # 7.5e9 weights are read (the embedding is not), in 2 bytes and in 1; 32 layers.
+        launches = scheme(quant).launches
+        assert launches is not None
+        return 1 / (n_bytes / COPY + 32 * launches * 1.5e-6)
+
+    assert plain == pytest.approx(expected(15.0e9, "none"), rel=0.01)
+    assert int8 == pytest.approx(expected(7.5e9, "int8-weight-only"), rel=0.01)
+    # More launches are no miss: each scheme is held against its own.
+    assert dynamic == pytest.approx(expected(7.5e9, "int8-dynamic"), rel=0.01)
+    assert dynamic < int8
     assert eager == pytest.approx(1 / (32 * 0.7e-3))
+
+
+def test_the_largest_question_is_answered_first(script: ModuleType) -> None:
+    """Every scheme on two layers, 8B unquantized and its profile, then the others."""
+    ran: list[str] = []
+
+    class Job:
+        rows: ClassVar[list[str]] = ["the first arm"]
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *what: ran.append(" ".join([name, *map(str, what)]))
+
+    class NoSteps:
+        folder = Path("out")
+
+        def run(self, name: str, *_: Any, **__: Any) -> None:
+            ran.append(name)
+
+    script.measure_all(NoSteps(), Job(), "cuda:0")
+    assert ran[0] == "warm"
+    assert ran[1].startswith("measure (Run(experiment='gpu-limit-8b', quants='none'")
+    assert ran[2] == "look_into ['the first arm'] 1"
+    assert "int8-weight-only" in ran[3]
+    assert "gpu-limit-1b" in ran[3]
+
+
+def test_caches_come_home_as_far_as_they_fit_and_are_used_again(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "MOST_BYTES", 1 << 20)
+    made = steps(script, tmp_path / "out")
+    script.use_caches(made.folder)
+    assert script.SETTINGS["TRITON_CACHE_DIR"] == str(made.folder / "caches" / "triton")
+    made.run(
+        "where", ["sh", "-c", 'mkdir -p "$TRITON_CACHE_DIR/a" && echo x > "$TRITON_CACHE_DIR/a/b"']
+    )
+    large = made.folder / "caches" / "inductor" / "large"
+    large.parent.mkdir()
+    large.write_bytes(random.Random(0).randbytes(2 << 20))
+    made.keep_caches()
+    made.write()
+    with tarfile.open(made.tar) as tar:
+        names = tar.getnames()
+    assert "caches.tar.gz" in names
+    assert not [name for name in names if name.startswith("caches/")]
+    assert made.tar.stat().st_size < 1 << 20
+    script.resume(made.tar, tmp_path / "again", "no machine")
+    again = tmp_path / "again" / "caches"
+    assert (again / "triton" / "a" / "b").read_text() == "x\n"
+    assert not (again / "inductor" / "large").exists()
 
 
 def test_runs_are_shown_as_they_end_and_are_not_repeated(

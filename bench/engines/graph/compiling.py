@@ -49,8 +49,24 @@ class Compiling:
 
 
 REGIONS: Final = ("layer", "model", "none")
-OWN: Final = ("compile", "attention")
+OWN: Final = ("compile", "attention", "merge")
 """Options of these modes, beside those handed to the compiler."""
+
+MERGES: Final = ("norms", "products", "none")
+"""What becomes one launch: products of the same vector, with the norm before them or without."""
+
+
+def merging_of(options: Mapping[str, Any], kind: str) -> str:
+    """How far layers are merged on a kind of device. InputError for another word.
+
+    The norm's factor is computed beside each row of a product, which costs nothing where the
+    compiler writes the product itself: at one row on a GPU.
+    """
+    asked = str(options.get("merge", "norms" if kind == "cuda" else "products"))
+    if asked not in MERGES:
+        raise InputError(unknown("option merge", asked, MERGES))
+    return asked
+
 
 ON_CUDA: Final[Mapping[str, Any]] = {
     "coordinate_descent_tuning": True,

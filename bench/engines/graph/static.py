@@ -16,7 +16,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from bench.engines.graph.compiling import NOTHING, compiling, leave_out_slow_products
+from bench.engines.graph.compiling import (
+    NOTHING,
+    compiling,
+    leave_out_slow_products,
+    merging_of,
+)
 from bench.engines.graph.forms import check_window, layers_of, refuse_form
 from bench.engines.graph.graphs import Graphs
 from bench.engines.graph.slots import SlotMemory, Slots, cache_length
@@ -30,6 +35,9 @@ from bench.quantization.streaming import give_back
 
 CHECKED: Final = 16
 """Tokens whose agreement with eager mode is looked at when a workload starts."""
+
+PIECE: Final = 1024
+"""Logits among which one program finds the largest."""
 
 WARM: Final = 3
 """Calls before capture: they compile, and let libraries make their workspaces."""
@@ -50,8 +58,25 @@ def choose(norm: Any, head: Any, hidden: Any, position: Any, token: Any, out: An
 
     What some models do to their logits after this (scaling, capping) leaves the likeliest as it is.
     """
-    token.copy_(head(norm(hidden))[:, -1].argmax(-1, keepdim=True))
+    token.copy_(likeliest(head(norm(hidden))[:, -1]))
     out.index_copy_(1, position, token)
+
+
+def likeliest(logits: Any) -> Any:
+    """The place of the largest of `logits` [batch, vocabulary], [batch, 1]: the first of equals.
+
+    In two stages, as a card gives the one reduction of a row to a single program: some 125 programs
+    find the largest of their piece, then one that of all pieces.
+    """
+    import torch
+
+    pieces = -(-logits.shape[-1] // PIECE)
+    padded = torch.nn.functional.pad(
+        logits, (0, pieces * PIECE - logits.shape[-1]), value=float("-inf")
+    )
+    top, place = padded.view(-1, pieces, PIECE).max(-1)
+    best = top.argmax(-1, keepdim=True)
+    return best * PIECE + place.gather(-1, best)
 
 
 def share_compiled_layer(model: Any, compiled: Callable[..., Any]) -> None:
@@ -101,10 +126,16 @@ class Static:
         self.notes: Mapping[str, Any] = {}
         self._memory: SlotMemory | None = None
         self._graphs = Graphs()
+        self._merged: list[str] = []
         self._run_prefill, self._run_step = self._prefill, self._step
         self._written: dict[tuple[int, int], dict[str, Any] | None] = {}
         """What a step's layer was compiled to, by batch and length of the cache."""
         refuse_form(model)
+        kind = model.device.type
+        if (merges := merging_of(options, kind)) != "none":
+            from bench.engines.graph.merging import merge
+
+            self._merged = merge(layers_of(model), norms=merges == "norms")
         self._decoder, self._head = model.get_decoder(), model.get_output_embeddings()
         self._kept: list[Any] | None = None
         """What the last layer says of each token while the workload is checked."""
@@ -113,7 +144,6 @@ class Static:
         attention.register()
         model.set_attn_implementation(attention.NAME)
         self._norm_is_last = True
-        kind = model.device.type
         self._attention = attention.way_of(options.get("attention"), kind)
         # One graph for each prompt length, batch and layer form, and one for the step.
         torch._dynamo.config.recompile_limit = 256
@@ -150,6 +180,7 @@ class Static:
             "cache_length": length,
             "compiled": self._how.region,
             "attention": self._attention,
+            "merged": self._merged,
             "inductor": dict(self._how.inductor),
             "inductor_prompts": dict(self._how.for_prompts),
             **self._built(self._memory),

@@ -1,0 +1,29 @@
+"""What a captured step should take: its bytes at the copy rate, and a pause after each launch."""
+
+from __future__ import annotations
+
+from bench.models import ModelCard
+from bench.models.shapes import shape
+from bench.roofline import MeasuredRates, bound
+from bench.schemes import scheme
+
+GAP_S = 1.5e-6
+"""A card rests so long between the kernels of a graph (est.; no card has said it yet)."""
+UNKNOWN_LAUNCHES = 10
+SHEET_SHARE = 0.9
+"""Of the data sheet's bandwidth that a copy reaches, where none was measured on the card."""
+
+
+def launches(quant: str) -> int:
+    """Launches of a compiled layer in a scheme; of one that was never looked at, a guess."""
+    return scheme(quant).launches or UNKNOWN_LAUNCHES
+
+
+def step_s(
+    card: ModelCard, quant: str, copy_bytes_s: float, sizes: tuple[int, int, int], dtype: str
+) -> float:
+    """Seconds of a decode step of `sizes`: n_prompt, n_gen, n_batch. Raises BenchError."""
+    here = MeasuredRates(name="card", bandwidth=copy_bytes_s, vram_bytes=0)
+    most = bound(card, here, quant, *sizes, dtype=dtype)
+    layers = sum(attention.layers for attention in shape(card).attention)
+    return sizes[2] / most.decode_tok_s + layers * launches(quant) * GAP_S
