@@ -55,6 +55,9 @@ class Spec:
     remote: bool = False
     """It asks a server that holds the model: a model and a scheme are names that tell arms apart,
     and no device of this machine computes."""
+    revision: int = 1
+    """Of an engine whose code is ours: raised when that computes in another way, so that records
+    made before and after are not taken for one arm's."""
 
 
 ENGINES: Mapping[str, Spec] = {
@@ -72,6 +75,7 @@ ENGINES: Mapping[str, Spec] = {
         packages=("transformers",),
         imports=("transformers", "triton"),
         spreads=True,
+        revision=2,  # products of one input are merged
     ),
     "onnxruntime": Spec(
         module="bench.engines.onnxruntime:OnnxRuntimeEngine",

@@ -86,8 +86,12 @@ class Arm:
 
     def _what(self) -> dict[str, Any]:
         """What runs: the variant, and the packages of its engine where those are not ours."""
-        packages = {"packages": self.home.fingerprint} if self.home else {}
-        return {"variant": asdict(self.variant), **packages}
+        what: dict[str, Any] = {"variant": asdict(self.variant)}
+        if self.home:
+            what["packages"] = self.home.fingerprint
+        if (revision := spec(self.variant.engine).revision) > 1:
+            what["revision"] = revision
+        return what
 
     def job(self, seed: int, replicate: int, server: RunningServer | None = None) -> Job:
         """What a worker must know to load this arm, or to ask the server started for it."""

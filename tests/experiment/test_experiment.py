@@ -88,6 +88,17 @@ def test_the_key_says_what_was_measured_not_how_often() -> None:
     assert len(others | {same}) == 7
 
 
+def test_an_engine_of_ours_that_computes_otherwise_is_measured_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    experiment, workload = load_experiment("quickstart"), Workload(n_prompt=1, n_gen=1)
+    arm = Arm(variant=A, model=resolve_model("llama-3.2-1b@random"), identity="w")
+    before = arm.key(experiment, workload, 0)
+    changed = replace(ENGINES["transformers"], revision=2)
+    monkeypatch.setitem(ENGINES, "transformers", changed)  # type: ignore[misc]
+    assert arm.key(experiment, workload, 0) != before
+
+
 def test_keys_are_stable() -> None:
     # Written in records: a change here would make every finished replicate run again.
     assert key("measurement", a=1, b="x") == key("measurement", b="x", a=1) == "2ab485592b3776dd"
