@@ -110,7 +110,7 @@ def parse_json(text: str | bytes, most_bytes: int = MOST_BYTES) -> Any:
         raise InputError("nested too deeply") from None
     except ValueError as error:  # and UnicodeDecodeError
         raise InputError(f"not valid JSON ({error})") from None
-    if not _surely_sound(text) and (why := _unsound(value, 0)) is not None:
+    if not surely_sound(text) and (why := _unsound(value, 0)) is not None:
         raise InputError(why)
     return value
 
@@ -121,7 +121,7 @@ _DIGITS: Final = bytes.maketrans(b"123456789E", b"000000000e")
 _BUT_BRACKETS: Final = bytes(code for code in range(256) if chr(code) not in "[]{}")
 
 
-def _surely_sound(text: str) -> bool:
+def surely_sound(text: str) -> bool:
     """Whether a JSON text holds nothing that `_unsound` looks for, told by its text alone: by far
     the most do, and to look at every value takes half as long as to read them.
 

@@ -62,8 +62,9 @@ ENGINE_PACKAGES = {
     "bitsandbytes",
     *(name for engine in ENGINES.values() for name in engine.imports),
 }
-BORROWED = {"safetensors", "filelock", "huggingface_hub"}
-"""Packages that come with torch or transformers, imported inside functions."""
+BORROWED = {"safetensors", "filelock", "huggingface_hub", "msgspec"}
+"""Packages that come with torch or transformers, or that only quicken (msgspec): imported inside
+functions."""
 
 
 def room(path: Path) -> str:

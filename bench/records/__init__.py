@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from bench import fields
 from bench.errors import InputError
-from bench.records import shape
+from bench.records import quick, shape
 from bench.records.shape import OWN as OWN
 
 SCHEMA = 1
@@ -158,7 +158,7 @@ def from_json(text: str | bytes) -> Line:
 
     Raises InputError that lists what is wrong with the line.
     """
-    table = fields.parse_json(text)
+    table = quick.parse_json(text)
     if not isinstance(table, dict):
         raise InputError("not a JSON object")
     cls = _class_of(table.pop("schema", None), table.pop("kind", None))

@@ -2,7 +2,7 @@
 
 Tables are open: other keys may stand beside those named here, and hold any JSON. What is named is
 what readers compute with, so it has a type and bounds within which their arithmetic cannot fail.
-docs/records.md says what the keys mean. Standard library only.
+docs/records.md says what the keys mean. Needs the standard library only.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import cache
 from typing import Annotated, Any, Final, Literal, NotRequired, Required, TypedDict
 
 from bench.fields import Between, Converter, converter
+from bench.records.quick import accepts
 
 OWN: Final = ("measured", "synthetic")
 """Origins of what `bench run` made; every other origin names the tool it was imported from."""
@@ -31,8 +32,7 @@ Positive = Annotated[float, Between(1e-12, 1e24)]
 Seconds = Annotated[float, Between(1e-12, 1e9)]
 Gap = Annotated[float, Between(0.0, 1e9)]
 """A server's chunks may come in one piece, 0 s apart."""
-_ALL_SECONDS: Final = converter(list[Seconds])
-_ALL_GAPS: Final = {False: converter(list[list[Seconds]]), True: converter(list[list[Gap]])}
+_ALL_GAPS: Final = {False: list[list[Seconds]], True: list[list[Gap]]}
 """By whether a server was measured."""
 Reasons = Mapping[str, Words]
 Codes = list[Annotated[str, Between(1, 64)]]
@@ -262,9 +262,10 @@ QUALITY: Final[Mapping[str, Any]] = {
 def problems(table: Mapping[str, Any], shape: Mapping[str, Any]) -> list[str]:
     """Everything for which the readers would refuse a line's table, each with its key path."""
     found: list[str] = []
-    for name, check in _checks(id(shape)).items():
-        if name in table:
-            check(table[name], name, found)
+    if not accepts(_whole(id(shape)))(table):
+        for name, check in _checks(id(shape)).items():
+            if name in table:
+                check(table[name], name, found)
     if found:
         return found
     if shape is MEASUREMENT:
@@ -277,6 +278,19 @@ def problems(table: Mapping[str, Any], shape: Mapping[str, Any]) -> list[str]:
         found += _when(table["started_at"])
         found += _quality(table)
     return found
+
+
+def _check(kind: Any, value: object, at: str, found: list[str]) -> None:
+    """Add what is wrong with a value of a line."""
+    if not accepts(kind)(value):
+        converter(kind)(value, at, found)
+
+
+@cache
+def _whole(shape: int) -> Any:
+    """One of this module's shapes, by its identity, as the type of a table that has some of it."""
+    (one,) = (each for each in (ENVIRONMENT, MEASUREMENT, QUALITY) if id(each) == shape)
+    return TypedDict("Shape", dict(one), total=False)  # type: ignore[operator]
 
 
 @cache
@@ -298,14 +312,14 @@ def _when(text: str) -> Iterator[str]:
 def _energy(energy: Mapping[str, Any]) -> list[str]:
     """Of the whole window, and of each part that has one of its own."""
     found: list[str] = []
-    converter(WindowTable)(energy, "energy", found)
+    _check(WindowTable, energy, "energy", found)
     for name, part in energy.items():
         at = f"energy.{name}"
         if name == "absent" or not isinstance(part, Mapping):
             if name in ("prefill", "decode", "host"):
                 found.append(f"{at}: expected a table")
             continue
-        converter(WindowTable)(part, at, found)
+        _check(WindowTable, part, at, found)
         if name not in ("prefill", "decode") or part.get("energy_j") is None:
             continue
         if "tokens" not in part:
@@ -337,11 +351,11 @@ def _samples(samples: Mapping[str, Any], n_gen: int) -> list[str]:
     found: list[str] = []
     server = "wall_s" in samples
     if server:
-        converter(Seconds)(samples["wall_s"], "samples.wall_s", found)
+        _check(Seconds, samples["wall_s"], "samples.wall_s", found)
     for name in ("prefill_s", "e2e_s", "host_s"):
         if name in samples:
-            _ALL_SECONDS(samples[name], f"samples.{name}", found)
-    _ALL_GAPS[server](samples.get("itl_s", []), "samples.itl_s", found)
+            _check(list[Seconds], samples[name], f"samples.{name}", found)
+    _check(_ALL_GAPS[server], samples.get("itl_s", []), "samples.itl_s", found)
     if found:
         return found
     first, gaps, whole = (samples.get(name, []) for name in ("prefill_s", "itl_s", "e2e_s"))
@@ -350,7 +364,7 @@ def _samples(samples: Mapping[str, Any], n_gen: int) -> list[str]:
     for name in LENGTHS:
         if name in samples:
             kind_of_count = list[Count | None] if name == "n_cached" else list[Count]
-            converter(kind_of_count)(samples[name], f"samples.{name}", found)
+            _check(kind_of_count, samples[name], f"samples.{name}", found)
             if not found and len(samples[name]) != len(first):
                 found.append(f"samples.{name}: must hold one entry for each iteration")
     if found:
@@ -372,13 +386,13 @@ def _imported(table: Mapping[str, Any]) -> list[str]:
     for name, values in samples.items():
         at = f"samples.{name}"
         if name == "wall_s":
-            converter(Seconds)(values, at, found)
+            _check(Seconds, values, at, found)
         elif name == "itl_s":
-            converter(list[list[Gap]])(values, at, found)
+            _check(list[list[Gap]], values, at, found)
         elif isinstance(values, list) and not values:
             found.append(f"{at}: is empty")
         else:
-            converter(list[Positive])(values, at, found)
+            _check(list[Positive], values, at, found)
     if not found and "wall_s" in samples:
         lengths = {len(samples.get(name, ())) for name in ("prefill_s", "e2e_s")}
         if len(lengths) > 1 or 0 in lengths:

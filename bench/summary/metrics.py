@@ -9,28 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from bench.records import Record
 from bench.records.codes import TIME, Part
 from bench.summary.replicate import Raw, each_tpot_s, peak_memory
 
+T = TypeVar("T")
+
 Better = Literal["higher", "lower"]
 Pooled = Literal["geometric", "median", "mean"]
 
 
-class ReadFigures(Mapping[str, float | None]):
-    """Each of METRICS of one finished record, made when it is asked for."""
+class OnDemand(Mapping[str, T]):
+    """Something of each of METRICS, made when it is asked for."""
 
-    __slots__ = ("_made", "raw")
+    __slots__ = ("_made", "_make")
 
-    def __init__(self, raw: Raw) -> None:
-        self.raw = raw
-        self._made: dict[str, float | None] = {}
+    def __init__(self, make: Callable[[str], T]) -> None:
+        self._make = make
+        self._made: dict[str, T] = {}
 
-    def __getitem__(self, name: str) -> float | None:
+    def __getitem__(self, name: str) -> T:
         if name not in self._made:
-            self._made[name] = METRICS[name].of(self.raw)
+            self._made[name] = self._make(name)
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -38,6 +40,11 @@ class ReadFigures(Mapping[str, float | None]):
 
     def __len__(self) -> int:
         return len(METRICS)
+
+
+def figures_of(raw: Raw) -> OnDemand[float | None]:
+    """Each figure of one finished record."""
+    return OnDemand(lambda name: METRICS[name].of(raw))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

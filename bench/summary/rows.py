@@ -7,11 +7,12 @@ is compared), and has the codes that touch it, the physical bound's among them.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
-from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Final, NamedTuple
 
 from bench.records import Record
 from bench.records.codes import Part, touches
@@ -19,7 +20,7 @@ from bench.records.file import Results, without_cycles
 from bench.statistics import centre, half_range, middle, percentile
 from bench.summary.arm import ArmSettings, Host, Place, Sizes, arm_of, host_of, labels, sizes_of
 from bench.summary.limits import Ceiling, Ceilings
-from bench.summary.metrics import METRICS, Pooled, ReadFigures
+from bench.summary.metrics import METRICS, OnDemand, Pooled, figures_of
 from bench.summary.quality import ArmQuality, QualityScores, arm_qualities
 from bench.summary.replicate import (
     Doubt,
@@ -102,13 +103,16 @@ class Tails:
 NO_TAILS: Final = Tails()
 
 
-@runtime_checkable
-class Pooling(Protocol):
+class Pooling(Sequence[Replicate]):
     """Replicates that are looked at together, as columns are."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def each(self, name: str) -> list[float]:
         """A figure of each finished replicate that has it."""
 
+    @abstractmethod
     def all_doubts(self) -> frozenset[Doubt]:
         """Every code of any, with what it touches."""
 
@@ -144,9 +148,10 @@ class Row:
     @cached_property
     def figures(self) -> Mapping[str, Figure]:
         """Each of METRICS."""
-        return {name: self._figure(name) for name in METRICS}
+        return OnDemand(self.figure)
 
-    def _figure(self, name: str) -> Figure:
+    def figure(self, name: str) -> Figure:
+        """One of METRICS over the finished replicates, and what speaks against it."""
         metric, values = METRICS[name], self.each(name)
         if not values:
             return NOT_MEASURED
@@ -429,7 +434,7 @@ def _replicate(record: Record, arms: Arms, sizes: Sizes, ceiling: Ceiling) -> Re
     if record.status != "ok":
         return Replicate(raw=Raw(record), arm=arm, sizes=sizes, doubts=doubts, figures={})
     raw = Raw(record)
-    figures = ReadFigures(raw)
+    figures = figures_of(raw)
     if ceiling.most is not None and ceiling.passed(figures, sizes):
         doubts = (*(one for one in doubts if one.code != BEYOND.code), BEYOND)
     return Replicate(raw=raw, arm=arm, sizes=sizes, doubts=doubts, figures=figures)

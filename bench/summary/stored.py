@@ -40,7 +40,7 @@ from bench.summary.limits import Ceiling, Ceilings
 from bench.summary.metrics import METRICS
 from bench.summary.quality import arm_qualities
 from bench.summary.replicate import Doubt, LoadedFigures, Raw, Replicate
-from bench.summary.rows import BEYOND, Row, RowKey, Summary
+from bench.summary.rows import BEYOND, Pooling, Row, RowKey, Summary
 
 if TYPE_CHECKING:
     import pyarrow
@@ -230,7 +230,7 @@ StoredReplicate.raw = property(lambda one: Raw(one.record))  # type: ignore[assi
 
 
 @dataclass(frozen=True, slots=True)
-class StoredReplicates(Sequence[Replicate]):
+class StoredReplicates(Pooling):
     """Some replicates of a results file, made when they are looked at."""
 
     columns: Columns
