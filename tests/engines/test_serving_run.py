@@ -200,7 +200,7 @@ def test_two_servers_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[
         (("-e", "endpoint"), "--url http://HOST:PORT"),
         (("--url", "http://me:hunter2@host"), "key_env"),
         (("--url", "http://host", "--option", "raet=2"), "did you mean 'rate'"),
-        (("--url", "http://host", "-b", "max"), "-b max: a server's memory is not seen"),
+        (("--url", "http://host", "-b", "max"), "-b max: bench cannot see a server's memory"),
         (("--url", "http://host", "--option", "rate=-2"), "rate: must be above 0"),
     ],
 )
