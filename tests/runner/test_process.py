@@ -40,7 +40,7 @@ def test_events_come_as_they_are_said() -> None:
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "CRASH", "SIGKILL"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "CRASH", "SIGSEGV"),
         ("import sys; print('no room', file=sys.stderr); sys.exit(9)", "CRASH", "no room"),
-        ("print('hello')", "CRASH", "no event"),
+        ("print('hello')", "CRASH", "an invalid event"),
         ("pass", "CRASH", "said nothing"),
     ],
 )
