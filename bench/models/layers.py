@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from bench.fields import Between
 from bench.models.families import FAMILIES, Family
 from bench.schemes.row import Part
+
+Count = Annotated[int, Between(0, 1 << 48)]
+"""Also of a shape that comes from a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,9 +23,9 @@ class Matrix:
     """`count` weights of shape [n_out, n_in]; a vector has n_in 1."""
 
     part: Part
-    n_out: int
-    n_in: int = 1
-    count: int = 1
+    n_out: Count
+    n_in: Count = 1
+    count: Count = 1
 
     @property
     def n_params(self) -> int:
@@ -32,23 +36,23 @@ class Matrix:
 class Attention:
     """What one layer that mixes tokens keeps and computes; linear layers keep a constant state."""
 
-    cache_width: int = 0
+    cache_width: Count = 0
     """Numbers cached for each token: keys and values, or MLA's latent."""
-    decode_macs: int = 0
+    decode_macs: Count = 0
     """Multiply-adds for each new token and each position it attends to."""
-    prefill_macs: int = 0
+    prefill_macs: Count = 0
     """The same in prefill, where MLA works on full heads instead of the latent."""
-    window: int | None = None
+    window: Count | None = None
     """Positions a token sees at most, and a layer keeps; None sees all."""
-    chosen: int | None = None
+    chosen: Count | None = None
     """Positions that sparse attention reads at most, though all are kept."""
-    layers: int
+    layers: Count
     """Number of such layers."""
-    stored_layers: int | None = None
+    stored_layers: Count | None = None
     """How many of them keep a cache of their own; the rest read another layer's. None: all."""
-    state_width: int = 0
+    state_width: Count = 0
     """Numbers of constant state for each sequence."""
-    state_macs: int = 0
+    state_macs: Count = 0
     """Multiply-adds on the state for each token."""
 
     @property

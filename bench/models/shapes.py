@@ -19,8 +19,8 @@ from bench.models import ModelCard, counted, load_card, model_cards
 from bench.models.checkpoint import left_in_floats
 from bench.models.families import FAMILIES, kind_of, layer_kinds, settings, sparse_layers
 from bench.models.layers import Attention as Attention
-from bench.models.layers import Matrix as Matrix
 from bench.models.layers import (
+    Count,
     attention_matrices,
     conv_matrices,
     delta_net,
@@ -34,6 +34,7 @@ from bench.models.layers import (
     mamba_matrices,
     short_conv,
 )
+from bench.models.layers import Matrix as Matrix
 from bench.models.mlp import dense_matrices, expert_matrices, feed_forward, n_active, n_experts
 from bench.schemes.row import Part
 
@@ -47,14 +48,14 @@ class Shape:
     """One entry for each kind of attention layer."""
     tied: bool
     """The output head is the input embedding: one matrix, which each step reads once."""
-    hidden_size: int
-    n_experts: int = 0
+    hidden_size: Count
+    n_experts: Count = 0
     """Routed experts in a layer; 0 for a dense model."""
-    n_active_experts: int = 0
-    n_layers: int
-    n_mixers: int = 0
+    n_active_experts: Count = 0
+    n_layers: Count
+    n_mixers: Count = 0
     """Layers that mix tokens: attention, a state space, a convolution."""
-    n_ffns: int = 0
+    n_ffns: Count = 0
     """Layers with a feed-forward part; Nemotron-H's layers have one of the two."""
     sandwich: bool = False
     """Four norms a layer, before and after each part."""

@@ -17,16 +17,15 @@ from bench import worker
 from bench.devices.clock import EventClock, clock_for
 from bench.devices.figures import Figures
 from bench.engines.graph import graphs
-from bench.engines.graph.engine import GraphEngine
 from bench.engines.graph.graphs import Graphs
 from bench.engines.graph.static import Static
 from bench.engines.messages import Job, Loaded
-from bench.engines.transformers.engine import TransformersEngine
 from bench.errors import UnsupportedError
 from bench.models import checkpoint
 from tests import card as stand_in
 from tests.card import Card
 from tests.conftest import TINY
+from tests.generating import generate, load
 
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning", "default::UserWarning")
 
@@ -47,20 +46,6 @@ def job(folder: Path, **changes: Any) -> Job:
         options={"compile": "none"},
     )  # fmt: skip
     return replace(plain, **changes)
-
-
-def load(one: Job) -> TransformersEngine:
-    runs = TransformersEngine() if one.mode == "eager" else GraphEngine()
-    runs.load(one)
-    return runs
-
-
-def generate(runs: TransformersEngine, n_gen: int) -> list[list[int]]:
-    runs.reset()
-    runs.prefill()
-    for _ in range(n_gen - 1):
-        runs.step()
-    return runs.tokens()
 
 
 @pytest.mark.parametrize("way", ["sdpa", "split"])

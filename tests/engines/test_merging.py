@@ -20,6 +20,7 @@ from bench.engines.transformers.engine import TransformersEngine
 from bench.errors import InputError
 from bench.quantization import int8_layer, layers
 from tests.conftest import TINY
+from tests.generating import generate
 
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning", "default::UserWarning")
 
@@ -47,14 +48,6 @@ def started(job: Job, n_batch: int = 1) -> GraphEngine:
     runs.load(job)
     runs.start(n_prompt=12, n_gen=16, n_batch=n_batch)
     return runs
-
-
-def generate(runs: TransformersEngine, n_gen: int) -> list[list[int]]:
-    runs.reset()
-    runs.prefill()
-    for _ in range(n_gen - 1):
-        runs.step()
-    return runs.tokens()
 
 
 @pytest.mark.parametrize(("merge", "n_batch"), [("norms", 1), ("norms", 2), ("products", 1)])

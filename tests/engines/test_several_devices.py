@@ -57,6 +57,7 @@ from bench.worker.messages import FitTask
 from tests.conftest import TINY
 from tests.conversing import WORKLOADS, conversation
 from tests.fake_nvml import FakeNvml
+from tests.generating import generate
 
 THREE_WAYS = TINY | {
     "num_attention_heads": 6,
@@ -290,14 +291,6 @@ def a_job(folder: Path | None, **changed: Any) -> Job:
         ),
         **changed,
     )
-
-
-def generate(runs: TransformersEngine, n_gen: int) -> list[list[int]]:
-    runs.reset()
-    runs.prefill()
-    for _ in range(n_gen - 1):
-        runs.step()
-    return runs.tokens()
 
 
 @pytest.mark.parametrize("quant", ["none", "int8-dynamic", "int8-dynamic-fused"])

@@ -11,13 +11,12 @@ import torch
 
 from bench.engines.graph.attention import attend, attention, way_of
 from bench.engines.graph.compiling import ON_CUDA, Compiling, compiling
-from bench.engines.graph.engine import GraphEngine
 from bench.engines.graph.slots import Slots, cache_length
 from bench.engines.messages import Job
-from bench.engines.transformers.engine import TransformersEngine
 from bench.errors import InputError, UnsupportedError
 from bench.schemes import scheme
 from tests.conftest import TINY
+from tests.generating import generate, load
 
 # What the compiler warns of is its own.
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning", "default::UserWarning")
@@ -57,20 +56,6 @@ def _trace_only(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(function, backend="eager", **rest)
 
     monkeypatch.setattr(torch, "compile", compile_)
-
-
-def load(job: Job) -> TransformersEngine:
-    runs = TransformersEngine() if job.mode == "eager" else GraphEngine()
-    runs.load(job)
-    return runs
-
-
-def generate(runs: TransformersEngine, n_gen: int) -> list[list[int]]:
-    runs.reset()
-    runs.prefill()
-    for _ in range(n_gen - 1):
-        runs.step()
-    return runs.tokens()
 
 
 def graphs() -> int:

@@ -16,6 +16,7 @@ from bench.engines.transformers.engine import TransformersEngine
 from bench.engines.transformers.resolving import resolve_device, resolve_dtype
 from bench.errors import InputError, UnsupportedError
 from tests.conftest import TINY
+from tests.generating import generate
 
 
 @pytest.fixture
@@ -38,14 +39,6 @@ def job(tiny_folder: Path) -> Job:
 def load(job: Job) -> tuple[TransformersEngine, Loaded]:
     runs = TransformersEngine()
     return runs, runs.load(job)
-
-
-def generate(runs: TransformersEngine, n_gen: int) -> list[list[int]]:
-    runs.reset()
-    runs.prefill()
-    for _ in range(n_gen - 1):
-        runs.step()
-    return runs.tokens()
 
 
 def test_steps_with_a_cache_make_the_tokens_of_plain_forward_passes(job: Job) -> None:

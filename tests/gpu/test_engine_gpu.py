@@ -15,6 +15,7 @@ from bench.engines.registry import spec
 from bench.engines.transformers.engine import TransformersEngine
 from bench.engines.transformers.resolving import resolve_device
 from bench.errors import UnsupportedError
+from tests.generating import generate
 
 torch = pytest.importorskip("torch")
 
@@ -83,14 +84,6 @@ def load(wanted: Job) -> TransformersEngine:
     runs = GraphEngine() if wanted.mode in spec("graph").modes else TransformersEngine()
     runs.load(wanted)
     return runs
-
-
-def generate(runs: TransformersEngine, n_gen: int) -> list[list[int]]:
-    runs.reset()
-    runs.prefill()
-    for _ in range(n_gen - 1):
-        runs.step()
-    return runs.tokens()
 
 
 @pytest.mark.parametrize("mode", ["compiled", "cuda-graph"])

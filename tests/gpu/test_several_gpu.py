@@ -18,6 +18,7 @@ from bench.engines.transformers import splitting
 from bench.engines.transformers.engine import TransformersEngine
 from bench.worker import request
 from tests.conversing import conversation
+from tests.generating import generate
 
 pytestmark = [
     pytest.mark.gpu,
@@ -65,14 +66,6 @@ def a_job(folder: Path | None, **changed: object) -> Job:
         replicate=0,
     )
     return replace(plain, **changed)  # type: ignore[arg-type]  # names of its fields
-
-
-def generate(runs: TransformersEngine, n_gen: int) -> list[list[int]]:
-    runs.reset()
-    runs.prefill()
-    for _ in range(n_gen - 1):
-        runs.step()
-    return runs.tokens()
 
 
 def expected(folder: Path) -> list[list[int]]:

@@ -142,7 +142,26 @@ def test_what_was_counted_by_another_transformers_is_counted_again(
     assert counted.known(BLOOM) is not None
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"shape": 3}', '{"shape": {"matrices": []}}'])
+LESS_THAN_NONE = {
+    "matrices": [{"part": "mlp", "n_out": 8, "n_in": 8, "count": -1}],
+    "attention": [{"layers": 1}],
+    "tied": True,
+    "hidden_size": 8,
+    "n_layers": 1,
+}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"shape": 3}',
+        '{"shape": {"matrices": []}}',
+        json.dumps({"shape": LESS_THAN_NONE}),
+    ],
+)
 def test_a_broken_answer_is_none(text: str, tmp_path: Path) -> None:
     file = tmp_path / "m" / "config.json"
     file.parent.mkdir()
