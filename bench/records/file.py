@@ -115,10 +115,7 @@ def _read(paths: Sequence[Path]) -> Results:
                 results.problems.append(f"{file}:{number}: {error}")
                 continue
             if isinstance(line, Environment):
-                held = results.environments.get(line.id)
-                # Equal identities; the first state, unless only a later one has the peaks.
-                if held is None or ("peaks" in line.state and "peaks" not in held.state):
-                    results.environments[line.id] = line
+                keep_environment(results.environments, line)
             elif isinstance(line, Record):
                 _keep(records, line)
             else:
@@ -128,6 +125,13 @@ def _read(paths: Sequence[Path]) -> Results:
     results.records = list(all_records.values())
     results.qualities = list(all_qualities.values())
     return results
+
+
+def keep_environment(kept: dict[str, Environment], line: Environment) -> None:
+    """Of equal identities the first state, unless only a later one has the peaks."""
+    held = kept.get(line.id)
+    if held is None or ("peaks" in line.state and "peaks" not in held.state):
+        kept[line.id] = line
 
 
 def _run(line: Record | QualityRecord) -> Run:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, overload
 import numpy as np
 
 from bench.records import Environment, Record
-from bench.records.file import Results
+from bench.records.file import Results, keep_environment
 from bench.summary.arm import ArmSettings, Sizes, host_of, labels, settings_of
 from bench.summary.columns import (
     COUNTS,
@@ -279,9 +279,7 @@ def stored_summary(file: Path) -> Summary | None:
     results = Results()
     for line in others(file, table):
         if isinstance(line, Environment):
-            held = environments.get(line.id)
-            if held is None or ("peaks" in line.state and "peaks" not in held.state):
-                environments[line.id] = line
+            keep_environment(environments, line)
         else:
             results.qualities.append(line)
     qualities = tuple(arm_qualities(results.qualities))
