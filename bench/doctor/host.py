@@ -111,6 +111,8 @@ def disk_check() -> Check:
 def host_checks(*, computes: bool) -> Iterator[Check]:
     """CPU, memory, container; `computes` where the CPU itself is measured."""
     yield from cpu_limit_check()
+    if computes:
+        yield from int8_check()
     yield from memory_checks()
     yield load_check(computes=computes)
     yield shown("governor", machine.governors, governor_check)
@@ -155,6 +157,26 @@ def cpu_limit_check() -> Iterator[Check]:
     except Unreadable:
         model = "model not shown"
     yield Check(check="cpu", state="ok", found=f"{model}, {cores} cores")
+
+
+INT8 = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+"""Extensions that multiply int8 and add in 32 bits in one instruction."""
+
+
+def int8_check(root: Path = machine.ROOT) -> Iterator[Check]:
+    """Whether the CPU has instructions for int8 products; nothing where it does not say."""
+    try:
+        extensions = machine.cpu_extensions(root)
+    except Unreadable:
+        return
+    if not set(extensions.split()) & {*INT8}:
+        yield Check(
+            check="int8",
+            state="warn",
+            found=f"no int8 instructions (has {extensions or 'none'})",
+            meaning="int8 schemes are slower than none on this CPU",
+            advice="compare schemes on a CPU with AVX-512 VNNI, AVX-VNNI, AMX or ARM's dot product",
+        )
 
 
 def memory_checks() -> Iterator[Check]:

@@ -377,6 +377,29 @@ def test_throttling_in_the_window_is_a_reason(tmp_path: Path) -> None:
     assert reading.reasons == ("THERMAL_THROTTLE",)
 
 
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("flags\t\t: fpu avx avx2 avx512f avx512_vnni rdpid", "avx2 avx512f avx512_vnni"),
+        ("flags\t\t: fpu avx avx2", "avx2"),
+        ("Features\t: fp asimd asimddp i8mm bf16", "asimddp i8mm bf16"),
+    ],
+)
+def test_two_cpus_of_one_name_differ_in_what_they_can_multiply(
+    tmp_path: Path, line: str, found: str
+) -> None:
+    root = write(tmp_path, {"proc/cpuinfo": f"processor\t: 0\nmodel name\t: AMD EPYC\n{line}\n"})
+    assert machine.cpu_extensions(root) == found
+    assert host_identity(root)["cpu_extensions"] == found
+
+
+def test_extensions_that_nobody_lists_are_missing(tmp_path: Path) -> None:
+    root = write(tmp_path, {"proc/cpuinfo": "processor\t: 0\n"})
+    with pytest.raises(Unreadable, match="lists no instruction sets"):
+        machine.cpu_extensions(root)
+    assert host_identity(root)["cpu_extensions"] is None
+
+
 def test_identity_holds_no_name_of_the_machine() -> None:
     import socket
 

@@ -408,3 +408,20 @@ def test_advice_names_no_setting_that_the_doctor_makes_itself() -> None:
         text = Path(module.__file__ or "").read_text(encoding="utf-8")
         assert "os.system" not in text
         assert "write_text" not in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "checks"),
+    [
+        ("avx2 fma", ["int8"]),
+        ("avx2 avx512f avx512_vnni", []),
+        ("avx2 avx_vnni", []),
+        ("sse2", ["int8"]),
+    ],
+)
+def test_a_cpu_without_int8_products_is_warned_of(
+    tmp_path: Path, flags: str, checks: list[str]
+) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(f"flags\t\t: {flags}\n")
+    assert [found.check for found in host_doctor.int8_check(tmp_path)] == checks

@@ -185,6 +185,7 @@ def host_identity(root: Path = machine.ROOT) -> dict[str, Any]:
     found = Figures()
     found.read("host", lambda: machine.host_id(root))
     found.read("cpu", lambda: machine.cpu_model(root))
+    found.read("cpu_extensions", lambda: machine.cpu_extensions(root))
     found.read("cpu_cores", machine.cores)
     found.read("cpu_limit_cores", lambda: machine.cpu_limit(root))
     found.read("memory_bytes", lambda: machine.memory_bytes(root))
