@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -210,6 +211,22 @@ def test_in_16_bits_more_may_differ_by_what_passes_of_two_lengths_do() -> None:
     assert least < self_check.tolerance_for("float16", full, prompt) <= self_check.MOST
 
 
+@pytest.mark.parametrize(("drift", "allowed"), [(0.01, 0.7), (0.35, 0.778), (0.6, math.inf)])
+def test_with_scaled_activations_more_may_differ_until_it_says_nothing(
+    drift: float, allowed: float
+) -> None:
+    """`drift`: the share by which logits grow with each token of the pass."""
+    torch.manual_seed(0)
+    rows = torch.randn(2, 1, 64)
+
+    def full(tokens: Any, n: int) -> Any:
+        return rows.expand(2, n, 64) * (1 + drift) ** tokens.shape[1]
+
+    found = self_check.scaled_tolerance(full, torch.zeros(2, 8, dtype=torch.long))
+    assert found == pytest.approx(allowed, rel=0.02)
+    assert self_check.scaled_tolerance(full, torch.zeros(2, 1, dtype=torch.long)) == 1.0
+
+
 @pytest.mark.parametrize("quant", ["torch-dynamic-int8", "int8-dynamic"])
 def test_a_scheme_that_scales_activations_is_checked_before_it_is_applied(
     quant: str, monkeypatch: pytest.MonkeyPatch
@@ -217,14 +234,31 @@ def test_a_scheme_that_scales_activations_is_checked_before_it_is_applied(
     runs = TransformersEngine()
     runs.load(job(None, quant=quant))
     runs.start(12, 4, 2)
-    noted = runs.notes()["self_check"]
-    assert noted["tolerance"] is None
-    json.dumps(noted, allow_nan=False)
-    forgets = {"past_key_values": None}
-    monkeypatch.setattr(eager, "new_cache", lambda _: dict(forgets))
-    monkeypatch.setattr(eager, "CACHES", {})
+    json.dumps(runs.notes()["self_check"], allow_nan=False)
+    forget(monkeypatch)
     with pytest.raises(UnsupportedError, match="gives other logits"):
         TransformersEngine().load(job(None, quant=quant))
+
+
+def test_a_scheme_that_scales_each_token_is_checked_after_it_is_applied_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A streamed model is never there in floats: this is its only check."""
+    runs = TransformersEngine()
+    runs.load(job(None, quant="int8-dynamic"))
+    runs.start(12, 4, 2)
+    noted = runs.notes()["self_check"]
+    assert noted["error"] < noted["tolerance"] <= self_check.MOST_SCALED
+    forget(monkeypatch)
+    with pytest.raises(UnsupportedError, match="gives other logits") as error:
+        runs.start(12, 4, 2)
+    assert error.value.code == "WRONG_MODEL"
+
+
+def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make eager steps begin with an empty cache each time."""
+    monkeypatch.setattr(eager, "new_cache", lambda _: {"past_key_values": None})
+    monkeypatch.setattr(eager, "CACHES", {})
 
 
 def test_a_window_beyond_the_context_and_a_foreign_tokenizer_are_input_errors(

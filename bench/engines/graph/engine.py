@@ -13,6 +13,7 @@ from bench import schemes
 from bench.engines.graph.forms import refuse_form
 from bench.engines.graph.static import Static
 from bench.engines.messages import Job
+from bench.engines.transformers import self_check
 from bench.engines.transformers.eager import Decoder
 from bench.engines.transformers.engine import TransformersEngine
 
@@ -21,8 +22,10 @@ class GraphEngine(TransformersEngine):
     """See `bench.engines.Steps`; everything but how a step is executed is that of transformers."""
 
     name = "graph"
-    _scaled_tolerance = 1.0
-    """Below what another model gives: those schemes that can be compiled scale each token."""
+
+    def _tolerance(self, prompt: Any) -> float:
+        """Never infinite: the schemes that can be compiled scale each token."""
+        return min(super()._tolerance(prompt), self_check.MOST_SCALED)
 
     def _check_options(self, options: Mapping[str, Any]) -> None:
         """Left to `compiling`, which knows the device."""

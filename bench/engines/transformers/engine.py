@@ -39,8 +39,6 @@ class TransformersEngine:
 
     name = "transformers"
     """Of `bench.engines.registry.ENGINES`."""
-    _scaled_tolerance = float("inf")
-    """What logits may differ by where a scheme scales activations: `self_check.PROMPT`."""
 
     def __init__(self, seat: Seat | None = None) -> None:
         self.others: Ranks | None = None
@@ -239,10 +237,14 @@ class TransformersEngine:
         self._prompt = prompt.to(self._device)
         with self._inference(), loading.refusing(type(self._model).__name__):
             self._decoder.start(self._prompt, n_gen)
-            few, tolerance = self_check.rows_of(self._prompt), self._scaled_tolerance
-            if not self._scaled:
-                tolerance = self_check.tolerance_for(self._dtype, self._full, few)
+            tolerance = self._tolerance(self_check.rows_of(self._prompt))
             self._checked = self._decoder.checked(self._full, tolerance).record()
+
+    def _tolerance(self, prompt: Any) -> float:
+        """What the logits of this arm's steps may differ by, as a share of their spread."""
+        if self._scaled:
+            return self_check.scaled_tolerance(self._full, prompt)
+        return self_check.tolerance_for(self._dtype, self._full, prompt)
 
     def _full(self, tokens: Any, n: int) -> Any:
         """Logits of the last `n` places of a pass without a cache, as transformers computes it."""

@@ -35,10 +35,15 @@ MOST: Final = 0.35
 """And never more than this: logits of another model differ by about 1.4."""
 
 PROMPT: Final = 64
-"""Tokens on which a model is checked before a scheme that scales activations is applied. With it
-the logits of one token and of many differ by as much as those of another model may (on the
-embedded model by 0.3 of their spread with a scale for each token, by 1 to 3 with one for the
-tensor), so that afterwards the difference is recorded and judged only where that is asked for."""
+"""Tokens on which a model is checked before a scheme that scales activations is applied."""
+
+LEAST_SCALED: Final = 0.7
+"""With such a scheme the logits of one token and of many differ by more: on the embedded model by
+0.3 of their spread with a scale for each token. This much is always allowed."""
+
+MOST_SCALED: Final = 1.0
+"""And never more than this. With one scale for the tensor passes of two lengths differ by as much
+as another model does (1 to 3): there the difference is recorded and says nothing."""
 
 Full = Callable[[Any, int], Any]
 """Logits [batch, n, vocabulary] of the last `n` places of tokens [batch, length], with no cache."""
@@ -94,9 +99,22 @@ def tolerance_for(dtype: str, full: Full, prompt: Any) -> float:
     least = TOLERANCE.get(dtype, TOLERANCE["bfloat16"])
     if dtype == "float32" or prompt.shape[1] < 2:
         return least
+    return min(max(least, NOISE * _noise(full, prompt)), MOST)
+
+
+def scaled_tolerance(full: Full, prompt: Any) -> float:
+    """What may differ where each token or tensor of activations is scaled; infinite where the
+    scheme alone explains as much as another model would."""
+    if prompt.shape[1] < 2:
+        return MOST_SCALED
+    allowed = max(LEAST_SCALED, NOISE * _noise(full, prompt))
+    return allowed if allowed <= MOST_SCALED else math.inf
+
+
+def _noise(full: Full, prompt: Any) -> float:
+    """Difference of the same place's logits in passes of two lengths."""
     alone = full(prompt[:, :-1], 1)
-    noise = float(difference(alone, full(prompt, 2)[:, :1]).max())
-    return min(max(least, NOISE * noise), MOST)
+    return float(difference(alone, full(prompt, 2)[:, :1]).max())
 
 
 def judge(found: Any, expected: Any, tolerance: float, what: str) -> Judged:
