@@ -1,4 +1,4 @@
-"""HTTP/1.1 on asyncio: what came, and when. Framing by h11, connections kept and used again.
+"""HTTP/1.1 on asyncio: what came, and when. Framing by httptools, connections kept and used again.
 
 Bytes are stamped in the event loop's own callback and read later, a little at a time: what arrives
 meanwhile is stamped first. `WatchedLoop` tells how late a stamp may be. Proxies are not used.
@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 
 MOST_BODY_BYTES: Final = 256 << 20
 """Of one answer: far above what millions of tokens take as a stream."""
+MOST_HEAD_BYTES: Final = 64 << 10
+"""Of the status line and headers of one answer."""
 SLICE_NS: Final = 300_000
 """Of reading, after which the event loop looks for what has come."""
 LOOK_S: Final = 0.5
@@ -138,25 +140,106 @@ class Backlog:
             self._loop.call_soon(self._read)
 
 
+class Framing:
+    """Where one answer begins and ends: what httptools (Node's llhttp) calls while it reads.
+
+    `begun`, `ended` and `whole` say how far it is; httptools does no input or output, which is why
+    bytes can be stamped before they are read.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        import httptools
+
+        self._parser = httptools.HttpResponseParser(self)
+        self.errors = (httptools.HttpParserError, httptools.HttpParserUpgrade)
+        """What `feed` raises where bytes are no answer."""
+        self._sink = sink
+        self._at_ns = 0
+        self._head_bytes = self._body_bytes = 0
+        self._framed = self._again = False
+        self.status, self.headers = 0, dict[str, str]()
+        self.begun = False
+        """Whether the head is whole."""
+        self.ended = False
+        """Whether the answer is whole."""
+        self.reusable = False
+        """Whether the connection takes another request after it."""
+
+    def feed(self, at_ns: int, data: bytes) -> None:
+        """Read bytes that came at a time; an empty piece is the end of all. Raises `errors`, and
+        ValueError where an answer is larger than any or has not ended."""
+        self._at_ns = at_ns
+        if not data:
+            if not self.begun or self._framed:
+                raise ValueError("the connection was closed before the answer had ended")
+            self.ended = True  # a body that is as long as the connection
+            return
+        if not self.begun:
+            self._head_bytes += len(data)
+            if self._head_bytes > MOST_HEAD_BYTES:
+                raise ValueError(f"a head of more than {MOST_HEAD_BYTES >> 10} KiB")
+        self._parser.feed_data(data)
+        if self._again:
+            self.reusable = False  # bytes after the answer, which nobody asked for
+
+    @property
+    def too_long(self) -> bool:
+        return self._body_bytes > MOST_BODY_BYTES
+
+    def on_message_begin(self) -> None:
+        self._again = self._again or self.ended
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._again:
+            self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if self._again or status < 200:
+            return
+        self.status, self.begun = status, True
+        self.reusable = self._parser.should_keep_alive()
+        bodiless = status in (204, 304)
+        self._framed = bodiless or bool(self.headers.keys() & {"content-length", CODING})
+
+    def on_body(self, data: bytes) -> None:
+        if self._again:
+            return
+        self._body_bytes += len(data)
+        if not self.too_long:
+            self._sink.feed(self._at_ns, data)
+
+    def on_message_complete(self) -> None:
+        if self.begun:
+            self.ended = True
+        else:  # an answer of 1xx, before the one that counts
+            self.headers = {}
+
+
+CODING: Final = "transfer-encoding"
+
+
+def request(method: str, target: str, headers: Headers, body: bytes) -> bytes:
+    """A request as it is sent. Raises HttpError for what no head may hold."""
+    length = [("Content-Length", str(len(body)))] if body else []
+    lines = [f"{method} {target} HTTP/1.1", *(f"{k}: {v}" for k, v in [*headers, *length])]
+    if not all(line.isascii() and line.isprintable() for line in lines) or " " in target:
+        raise HttpError("malformed", "the address or a header holds what HTTP does not allow")
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
 class Connection(asyncio.Protocol):
     """One socket, one exchange at a time."""
 
     def __init__(self, backlog: Backlog | None = None) -> None:
-        import h11
-
         self._backlog = backlog or Backlog()
         self._watch = self._backlog.watch
-
-        self._h11 = h11
-        self._state = h11.Connection(our_role=h11.CLIENT)
         self._loop = asyncio.get_running_loop()
         self._arrived: list[tuple[int, bytes]] = []
         self._transport: asyncio.Transport | None = None
-        self._sink: Sink | None = None
-        self._head = ResponseHead()
+        self._framing: Framing | None = None
         self._done: asyncio.Future[None] | None = None
         self._heard = False
-        self._body_bytes = 0
         self.used = 0
         self.open = False
 
@@ -174,7 +257,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.open = False
-        self._arrived.append((time.perf_counter_ns(), b""))  # h11: the end of what will come
+        self._arrived.append((time.perf_counter_ns(), b""))  # the end of what will come
         self.read()
 
     def close(self) -> None:
@@ -187,36 +270,31 @@ class Connection(asyncio.Protocol):
     ) -> ResponseHead:
         """Send a request, feed its answer to `sink`, return its head. Raises HttpError."""
         assert self._transport is not None
-        h11, method = self._h11, "POST" if body else "GET"
-        length = [("Content-Length", str(len(body)))] if body else []
-        request = h11.Request(method=method, target=target, headers=[*headers, *length])
-        data = self._state.send(request) or b""
-        if body:
-            data += self._state.send(h11.Data(data=body)) or b""
-        data += self._state.send(h11.EndOfMessage()) or b""
-        self._done, self._sink, self._heard = self._loop.create_future(), sink, False
-        self._head, self._body_bytes = ResponseHead(sent_ns=time.perf_counter_ns()), 0
-        sink.alive_ns = self._head.sent_ns
+        data = request("POST" if body else "GET", target, headers, body)
+        framing = self._framing = Framing(sink)
+        self._done, self._heard = self._loop.create_future(), False
+        sent_ns = sink.alive_ns = time.perf_counter_ns()
         self.used += 1
         self._transport.write(data)
         try:
             await self._ended(sink, timeout_s)
-            return self._head
         except BaseException:
             self.close()
             raise
         finally:
-            self._done = self._sink = None
+            self._done = self._framing = None
+        return ResponseHead(status=framing.status, headers=framing.headers, sent_ns=sent_ns)
 
     async def _ended(self, sink: Sink, timeout_s: float) -> None:
         """Until the answer has ended, or nothing that counts came for `timeout_s`: whatever else a
         server sends (a head that never ends, comments, empty chunks), it is not waited for."""
         assert self._done is not None
+        assert self._framing is not None
         while not self._done.done():
             left = timeout_s - (time.perf_counter_ns() - sink.alive_ns) / 1e9
             if left <= 0:
                 raise HttpError("timeout", f"nothing new for {timeout_s:g} s")
-            if sink.full or self._body_bytes > MOST_BODY_BYTES:
+            if sink.full or self._framing.too_long:
                 raise HttpError("malformed", "the answer is longer than any answer is")
             await asyncio.wait({self._done}, timeout=min(left, LOOK_S))
         self._done.result()
@@ -225,51 +303,27 @@ class Connection(asyncio.Protocol):
         """Read what has arrived and was not read."""
         arrived, self._arrived = self._arrived, []
         for at_ns, data in arrived:
-            if self._done is None or self._done.done():
+            framing = self._framing
+            if framing is None or self._done is None or self._done.done():
                 self.close()  # the server hung up between requests, or says what nobody asked
                 return
             self._heard = self._heard or data != b""
             try:
-                self._state.receive_data(data)
-                self._take(at_ns)
-            except self._h11.RemoteProtocolError as error:
-                self._fail(error)
+                framing.feed(at_ns, data)
+            except (*framing.errors, ValueError) as error:
+                if not framing.ended:
+                    self._fail(framing, error)
+                    return
+                framing.reusable = False
+            if framing.ended:
+                if not framing.reusable:
+                    self.close()
+                self._done.set_result(None)
 
-    def _take(self, at_ns: int) -> None:
-        h11 = self._h11
-        while True:
-            event = self._state.next_event()
-            if event is h11.NEED_DATA or event is h11.PAUSED:
-                return
-            if isinstance(event, h11.Response):
-                self._head.status = event.status_code
-                self._head.headers = {k.decode(): v.decode("latin-1") for k, v in event.headers}
-            elif isinstance(event, h11.Data):
-                assert self._sink is not None
-                self._body_bytes += len(event.data)
-                if self._body_bytes <= MOST_BODY_BYTES:
-                    self._sink.feed(at_ns, bytes(event.data))
-            elif isinstance(event, h11.EndOfMessage):
-                self._finish()
-                return
-            elif isinstance(event, h11.ConnectionClosed):
-                raise h11.RemoteProtocolError("closed without an answer")
-
-    def _finish(self) -> None:
-        assert self._done is not None
-        h11 = self._h11
-        if self._state.our_state is h11.DONE and self._state.their_state is h11.DONE:
-            self._state.start_next_cycle()
-        else:
-            self.close()
-        self._done.set_result(None)
-
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, framing: Framing, error: Exception) -> None:
         assert self._done is not None
         self.close()
-        if self._done.done():
-            return
-        kind = "truncated" if self._head.status else "disconnected"
+        kind = "truncated" if framing.status else "disconnected"
         stale = self.used > 1 and not self._heard
         self._done.set_exception(HttpError(kind, str(error), unanswered=stale))
 

@@ -5,7 +5,8 @@ answer and what is wrong with it; `prompts` what is asked; `identity` who answer
 request with its retries; `load` how many requests at once, and when; `window` what it all amounts
 to. Engine `bench.engines.endpoint` puts them together. docs/serving.md has the definitions.
 
-Standard library, and h11 for the framing of HTTP/1.1: it does no input or output, so that bytes are
-stamped the moment the event loop hands them over, before anything reads them. A whole HTTP client
-would stamp them after its own parsing, pools and locks, once each waiting task has been woken.
+Standard library, and httptools for the framing of HTTP/1.1: it does no input or output, so that
+bytes are stamped the moment the event loop hands them over, before anything reads them. A whole
+HTTP client would stamp them after its own parsing, pools and locks, once each waiting task has been
+woken.
 """

@@ -14,6 +14,8 @@ from itertools import takewhile
 from types import MappingProxyType
 from typing import Any, Final
 
+import msgspec
+
 from bench.errors import InputError
 from bench.fields import parse_json, shown
 
@@ -45,6 +47,9 @@ KEPT: Final = frozenset({"usage", "timings", "error"})
 """Keys of a chunk whose values go on: only then it is checked to its depth."""
 
 MOST_EVENT_BYTES: Final = 16 << 20
+
+_decode = msgspec.json.Decoder().decode
+"""About four times as fast as `json.loads`."""
 
 
 class Events:
@@ -121,7 +126,7 @@ class Stream:
 
     def _take(self, at_ns: int, event: bytes) -> None:
         try:
-            chunk = json.loads(event)  # most hold a word, of which nothing is kept
+            chunk = _decoded(event)  # most hold a word, of which nothing is kept
             if isinstance(chunk, dict) and chunk.keys() & KEPT:
                 chunk = parse_json(event, MOST_EVENT_BYTES)
             if not isinstance(chunk, dict):
@@ -220,6 +225,14 @@ class Stream:
         told = table((self.usage or {}).get("prompt_tokens_details"))
         found = told.get("cached_tokens", (self.timings or {}).get("cache_n"))
         return found if isinstance(found, int) else None
+
+
+def _decoded(event: bytes) -> Any:
+    """What an event's JSON holds. Raises ValueError."""
+    try:
+        return _decode(event)
+    except msgspec.DecodeError:  # NaN among log-probabilities: json takes it, the standard does not
+        return json.loads(event)
 
 
 def table(value: Any) -> Mapping[str, Any]:
