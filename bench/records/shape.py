@@ -152,6 +152,14 @@ class WindowTable(TypedDict, total=False):
     absent: Reasons
 
 
+class RequestsTable(TypedDict, total=False):
+    """How many requests of a window ended how."""
+
+    n_answered: Count
+    n_failed: Count
+    served_share: NotNegative
+
+
 class DeviceTable(TypedDict, total=False):
     """As read around the window."""
 
@@ -159,7 +167,7 @@ class DeviceTable(TypedDict, total=False):
     temperature_start_c: Figure | None
     temperature_end_c: Figure | None
     sw_power_cap_share: NotNegative | None
-    requests: Mapping[str, Any]
+    requests: RequestsTable
     client: Mapping[str, Any]
 
 

@@ -33,6 +33,9 @@ OVERLOAD: Final = frozenset({"REQUESTS_FAILED", "DRIFT"})
 NEAR: Final = 8
 """Steps of the lattice (a factor of 1.4) by which both sides may be apart: where probes are
 read at other limits than they were made for, they are no neighbours."""
+SERVED: Final = 0.9
+"""Share of the arrivals that must be answered while they arrive. Where fewer are, the queue grows
+for as long as they come, and what kept the limits in a short window will not in a long one."""
 CHANCE: Final = 4.0
 """Standard deviations by which a lower rate may do worse than a higher one."""
 
@@ -48,6 +51,8 @@ def probe_of(record: Record, slo: str) -> Probe | None:
             return None
         return Probe(rate=rate, n=n_failed, kept=(0,) * len(shares(slo)))
     kept = tuple(map(sum, _within(record, slo)))
+    if counted.get("served_share", 1.0) < SERVED:
+        kept = (0,) * len(kept)
     return Probe(rate=rate, n=len(record.samples["e2e_s"]) + n_failed, kept=kept)
 
 

@@ -1,16 +1,19 @@
-"""The closed loop in time that is made up, so that its rates can be asserted exactly."""
+"""Loops of requests in time that is made up, so that their rates can be asserted exactly."""
 
 from __future__ import annotations
 
 import asyncio
 import selectors
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from bench.demand import Asked, demand
 from bench.engines.endpoint.client import Answer
 from bench.engines.endpoint.load import ClosedLoop, Window
+from bench.engines.endpoint.steady import SteadyStream, length_of
 
 
 class Jump(selectors.DefaultSelector):
@@ -124,3 +127,55 @@ def test_failures_that_are_allowed_do_not_count_as_answers() -> None:
     answered = len(window.answers) - window.n_failed
     assert answered == 20
     assert window.n_failed > 5
+
+
+def steady(rate: float, service: float, monkeypatch: pytest.MonkeyPatch) -> Window:
+    """A probe of 100 judged requests at a server that answers one at a time."""
+    asked = demand("prompt=8 gen=2").requests("s", length_of(100))
+
+    async def work(now: Callable[[], float]) -> Window:
+        clock = SimpleNamespace(perf_counter_ns=lambda: round(now() * 1e9))
+        monkeypatch.setattr("bench.engines.endpoint.steady.time", clock)
+        room = asyncio.Semaphore(1)
+
+        async def ask(_: Asked) -> Answer:
+            begun = now()
+            async with room:
+                await asyncio.sleep(service)
+            return Answer(
+                begun_ns=round(begun * 1e9),
+                ended_ns=round(now() * 1e9),
+                failure=None,
+                ttft_s=now() - begun,
+                e2e_s=now() - begun,
+                output_tokens=1,
+            )
+
+        stream = SteadyStream(ask, asked, rate=rate, judged=100, slo="e2e_p95=1000")
+        return await stream.run()
+
+    return in_made_up_time(work)
+
+
+@pytest.mark.parametrize(
+    ("rate", "service", "least", "most"),
+    [
+        (0.5, 1.0, 0.95, 1.05),
+        (1.25, 1.0, 0.7, 0.9),  # a fifth is left over, though each is answered within the limit
+        (4.0, 0.01, 0.97, 1.03),
+    ],
+)
+def test_the_share_of_arrivals_that_is_served_meanwhile(
+    rate: float, service: float, least: float, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = steady(rate, service, monkeypatch)
+    assert window.n_failed == 0
+    assert not window.cut_short
+    assert window.served_share is not None
+    assert least <= window.served_share <= most
+
+
+def test_requests_longer_than_the_window_do_not_tell_what_is_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert steady(100.0, 0.9, monkeypatch).served_share is None

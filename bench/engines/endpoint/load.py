@@ -44,6 +44,9 @@ class Window:
     """When the last of `answers` ended."""
     cut_short: bool = False
     """Whether so many requests were beyond their limits that the rest was not waited for."""
+    served_share: float | None = None
+    """Requests that ended while the judged ones arrived, as a share of those; None where a request
+    takes too long to tell."""
 
     @property
     def wall_s(self) -> float:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
+from statistics import median
 
 from bench.demand import Asked, arrival_times
 from bench.demand.limits import limits, within
@@ -19,6 +20,9 @@ from bench.engines.endpoint.load import Window, heartbeat
 
 HOPELESS = 0.5
 """Share of the judged requests beyond a limit, above which the rest is not waited for."""
+LONG = 0.5
+"""Of the time in which the judged requests arrive: where the median request takes longer, those
+that end meanwhile say little of those that arrive."""
 
 
 def length_of(judged: int) -> int:
@@ -133,9 +137,17 @@ class SteadyStream:
         """
         window = self._window
         end_ns = window.end_ns or window.last_ns
+        window.served_share = self._served_share(end_ns - window.begin_ns)
         if self._n_ended:
             pace_ns = (end_ns - window.begin_ns) / self._n_ended
             window.end_ns = window.begin_ns + round(pace_ns * max(len(window.answers), 1))
         else:
             window.end_ns = window.last_ns
         return window
+
+    def _served_share(self, window_ns: int) -> float | None:
+        window = self._window
+        took = [answer.e2e_s for answer in window.answers if answer.e2e_s is not None]
+        if window.cut_short or not took or median(took) * 1e9 > LONG * window_ns:
+            return None
+        return self._n_ended / self._judged

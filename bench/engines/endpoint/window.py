@@ -111,7 +111,7 @@ def counts(window: Window) -> dict[str, Any]:
         "n_cut_short": int(window.cut_short),
         "n_empty_chunks": sum(a.n_empty for a in answers),
         "cached_tokens": _total([a.cached_tokens for a in answers if a.failure is None]),
-    }
+    } | ({} if window.served_share is None else {"served_share": window.served_share})
 
 
 def _total(values: Sequence[int | None]) -> int | None:
