@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import math
 import random
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -33,9 +34,13 @@ def lengths(text: str, at: str) -> Lengths:
     """The distribution that a text names; `at` names the key in errors. Raises InputError.
 
     `N`, `uniform:LOW:HIGH` (both ends included), `normal:MEAN:SD`, `lognormal:MEDIAN:SIGMA` (SIGMA
-    of the natural logarithm), `histogram:FILE` (CSV, lines LENGTH,COUNT). Below 1 counts as 1.
+    of the natural logarithm), `histogram:FILE` (CSV, lines LENGTH,COUNT),
+    `quantiles:VALUE@PERCENT:...` (from 0 to 100 percent, straight lines between). Below 1 counts
+    as 1.
     """
     kind, *words = text.split(":")
+    if kind == "quantiles" and words:
+        return Lengths(text=text, one=_quantiles(words, text, at))
     if kind == "histogram" and words:
         return Lengths(text=text, one=_histogram(Path(":".join(words)), at))
     if not words:
@@ -43,7 +48,7 @@ def lengths(text: str, at: str) -> Lengths:
     if kind not in KINDS or len(words) != KINDS[kind][0]:
         raise InputError(
             f"requests: {at}: '{text}' is not N, uniform:LOW:HIGH, normal:MEAN:SD, "
-            "lognormal:MEDIAN:SIGMA or histogram:FILE"
+            "lognormal:MEDIAN:SIGMA, quantiles:VALUE@PERCENT:... or histogram:FILE"
         )
     try:
         numbers = [float(word) for word in words]
@@ -63,6 +68,31 @@ KINDS: Final[dict[str, tuple[int, Callable[..., Callable[[random.Random], float]
     "lognormal": (2, lambda mid, sigma: lambda draw: draw.lognormvariate(math.log(mid), sigma)),
 }
 """Name -> how many numbers it takes, and what draws."""
+
+
+def _quantiles(words: Sequence[str], text: str, at: str) -> Callable[[random.Random], float]:
+    """Draws from the distribution whose quantiles these are."""
+    try:
+        points = [tuple(map(float, word.split("@"))) for word in words]
+        values, percents = zip(*points, strict=True)
+    except ValueError:
+        raise InputError(f"requests: {at}: '{text}' is not quantiles:VALUE@PERCENT:...") from None
+    rising = list(values) == sorted(values) and list(percents) == sorted({*percents})
+    whole = percents[0] == 0 and percents[-1] == 100 and values[0] >= 0 and values[-1] <= MOST
+    if not (rising and whole):
+        raise InputError(
+            f"requests: {at}: '{text}' needs values that do not fall (0 to {MOST}) and percents "
+            "that rise from 0 to 100"
+        )
+
+    def one(draw: random.Random) -> float:
+        percent = 100 * draw.random()
+        above = max(bisect_right(percents, percent), 1)
+        low, high = percents[above - 1], percents[above]
+        share = (percent - low) / (high - low)
+        return values[above - 1] + share * (values[above] - values[above - 1])
+
+    return one
 
 
 def _histogram(path: Path, at: str) -> Callable[[random.Random], float]:

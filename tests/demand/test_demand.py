@@ -24,7 +24,13 @@ def test_equal_seeds_ask_the_same_and_others_do_not() -> None:
 
 @pytest.mark.parametrize(
     ("text", "middle"),
-    [("512", 512), ("uniform:64:256", 160), ("normal:300:30", 300), ("lognormal:512:0.8", 512)],
+    [
+        ("512", 512),
+        ("uniform:64:256", 160),
+        ("normal:300:30", 300),
+        ("lognormal:512:0.8", 512),
+        ("quantiles:10@0:400@50:900@100", 400),
+    ],
 )
 def test_distributions_have_their_middle(text: str, middle: int) -> None:
     draw = random.Random(1)
@@ -39,6 +45,15 @@ def test_a_histogram_is_drawn_by_its_counts(tmp_path: Path) -> None:
     drawn = [law.draw(draw) for _ in range(4000)]
     assert set(drawn) == {10, 1000}
     assert drawn.count(10) / 4000 == pytest.approx(0.75, abs=0.03)
+
+
+def test_quantiles_are_drawn_as_they_stand() -> None:
+    draw, law = random.Random(2), lengths("quantiles:10@0:10@25:110@75:1000@95:2000@100", "gen")
+    drawn = [law.draw(draw) for _ in range(8000)]
+    for least, share in ((11, 0.75), (60, 0.5), (111, 0.25), (1001, 0.05)):
+        assert sum(one >= least for one in drawn) / 8000 == pytest.approx(share, abs=0.02)
+    assert min(drawn) == 10
+    assert max(drawn) <= 2000
 
 
 def test_a_turn_begins_with_all_that_was_said_before() -> None:
@@ -117,6 +132,11 @@ def test_every_published_shape_has_a_source_and_can_be_drawn() -> None:
         ("chats", "did you mean|chat"),
         ("prompt=12", "gen is missing"),
         ("prompt=uniform:9:3 gen=1", "first is above the second"),
+        ("prompt=quantiles:5@0:4@100 gen=1", "values that do not fall"),
+        ("prompt=quantiles:5@0:9@99 gen=1", "rise from 0 to 100"),
+        ("prompt=quantiles:5@0 gen=1", "rise from 0 to 100"),
+        ("prompt=quantiles:5 gen=1", "is not quantiles:VALUE@PERCENT"),
+        ("prompt=quantiles:nan@0:9@100 gen=1", "values that do not fall"),
         ("prompt=weibull:1:2 gen=1", "prompt: 'weibull:1:2' is not"),
         ("prompt=0 gen=1", "at least 1"),
         ("prompt=1 gen=1 prompt=2", "prompt stands twice"),
