@@ -39,12 +39,15 @@ def examine(device: str | None = None, *, with_peaks: bool = False) -> list[Chec
 
     Raises UnsupportedError if that device is not there.
     """
+    from bench.devices.gpu.amd import AmdCard
     from bench.doctor.gpu import gpu_checks
     from bench.doctor.host import compiler_check, host_checks, software_checks
     from bench.doctor.peaks import peak_checks
+    from bench.doctor.support import support_check
 
     chosen, card = find_device(device)
     checks = [Check(check="device", state="ok", found=chosen)]
+    checks.append(support_check(kind_of(chosen), "amd" if isinstance(card, AmdCard) else ""))
     checks += software_checks()
     if kind_of(chosen) == "cuda":
         checks.append(compiler_check(chosen))

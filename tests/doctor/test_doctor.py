@@ -26,6 +26,8 @@ from bench.doctor import gpu as gpu_doctor
 from bench.doctor import host as host_doctor
 from bench.doctor import peaks as doctor_peaks
 from bench.doctor.gpu import gpu_checks
+from bench.doctor.support import support_check
+from bench.engines.registry import ENGINES
 from bench.errors import UnsupportedError
 from tests.fake_nvml import FakeNvml, process
 
@@ -425,3 +427,30 @@ def test_a_cpu_without_int8_products_is_warned_of(
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/cpuinfo").write_text(f"flags\t\t: {flags}\n")
     assert [found.check for found in host_doctor.int8_check(tmp_path)] == checks
+
+
+@pytest.mark.parametrize(
+    ("kind", "vendor", "state", "words"),
+    [
+        ("cpu", "", "ok", "measured here"),
+        ("cuda", "", "warn", "never seen on a card"),
+        ("cuda", "amd", "warn", "never seen on a card"),
+        ("xpu", "", "warn", "speed and memory only"),
+        ("mps", "", "warn", "speed and memory only"),
+        ("tpu", "", "bad", "not supported"),
+    ],
+)
+def test_what_was_never_seen_running_is_said(
+    kind: str, vendor: str, state: str, words: str
+) -> None:
+    found = support_check(kind, vendor)
+    assert found.state == state
+    assert words in found.found
+    assert ("ROCm" in found.meaning) == (vendor == "amd")
+
+
+def test_every_kind_of_device_that_an_engine_takes_has_a_word_on_support() -> None:
+    local = [one for one in ENGINES.values() if not (one.scripted or one.remote)]
+    kinds = {kind for one in local for kind in one.devices}
+    assert {support_check(kind).state for kind in kinds} <= {"ok", "warn"}
+    assert kinds >= {"cpu", "cuda", "xpu", "mps"}
