@@ -12,7 +12,7 @@ from bench.report.page.blocks import Cell, ChartLine, Head, Picture, Section, Ta
 from bench.report.page.machines import Machine
 from bench.report.page.words import number
 from bench.report.tables.row import Shown
-from bench.statistics import Estimate, log_interval
+from bench.statistics import Estimate, log_interval, requests_needed
 from bench.summary.service import LoadPoint
 
 NO_PRICE = "no price was given: `bench report --rent USD_PER_HOUR`"
@@ -132,7 +132,7 @@ def _points_table(machine: Machine, rows: list[Shown]) -> Table:
                 _cell(one.goodput_req_s),
                 _cell(one.output_tok_s),
                 _cell(one.concurrency),
-                *(_interval(one.percentiles.get(name)) for name in names),
+                *(_percentile(one, name) for name in names),
                 Cell(text=str(one.n_requests), value=one.n_requests),
                 Cell(text="yes" if one.keeps else "no" if one.rate else "-"),
             )
@@ -146,7 +146,6 @@ def _points_table(machine: Machine, rows: list[Shown]) -> Table:
         caption="Every rate that was tried",
         heads=heads,
         lines=tuple(lines),
-        notes=("A dash: too few requests for that percentile.",),
         folded=True,
     )
 
@@ -193,6 +192,14 @@ def _level(machine: Machine, row: Shown) -> ChartLine:
 
 def _cell(value: float | None, missing: str = "-") -> Cell:
     return Cell(text=missing if value is None else number(value), value=value)
+
+
+def _percentile(point: LoadPoint, name: str) -> Cell:
+    """A limit's figure at its percentile, or how many requests that would take."""
+    if (found := point.percentiles.get(name)) is not None or name not in point.percentiles:
+        return _interval(found)
+    share = float(name.rpartition("_p")[2]) / 100
+    return Cell(text="-", detail=f"needs {requests_needed(share)} requests")
 
 
 def _interval(found: Estimate | None) -> Cell:
