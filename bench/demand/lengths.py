@@ -73,11 +73,12 @@ KINDS: Final[dict[str, tuple[int, Callable[..., Callable[[random.Random], float]
 def _quantiles(words: Sequence[str], text: str, at: str) -> Callable[[random.Random], float]:
     """Draws from the distribution whose quantiles these are."""
     try:
-        points = [tuple(map(float, word.split("@"))) for word in words]
-        values, percents = zip(*points, strict=True)
+        pairs = [word.split("@") for word in words]
+        values = [float(value) for value, _ in pairs]
+        percents = [float(percent) for _, percent in pairs]
     except ValueError:
         raise InputError(f"requests: {at}: '{text}' is not quantiles:VALUE@PERCENT:...") from None
-    rising = list(values) == sorted(values) and list(percents) == sorted({*percents})
+    rising = values == sorted(values) and percents == sorted({*percents})
     whole = percents[0] == 0 and percents[-1] == 100 and values[0] >= 0 and values[-1] <= MOST
     if not (rising and whole):
         raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from bench.cli import main
 from bench.comparison import Rules, compare
 from bench.records.file import read
 from bench.summary import summarise
+from bench.summary.service import probe_of
 from tests.queues import mgk
-from tests.slo_results import SLO, SLOTS, write_search
+from tests.slo_results import SLO, SLOTS, made, write_search
 
 SERVICES = {"m/endpoint/none": 1.0, "m/endpoint/fp8": 0.8}
 
@@ -120,3 +122,18 @@ def test_the_page_draws_the_curve_and_its_knee(folder: Path, tmp_path: Path) -> 
     assert "knee, " in text
     assert SLO in text
     assert text.count("requests/s: $") > 4
+
+
+def test_a_rate_that_is_not_served_keeps_no_limit_however_lax() -> None:
+    record = made("m/endpoint/none", 1.0, 0, 0, 4.0)
+    lax = "ttft_p95=1000,tpot_p95=1000"
+    found = probe_of(record, lax)
+    assert found is not None
+    assert found.keeps((0.95, 0.95))
+    for share, keeps in ((0.95, True), (0.85, False)):
+        counted = {**record.device.get("requests", {}), "served_share": share}
+        other = replace(record, device={**record.device, "requests": counted})
+        probe = probe_of(other, lax)
+        assert probe is not None
+        assert probe.n == found.n
+        assert probe.keeps((0.95, 0.95)) == keeps
