@@ -85,6 +85,9 @@ class LLMEngine:
         self.steps = 0
         self.stops_at: int | None = None
         """Ends every request after so many tokens: what `min_tokens` forbids."""
+        self.guesses = False
+        """Whether each step after a prompt's guesses two tokens, of which one is right."""
+        self.drafts = self.accepted = 0
 
     def add_request(
         self, request_id: str, prompt: Mapping[str, Any], params: SamplingParams
@@ -108,13 +111,24 @@ class LLMEngine:
             room -= taken
             one.computed += taken
             if taken and one.computed == len(one.prompt) + len(one.new):
-                one.new.append(one.prompt[-1] + len(one.new) + 1)
                 limit = self.stops_at or one.params.max_tokens
+                self._make(one, limit)
                 finished = len(one.new) == limit
                 told.append(RequestOutput(name, [CompletionOutput(0, list(one.new))], finished))
                 if finished:
                     del self.requests[name]
         return told
+
+
+    def _make(self, one: Running, limit: int | None) -> None:
+        made = len(one.new)
+        one.new.append(one.prompt[-1] + made + 1)
+        if self.guesses and made:
+            self.drafts += 1
+            if limit is None or len(one.new) < limit:
+                one.new.append(one.prompt[-1] + made + 2)
+                one.computed += 1
+                self.accepted += 1
 
 
 class Tokenizer:
@@ -157,15 +171,19 @@ class LLM:
         if load_format == "dummy":
             self.given["config"] = json.loads((Path(model) / "config.json").read_text())
         self.llm_engine = LLMEngine(max_num_seqs, max_num_batched_tokens)
+        self.llm_engine.guesses = speculative_config is not None
 
     def apply_model(self, func: Callable[[Any], Any]) -> list[Any]:
         raise RuntimeError("this is no vLLM")
 
     def get_metrics(self) -> list[Counter]:
-        """Each step guesses two tokens for each request, of which one is right."""
         assert not self.given["disable_log_stats"]
-        steps = self.llm_engine.steps
-        counted = {"drafts": steps, "draft_tokens": 2 * steps, "accepted_tokens": steps}
+        told = self.llm_engine
+        counted = {
+            "drafts": told.drafts,
+            "draft_tokens": 2 * told.drafts,
+            "accepted_tokens": told.accepted,
+        }
         return [Counter(f"vllm:spec_decode_num_{name}", n) for name, n in counted.items()]
 
     def generate(

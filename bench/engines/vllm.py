@@ -155,7 +155,7 @@ class VllmEngine:
         self._prompts: list[list[int]] = []
         self._new: dict[str, list[int]] = {}
         self._batch = 0
-        self._early = 0
+        self._early = self._due = 0
         self._before: dict[str, int] = {}
         self.most_sequences = VllmSettings().max_num_seqs
 
@@ -246,11 +246,15 @@ class VllmEngine:
             name = f"{self._batch}-{number}"
             self._new[name] = []
             self._engine.add_request(name, {"prompt_token_ids": prompt}, self._params)
+        self._due = 1
         self._until(1)
         self._early = sum(len(made) - 1 for made in self._new.values())
 
     def step(self) -> None:
-        self._until(min(map(len, self._new.values())) + 1)
+        """One token more is due of each request; where vLLM guesses ahead, or began while others
+        had their prompts read, it may be there already."""
+        self._due += 1
+        self._until(self._due)
 
     def _until(self, count: int) -> None:
         """Steps of the scheduler until every request has `count` new tokens."""

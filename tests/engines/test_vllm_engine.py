@@ -194,12 +194,15 @@ def test_guesses_are_counted_from_the_beginning_of_a_workload(job: Job) -> None:
     assert llm.given["speculative_config"] == {"method": "ngram", "num_speculative_tokens": 2}
     assert llm.given["disable_log_stats"] is False
     for _ in range(2):
-        runs.start(12, 4, 1)
-        request(runs, FakeClock([0.1]), 4)
+        runs.start(12, 5, 1)
+        before = llm.llm_engine.steps
+        request(runs, FakeClock([0.1]), 5)
+        check_tokens(runs, Workload(n_prompt=12, n_gen=5, n_batch=1))
+        assert llm.llm_engine.steps - before == 3  # the prompt, then two tokens each
         assert runs.notes()["speculation"] == {
-            "drafts": 4,
-            "guessed_tokens": 8,
-            "accepted_tokens": 4,
+            "drafts": 2,
+            "guessed_tokens": 4,
+            "accepted_tokens": 2,
             "acceptance_rate": 0.5,
             "tokens_per_step": 2.0,
         }
