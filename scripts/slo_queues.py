@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How often the interval of a search holds the truth, on simulated queues: for docs/serving.md.
+"""How often the interval of a search holds the truth, on simulated queues: for docs/method.md.
 
     scripts/slo_queues.py [--runs 200]
 

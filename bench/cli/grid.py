@@ -53,7 +53,7 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="SPEC",
         help="requests that differ, of a server: chat, rag, ..., 'prompt=DIST gen=DIST', "
-        "trace:FILE (docs/serving.md); may be repeated",
+        "trace:FILE (docs/load.md); may be repeated",
     )
     grid.add_argument(
         "-d", "--device", help="auto, cpu, cuda:1, ...; one model on two cards: cuda:0+cuda:1"

@@ -28,8 +28,8 @@ def printed(trials: Sequence[Trial], version: str) -> str:
     lines = [
         BEGIN,
         f"Of {len(names)} architectures of transformers {version}, {right['transformers']} are "
-        f"right on engine `transformers` and {right['graph']} on `graph`; the others are refused: "
-        "the reason stands there.",
+        f"right on engine `transformers` and {right['graph']} on `graph`; the table says why the "
+        "others are refused.",
         "",
         "| architecture | `transformers` | `graph` |",
         "| --- | --- | --- |",
