@@ -119,7 +119,6 @@ class LLMEngine:
                     del self.requests[name]
         return told
 
-
     def _make(self, one: Running, limit: int | None) -> None:
         made = len(one.new)
         one.new.append(one.prompt[-1] + made + 1)
