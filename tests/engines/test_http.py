@@ -75,6 +75,14 @@ def test_an_answer_without_a_length_is_as_long_as_its_connection() -> None:
     assert connections == 2
 
 
+def test_a_body_may_come_with_its_head_however_long_it_is() -> None:
+    body = b"x" * 3 * MOST_HEAD_BYTES
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    found, connections = asyncio.run(asked(answer, answer))
+    assert [got for _, got in found] == [body] * 2
+    assert connections == 1
+
+
 def test_an_answer_without_a_body() -> None:
     ((head, body),), _ = asyncio.run(asked(b"HTTP/1.1 204 No Content\r\n\r\n"))
     assert (head.status, body) == (204, b"")

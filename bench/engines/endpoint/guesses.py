@@ -47,9 +47,10 @@ class Guesses:
             self._drafts += int(told.get("predicted_n") or 0) - accepted
 
     def figures(self, after: Mapping[str, int]) -> dict[str, Any]:
-        """For the record's notes; nothing where nothing was guessed."""
+        """For the record's notes; nothing of a server that does not guess. One that does, and
+        found nothing to guess from, has counts of 0."""
         rise = {name: count - self._before.get(name, 0) for name, count in after.items()}
-        if rise.get("guessed"):
+        if rise.keys() == VLLM_COUNTERS.keys():
             return {"speculation": speculation(**rise)}
         if self._guessed:
             counted = {"guessed": self._guessed, "accepted": self._accepted}

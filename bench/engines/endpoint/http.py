@@ -174,11 +174,11 @@ class Framing:
                 raise ValueError("the connection was closed before the answer had ended")
             self.ended = True  # a body that is as long as the connection
             return
+        self._parser.feed_data(data)
         if not self.begun:
             self._head_bytes += len(data)
             if self._head_bytes > MOST_HEAD_BYTES:
                 raise ValueError(f"a head of more than {MOST_HEAD_BYTES >> 10} KiB")
-        self._parser.feed_data(data)
         if self._again:
             self.reusable = False  # bytes after the answer, which nobody asked for
 
