@@ -167,20 +167,18 @@ def test_the_peak_is_the_quantized_model_and_one_layer(
     if source == "files":
         folder = str(tmp_path)
         AutoModelForCausalLM.from_config(AutoConfig.for_model(**SHAPE)).save_pretrained(folder)
-    check_peak(peak_of(SHAPE, scheme, folder), scheme)
+    # bitsandbytes' own function for 4 bits copies parts of a matrix in 32 bits, which shows here.
+    check_peak(peak_of(SHAPE, scheme, folder), times=1.5 if scheme == "bnb-nf4" else 1.0)
 
 
-def check_peak(found: dict[str, int], scheme: str) -> None:
+def check_peak(found: dict[str, int], times: float = 1.0) -> None:
     """The quantized model and its largest tensor in floats, with 15% for what lies between."""
-    # bitsandbytes' own function for 4 bits copies parts of a matrix in 32 bits.
-    largest = found["largest"] * (1.5 if scheme == "bnb-nf4" else 1.0)
-    assert found["peak"] <= 1.15 * found["held"] + largest
+    assert found["peak"] <= 1.15 * found["held"] + times * found["largest"]
 
 
 @pytest.mark.large
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("scheme", ["int8-weight-only", "bnb-nf4"])
 def test_the_peak_of_a_billion_weights(scheme: str) -> None:
-    check_peak(
-        peak_of({**load_card(model_cards()["llama-3.2-1b"]).architecture}, scheme, ""), scheme
-    )
+    shape = {**load_card(model_cards()["llama-3.2-1b"]).architecture}
+    check_peak(peak_of(shape, scheme, ""))
