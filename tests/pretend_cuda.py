@@ -1,9 +1,9 @@
 """What inductor writes for a card, without one: tensors of shapes alone, nothing runs.
 
-    python -m tests.pretend_cuda SCHEME [BATCH [CARD [NAME=VALUE ...]]]
+    python -m tests.pretend_cuda CARD SCHEME[:BATCH] ... [NAME=VALUE ...]
 
-A step of a decoder layer, or of what follows the last one where SCHEME is `choose`, as JSON. CARD
-is one of `CARDS`, NAME an option of the compiler.
+A line of JSON for each SCHEME: a step of a decoder layer, or of what follows the last one where
+SCHEME is `choose`, or why it failed. CARD is one of `CARDS`, NAME an option of the compiler.
 
 A process of its own, because torch is told that there is a card. Much of what it is told it by is
 private to torch, so that this belongs to the versions of constraints.txt.
@@ -12,11 +12,14 @@ private to torch, so that this belongs to the versions of constraints.txt.
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
+import traceback
 import types
 from pathlib import Path
 from typing import Any
@@ -267,14 +270,36 @@ def step(scheme: str, n_batch: int, options: dict[str, Any], length: int = 32768
         )
 
 
-if __name__ == "__main__":
+def told_in_a_fork(case: str, options: dict[str, Any]) -> None:
+    """Print what is said of a case; what its scheme sets in torch is not there for the next."""
     from bench.engines.graph.written import told
 
-    what, n_batch, name, *more = [*sys.argv[1:], *("", "1", "h200")[len(sys.argv) - 1 :]]
-    asked = {
-        f"inductor.{key}": value == "true" for key, _, value in (m.partition("=") for m in more)
-    }
+    sys.stdout.flush()
+    if child := os.fork():
+        if code := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+            sys.stdout.write(json.dumps({"failed": f"it ended with {code}"}) + "\n")
+        return
+    scheme, _, rows = case.partition(":")
+    make = choose if scheme == "choose" else functools.partial(step, scheme)
+    try:
+        said = told(make(int(rows or 1), options))
+    except Exception:
+        said = {"failed": traceback.format_exc()}
+    sys.stdout.write(json.dumps(said) + "\n")
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    name, *rest = sys.argv[1:]
     pretend(name)
-    rows = int(n_batch)
-    code = choose(rows, asked) if what == "choose" else step(what, rows, asked)
-    sys.stdout.write(json.dumps(told(code)) + "\n")
+    import transformers  # noqa: F401  # once for all cases
+
+    asked = {
+        f"inductor.{key}": value == "true"
+        for key, mark, value in (word.partition("=") for word in rest)
+        if mark
+    }
+    for case in rest:
+        if "=" not in case:
+            told_in_a_fork(case, asked)
