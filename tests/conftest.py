@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,29 @@ for _number, _usual in (
     # Ignored in a suite that a shell runs in the background or under nohup, and so in what it runs.
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _usual)
+
+BEGAN = time.monotonic()
+COUNTS = os.environ.pop("TEST_COUNTS", None)
+"""The file in which scripts/test collects a line of each pass; not for what tests start."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What became of a pass, in the words of pytest's last line."""
+    if COUNTS is not None:
+        parts, _ = terminalreporter.build_summary_stats_line()
+        line = ", ".join(text for text, _ in parts)
+        with Path(COUNTS).open("a", encoding="utf-8") as file:
+            file.write(f"  {line} in {time.monotonic() - BEGAN:.0f} s\n")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Beside each other: files with slow tests first, then those with many, so that all processes
+    end at about one time."""
+    if hasattr(config, "workerinput"):
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        size = Counter(item.path for item in items)
+        items.sort(key=lambda item: (item.path not in slow, -size[item.path]))
+
 
 TINY = {
     "model_type": "llama",

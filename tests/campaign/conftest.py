@@ -1,11 +1,14 @@
-"""The counts of the campaign at the end of a run, and that a whole one is large enough."""
+"""The campaign is run as a whole, by one process; its counts stand at the end of a run."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
 from tests.campaign.seeds import SEED, TRIED, counted
 
+FOLDER = Path(__file__).parent
 FAULTS, INPUTS = 300, 3000
 
 
@@ -21,5 +24,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The counts are looked at last."""
+    """The counts are looked at last, by the process that tried everything."""
+    for item in items:
+        if item.path.is_relative_to(FOLDER):
+            item.add_marker(pytest.mark.alone)
     items.sort(key=lambda item: item.name == "test_the_campaign_is_large_enough")

@@ -16,7 +16,7 @@ from bench.report.tables.run import show
 from bench.runner import Outcome
 from tests.fakes import Quiet
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.slow]
 N_SCORED = 16
 Arm = tuple[str, str]
 

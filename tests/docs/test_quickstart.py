@@ -34,6 +34,7 @@ CONTRACT = (
 
 
 @pytest.mark.model
+@pytest.mark.slow
 def test_the_quickstart_measures_speed_memory_quality_and_cost(
     embedded_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,8 @@ import torch
 
 from bench.schemes import scheme as row_of
 
+pytestmark = pytest.mark.slow
+
 MATRICES, MERGED = 7, 4
 """Of a layer: q, k, v, o, gate, up, down; and with q, k, v as one and gate, up as another."""
 

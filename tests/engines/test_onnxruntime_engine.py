@@ -24,7 +24,7 @@ from bench.runner.venvs import Home
 from tests.conftest import TINY
 from tests.onnx_probe import generate
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 PROBE = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tests.onnx_probe import main; main()"
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import scipy.special  # noqa: F401  # pytester unloads what a suite imports; this loads but once
 
+import bench.runner.process  # noqa: F401  # its messages' types look up their own module
 from bench.cli import main
 from bench.errors import InputError
 from bench.pytest_plugin import run as pytest_run
@@ -60,6 +61,12 @@ PLUGIN = (
     "error",
 )
 Run = Callable[..., pytest.RunResult]
+
+
+@pytest.fixture(autouse=True)
+def _no_other_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This file may itself be run by a worker of pytest-xdist; the suites below are run by none."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
 
 
 @pytest.fixture
@@ -353,6 +360,7 @@ def test_the_plugin_is_light_and_has_its_module_for_its_name() -> None:
 
 
 @pytest.mark.model
+@pytest.mark.slow
 def test_the_example_measures_the_embedded_model(
     embedded_folder: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:

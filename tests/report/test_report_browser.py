@@ -21,7 +21,10 @@ from tests.report_results import environment, record, write, write_card
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FOUND = next((path for name in NAMES if (path := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(FOUND is None, reason=f"no browser: none of {', '.join(NAMES)}")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(FOUND is None, reason=f"no browser: none of {', '.join(NAMES)}"),
+]
 
 
 @pytest.fixture(scope="module")

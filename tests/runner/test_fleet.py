@@ -23,7 +23,7 @@ from bench.records.file import read
 from bench.runner.nodes import FleetMachine, Node, connect, matches, selection
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 NAMES = ("left", "middle", "right")
 
 SCRIPTED = """

@@ -23,6 +23,7 @@ def check(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.wheel
 def test_the_wheel_runs_the_quickstart_in_an_empty_environment(embedded_folder: Path) -> None:
     said = check()
