@@ -213,6 +213,7 @@ def test_options_are_checked() -> None:
     assert tuned == {
         "coordinate_descent_tuning": True,
         "coordinate_descent_check_all_directions": False,
+        "score_fusion_memory_threshold": 1,
         "max_autotune": True,
     }
     with pytest.raises(InputError, match=r"unknown option of compiled modes 'inductr\.x'"):
