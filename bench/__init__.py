@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from bench.api import compare, judge, price, run, summarise
     from bench.errors import BenchError, InputError, UnsupportedError
-    from bench.exchange.frame import read_results
+    from bench.exchange.copied import read_results
     from bench.experiment import (
         ArmEntry,
         CostAssumption,
@@ -55,7 +55,7 @@ __all__ = [
 _ROOMS = {
     "api": ("compare", "judge", "price", "run", "summarise"),
     "errors": ("BenchError", "InputError", "UnsupportedError"),
-    "exchange.frame": ("read_results",),
+    "exchange.copied": ("read_results",),
     "experiment": (
         "ArmEntry",
         "CostAssumption",

@@ -26,6 +26,7 @@ from bench.records.file import Results
 from bench.roofline.gpus import match
 from bench.statistics.paired import PairedRatio, paired_ratio
 from bench.summary import METRICS, Replicate, Row, Sizes, Summary, summarise
+from bench.summary.pooling import once
 from bench.summary.quality import check_gate
 from bench.summary.replicate import against
 
@@ -55,12 +56,11 @@ def measured(part: SubClaim, baseline: str | None, summary: Summary) -> list[Evi
     for row in summary:
         if row.arm.quant not in (part.treatment, baseline) or not _of_card(row, way):
             continue
-        for one in row.replicates:
-            if _counts(one, way):
-                key = _group(one)
-                groups.setdefault(key, {}).setdefault(one.arm.quant, {})[one.index] = one
-                if one.arm.quant == part.treatment:
-                    rows[key] = row
+        for one in _counted(row, way):
+            key = _group(one)
+            groups.setdefault(key, {}).setdefault(one.arm.quant, {})[one.index] = one
+            if one.arm.quant == part.treatment:
+                rows[key] = row
     return [
         _evidence(part, way, arms[baseline], arms[part.treatment], rows[key])
         for key, arms in groups.items()
@@ -73,9 +73,9 @@ def _of_cards(
 ) -> Iterator[Evidence]:
     """One for each arm, workload and pair of machines of the two cards."""
     rows = tuple(
-        replace(row, replicates=tuple(one for one in row.replicates if _counts(one, way)))
+        replace(row, replicates=kept)
         for row in summary
-        if any(_counts(one, way) for one in row.replicates) and not row.arm.on_cpu
+        if (kept := tuple(_counted(row, way))) and not row.arm.on_cpu
     )
     try:
         found = between_cards(
@@ -123,11 +123,14 @@ def _evidence_of_cards(row: Compared, way: ByRecords) -> Evidence:
     )
 
 
-def _counts(one: Replicate, way: ByRecords) -> bool:
-    """Whether it was measured, in that experiment, at that batch size."""
-    if one.experiment not in (way.experiment, *way.also) or one.origin != "measured":
-        return False
-    return way.n_batch in (None, one.sizes.n_batch)
+def _counted(row: Row, way: ByRecords) -> Iterator[Replicate]:
+    """Those that were measured, in that experiment, at that batch size."""
+    names = {way.experiment, *way.also}
+    if row.origin != "measured" or way.n_batch not in (None, row.sizes.n_batch):
+        return iter(())
+    if names.isdisjoint(once(row.replicates, "experiment")):
+        return iter(())
+    return (one for one in row.replicates if one.experiment in names)
 
 
 def _of_card(row: Row, way: ByRecords) -> bool:
@@ -276,6 +279,7 @@ def _left(name: str, summary: Summary, card: str | None) -> int:
         (PINNED.sub(r"\1\2", one.arm.name), one.index, *one.sizes[:3])
         for row in summary
         if card is None or card_of(row.host) == card
+        if name in once(row.replicates, "experiment")
         for one in row.replicates
         if one.experiment == name and (one.ok or FINAL & set(one.reasons))
     }

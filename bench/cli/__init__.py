@@ -138,6 +138,11 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def progress(text: str) -> None:
+    """Say on stderr how far something is that takes its time."""
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
 def stop_on_terminate() -> None:
     """Take SIGTERM (`timeout`, a batch system, CI) and SIGHUP (a closed terminal, a dropped ssh)
     for Ctrl-C: what was started is ended too. `nohup` is respected."""

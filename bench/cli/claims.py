@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli import add_output
+from bench.cli import add_output, progress
 
 if TYPE_CHECKING:
     from bench.claims.findings import Finding
-    from bench.records.file import Results
+    from bench.summary import Summary
 
 EPILOG = """\
 examples:
@@ -57,10 +57,9 @@ def run(args: argparse.Namespace) -> int:
     from bench.errors import EXIT_GATE, EXIT_OK
     from bench.report.tables import render
     from bench.report.tables.claims import to_markdown
-    from bench.summary import summarise
 
     files = [load_claims(name) for name in args.claim or claim_files()]
-    results = summarise(_results(args.results))
+    results = _results(args.results)
     judged = [(file, findings(file, results)) for file in files]
     rows = [as_row(found) for _, found_all in judged for found in found_all]
     if args.output == "md":
@@ -77,15 +76,16 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_GATE if args.strict and refuted else EXIT_OK
 
 
-def _results(paths: Sequence[Path]) -> Results:
+def _results(paths: Sequence[Path]) -> Summary:
     import sys
 
-    from bench.records.file import Results, read
+    from bench.records.file import Results
+    from bench.summary import load, summarise
 
-    results = read(*paths) if paths else Results()
+    results = load(*paths, say=progress) if paths else summarise(Results())
     for problem in results.problems:
         print(f"bench: {problem}", file=sys.stderr)
-    for origin in sorted({record.origin for record in results.records} - {"measured"}):
+    for origin in sorted({row.origin for row in results} - {"measured"}):
         print(
             f"bench: records of origin {origin} are no evidence: only what `bench run` measured "
             "in pairs is",

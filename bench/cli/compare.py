@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli import add_output
+from bench.cli import add_output, progress
 from bench.cli.grid import texts
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def _usd(text: str) -> float:
 def _read(*paths: Path) -> Summary:
     from bench.summary import load
 
-    summary = load(*paths)
+    summary = load(*paths, say=progress)
     for problem in summary.problems:
         print(f"bench: skipped a broken line: {problem}", file=sys.stderr)
     return summary

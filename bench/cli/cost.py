@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli import add_output, amounts
+from bench.cli import add_output, amounts, progress
 from bench.cli.rivals import against, cached_share
 from bench.errors import InputError
 
@@ -243,7 +243,7 @@ def _measured(paths: Sequence[Path], slo: str | None) -> tuple[list[Throughput],
     from bench.summary import load
     from bench.summary.service import unheld
 
-    summary = load(*paths) if slo is None else _at_limits(paths, slo)
+    summary = load(*paths, say=progress) if slo is None else _at_limits(paths, slo)
     for problem in summary.problems:
         print(f"bench: {problem}", file=sys.stderr)
     items = throughputs(summary)

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from bench.cli import progress
+
+if TYPE_CHECKING:
+    from bench.records.file import Results
+    from bench.summary import Summary
 
 EPILOG = """\
 examples:
@@ -62,26 +69,36 @@ def run(args: argparse.Namespace) -> int:
     from bench.errors import InputError
     from bench.exchange import BINARY
     from bench.exchange.exporting import export, save
-    from bench.records.file import read
+    from bench.summary import Summary
 
     if args.share is not None:
         return _share(args.results, args.share)
     price = stated(args.rent, args.utilization)
     if args.to in BINARY and args.out is None:
         raise InputError(f"--to {args.to} is no text: give --out FILE")
-    results = read(*args.results)
+    results = _read(args.results, args.to)
     for problem in results.problems:
         print(f"bench: skipped a broken line: {problem}", file=sys.stderr)
-    if not results.records:
+    if not (results.rows if isinstance(results, Summary) else results.records):
         raise InputError(f"{', '.join(map(str, args.results))}: holds no record")
     made = export(results, args.to, price)
     for line in made.dropped:
         print(f"bench: not in {args.to}: {line}", file=sys.stderr)
     if args.out is None:
-        print(made.data.decode(), end="")
+        for part in chain((made.data,), made.more):
+            print(part.decode(), end="")
     else:
-        save(made.data, args.out)
+        save(made.data, args.out, made.more)
     return 0
+
+
+def _read(paths: list[Path], to: str) -> Results | Summary:
+    """The results; only where the records themselves are written, large ones too as records."""
+    from bench.exchange import OURS
+    from bench.exchange.copied import large_or_records
+    from bench.records.file import read
+
+    return read(*paths) if to == OURS else large_or_records(*paths, say=progress)
 
 
 def _share(results: list[Path], to: Path) -> int:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.cli import progress
 from bench.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -72,9 +73,8 @@ def run(args: argparse.Namespace) -> int:
     if suffix not in ("", ".html", ".htm", ".md"):
         raise InputError(f"--to: {args.to} is neither FILE.html, FILE.md nor a folder")
     claims = None if args.claim is None else tuple(args.claim)
-    report = assemble(
-        args.results, PageOptions(baseline=args.baseline, claims=claims, cost=_cost(args))
-    )
+    asked = PageOptions(baseline=args.baseline, claims=claims, cost=_cost(args))
+    report = assemble(args.results, asked, say=progress)
     for warning in report.warnings:
         print(f"bench: {warning}", file=sys.stderr)
     try:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bench.cli import add_output
+from bench.cli import add_output, progress
 
 EPILOG = """\
 examples:
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from bench.doctor import shipped as validation
     from bench.report.tables import column, render
 
-    checks = [validation.check_path(p) for p in args.paths] or validation.check_shipped()
+    checks = [validation.check_path(p, progress) for p in args.paths] or validation.check_shipped()
     rows: list[dict[str, Any]] = [
         {"what": check.what, "checked": check.n_checked, "problems": list(check.problems)}
         for check in checks

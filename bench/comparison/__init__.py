@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from bench.comparison.judging import Pair, in_turns, pairs_of, varies
+from bench.comparison.judging import Pairs, in_turns, pairs_of, varies
 from bench.comparison.row import Compared, RowHead
 from bench.comparison.testing import Tested, judge, row_of
 from bench.comparison.unpaired import not_paired, ratio_row
@@ -19,8 +19,9 @@ from bench.errors import InputError, unknown
 from bench.experiment import Gate
 from bench.experiment.selectors import chosen, selects
 from bench.records.file import Results
-from bench.summary import ArmSettings, Replicate, Row, Sizes, Summary, summarise
+from bench.summary import ArmSettings, Row, Sizes, Summary, summarise
 from bench.summary.metrics import compared
+from bench.summary.pooling import Pooling, joined, pooled
 from bench.summary.quality import QualityScores, check_gate
 
 MARGIN: Final = 0.02
@@ -209,11 +210,11 @@ def _compare_arms(
             continue
         theirs = others[sizes]
         head = RowHead(sizes=sizes, baseline=baseline, candidate=candidate, equal_quality=equal)
-        if not_paired((*ours, *theirs)):
+        if not_paired(ours) or not_paired(theirs):
             yield from _unpaired(ours, theirs, head, marks, rules)
             continue
         noise = {"CV"} if varies(ours) or varies(theirs) else set()
-        failed = {code for one in (*ours, *theirs) if not one.ok for code in one.reasons}
+        failed = _of_failures(ours) | _of_failures(theirs)
         pairs = _pairs(ours, theirs, rules)
         for name in rules.metrics:
             if name != QUALITY:
@@ -224,14 +225,20 @@ def _compare_arms(
         yield _quality_row(figures, head, marks, rules)
 
 
-def _pairs(ours: Sequence[Replicate], theirs: Sequence[Replicate], rules: Rules) -> list[Pair]:
+def _of_failures(replicates: Pooling) -> set[str]:
+    """The codes of what did not finish."""
+    found = replicates.part(~replicates.flag("ok")).all_doubts()
+    return {doubt.code for doubt in found}
+
+
+def _pairs(ours: Pooling, theirs: Pooling, rules: Rules) -> Pairs:
     pairs = pairs_of(ours, theirs)
     return in_turns(pairs) if rules.in_turns else pairs
 
 
 def _unpaired(
-    ours: Sequence[Replicate],
-    theirs: Sequence[Replicate],
+    ours: Pooling,
+    theirs: Pooling,
     head: RowHead,
     marks: set[str],
     rules: Rules,
@@ -243,12 +250,12 @@ def _unpaired(
                 yield row
 
 
-def by_workload(rows: Sequence[Row]) -> dict[Sizes, list[Replicate]]:
+def by_workload(rows: Sequence[Row]) -> dict[Sizes, Pooling]:
     """The replicates of an arm's rows; of several machines, together."""
-    found: dict[Sizes, list[Replicate]] = {}
+    found: dict[Sizes, list[Pooling]] = {}
     for row in rows:
-        found.setdefault(row.sizes, []).extend(row.replicates)
-    return found
+        found.setdefault(row.sizes, []).append(pooled(row.replicates))
+    return {sizes: joined(parts) for sizes, parts in found.items()}
 
 
 def _quality_row(figures: QualityScores, head: RowHead, marks: set[str], rules: Rules) -> Compared:

@@ -12,6 +12,7 @@ from bench.experiment import Experiment
 from bench.records.file import Results
 from bench.statistics.paired import log_ratios, pairs_for
 from bench.summary import Replicate, summarise
+from bench.summary.pooling import Pooling
 
 PILOT_PAIRS: Final = 4
 MOST_PAIRS: Final = 100
@@ -35,10 +36,13 @@ def pairs_wanted(experiment: Experiment, results: Results, target: float) -> int
     """
     arms = summarise(results).arms
     against = opponents({n: rows[0].arm for n, rows in arms.items()}, experiment.baseline, None)
-    wanted = []
+    wanted: list[int | None] = []
     for name, base in against.items():
         ours, theirs = by_workload(arms[base]), by_workload(arms[name])
-        wanted += [_pairs(ours.get(sizes, []), theirs[sizes], target) for sizes in theirs]
+        wanted += [
+            _pairs(ours[sizes], theirs[sizes], target) if sizes in ours else None
+            for sizes in theirs
+        ]
     needed = [n for n in wanted if n is not None]
     if not needed:
         raise InputError("--target: the pilot has too few good pairs to plan from")
@@ -50,7 +54,7 @@ def pairs_wanted(experiment: Experiment, results: Results, target: float) -> int
     return max(*needed, PILOT_PAIRS)
 
 
-def _pairs(base: list[Replicate], other: list[Replicate], target: float) -> int | None:
+def _pairs(base: Pooling, other: Pooling, target: float) -> int | None:
     speeds = [(_speed(pair.baseline), _speed(pair.candidate)) for pair in pairs_of(base, other)]
     if len(speeds) < 3:
         return None

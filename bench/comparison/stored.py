@@ -8,8 +8,7 @@ replicates are pairs like any others. docs/ci.md shows both ways.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 
 from bench.comparison import Rules, by_workload, compare
 from bench.comparison.judging import pairs_of
@@ -17,7 +16,8 @@ from bench.comparison.row import Compared
 from bench.errors import InputError, unknown
 from bench.experiment.selectors import selects
 from bench.records.file import Results
-from bench.summary import Row, Summary, summarise
+from bench.summary import Replicate, Row, Summary, summarise
+from bench.summary.pooling import listed
 
 REASON = "STORED_BASELINE"
 SUFFIX = "/stored"
@@ -59,14 +59,9 @@ def took_turns(old: Sequence[Row], new: Sequence[Row]) -> bool:
     So it is if no replicate started before both replicates of the pair before it had.
     """
     ours, theirs = by_workload(old), by_workload(new)
-    each = [
-        [pair.times for pair in pairs_of(ours[sizes], theirs[sizes])]
-        for sizes in ours
-        if sizes in theirs
-    ]
+    each = [pairs_of(ours[sizes], theirs[sizes]).times_us() for sizes in ours if sizes in theirs]
     return bool(each) and all(
-        len(times) > 1 and all(one[1] <= later[0] for one, later in pairwise(times))
-        for times in each
+        len(first) > 1 and bool((second[:-1] <= first[1:]).all()) for first, second in each
     )
 
 
@@ -75,4 +70,8 @@ def _marked(row: Compared) -> Compared:
 
 
 def _runs(summary: Summary) -> set[tuple[str, str, str]]:
-    return {(one.key, one.environment, one.started_at) for one in summary.replicates}
+    return {run for row in summary for run in zip(*_said(row.replicates), strict=True)}
+
+
+def _said(replicates: Sequence[Replicate]) -> Iterator[list[str]]:
+    return (listed(replicates, name) for name in ("key", "environment", "started_at"))

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from bench.comparison.judging import Pair
+from bench.comparison.judging import Pairs
 from bench.comparison.row import Compared, RowHead, Verdict
 from bench.statistics.paired import MIN_PAIRS, PairedRatio, paired_ratio
 from bench.statistics.ratio import JudgedRatio, adjustable_p, holm
 from bench.statistics.unpaired import UnpairedRatio
 from bench.summary import Metric
+from bench.summary.pooling import known as known_of
+
+if TYPE_CHECKING:
+    from bench.comparison.judging import Flags
 
 Test = tuple[str, str, object, str]
 """Candidate, its machine if that is compared, workload and question: what counts once for Holm."""
@@ -47,50 +52,54 @@ class Tested:
 
 
 def row_of(
-    metric: Metric, pairs: Sequence[Pair], head: RowHead, marks: set[str], confidence: float
+    metric: Metric, pairs: Pairs, head: RowHead, marks: set[str], confidence: float
 ) -> Tested:
     """The ratio of a metric over the pairs that are evidence for it."""
-    alike = pairs
+    import numpy as np
+
+    one, other = pairs.baseline.figure(metric.name), pairs.candidate.figure(metric.name)
+    # A figure of 0 was not measured (a counter that did not move): it has no ratio. Nor has nan.
+    known = (one > 0) & (other > 0)
+    alike = np.ones(len(pairs), dtype=bool)
     if metric.one_memory:
-        alike = [p for p in pairs if p.baseline.on_device == p.candidate.on_device]
-    values = [(p.baseline.figures[metric.name], p.candidate.figures[metric.name], p) for p in alike]
-    # A figure of 0 was not measured (a counter that did not move): it has no ratio.
-    known = [(b, c, p) for b, c, p in values if b and c and b > 0 and c > 0]
-    good = [(b, c, p) for b, c, p in known if p.counts(metric.parts)]
-    invalid = len(good) < min(MIN_PAIRS, len(known)) or not known
+        alike = pairs.baseline.flag("on_device") == pairs.candidate.flag("on_device")
+        known &= alike
+    good = known & pairs.counts(metric.parts)
+    n_known, n_good = int(known.sum()), int(good.sum())
+    invalid = n_good < min(MIN_PAIRS, n_known) or not n_known
     shown = known if invalid else good
-    seen = marks.union(*(p.against(metric.parts) for _, _, p in known))
+    seen = marks | pairs.codes(known, metric.parts)
     error = 0.0
     if metric.window is not None:
-        error, disagrees = _energy_error(alike, metric.window)
+        error, disagrees = _energy_error(pairs, alike, metric.window)
         seen |= {"ENERGY_DISAGREES"} if disagrees else set()
     found = None
-    if shown:
-        found = paired_ratio([b for b, *_ in shown], [c for _, c, _ in shown], confidence)
+    if n_known:
+        found = paired_ratio(one[shown].tolist(), other[shown].tolist(), confidence)
     return Tested(
         metric=metric,
         head=head,
         found=found,
-        n_left_out=len(known) - len(shown),
+        n_left_out=n_known - int(shown.sum()),
         reasons=frozenset(seen),
-        missing=not known and bool(pairs),
+        missing=not n_known and len(pairs) > 0,
         invalid=invalid,
         error=error,
     )
 
 
-def _energy_error(pairs: Sequence[Pair], phase: str) -> tuple[float, bool]:
+def _energy_error(pairs: Pairs, which: Flags, phase: str) -> tuple[float, bool]:
     """Share by which the counter may be off, and not by the same share in both arms.
 
     It is what is published of such counters, or what the card's own power samples say against it
     in one of the windows, if that is more; then the second value is True.
     """
-    windows = [
-        getattr(one.energy, phase) for pair in pairs for one in (pair.baseline, pair.candidate)
-    ]
-    stated = max((window.systematic_error for window in windows), default=0.0)
-    off = [window.disagreement for window in windows if window.disagreement is not None]
-    return max(stated, *off, 0.0), bool(off)
+    sides = (pairs.baseline, pairs.candidate)
+    stated, off = (
+        [share for side in sides for share in known_of(side.window(phase, name)[which])]
+        for name in ("systematic_error", "disagreement")
+    )
+    return max([0.0, *stated, *off]), bool(off)
 
 
 def judge(rows: Sequence[Tested | Compared], margin: float, confidence: float) -> list[Compared]:

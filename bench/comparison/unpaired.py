@@ -12,7 +12,9 @@ from collections.abc import Iterable, Sequence
 from statistics import geometric_mean
 
 from bench.comparison.row import Compared, RowHead
+from bench.records import OWN
 from bench.summary import Metric, Replicate
+from bench.summary.pooling import once, pooled
 from bench.summary.replicate import against
 
 REASON = "NOT_PAIRED"
@@ -20,7 +22,7 @@ REASON = "NOT_PAIRED"
 
 def not_paired(replicates: Iterable[Replicate]) -> bool:
     """Whether any of the replicates comes from another tool."""
-    return any(not one.own_tool for one in replicates)
+    return any(origin not in OWN for origin in once(pooled(replicates), "origin"))
 
 
 def ratio_row(
@@ -36,11 +38,11 @@ def ratio_row(
     The ratio is that of the arms' geometric means. It is `invalid` where a rate is above what the
     device allows: that is no figure, whoever measured it. `factor`: of the machines' prices.
     """
-    sides = [_figures(metric, replicates) for replicates in (baseline, candidate)]
+    both = pooled(baseline), pooled(candidate)
+    sides = [[value for value in side.each(metric.name) if value > 0] for side in both]
     if not all(sides):
         return None
-    doubts = [doubt for one in (*baseline, *candidate) for doubt in one.doubts]
-    codes = against(doubts, metric.parts)
+    codes = against(both[0].all_doubts() | both[1].all_doubts(), metric.parts)
     return Compared(
         metric=metric.compared,
         sizes=head.sizes,
@@ -53,8 +55,3 @@ def ratio_row(
         verdict="invalid" if "ABOVE_BOUND" in codes else "ambiguous",
         across=head.across,
     )
-
-
-def _figures(metric: Metric, replicates: Sequence[Replicate]) -> list[float]:
-    found = (one.figures[metric.name] for one in replicates if one.ok)
-    return [figure for figure in found if figure is not None and figure > 0]

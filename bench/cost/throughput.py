@@ -5,10 +5,10 @@ Over replicates the point is the geometric mean, the 95% interval a t interval o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, geometric_mean
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from bench.cost import above_zero
 from bench.cost.prices import card_name
@@ -17,7 +17,11 @@ from bench.records.file import Results
 from bench.roofline.gpus import match
 from bench.statistics import log_interval
 from bench.summary import METRICS, Replicate, Row, Summary, summarise
+from bench.summary.pooling import Pooling, known, pooled
 from bench.summary.replicate import against
+
+if TYPE_CHECKING:
+    from bench.summary.pooling import Floats
 
 ONE: Final = "one replicate has no interval; run more pairs"
 
@@ -103,18 +107,19 @@ def throughputs(results: Results | Summary) -> list[Throughput]:
 
 def _throughput(row: Row) -> Throughput | None:
     """None where no replicate has a rate. InputError if a time is no time."""
-    for one in row.good:
-        if (seconds := one.request_s) is not None:
-            above_zero(f"record {one.key}: samples.e2e_s", seconds)
-    timed = [one for one in row.good if one.figures["total_tok_s"] is not None]
-    if not timed:
+    import numpy as np
+
+    good = pooled(row.good)
+    _check_times(good)
+    rates = good.figure("total_tok_s")
+    there = ~np.isnan(rates)
+    timed = good.part(there)
+    if not len(timed):
         return None
-    found = log_interval(row.each("total_tok_s"))
-    first = [one.first_token_s for one in timed if not one.overlaps]
-    prefills = [seconds for seconds in first if seconds is not None]
+    found = log_interval(rates[there].tolist())
+    prefills = known(timed.number("first_token_s")[~timed.flag("overlaps")])
     power, scope, no_power = _power(timed)
     device, limit = _device(row)
-    doubts = [doubt for one in timed for doubt in one.doubts]
     absent = {"ci_low": ONE, "ci_high": ONE} if found.low is None else {}
     return Throughput(
         variant=row.arm.name,
@@ -140,7 +145,7 @@ def _throughput(row: Row) -> Throughput | None:
         gpus=row.arm.cards,
         environment=row.host.id,
         origin=row.origin,
-        reasons=against(doubts, METRICS["total_tok_s"].parts),
+        reasons=against(timed.all_doubts(), METRICS["total_tok_s"].parts),
         absent=absent | ({"power_w": no_power} if no_power else {}),
     )
 
@@ -150,32 +155,60 @@ def _user_tok_s(row: Row) -> float | None:
     return 1 / tpot if row.level is not None and tpot else None
 
 
-def _power(group: Iterable[Replicate]) -> tuple[float | None, str | None, str | None]:
+def _check_times(good: Pooling) -> None:
+    """InputError if a time is no time."""
+    seconds = good.number("request_s")
+    for place in (seconds <= 0).nonzero()[0][:1].tolist():
+        above_zero(f"record {good[place].key}: samples.e2e_s", float(seconds[place]))
+
+
+def _power(group: Pooling) -> tuple[float | None, str | None, str | None]:
     """Mean power over the replicates, its scope, and why there is none."""
-    each = list(group)
-    powers = [(watts, scope) for one in each for watts, scope in [_watts(one)] if watts is not None]
-    if len(powers) < len(each) or len({scope for _, scope in powers}) > 1:
-        why = next((one.absent[key] for one in each for key in one.absent if "energy" in key), None)
+    powers = known(_watts(group))
+    scopes = dict.fromkeys(map(_scope, group.apart("energy")))
+    if len(powers) < len(group) or len(scopes) > 1:
+        each = group.once("absent")
+        why = next((absent[key] for absent in each for key in absent if "energy" in key), None)
         return None, None, why or "energy was not read in every replicate"
-    return fmean(watts for watts, _ in powers), powers[0][1], None
+    return fmean(powers), next(iter(scopes)), None
 
 
-def _watts(one: Replicate) -> tuple[float | None, str]:
-    """Average watts of a request: prefill and decode by their shares of its time, else whole."""
-    energy, whole, first = one.energy, one.request_s, one.first_token_s
-    prefill, decode = energy.prefill.power_w, energy.decode.power_w
-    scope = energy.whole.scope or energy.decode.scope or "device"
-    if prefill is not None and decode is not None and whole is not None and first is not None:
-        part = min(first / whole, 1.0)
-        return prefill * part + decode * (1 - part), scope
-    return energy.whole.power_w, scope
+def _scope(one: Replicate) -> str:
+    """What the counter of a replicate covers."""
+    return one.energy.whole.scope or one.energy.decode.scope or "device"
 
 
-def _idle_w(group: Iterable[Replicate]) -> float | None:
+def _watts(group: Pooling) -> Floats:
+    """Average watts of each replicate's request: prefill and decode by their shares of its time,
+    else whole; nan where it was not read."""
+    import numpy as np
+
+    whole, first = group.number("request_s"), group.number("first_token_s")
+    prefill, decode = (_window_watts(group, phase) for phase in ("prefill", "decode"))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        part = np.minimum(first / whole, 1.0)
+    both: Floats = prefill * part + decode * (1 - part)
+    return np.where(np.isnan(both), _window_watts(group, "whole"), both)
+
+
+def _window_watts(group: Pooling, phase: str) -> Floats:
+    """Watts over a window; nan where a figure is missing or 0."""
+    import numpy as np
+
+    joules, seconds = group.window(phase, "energy_j"), group.window(phase, "window_s")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where((joules != 0) & (seconds != 0), joules / seconds, np.nan)
+
+
+def _idle_w(group: Pooling) -> float | None:
     """Mean power at rest over the replicates; None unless each of them measured it."""
-    found = [one.energy.idle_w for one in group]
-    known = [watts for watts in found if watts is not None]
-    return fmean(known) if len(known) == len(found) else None
+    import numpy as np
+
+    found = group.window("whole", "idle_power_w")
+    for phase in ("decode", "prefill"):
+        found = np.where(np.isnan(found), group.window(phase, "idle_power_w"), found)
+    each = known(found)
+    return fmean(each) if len(each) == len(found) else None
 
 
 def _device(row: Row) -> tuple[str | None, float | None]:

@@ -17,8 +17,10 @@ from bench.models.shapes import Shape, shape, validate_models
 from bench.predict import published
 from bench.predict.board_power import power_rows, validate_power
 from bench.predict.published import validate_published
-from bench.records.check import ResultsCheck, check_results
+from bench.records.check import ResultsCheck
 from bench.roofline.gpus import gpus, validate_gpus
+from bench.summary import checking
+from bench.summary.copies import Say
 
 
 def check_shipped() -> list[ResultsCheck]:
@@ -48,10 +50,13 @@ def check_shipped() -> list[ResultsCheck]:
     ]
 
 
-def check_path(path: Path) -> ResultsCheck:
-    """A results folder or file, a card, a claim or an experiment, told apart by what is in it."""
+def check_path(path: Path, say: Say | None = None) -> ResultsCheck:
+    """A results folder or file, a card, a claim or an experiment, told apart by what is in it.
+
+    `say` is told how far the reading of large results is.
+    """
     if path.is_dir() or path.suffix == ".jsonl":
-        return check_results(path)
+        return checking.check(path, say=say)
     table = fields.read_toml(path)
     kind = "experiment"
     load: Callable[[Path], object] = _experiment

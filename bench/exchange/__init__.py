@@ -4,8 +4,8 @@ Reading, one way for every tool: `reading` (bytes to text, and the values in it)
 (what a file says: `Found`), `filling` (with what the user says), `foreign` (as records), `checks`
 (figures that cannot all be right), `importing` (into a folder). `values` and `naming` are what
 importers share.
-Writing: `exporting` (the table of formats), `frame` (one row a record, also `bench.read_results`),
-one file a format.
+Writing: `exporting` (the table of formats), `frame` (one row a record; `copied` of large results,
+and `bench.read_results`), one file a format.
 """
 
 from __future__ import annotations

@@ -7,13 +7,14 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.exchange import FORMATS
 from bench.experiment import CostAssumption
 from bench.records.file import Results
-from bench.summary import Row
+from bench.summary import Row, Summary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,26 +22,34 @@ class Exported:
     """A file's content, and what of the records is not in it."""
 
     data: bytes
+    """The beginning of the content, or all of it."""
+    more: Iterable[bytes] = ()
+    """The rest, made while it is written: content may be larger than memory."""
     dropped: tuple[str, ...] = field(default=())
 
 
-def export(results: Results, to: str, price: CostAssumption | None = None) -> Exported:
+def export(results: Results | Summary, to: str, price: CostAssumption | None = None) -> Exported:
     """The results in a format. Raises InputError, and UnsupportedError for a missing package."""
     if to not in FORMATS:
         raise InputError(unknown("format", to, FORMATS))
     module, _, function = FORMATS[to].partition(":")
-    write: Callable[[Results, CostAssumption | None], Exported] = getattr(
+    write: Callable[[Results | Summary, CostAssumption | None], Exported] = getattr(
         import_module(f"bench.exchange.{module}"), function
     )
     return write(results, price)
 
 
-def save(data: bytes, path: Path) -> None:
+def save(data: bytes, path: Path, more: Iterable[bytes] = ()) -> None:
     """Write a file whole or not at all."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
-            stream.write(data)
+            try:
+                for part in chain((data,), more):
+                    stream.write(part)
+            except BaseException:
+                Path(stream.name).unlink(missing_ok=True)
+                raise
         Path(stream.name).chmod(0o644)
         os.replace(stream.name, path)  # noqa: PTH105 (Path.replace is the same call)
     except OSError as error:

@@ -7,14 +7,14 @@ never renamed.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from bench.records.file import Results, read
+from bench.records.file import Results
 from bench.summary import METRICS, Doubt, Host, Replicate, summarise
+from bench.summary.columns import FIGURE
 from bench.summary.quality import QualityScores
 from bench.summary.replicate import LoadedFigures, against
 from bench.summary.rows import NO_TAILS, Tails, tails
@@ -45,32 +45,49 @@ class FrameColumn:
     type: Type
     meaning: str
     of: Callable[[Line], Any]
+    column: str = ""
+    """The column of the columnar copy that holds it (`bench.summary.columns`), if one does."""
+    hangs_on: tuple[str, ...] = ()
+    """Else the columns of the copy that decide it: many records have the same value."""
 
 
-def _record(name: str, kind: Type, meaning: str) -> FrameColumn:
-    return FrameColumn(name, kind, meaning, lambda line: getattr(line.one.record, name))
+def _replicate(name: str, kind: Type, meaning: str, column: str = "") -> FrameColumn:
+    own = column or name
+    return FrameColumn(name, kind, meaning, lambda line: getattr(line.one, own), own)
 
 
 def _arm(name: str, kind: Type, meaning: str, column: str = "") -> FrameColumn:
-    return FrameColumn(column or name, kind, meaning, lambda line: getattr(line.one.arm, name))
+    return FrameColumn(
+        column or name,
+        kind,
+        meaning,
+        lambda line: getattr(line.one.arm, name),
+        hangs_on=("variant",),
+    )
 
 
 def _size(name: str, meaning: str) -> FrameColumn:
-    return FrameColumn(name, "Int64", meaning, lambda line: getattr(line.one.sizes, name))
+    return FrameColumn(
+        name, "Int64", meaning, lambda line: getattr(line.one.sizes, name), hangs_on=("sizes",)
+    )
 
 
 def _loaded(name: str, kind: Type, meaning: str) -> FrameColumn:
-    return FrameColumn(name, kind, meaning, lambda line: getattr(line.loaded, name))
+    return FrameColumn(name, kind, meaning, lambda line: getattr(line.loaded, name), name)
 
 
 def _figure(name: str) -> FrameColumn:
     return FrameColumn(
-        name, "Float64", METRICS[name].meaning, lambda line: line.one.figures.get(name)
+        name,
+        "Float64",
+        METRICS[name].meaning,
+        lambda line: line.one.figures.get(name),
+        f"{FIGURE}{name}",
     )
 
 
 def _tail(name: str, meaning: str) -> FrameColumn:
-    return FrameColumn(name, "Float64", meaning, lambda line: getattr(line.tails, name))
+    return FrameColumn(name, "Float64", meaning, lambda line: getattr(line.tails, name), name)
 
 
 def _quality(name: str, meaning: str) -> FrameColumn:
@@ -78,11 +95,17 @@ def _quality(name: str, meaning: str) -> FrameColumn:
         estimate = getattr(line.quality, name, None)
         return None if estimate is None else float(estimate.value)
 
-    return FrameColumn(name, "Float64", meaning, value)
+    return FrameColumn(name, "Float64", meaning, value, hangs_on=("environment", "variant"))
 
 
 def _machine(name: str, kind: Type, meaning: str) -> FrameColumn:
-    return FrameColumn(name, kind, meaning, lambda line: line.host.identity.get(name))
+    return FrameColumn(
+        name,
+        kind,
+        meaning,
+        lambda line: line.host.identity.get(name),
+        hangs_on=("environment",),
+    )
 
 
 def _json(value: Mapping[str, Any]) -> str:
@@ -105,9 +128,9 @@ def _doubtful(doubts: tuple[Doubt, ...]) -> str | None:
 
 
 COLUMNS: Final = (
-    _record("key", "str", "identity of the piece of work"),
-    _record("origin", "str", "`measured`, `synthetic`, or the tool it was imported from"),
-    _record("experiment", "str", "name of the experiment"),
+    _replicate("key", "str", "identity of the piece of work"),
+    _replicate("origin", "str", "`measured`, `synthetic`, or the tool it was imported from"),
+    _replicate("experiment", "str", "name of the experiment"),
     _arm("name", "str", "the arm: model/engine/quant and settings", "variant"),
     _arm("model", "str", "model"),
     _arm("engine", "str", "engine"),
@@ -121,33 +144,31 @@ COLUMNS: Final = (
         "str",
         "engine settings beyond these, a JSON object",
         lambda line: _json(line.one.arm.options),
+        hangs_on=("variant",),
     ),
     _size("n_prompt", "prompt tokens of a sequence"),
     _size("n_gen", "new tokens of a sequence"),
     _size("n_batch", "sequences at once"),
-    _record("replicate", "Int64", "pair index: equal ones were measured side by side"),
-    _record("position", "Int64", "place in the order of measuring"),
-    _record("started_at", "datetime64[us, UTC]", "when"),
-    _record("status", "str", "`ok` or `failed`"),
+    _replicate("replicate", "Int64", "pair index: equal ones were measured side by side", "index"),
+    _replicate("position", "Int64", "place in the order of measuring"),
+    _replicate("started_at", "datetime64[us, UTC]", "when"),
+    _replicate("status", "str", "`ok` or `failed`"),
     FrameColumn(
         "valid",
         "boolean",
         "finished, and no reason speaks against its decoding (of one new token: its prefill)",
         lambda line: line.one.valid,
+        hangs_on=("ok", "doubts", "sizes"),
     ),
     FrameColumn(
         "reasons",
         "str",
         "codes that make figures doubtful, separated by spaces",
         lambda line: " ".join(line.one.reasons),
+        hangs_on=("doubts",),
     ),
-    _record("message", "str", "why it failed"),
-    FrameColumn(
-        "n_requests",
-        "Int64",
-        "requests that the medians are of",
-        lambda line: line.one.n_requests,
-    ),
+    _replicate("message", "str", "why it failed"),
+    _replicate("n_requests", "Int64", "requests that the medians are of"),
     _figure("ttft_s"),
     _figure("tpot_s"),
     _figure("e2e_s"),
@@ -155,11 +176,8 @@ COLUMNS: Final = (
     _figure("decode_tok_s"),
     _figure("output_tok_s"),
     _figure("total_tok_s"),
-    FrameColumn(
-        "noise",
-        "Float64",
-        "half the range of the requests' decode times over their median",
-        lambda line: line.one.noise,
+    _replicate(
+        "noise", "Float64", "half the range of the requests' decode times over their median"
     ),
     _figure("requests_s"),
     _figure("goodput_req_s"),
@@ -180,13 +198,17 @@ COLUMNS: Final = (
     _figure("net_energy_per_output_token_j"),
     _figure("net_energy_per_prompt_token_j"),
     FrameColumn(
-        "energy_scope", "str", "what the counter covers", lambda line: line.one.energy_scope
+        "energy_scope",
+        "str",
+        "what the counter covers",
+        lambda line: line.one.energy_scope,
+        hangs_on=("energy", "ok"),
     ),
     _quality("ppl", "perplexity of the arm"),
     _quality("ppl_ratio", "perplexity over the baseline's"),
     _quality("mean_kld", "mean KL divergence from the baseline, nats a token"),
     _quality("same_top1", "share of tokens with the baseline's most likely token"),
-    _record("environment", "str", "id of the machine and software: equal ones may be pooled"),
+    _replicate("environment", "str", "id of the machine and software: equal ones may be pooled"),
     _machine("host", "str", "hash of the host"),
     _machine("cpu", "str", "processor"),
     _machine("gpu", "str", "card, as its driver names it"),
@@ -203,12 +225,14 @@ COLUMNS: Final = (
         "str",
         "figure -> why it is missing, a JSON object",
         lambda line: _json(line.one.absent),
+        hangs_on=("absent",),
     ),
     FrameColumn(
         "figure_reasons",
         "str",
         "figure -> the codes against it, a JSON object; empty where there are none",
         lambda line: _doubtful(line.one.doubts),
+        hangs_on=("doubts",),
     ),
 )
 """The columns of docs/data.md, in order; a metric that is not among them follows."""
@@ -228,17 +252,6 @@ LEFT_OUT: Final = (
 """What records hold and the table does not."""
 
 
-def read_results(*paths: str | Path) -> pandas.DataFrame:
-    """Results folders or files as a DataFrame, one row a record. Raises InputError.
-
-    Lines that cannot be read are left out and listed in `frame.attrs["problems"]`.
-    """
-    results = read(*map(Path, paths))
-    made = frame(results)
-    made.attrs["problems"] = results.problems
-    return made
-
-
 def frame(results: Results) -> pandas.DataFrame:
     """The table of some results, in the order of their records."""
     import pandas
@@ -252,9 +265,13 @@ def frame(results: Results) -> pandas.DataFrame:
 
 
 def _series(column: FrameColumn, lines: Iterable[Line]) -> pandas.Series:
+    return series(column, [column.of(line) for line in lines])
+
+
+def series(column: FrameColumn, values: Sequence[Any]) -> pandas.Series:
+    """Values of a column, None where one is missing, with the column's type."""
     import pandas
 
-    values = [column.of(line) for line in lines]
     if column.type == "datetime64[us, UTC]":
         return pandas.to_datetime(
             pandas.Series(values, dtype="str"), utc=True, format="ISO8601"

@@ -18,7 +18,7 @@ from bench.experiment import CostAssumption
 from bench.experiment.devices import on_cpu
 from bench.records.file import Results
 from bench.report.tables.row import Shown, shown, table
-from bench.summary import SPEEDS, Host, summarise
+from bench.summary import SPEEDS, Host, Summary, summarise
 
 ONE_VALUE: Final = (
     "peak_memory_bytes",
@@ -36,7 +36,7 @@ PACKAGES: Final = ("torch", "transformers", "torchao")
 LOST: Final = "single requests and gaps, intervals, warm-up and device readings"
 
 
-def write(results: Results, price: CostAssumption | None) -> Exported:
+def write(results: Results | Summary, price: CostAssumption | None) -> Exported:
     """One entry a metric, variant, workload and machine."""
     rows = shown(summarise(results), price)
     entries = [entry for one in rows if one.row.good for entry in _entries(one)]

@@ -12,12 +12,12 @@ from bench.exchange.values import Json
 from bench.experiment import CostAssumption
 from bench.experiment.devices import kind_of
 from bench.records.file import Results
-from bench.summary import Row, summarise
+from bench.summary import Row, Summary, summarise
 
 LOST = "single requests, percentiles, engine settings, reasons and intervals"
 
 
-def write(results: Results, _: CostAssumption | None) -> Exported:
+def write(results: Results | Summary, _: CostAssumption | None) -> Exported:
     """An aggregate a row; what has no batch, or is of prompts or new tokens alone, is left out."""
     rows = list(summarise(results))
     made = [entry for row in rows if (entry := _entry(row))]

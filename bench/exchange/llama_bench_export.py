@@ -16,14 +16,14 @@ from bench.exchange.exporting import Exported, failures
 from bench.experiment import CostAssumption
 from bench.experiment.devices import kind_of
 from bench.records.file import Results
-from bench.summary import Host, Row, summarise
+from bench.summary import Host, Row, Summary, summarise
 
 HEADING: Final = ("model", "size", "params", "backend", "threads", "test", "t/s")
 FLOATS: Final = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 LOST: Final = "engine settings, latencies, energy, memory, quality, reasons and prices"
 
 
-def write(results: Results, _: CostAssumption | None) -> Exported:
+def write(results: Results | Summary, _: CostAssumption | None) -> Exported:
     """A table for each machine. What has more than one sequence is no row of llama-bench."""
     rows = list(summarise(results))
     parts = []

@@ -22,7 +22,7 @@ from bench.experiment import CostAssumption
 from bench.records.file import Results
 from bench.report.tables.row import shown, table
 from bench.statistics import log_interval
-from bench.summary import SPEEDS, Host, Replicate, Row, summarise
+from bench.summary import SPEEDS, Host, Replicate, Row, Summary, summarise
 
 TOOL: Final = "pytest-benchmark"
 NAME: Final = "gpu_cost_bench"
@@ -44,7 +44,7 @@ SHOWN: Final = (
 LOST: Final = "single requests and gaps, warm-up, device readings and the quality of single tokens"
 
 
-def write(results: Results, price: CostAssumption | None) -> Exported:
+def write(results: Results | Summary, price: CostAssumption | None) -> Exported:
     """One file is of one machine: that of the newest record, the others are dropped."""
     rows = list(summarise(results))
     if not rows:

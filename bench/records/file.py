@@ -60,12 +60,19 @@ def lines(file: Path) -> Iterator[tuple[int, bytes]]:
     return ((number, text) for number, _, text in placed_lines(file))
 
 
-def placed_lines(file: Path) -> Iterator[tuple[int, int, bytes]]:
-    """As `lines`, with the byte at which each begins."""
-    number = begin = 0
+def placed_lines(
+    file: Path, begin: int = 0, end: int | None = None
+) -> Iterator[tuple[int, int, bytes]]:
+    """As `lines`, with the byte at which each begins; of a part of the file that begins and ends
+    with whole lines, if one is given, numbered from 1."""
+    number = 0
     try:
         with file.open("rb") as stream:
-            while text := stream.readline(MOST_BYTES + 1):
+            stream.seek(begin)
+            while end is None or begin < end:
+                text = stream.readline(MOST_BYTES + 1)
+                if not text:
+                    break
                 number += 1
                 rest, size = text, len(text)
                 while len(rest) > MOST_BYTES and not rest.endswith(b"\n"):
@@ -117,11 +124,11 @@ def _read(paths: Sequence[Path]) -> Results:
             if isinstance(line, Environment):
                 keep_environment(results.environments, line)
             elif isinstance(line, Record):
-                _keep(records, line)
+                keep_last(records, line)
             else:
-                _keep(qualities, line)
-        all_records |= {_run(record): record for record in records.values()}
-        all_qualities |= {_run(record): record for record in qualities.values()}
+                keep_last(qualities, line)
+        all_records |= {run_of(record): record for record in records.values()}
+        all_qualities |= {run_of(record): record for record in qualities.values()}
     results.records = list(all_records.values())
     results.qualities = list(all_qualities.values())
     return results
@@ -134,12 +141,13 @@ def keep_environment(kept: dict[str, Environment], line: Environment) -> None:
         kept[line.id] = line
 
 
-def _run(line: Record | QualityRecord) -> Run:
+def run_of(line: Record | QualityRecord) -> Run:
     """What tells work done twice from one line read twice."""
     return line.key, line.environment, line.started_at
 
 
-def _keep(kept: dict[str, _Kept], line: _Kept) -> None:
+def keep_last(kept: dict[str, _Kept], line: _Kept) -> None:
+    """Keep a line by its key: the last counts, an `ok` one before a failure."""
     old = kept.get(line.key)
     if old is None or old.status != "ok" or line.status == "ok":
         kept[line.key] = line

@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from statistics import fmean, geometric_mean, median, stdev
+from statistics import fmean, geometric_mean, median
 from typing import Final
 
 Z: Final = 1.959964
@@ -57,15 +57,18 @@ def middle(values: Iterable[float | None]) -> float | None:
 
 
 def centre(values: Iterable[float | None]) -> float | None:
-    """Geometric mean of what is known; None of nothing."""
+    """Geometric mean of what is known; None of nothing, 0 where one of them is 0."""
     known = [value for value in values if value is not None]
+    if 0 in known:
+        return 0.0
     return geometric_mean(known) if known else None
 
 
 def half_range(values: Iterable[float | None]) -> float | None:
-    """Half the range over the geometric mean; None for fewer than 2 values."""
+    """Half the range over the geometric mean; None for fewer than 2 values, or a mean of 0."""
     known = [value for value in values if value is not None]
-    return (max(known) - min(known)) / 2 / geometric_mean(known) if len(known) > 1 else None
+    mean_of_all = centre(known) if len(known) > 1 else None
+    return (max(known) - min(known)) / 2 / mean_of_all if mean_of_all else None
 
 
 def mean(values: Sequence[float]) -> Estimate:
@@ -74,6 +77,16 @@ def mean(values: Sequence[float]) -> Estimate:
     spread = math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (len(values) - 1))
     half = Z * spread / math.sqrt(len(values))
     return Estimate(middle, middle - half, middle + half)
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Standard deviation of at least 2 values, by sums that are rounded once: `statistics.stdev`
+    computes in fractions, in 50 times the time. 0 of equal values."""
+    if min(values) == max(values):
+        return 0.0
+    middle = fmean(values)
+    squares = math.fsum([(value - middle) ** 2 for value in values])
+    return math.sqrt(squares / (len(values) - 1))
 
 
 def wilson(successes: int, count: int) -> Estimate:
@@ -92,14 +105,14 @@ def wilson(successes: int, count: int) -> Estimate:
 
 def log_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     """Geometric mean of values above 0, and the t interval on their logarithms."""
-    logs = [math.log(value) for value in values]
+    logs = list(map(math.log, values))
     middle = fmean(logs)
     if len(logs) < 2:
         return Interval(math.exp(middle), None, None)
     from scipy.special import stdtrit
 
     t = float(stdtrit(len(logs) - 1, 0.5 + confidence / 2))
-    half = t * stdev(logs) / math.sqrt(len(logs))
+    half = t * deviation(logs) / math.sqrt(len(logs))
     return Interval(math.exp(middle), math.exp(middle - half), math.exp(middle + half))
 
 

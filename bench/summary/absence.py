@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from bench.summary.metrics import SPEEDS
+from bench.summary.pooling import apart, listed, once
 
 if TYPE_CHECKING:
     from bench.summary.energy import EnergyWindow
@@ -38,13 +39,13 @@ def absent_of(row: Row) -> dict[str, str]:
 
 def _of_speed(row: Row) -> dict[str, str]:
     found: dict[str, str] = {}
-    for one in row.replicates:
-        found |= one.absent
+    for said in _in_order(row):
+        found |= said
     if not row.good:
-        messages = (one.message for one in reversed(row.replicates) if one.message)
+        messages = (text for text in reversed(listed(row.replicates, "message")) if text)
         why = str(next(messages, "not measured"))
         return found | dict.fromkeys((*SPEEDS, "peak_memory_bytes", "weights_bytes"), why)
-    if any(one.overlaps for one in row.replicates):
+    if any(listed(row.replicates, "overlaps")):
         found["prefill_tok_s"] = "requests overlap: a server's prompts are not timed alone"
     if row.good[0].figures["tpot_s"] is None and row.sizes.n_gen == 1:
         found |= dict.fromkeys(("tpot_s", "decode_tok_s"), "n_gen is 1: there are no gaps")
@@ -54,13 +55,21 @@ def _of_speed(row: Row) -> dict[str, str]:
     return found
 
 
+def _in_order(row: Row) -> Iterator[Mapping[str, str]]:
+    """What the records say, so that of two that say it differently the last one counts."""
+    each = listed(row.replicates, "absent")
+    yield from once(row.replicates, "absent")
+    last = {id(said): said for said in reversed(each)}
+    yield from reversed(last.values())
+
+
 def _of_energy(row: Row, phase: str, name: str) -> dict[str, str]:
     """Why joules a token, gross or net, are missing."""
     net = f"net_{name}"
     if row.value(name) is None:
         texts = (
             text
-            for one in row.good
+            for one in apart(row.good, "energy", "absent")
             if (text := _said(one, _window(one, phase), "energy_j")) is not None
         )
         why = next(texts, "no counter read")
@@ -68,7 +77,7 @@ def _of_energy(row: Row, phase: str, name: str) -> dict[str, str]:
     if row.value(net) is None:
         texts = (
             text
-            for one in row.good
+            for one in apart(row.good, "energy", "absent", f"{phase}.tokens")
             if _window(one, phase).tokens is not None
             and (text := _said(one, _window(one, phase), "idle_power_w")) is not None
         )
@@ -86,11 +95,12 @@ def _said(one: Replicate, window: EnergyWindow, key: str) -> str | None:
 
 
 def _of_server(row: Row) -> dict[str, str]:
-    if not any(one.served for one in row.good):
+    if not any(listed(row.good, "served")):
         return {}
     found = dict(row.tails.absent)
     if row.value("energy_per_token_j") is None:
-        said = (one.absent["energy_j"] for one in row.good if "energy_j" in one.absent)
+        each = once(row.good, "absent")
+        said = (absent["energy_j"] for absent in each if "energy_j" in absent)
         found["energy_per_token_j"] = next(said, "no counter read")
     else:
         found |= dict.fromkeys(("energy_per_output_token_j", "energy_per_prompt_token_j"), OVERLAP)

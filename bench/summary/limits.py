@@ -275,8 +275,8 @@ def _of_sheet(
 
 
 def _times(row: Row) -> tuple[float | None, float | None]:
-    """Seconds of a step and of a prefill, where they were measured alone."""
-    return row.value("tpot_s"), row.value("ttft_s") if row.value("prefill_tok_s") else None
+    """Seconds of a step and of a prefill, where they were measured alone and took some time."""
+    return row.value("tpot_s") or None, row.value("ttft_s") if row.value("prefill_tok_s") else None
 
 
 def _overlap(row: Row) -> bool:

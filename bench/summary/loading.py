@@ -1,28 +1,37 @@
-"""Results folders -> a summary: by their records, or by the columnar copy of a large file."""
+"""Results folders -> a summary: by their records, or by columnar copies where they are large."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from bench.records.file import read, results_file
 from bench.summary.rows import Summary, summarise
 
+if TYPE_CHECKING:
+    from bench.summary.copies import Say
+
 LARGE: Final = 64 << 20
-"""Bytes of a results file from which its columnar copy is read instead (docs/records.md)."""
+"""Bytes of all results files from which their columnar copies are read instead: docs/records.md."""
 
 
-def load(*paths: Path, large: int = LARGE) -> Summary:
-    """Read results folders or files into rows; a large file by its columnar copy.
+def load(*paths: Path, large: int = LARGE, say: Say | None = None) -> Summary:
+    """Read results folders or files into rows; large ones by their columnar copies.
 
-    Raises InputError where there is none. Lines that cannot be read are in `problems`.
+    `say` is told how far it is where copies have to be made. Raises InputError where there are no
+    results. Lines that cannot be read are in `problems`.
     """
     files = [results_file(path) for path in paths]
-    if len(files) == 1 and find_spec("pyarrow") and files[0].stat().st_size >= large:
-        from bench.summary.stored import stored_summary
+    if by_copy(files, large):
+        from bench.summary.gathered import stored_summary
 
-        found = stored_summary(files[0])
-        if found is not None:
-            return found
+        return stored_summary(files, say)
     return summarise(read(*paths))
+
+
+def by_copy(files: Sequence[Path], large: int = LARGE) -> bool:
+    """Whether some results files are so large that their columnar copies are read."""
+    size = sum(file.stat().st_size for file in files)
+    return bool(files) and size >= large and find_spec("pyarrow") is not None

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Final
 
 from bench.experiment.devices import kind_of
-from bench.records import OWN, Record
+from bench.records import EPOCH, OWN, Record
 from bench.records.codes import CODES, TIME, Part, current, touches
 from bench.statistics import middle, rank_sum_z
 from bench.summary.arm import ArmSettings, Sizes
@@ -128,6 +128,14 @@ class Replicate:
     @property
     def started_at(self) -> str:
         return self.record.started_at
+
+    @property
+    def started_us(self) -> int:
+        """The same in microseconds since 1970; a time without a zone is taken for UTC."""
+        started = self.started
+        if started.tzinfo is None:
+            started = started.replace(tzinfo=UTC)
+        return (started - EPOCH) // timedelta(microseconds=1)
 
     @property
     def message(self) -> str | None:
@@ -259,11 +267,13 @@ class Replicate:
     @property
     def noise(self) -> float | None:
         """Within one process: half the range of its requests' decode times over their median,
-        leaving out the tenth at each end. None for fewer than 2 requests or no decoding."""
+        leaving out the tenth at each end. None for fewer than 2 requests, or where decoding took no
+        time (a server that answers in one piece)."""
         times = sorted(each_tpot_s(self.record))
         cut = len(times) // 10
         kept = times[cut : len(times) - cut]
-        return (kept[-1] - kept[0]) / 2 / median(kept) if len(kept) > 1 else None
+        middle_s = median(kept) if len(kept) > 1 else 0.0
+        return (kept[-1] - kept[0]) / 2 / middle_s if middle_s else None
 
     @property
     def host_ratio(self) -> float | None:
@@ -332,7 +342,7 @@ def overlaps(record: Record) -> bool:
     if "wall_s" not in record.samples:
         return False
     work, options = record.workload, record.variant.get("options") or {}
-    return work["n_batch"] > 1 or "rate" in options or "rate" in work
+    return (work["n_batch"] or 0) > 1 or "rate" in options or "rate" in work
 
 
 def batch_s(record: Record) -> float:
@@ -385,7 +395,8 @@ def speeds(record: Record) -> dict[str, float | None]:
         count = len(samples["n_gen"])
         n_prompt, n_gen = sum(samples["n_prompt"]) / count, sum(samples["n_gen"]) / count
     prefill, tpot = middle(samples.get("prefill_s", ())), middle(each_tpot_s(record))
-    batch = batch_s(record) if samples.get("e2e_s") else None
+    timed = samples.get("e2e_s") and (n_batch or "wall_s" not in samples)
+    batch = batch_s(record) if timed else None
     alone = None if overlaps(record) else prefill
     return {
         "ttft_s": known("ttft_s", prefill),

@@ -7,7 +7,6 @@ is compared), and has the codes that touch it, the physical bound's among them.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,6 +20,7 @@ from bench.statistics import centre, half_range, middle, percentile
 from bench.summary.arm import ArmSettings, Host, Place, Sizes, arm_of, host_of, labels, sizes_of
 from bench.summary.limits import Ceiling, Ceilings
 from bench.summary.metrics import METRICS, OnDemand, Pooled, figures_of
+from bench.summary.pooling import PHASES, Pooling, known, listed, once
 from bench.summary.quality import ArmQuality, QualityScores, arm_qualities
 from bench.summary.replicate import (
     Doubt,
@@ -103,20 +103,6 @@ class Tails:
 NO_TAILS: Final = Tails()
 
 
-class Pooling(Sequence[Replicate]):
-    """Replicates that are looked at together, as columns are."""
-
-    __slots__ = ()
-
-    @abstractmethod
-    def each(self, name: str) -> list[float]:
-        """A figure of each finished replicate that has it."""
-
-    @abstractmethod
-    def all_doubts(self) -> frozenset[Doubt]:
-        """Every code of any, with what it touches."""
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
     """One arm at one workload on one machine."""
@@ -142,7 +128,10 @@ class Row:
         return self.key.origin
 
     @cached_property
-    def good(self) -> tuple[Replicate, ...]:
+    def good(self) -> Sequence[Replicate]:
+        """Those that finished."""
+        if isinstance(self.replicates, Pooling):
+            return self.replicates.good
         return tuple(one for one in self.replicates if one.ok)
 
     @cached_property
@@ -205,15 +194,15 @@ class Row:
     @property
     def noise(self) -> float | None:
         """What decoding differs by within one process."""
-        return middle(one.noise for one in self.good)
+        return middle(listed(self.good, "noise"))
 
     @property
     def host_ratio(self) -> float | None:
-        return middle(one.host_ratio for one in self.good)
+        return middle(listed(self.good, "host_ratio"))
 
     @property
     def early_share(self) -> float | None:
-        return max((one.early_share for one in self.good), default=0.0) or None
+        return max(listed(self.good, "early_share"), default=0.0) or None
 
     @property
     def tokens_checked(self) -> int | None:
@@ -226,27 +215,25 @@ class Row:
         return self._least_note("tokens_as_eager")
 
     def _least_note(self, name: str) -> int | None:
-        noted = [one for one in self.good if one.tokens_checked is not None]
-        each = (getattr(one, name) for one in noted)
+        noted = zip(listed(self.good, "tokens_checked"), listed(self.good, name), strict=True)
+        each = (found for checked, found in noted if checked is not None)
         return min((found for found in each if found is not None), default=None)
 
     @property
     def energy_scope(self) -> str | None:
         """What the counter covers; None where replicates differ in it."""
-        scopes = {one.energy_scope for one in self.good} - {None}
+        scopes = {*once(self.good, "energy_scope")} - {None}
         return scopes.pop() if len(scopes) == 1 else None
 
     @property
     def energy_disagreement(self) -> float | None:
         """Share by which counter and power samples differ at most, where they do."""
-        each = (w.disagreement for one in self.good for w in one.energy.windows)
-        return max((share for share in each if share is not None), default=None)
+        return max(_of_windows(self.good, "disagreement"), default=None)
 
     @property
     def systematic_error(self) -> float:
         """Share by which the counter may be off."""
-        windows = (w for one in self.replicates for w in one.energy.windows)
-        return max((w.systematic_error for w in windows), default=0.0)
+        return max(_of_windows(self.replicates, "systematic_error"), default=0.0)
 
     @cached_property
     def weights(self) -> WeightFigures:
@@ -262,12 +249,15 @@ class Row:
             dynamic=held.get("dynamic"),
             kernel=held.get("kernel"),
             warning=details.get("warning"),
-            copies_weights=copies_weights([one.copies_weights for one in self.good]),
+            copies_weights=copies_weights(once(self.good, "copies_weights")),
         )
 
     @cached_property
     def tails(self) -> Tails:
-        return tails([one.record for one in self.good if one.served])
+        served = listed(self.good, "served")
+        if not any(served):
+            return NO_TAILS
+        return tails([one.record for one, so in zip(self.good, served, strict=True) if so])
 
     @cached_property
     def absent(self) -> Mapping[str, str]:
@@ -275,6 +265,14 @@ class Row:
         from bench.summary.absence import absent_of
 
         return absent_of(self)
+
+
+def _of_windows(replicates: Sequence[Replicate], name: str) -> list[float]:
+    """A figure of the windows of energy, prefill's and decode's, where it is known."""
+    if isinstance(replicates, Pooling):
+        return [value for phase in PHASES[1:] for value in known(replicates.window(phase, name))]
+    each = (getattr(w, name) for one in replicates for w in one.energy.windows)
+    return [value for value in each if value is not None]
 
 
 def copies_weights(each: Sequence[bool | None]) -> bool | None:
@@ -290,7 +288,7 @@ def tails(records: Sequence[Record]) -> Tails:
     pooled = {
         "ttft_p99_s": [s for r in served for s in r.samples["prefill_s"]],
         "tpot_p99_s": [s for r in served for s in each_tpot_s(r)],
-        "itl_p99_s": [gap for r in served for one in r.samples["itl_s"] for gap in one],
+        "itl_p99_s": [gap for r in served for one in r.samples.get("itl_s", ()) for gap in one],
     }
     found: dict[str, Any] = {name: tail(values) for name, values in pooled.items()}
     absent = {
@@ -406,7 +404,7 @@ def _summarise(results: Results) -> Summary:
                 host=host,
                 label=names[key.environment, key.origin],
                 arm=arm,
-                replicates=tuple(_replicate(one, arms, key.sizes, ceiling) for one in group),
+                replicates=tuple(replicate_under(one, arms, key.sizes, ceiling) for one in group),
                 quality=quality.get((key.environment, key.arm)),
                 ceiling=ceiling,
             )
@@ -429,7 +427,8 @@ class Arms:
         return held
 
 
-def _replicate(record: Record, arms: Arms, sizes: Sizes, ceiling: Ceiling) -> Replicate:
+def replicate_under(record: Record, arms: Arms, sizes: Sizes, ceiling: Ceiling) -> Replicate:
+    """One record, with the bound of its device."""
     doubts, arm = doubts_of(record), arms.of(record)
     if record.status != "ok":
         return Replicate(raw=Raw(record), arm=arm, sizes=sizes, doubts=doubts, figures={})
@@ -442,4 +441,4 @@ def _replicate(record: Record, arms: Arms, sizes: Sizes, ceiling: Ceiling) -> Re
 
 def replicate(record: Record, arms: Arms | None = None) -> Replicate:
     """One record alone, without the bound of its device, which only `summarise` knows."""
-    return _replicate(record, arms or Arms(), sizes_of(record), UNKNOWN)
+    return replicate_under(record, arms or Arms(), sizes_of(record), UNKNOWN)

@@ -24,6 +24,7 @@ from bench.report.page.machines import Machine, machines
 from bench.report.tables import to_csv
 from bench.report.tables.row import shown, table
 from bench.summary import Summary, load
+from bench.summary.copies import Say
 
 MOST_RAW_BYTES = 1_500_000
 """Raw records up to this size are put into the page, to be saved from it."""
@@ -40,10 +41,15 @@ class PageOptions:
     """Instead of what each experiment assumes."""
 
 
-def assemble(paths: Sequence[Path], options: PageOptions | None = None) -> Report:
-    """Read results folders or files and make the report. Raises InputError."""
+def assemble(
+    paths: Sequence[Path], options: PageOptions | None = None, say: Say | None = None
+) -> Report:
+    """Read results folders or files and make the report. Raises InputError.
+
+    `say` is told how far the reading of large results is.
+    """
     asked = options or PageOptions()
-    summary = load(*paths)
+    summary = load(*paths, say=say)
     found, problems = _experiments(paths)
     place = arm_order(found.values())
     ordered = sorted(summary, key=lambda row: place.get(row.arm.name, len(place)))

@@ -24,6 +24,7 @@ from bench.records.file import Results
 from bench.report.tables.row import Shown, shown
 from bench.statistics import Interval, log_interval
 from bench.summary import Host, Row, Sizes, Summary, summarise
+from bench.summary.pooling import pooled
 
 MOST_ROWS: Final = 160
 MOST_RECORDS: Final = 2000
@@ -146,8 +147,11 @@ def _machine(
 
 def _first_replicates(row: Row, most: int) -> Row:
     """The row with its first replicates, by index, which was fixed before anything was measured."""
-    in_order = sorted(row.replicates, key=lambda one: one.index)
-    return replace(row, replicates=tuple(in_order[:most]))
+    import numpy as np
+
+    every = pooled(row.replicates)
+    in_order = np.argsort(every.whole("index"), kind="stable")
+    return replace(row, replicates=tuple(every.part(in_order[:most])))
 
 
 def _shown(rows: Sequence[Row]) -> list[Row]:
