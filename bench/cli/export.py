@@ -61,8 +61,9 @@ def run(args: argparse.Namespace) -> int:
     from bench.cost.hour import stated
     from bench.errors import InputError
     from bench.exchange import BINARY
-    from bench.exchange.exporting import export, save
+    from bench.exchange.exporting import export
     from bench.records.file import read
+    from bench.saving import save
 
     if args.share is not None:
         return _share(args.results, args.share)
@@ -75,24 +76,27 @@ def run(args: argparse.Namespace) -> int:
     if not results.records:
         raise InputError(f"{', '.join(map(str, args.results))}: holds no record")
     made = export(results, args.to, price)
-    for line in made.dropped:
-        print(f"bench: not in {args.to}: {line}", file=sys.stderr)
     if args.out is None:
         print(made.data.decode(), end="")
     else:
-        save(made.data, args.out)
+        save(made.data, args.out, "choose with --out")
+    for line in made.dropped:
+        print(f"bench: not in {args.to}: {line}", file=sys.stderr)
     return 0
 
 
 def _share(results: list[Path], to: Path) -> int:
     """Say what the archive will hold, then write it."""
-    from bench.exchange.exporting import save
+    from bench.errors import InputError
     from bench.exchange.sharing import archive, listed, members
+    from bench.saving import save
 
+    if to.is_dir():
+        raise InputError(f"--share: {to} is a folder; name the archive, such as {to}/share.tar.gz")
     found = members(results)
     for line in listed(found):
         print(line)
     sys.stdout.flush()
-    save(archive(found), to)
+    save(archive(found), to, "choose with --share")
     print(f"written to {to}; no home, user, host name nor key is in it", file=sys.stderr)
     return 0
