@@ -140,7 +140,9 @@ def _told(error: Exception) -> tuple[int, str] | None:
         return EXIT_UNSUPPORTED, "this process is given too little memory (`ulimit -v`)"
     if isinstance(error, OSError) and error.errno is not None:
         hint = "raise `ulimit -n`" if error.errno == errno.EMFILE else ""
-        told = of_path(error, error.filename or "a file", hint)
+        gone = error.errno == errno.ENOENT and error.filename is None
+        where = "the current folder" if gone else error.filename or "a file"
+        told = of_path(error, where, hint)
         return told.exit_code, str(told)
     return None
 

@@ -95,6 +95,8 @@ def load(path: Path) -> SourceText:
     """A file, or `-` for stdin. InputError if it is not there, is empty or is no text."""
     name = "stdin" if str(path) == STDIN else str(path)
     try:
+        if name == "stdin" and sys.stdin is None:  # `<&-`
+            raise InputError("stdin: is closed")
         if name == "stdin":
             data, moment = sys.stdin.buffer.read(), now()
         elif path.is_fifo():
