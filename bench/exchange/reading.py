@@ -38,6 +38,9 @@ MARKS: Final = (
 )
 """First bytes that name an encoding: PowerShell's `>` writes UTF-16."""
 
+csv.field_size_limit(2**27)
+"""Tools put whole configurations into one cell; the usual limit is 128 KiB."""
+
 CONTROL: Final = frozenset(map(chr, range(32))) - frozenset("\t\n\r\f\x1b")
 
 
