@@ -19,10 +19,10 @@ from bench.models.checkpoint import (
     Checkpoint,
     base_of,
     checkpoint_of,
-    left_in_floats,
     refusal,
     stated,
 )
+from bench.models.left import left_in_floats
 from bench.models.shapes import shape
 from bench.models.tokenizers import same_tokens
 from bench.runner.naming import named
