@@ -9,6 +9,7 @@ The number is the exit code. A failed gate is not an error: it is a result, with
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -45,6 +46,30 @@ class UnsupportedError(BenchError):
         self.about = dict(about or {})
         """What was counted before it failed; it goes into the record of the failure."""
         super().__init__(message)
+
+
+WRONG_PATH: Final = frozenset(
+    {
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.EINVAL,
+        errno.ENXIO,
+        errno.ENODEV,
+    }
+)
+"""What an operating system says of a path that no right and no room would make good."""
+
+
+def of_path(error: Exception, where: object, hint: str = "") -> BenchError:
+    """The error of a path: bad input where the path is wrong, else what this machine cannot do."""
+    number = error.errno if isinstance(error, OSError) else errno.ELOOP
+    ours = {errno.ELOOP: "is a loop of links", errno.EEXIST: "a file is in its way"}
+    said = ours.get(number or 0) or (isinstance(error, OSError) and error.strerror) or str(error)
+    kind = InputError if number in WRONG_PATH else UnsupportedError
+    return kind(f"{where}: {said}{f'; {hint}' if hint else ''}")
 
 
 MANY: Final = 16

@@ -13,11 +13,20 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
 from bench.cli.streams import guarded
-from bench.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_UNSUPPORTED, BenchError, UnsupportedError
+from bench.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_UNSUPPORTED,
+    BenchError,
+    InputError,
+    UnsupportedError,
+    of_path,
+)
 from bench.text import one_line
 
 VERBS = (
@@ -58,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser().parse_args(argv)
         try:
             check_room()
+            check_names(args, sys.argv[1:] if argv is None else argv)
             code: int = args.run(args)
             sys.stdout.flush()
             return code
@@ -94,6 +104,26 @@ def check_room() -> None:
             )
 
 
+COMMANDS: Final = frozenset({"serve", "option"})
+"""Flags whose text may have several lines: a shell reads it."""
+
+
+def check_names(args: argparse.Namespace, words: Sequence[str]) -> None:
+    """Refuse a path or name with a line break, which no message and no table can show, an empty one
+    (an unset variable of a shell), and `--flag=--`, of which argparse makes an empty list."""
+    for word in words:
+        if word.startswith("--") and word.endswith("=--"):
+            raise InputError(f"{word[:-3]}: expected a value")
+    for flag, value in vars(args).items():
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if not isinstance(one, str | Path) or flag in COMMANDS:
+                continue
+            if set("\n\r") & set(str(one)):
+                raise InputError(f"{one_line(str(one))}: a name with a line break is not taken")
+            if one == "" and flag in ("experiment", "model"):
+                raise InputError(f"{flag}: is empty; leave it out, or name one")
+
+
 def _told(error: Exception) -> tuple[int, str] | None:
     """The exit code and what to say of an error that a user can meet; None of a fault of ours."""
     if isinstance(error, BenchError):
@@ -109,9 +139,11 @@ def _told(error: Exception) -> tuple[int, str] | None:
     if isinstance(error, MemoryError):
         return EXIT_UNSUPPORTED, "this process is given too little memory (`ulimit -v`)"
     if isinstance(error, OSError) and error.errno is not None:
-        where = f"{error.filename}: " if error.filename else ""
-        hint = "; raise `ulimit -n`" if error.errno == errno.EMFILE else ""
-        return EXIT_UNSUPPORTED, f"{where}{error.strerror}{hint}"
+        hint = "raise `ulimit -n`" if error.errno == errno.EMFILE else ""
+        gone = error.errno == errno.ENOENT and error.filename is None
+        where = "the current folder" if gone else error.filename or "a file"
+        told = of_path(error, where, hint)
+        return told.exit_code, str(told)
     return None
 
 

@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     from bench.cost.hour import stated
     from bench.errors import InputError
     from bench.exchange import BINARY
-    from bench.exchange.exporting import export, save
+    from bench.exchange.exporting import export
+    from bench.saving import save
     from bench.summary import Summary
 
     if args.share is not None:
@@ -82,13 +83,13 @@ def run(args: argparse.Namespace) -> int:
     if not (results.rows if isinstance(results, Summary) else results.records):
         raise InputError(f"{', '.join(map(str, args.results))}: holds no record")
     made = export(results, args.to, price)
-    for line in made.dropped:
-        print(f"bench: not in {args.to}: {line}", file=sys.stderr)
     if args.out is None:
         for part in chain((made.data,), made.more):
             print(part.decode(), end="")
     else:
-        save(made.data, args.out, made.more)
+        save(made.data, args.out, "choose with --out", made.more)
+    for line in made.dropped:
+        print(f"bench: not in {args.to}: {line}", file=sys.stderr)
     return 0
 
 
@@ -103,13 +104,16 @@ def _read(paths: list[Path], to: str) -> Results | Summary:
 
 def _share(results: list[Path], to: Path) -> int:
     """Say what the archive will hold, then write it."""
-    from bench.exchange.exporting import save
+    from bench.errors import InputError
     from bench.exchange.sharing import archive, listed, members
+    from bench.saving import save
 
+    if to.is_dir():
+        raise InputError(f"--share: {to} is a folder; name the archive, such as {to}/share.tar.gz")
     found = members(results)
     for line in listed(found):
         print(line)
     sys.stdout.flush()
-    save(archive(found), to)
+    save(archive(found), to, "choose with --share")
     print(f"written to {to}; no home, user, host name nor key is in it", file=sys.stderr)
     return 0

@@ -124,8 +124,8 @@ def _bytes(text: str) -> int:
         value = int(float(text))
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes") from None
-    if value < 10_000_000:
-        raise argparse.ArgumentTypeError(f"{text}: less than 10 MB is no language model")
+    if not 10**7 <= value <= 10**14:
+        raise argparse.ArgumentTypeError(f"{text}: a language model has 10 MB to 100 TB")
     return value
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cli import progress
-from bench.errors import InputError, UnsupportedError
+from bench.errors import InputError, of_path
 
 if TYPE_CHECKING:
     from bench.experiment import CostAssumption
@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     import sys
 
     from bench.report.page import PageOptions, assemble
+    from bench.saving import save
 
     suffix = args.to.suffix.lower()
     if suffix not in ("", ".html", ".htm", ".md"):
@@ -81,11 +82,11 @@ def run(args: argparse.Namespace) -> int:
         if suffix == "":
             written = _figures(report, args.to)
         else:
-            args.to.parent.mkdir(parents=True, exist_ok=True)
-            args.to.write_text(_text(report, suffix), encoding="utf-8")
-            written = f"{args.to} ({args.to.stat().st_size / 1e6:.2f} MB)"
+            page = _text(report, suffix).encode()
+            save(page, args.to, "choose with --to")
+            written = f"{args.to} ({len(page) / 1e6:.2f} MB)"
     except OSError as error:
-        raise UnsupportedError(f"--to: {error.filename}: {error.strerror}") from error
+        raise of_path(error, f"--to: {error.filename}") from error
     print(f"bench: wrote {written}", file=sys.stderr)
     return 0
 
@@ -111,10 +112,11 @@ def _text(report: Any, suffix: str) -> str:
 def _figures(report: Any, folder: Path) -> str:
     """Each chart as SVG and PNG."""
     from bench.report.page.drawing import to_png, to_svg
+    from bench.saving import save
 
     folder.mkdir(parents=True, exist_ok=True)
     drawn = [picture for picture in report.pictures if picture.spec]
     for picture in drawn:
-        (folder / f"{picture.id}.svg").write_text(to_svg(picture.spec), encoding="utf-8")
-        (folder / f"{picture.id}.png").write_bytes(to_png(picture.spec))
+        save(to_svg(picture.spec).encode(), folder / f"{picture.id}.svg")
+        save(to_png(picture.spec), folder / f"{picture.id}.png")
     return f"{len(drawn)} figures to {folder}/, each as SVG and PNG"

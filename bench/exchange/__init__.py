@@ -35,10 +35,10 @@ AUTO: Final = "auto"
 
 LOOKED_FOR: Final = (
     "llama-bench (model_filename, avg_ns; a table with test and t/s), vllm (total_output_tokens, "
-    "elapsed_time, latencies), sglang (total_output_tokens_retokenized), guidellm (benchmarks), "
-    "aiperf (request_latency), inference-perf (load_summary), inferencex (tput_per_gpu), llmperf "
-    "(results_ttft_s), llmfit (avgTps), mlperf (MLPerf Results Summary), ollama (eval rate), "
-    "optimum-benchmark (config, report), pytest-benchmark (machine_info)"
+    "elapsed_time, latencies), sglang (total_output_tokens_retokenized, prefill_latency), guidellm "
+    "(benchmarks), aiperf (request_latency), inference-perf (load_summary), inferencex "
+    "(tput_per_gpu), llmperf (results_ttft_s), llmfit (avgTps), mlperf (MLPerf Results Summary), "
+    "ollama (eval rate), optimum-benchmark (config, report), pytest-benchmark (machine_info)"
 )
 
 OURS: Final = "jsonl"

@@ -1,9 +1,9 @@
 """aiperf (ai-dynamo/aiperf): `profile_export_aiperf.json`, schema 1.x, and 0.1 to 0.2 without one.
 
-Its forerunner GenAI-Perf wrote the same blocks. A client: times include the network, and requests
-overlap. Its inter_token_latency is our TPOT, (last - first) / (n - 1) of each request. The file
-holds the distribution over requests: the median is taken, which is what our figure of a replicate
-is.
+Its forerunner GenAI-Perf wrote the same blocks; `aiperf_csv` reads the CSV of both. A client: times
+include the network, and requests overlap. Its inter_token_latency is our TPOT, (last - first) /
+(n - 1) of each request. The file holds the distribution over requests: the median is taken, which
+is what our figure of a replicate is.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from bench.errors import InputError
+from bench.exchange import aiperf_csv
 from bench.exchange.foreign import NOT_READ, SERVED, ForeignRun, Twice, out_of_place
 from bench.exchange.reading import SourceText
 from bench.exchange.values import Json, expect, maybe, number, parse_time
@@ -34,13 +35,16 @@ def knows(source: SourceText) -> bool:
     """Whether a text looks like a summary of this tool."""
     value = source.first()
     if not isinstance(value, dict):
-        return False
+        return aiperf_csv.run(source) is not None
     run = _blocks(value)
     return isinstance(run.get("request_latency"), dict) and "input_config" in value
 
 
 def read(source: SourceText) -> list[ForeignRun]:
     """The one run of a file. InputError in one line."""
+    if table := aiperf_csv.run(source):
+        expect(source, TOOL, table, ("output_sequence_length",))
+        return [_found(source, table)]
     value = expect(source, TOOL, source.values[0], ("input_config",))
     run = expect(source, TOOL, _blocks(value), ("request_latency", "output_sequence_length"))
     major = str(value.get("schema_version", "1.0")).partition(".")[0]

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
-from itertools import chain
-from pathlib import Path
 
-from bench.errors import InputError, UnsupportedError, unknown
+from bench.errors import InputError, unknown
 from bench.exchange import FORMATS
 from bench.experiment import CostAssumption
 from bench.records.file import Results
@@ -37,23 +33,6 @@ def export(results: Results | Summary, to: str, price: CostAssumption | None = N
         import_module(f"bench.exchange.{module}"), function
     )
     return write(results, price)
-
-
-def save(data: bytes, path: Path, more: Iterable[bytes] = ()) -> None:
-    """Write a file whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
-            try:
-                for part in chain((data,), more):
-                    stream.write(part)
-            except BaseException:
-                Path(stream.name).unlink(missing_ok=True)
-                raise
-        Path(stream.name).chmod(0o644)
-        os.replace(stream.name, path)  # noqa: PTH105 (Path.replace is the same call)
-    except OSError as error:
-        raise UnsupportedError(f"{path}: {error.strerror}; choose with --out") from error
 
 
 def failures(rows: Iterable[Row]) -> list[str]:

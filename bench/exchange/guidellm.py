@@ -1,4 +1,4 @@
-"""guidellm (vllm-project/guidellm): `--output kind=json`, from 0.2 on; report versions 1 and 2.
+"""guidellm (vllm-project/guidellm): its JSON, YAML and CSV from 0.2 on; report versions 1 and 2.
 
 A client: times include the queue and the network, and requests overlap. Its TPOT divides the whole
 request, first token included, by n; its ITL is our TPOT, (last - first) / (n - 1). The throughputs
@@ -9,11 +9,14 @@ card nor server.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Final
 
-from bench.errors import InputError
+from bench.errors import InputError, UnsupportedError
+from bench.exchange import guidellm_csv
 from bench.exchange.foreign import (
     NOT_READ,
     SERVED,
@@ -27,6 +30,8 @@ from bench.exchange.reading import SourceText
 from bench.exchange.values import Json, count, expect, maybe, number, parse_time
 
 TOOL: Final = "guidellm"
+YAML: Final = re.compile(r"^benchmarks:[ \t]*$", re.MULTILINE)
+"""A line that only its YAML has."""
 NEWEST: Final = 2
 LATE: Final = 0.01
 """Share of the measured time by which it may end after the last request, or begin before the first
@@ -71,6 +76,8 @@ class Counts:
 
 def knows(source: SourceText) -> bool:
     """Whether a text looks like a report of this tool."""
+    if guidellm_csv.runs(source) or YAML.search(source.text):
+        return True
     value = source.first()
     if not isinstance(value, dict) or not isinstance(value.get("benchmarks"), list):
         return False
@@ -81,7 +88,10 @@ def knows(source: SourceText) -> bool:
 
 def read(source: SourceText) -> list[ForeignRun]:
     """Every benchmark of a report. InputError in one line."""
-    report = expect(source, TOOL, source.values[0], ("benchmarks",))
+    if rows := guidellm_csv.runs(source):
+        return answered(source, rows, lambda at, one: _found(at, one, {}))
+    value = _yaml(source) if YAML.search(source.text) else source.values[0]
+    report = expect(source, TOOL, value, ("benchmarks",))
     about = report.get("metadata") or {}
     if not about and not knows(source):
         raise InputError(f"{source}: is not a result of {TOOL} as known here: no 'metadata'")
@@ -94,6 +104,21 @@ def read(source: SourceText) -> list[ForeignRun]:
     if not report["benchmarks"]:
         raise InputError(f"{source}: holds no benchmark of {TOOL}")
     return answered(source, report["benchmarks"], lambda at, one: _found(at, one, about))
+
+
+def _yaml(source: SourceText) -> Any:
+    """The YAML report: what is last in it is there, so that it is whole."""
+    if find_spec("yaml") is None:
+        raise UnsupportedError(f"{source}: a report in YAML needs the package pyyaml")
+    import yaml
+
+    try:
+        report = yaml.load(source.text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        at = getattr(error, "problem_mark", None)
+        where = f" (line {at.line + 1})" if at else ""
+        raise InputError(f"{source}: is not YAML{where}: cut off?") from None
+    return expect(source, TOOL, report, ("benchmarks", "config", "metadata"))
 
 
 def _found(source: SourceText, one: object, about: Json) -> ForeignRun:
@@ -113,6 +138,8 @@ def _found(source: SourceText, one: object, about: Json) -> ForeignRun:
     absent = {**NOT_READ, **SERVED} | figures.absent
     if n_batch is None:
         absent["n_batch"] = f"strategy {strategy.get('type_')!r} does not fix how many run at once"
+    if run.get("local_time"):
+        absent["started_at"] = run["local_time"]
     failed, answered = counts.failed, counts.answered
     if failed:
         absent["requests"] = f"{failed} of {answered + failed} requests failed"

@@ -9,7 +9,11 @@ from __future__ import annotations
 import csv
 import datetime
 import json
+import math
+import os
+import select
 import sys
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +37,9 @@ MARKS: Final = (
     (b"\xfe\xff", "utf-16"),
 )
 """First bytes that name an encoding: PowerShell's `>` writes UTF-16."""
+
+csv.field_size_limit(2**27)
+"""Tools put whole configurations into one cell; the usual limit is 128 KiB."""
 
 CONTROL: Final = frozenset(map(chr, range(32))) - frozenset("\t\n\r\f\x1b")
 
@@ -91,8 +98,12 @@ def load(path: Path) -> SourceText:
     """A file, or `-` for stdin. InputError if it is not there, is empty or is no text."""
     name = "stdin" if str(path) == STDIN else str(path)
     try:
+        if name == "stdin" and sys.stdin is None:  # `<&-`
+            raise InputError("stdin: is closed")
         if name == "stdin":
             data, moment = sys.stdin.buffer.read(), now()
+        elif path.is_fifo():
+            data, moment = _from_pipe(path), now()
         else:
             data = path.read_bytes()
             moment = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC)
@@ -105,6 +116,34 @@ def load(path: Path) -> SourceText:
     if not source.text.strip():
         raise InputError(f"{name}: is empty")
     return source
+
+
+WAIT_S: Final = 5.0
+"""How long a named pipe may have no writer."""
+
+
+def _from_pipe(path: Path) -> bytes:
+    """What is written to a named pipe, once somebody writes: opening it would wait for ever."""
+    parts: list[bytes] = []
+    until = time.monotonic() + WAIT_S
+    held = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        while True:
+            select.select([held], [], [], 0.1)
+            try:
+                part = os.read(held, 1 << 20)
+            except BlockingIOError:  # there is a writer, which has said nothing yet
+                until = math.inf
+                continue
+            parts.append(part)
+            if not part and (any(parts) or until == math.inf):
+                return b"".join(parts)
+            if not part and time.monotonic() > until:
+                raise InputError(f"{path}: is a pipe that nothing writes to")
+            if not part:
+                time.sleep(0.05)
+    finally:
+        os.close(held)
 
 
 def files(path: Path) -> list[Path]:

@@ -1,4 +1,6 @@
-"""SGLang's `python -m sglang.bench_serving`: its lines of JSON, and the block that it prints.
+"""SGLang's benchmarks: `bench_serving`, and those without a client (`sglang_offline`).
+
+Lines of JSON, or the block that is printed.
 
 A client (`bench.exchange.serving`). The file names no model unless `server_info` is in it, and no
 card. Under a rate its `max_concurrency` is a cap, not how many requests ran at once.
@@ -8,9 +10,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from bench.exchange import sglang_offline
 from bench.exchange.foreign import ForeignRun, answered
 from bench.exchange.reading import SourceText
-from bench.exchange.serving import KEYS, blocks, served
+from bench.exchange.serving import KEYS, TITLE, blocks, served
 from bench.exchange.values import Json, expect
 
 TOOL: Final = "sglang"
@@ -33,18 +36,22 @@ def knows(source: SourceText) -> bool:
     """Whether a text looks like a line of this tool, or like what it prints."""
     value = source.first()
     if isinstance(value, dict):
-        return {*KEYS, RETOKENIZED} <= value.keys()
+        return {*KEYS, RETOKENIZED} <= value.keys() or sglang_offline.knows(value)
+    if sglang_offline.printed(source):
+        return True
     return any(RETOKENIZED in one for one in blocks(source))
 
 
 def read(source: SourceText) -> list[ForeignRun]:
     """Every run of a file. InputError in one line."""
-    runs = blocks(source) or [
-        expect(source, TOOL, run, (*KEYS, RETOKENIZED)) for run in source.entries()
-    ]
+    runs = blocks(source) or sglang_offline.printed(source) or source.entries()
     return answered(source, runs, _found)
 
 
 def _found(source: SourceText, run: Json) -> ForeignRun:
+    if sglang_offline.knows(run):
+        return sglang_offline.found(source, run)
+    if TITLE not in source.text:
+        expect(source, TOOL, run, (*KEYS, RETOKENIZED))
     asked = {key: value for key, value in run.items() if not key.startswith(("random_", "gsp_"))}
     return served(source, asked, SERVERS.get(str(run.get("backend")).lower()))

@@ -91,6 +91,10 @@ def _shown(key: str, value: object) -> str:
     return f"{words[0].rpartition('/')[2] if words else ''}-{mark}"
 
 
+MOST_REPEATS: Final = 10_000
+"""More pairs or iterations than anybody measures; their plan would be made before the first."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
     """How long and how often to measure; the level gives the defaults."""
@@ -112,8 +116,8 @@ class Measure:
 
     def problems(self) -> Iterator[str]:
         for name in ("pairs", "iterations"):
-            if getattr(self, name) < 1:
-                yield f"{name}: must be at least 1"
+            if not 1 <= getattr(self, name) <= MOST_REPEATS:
+                yield f"{name}: must be at least 1 and at most {MOST_REPEATS:,}"
         if self.warmup_window < 2:
             yield "warmup_window: must be at least 2"
         for name in ("window_s", "warmup_max_s", "idle_s"):

@@ -17,7 +17,6 @@ from bench.errors import UnsupportedError
 from bench.models import Model
 from bench.models.unstated import check_floats
 from bench.schemes import DEQUANTIZED, Device, find, scheme
-from bench.schemes.row import Part
 
 KEYS: Final = ("quantization_config", "compression_config")
 
@@ -100,7 +99,22 @@ def stated(config: Mapping[str, Any]) -> Checkpoint | None:
                 return _of(table[key], key)
         if "quantization" in table and table["quantization"] is not None:
             raise UnsupportedError("config.json: 'quantization' is MLX's; no engine here loads it")
+    for place in _elsewhere(config):
+        raise UnsupportedError(
+            f"config.json: {place}: no loader here reads a quantization that is stated there"
+        )
     return None
+
+
+def _elsewhere(table: Mapping[str, Any], at: str = "", depth: int = 4) -> Iterator[str]:
+    """Where parts of a model (`llm_config`, `thinker_config.text_config`) state a quantization."""
+    for name, part in table.items():
+        if not isinstance(part, Mapping) or depth == 0:
+            continue
+        for key in KEYS:
+            if part.get(key) is not None:
+                yield f"{at}{name}.{key}"
+        yield from _elsewhere(part, f"{at}{name}.", depth - 1)
 
 
 def _of(table: Any, key: str) -> Checkpoint:
@@ -109,6 +123,8 @@ def _of(table: Any, key: str) -> Checkpoint:
             f"config.json: {key}: expected a table with quant_method, found {_shown(table)}"
         )
     method = table.get("quant_method")
+    if method is None and ("quant_algo" in table or "producer" in table):
+        raise UnsupportedError(f"config.json: {key}: NVIDIA ModelOpt's; no engine here loads it")
     if method is None and (table.get("load_in_4bit") or table.get("load_in_8bit")):
         method = "bitsandbytes"
     if method is None and "config_groups" in table:
@@ -134,6 +150,8 @@ def _left(table: Mapping[str, Any]) -> Iterator[str]:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise _wrong(key, names, "a list of names")
         yield from names
+    if table.get("quant_method") == "gptq":
+        yield from (f"re:.*{name}" for name in _excluding(table.get("dynamic")))
 
 
 def _bitsandbytes(table: Mapping[str, Any]) -> str:
@@ -172,8 +190,28 @@ def _mxfp4(_: Mapping[str, Any]) -> str:
     return "mxfp4"
 
 
+FORMATS: Final = ("gptq", "gptq_v2")
+"""How GPTQ's weights are packed (`checkpoint_format`), as transformers loads them."""
+
+
 def _gptq(table: Mapping[str, Any]) -> str:
+    if (packed := table.get("checkpoint_format", "gptq")) not in FORMATS:
+        raise _wrong("checkpoint_format", packed, " or ".join(FORMATS))
+    if _truth(table, "lm_head"):
+        raise _wrong("lm_head", "true", "false: the head in floats")
+    _excluding(table.get("dynamic"))
     return f"gptq-int{_bits(table, (2, 3, 4, 8))}" + _group(table.get("group_size", 128))
+
+
+def _excluding(rules: Any) -> list[str]:
+    """The modules that GPTQModel's `dynamic` leaves in floats, `-:` before each pattern. Raises
+    UnsupportedError for other bits of some modules, whose bytes and name would be wrong."""
+    if not isinstance(rules, Mapping | None) or not all(isinstance(r, str) for r in rules or ()):
+        raise _wrong("dynamic", rules, "a table of modules")
+    for rule in rules or ():
+        if not rule.startswith("-:"):
+            raise _wrong("dynamic", f"{_shown(rule)} with bits of its own", "modules left out, -:")
+    return [rule.removeprefix("-:") for rule in rules or ()]
 
 
 def _awq(table: Mapping[str, Any]) -> str:
@@ -285,6 +323,8 @@ def _form(bits: Any, kind: Any, act: Mapping[str, Any] | None, how: Any, size: A
     dynamic = act is not None and act.get("dynamic") in (True, "local")
     inner = None if act is None else (act.get("num_bits"), act.get("type", "int"))
     match (bits, kind, inner):
+        case (8, "float", _) if how in ("group", "tensor_group"):
+            return None  # MXFP8 and its like
         case (8, "float", None):
             return "fp8-weight-only"
         case (8, "float", (8, "float")):
@@ -369,47 +409,3 @@ def _unknown(method: str, what: str) -> UnsupportedError:
     return UnsupportedError(
         f"config.json: quantization_config: {method}: {what} is not a scheme that is measured here"
     )
-
-
-PROBES: Final[Mapping[Part, tuple[str, ...]]] = {
-    "head": ("lm_head",),
-    "attention": tuple(f"model.layers.N.self_attn.{name}_proj" for name in "qkvo"),
-    "mlp": tuple(f"model.layers.N.mlp.{name}_proj" for name in ("gate", "up", "down")),
-    "expert": tuple(f"model.layers.N.mlp.experts.0.{name}_proj" for name in ("gate", "up", "down")),
-    "router": ("model.layers.N.mlp.gate",),
-}
-"""Names that transformers' modules have, by the part of a model that they are."""
-
-
-def left_in_floats(config: Mapping[str, Any], n_layers: int) -> dict[Part, float]:
-    """Share of each part that a checkpoint leaves in floats, where its config tells.
-
-    compressed-tensors lists every linear layer that is left; what other methods list comes on top
-    of what their loaders leave anyway.
-    """
-    try:
-        found = stated(config)
-    except UnsupportedError:
-        found = None
-    if found is None:
-        return {}
-    patterns = [_pattern(name) for name in found.left]
-    shares: dict[Part, float] = {}
-    for part, probes in PROBES.items():
-        layers = range(n_layers) if "N" in probes[0] else range(1)
-        names = [probe.replace("N", str(i)) for probe in probes for i in layers]
-        left = sum(any(p.search(name) for p in patterns) for name in names)
-        if left or found.method == "compressed-tensors":
-            shares[part] = left / max(len(names), 1)
-    return shares
-
-
-def _pattern(name: str) -> re.Pattern[str]:
-    """`re:...` from the beginning; another name as a module, or what holds it, with `*` in it."""
-    try:
-        if name.startswith("re:"):
-            return re.compile("^(?:" + name[3:] + ")")
-    except re.error:
-        return re.compile("(?!)")
-    whole = re.escape(name).replace(r"\*", r"[^.]+")
-    return re.compile(rf"(^|\.){whole}(\.|$)")

@@ -16,7 +16,6 @@ from typing import Any, Final
 from bench import fields
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.models import ModelCard, counted, load_card, model_cards
-from bench.models.checkpoint import left_in_floats
 from bench.models.families import FAMILIES, kind_of, layer_kinds, settings, sparse_layers
 from bench.models.layers import Attention as Attention
 from bench.models.layers import (
@@ -35,6 +34,7 @@ from bench.models.layers import (
     short_conv,
 )
 from bench.models.layers import Matrix as Matrix
+from bench.models.left import left_in_floats
 from bench.models.mlp import dense_matrices, expert_matrices, feed_forward, n_active, n_experts
 from bench.schemes.row import Part
 

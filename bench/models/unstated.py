@@ -24,9 +24,12 @@ OTHERS: Final[Mapping[str, str]] = {
 
 LOW: Final = re.compile(r"F8_.*|F4|F6_.*|U4|I4")
 """Types of safetensors that only quantized weights have."""
+WHOLE: Final = re.compile(r"[IU](8|16|32|64)")
+"""Types that no weight in floats has; positions and masks do."""
 PARTS: Final = re.compile(
-    r"(.*\.)?(qweight|qzeros|weight_packed|weight_scale|weight_scale_inv|SCB|absmax|"
-    r"weight\.absmax|\w+_blocks|weight_qdata|weight__data|_weight_\w*qdata)"
+    r"(.*\.)?(qweight|qzeros|g_idx|weight_packed|weight_scale|weight_scale_inv|weight_scale_2|SCB|"
+    r"input_scale|scale_weight|absmax|weight\.absmax|\w+_blocks|weight_qdata|weight__data|"
+    r"_weight_\w*qdata|q_weight|trellis|codes|codebooks|W_q)"
 )
 """Names of tensors that stand beside or for a quantized weight."""
 
@@ -41,7 +44,8 @@ def check_floats(folder: Path) -> None:
             )
     for path in sorted(folder.glob("*.safetensors")):
         for name, kind in _tensors(path):
-            if LOW.fullmatch(kind) or PARTS.fullmatch(name):
+            packed = name.endswith("weight") and WHOLE.fullmatch(kind)
+            if packed or LOW.fullmatch(kind) or PARTS.fullmatch(name):
                 raise UnsupportedError(
                     f"{path.name} holds quantized weights ({name}, {kind}), and config.json has "
                     "no quantization_config that says how they are to be read"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -136,3 +138,28 @@ def test_stdin_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     packed = io.TextIOWrapper(io.BytesIO(gzip.compress(PLAIN.read_bytes())))
     monkeypatch.setattr("sys.stdin", packed)
     assert import_file("auto", Path("-"), tmp_path / "into").added == 2
+
+
+def test_a_pipe_that_nobody_writes_to_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.exchange.reading.WAIT_S", 0.05)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: is a pipe that nothing writes to"):
+        load(tmp_path / "pipe")
+
+
+def test_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
+    """As `bench import auto <(llama-bench ...)`: its writer may say nothing for minutes."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def write() -> None:
+        with pipe.open("wb", buffering=0) as stream:
+            for part in (PLAIN.read_bytes()[:100], PLAIN.read_bytes()[100:]):
+                stream.write(part)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    assert load(pipe).text == PLAIN.read_text()
+    writer.join(timeout=20)

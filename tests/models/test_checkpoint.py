@@ -15,7 +15,14 @@ import pytest
 from bench.errors import UnsupportedError
 from bench.experiment import Experiment, Grid
 from bench.models import load_card, model_cards, resolve_model
-from bench.models.checkpoint import Checkpoint, base_of, checkpoint_of, refusal, stated
+from bench.models.checkpoint import (
+    Checkpoint,
+    base_of,
+    checkpoint_of,
+    refusal,
+    stated,
+)
+from bench.models.left import left_in_floats
 from bench.models.shapes import shape
 from bench.models.tokenizers import same_tokens
 from bench.runner.naming import named
@@ -112,6 +119,10 @@ def test_a_part_of_the_config_counts_too() -> None:
     assert found.scheme == "awq-int4-g128"
 
 
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+MXFP8 = {"num_bits": 8, "type": "float", "strategy": "group", "group_size": 32}
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
@@ -125,6 +136,14 @@ def test_a_part_of_the_config_counts_too() -> None:
         (compressed(INT4, None, kv_cache_scheme={"num_bits": 8}), "quantized caches"),
         (compressed(INT8 | {"num_bits": 3}, None), "3 bits 'int', 'channel' is not a scheme"),
         (compressed(INT8, None, quantization_status="frozen"), "it holds floats"),
+        ({"quant_algo": "FP8", "config_groups": {"a": {}}}, "NVIDIA ModelOpt's; no engine here"),
+        (GPTQ | {"dynamic": {"+:.*mlp.*": {"bits": 8}}}, "dynamic: '+:.*mlp.*' with bits of its"),
+        (GPTQ | {"dynamic": {".*mlp.*": {"bits": 8}}}, "dynamic: '.*mlp.*' with bits of its own"),
+        (GPTQ | {"dynamic": "x"}, "dynamic: x is not measured here; expected a table of modules"),
+        (GPTQ | {"lm_head": True}, "lm_head: true is not measured here"),
+        (GPTQ | {"checkpoint_format": "marlin"}, "checkpoint_format: marlin is not measured"),
+        (compressed(MXFP8, MXFP8 | {"dynamic": True}), "8 bits 'float', 'group' is not a scheme"),
+        (compressed(MXFP8, None), "8 bits 'float', 'group' is not a scheme"),
     ],
 )
 def test_what_is_not_known_is_refused_in_one_line(config: Any, said: str) -> None:
@@ -132,6 +151,23 @@ def test_what_is_not_known_is_refused_in_one_line(config: Any, said: str) -> Non
         of(config)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("place", ["llm_config", "language_config", "thinker_config.text_config"])
+def test_a_quantization_stated_elsewhere_is_never_floats(place: str) -> None:
+    table: dict[str, Any] = {"quantization_config": GPTQ}
+    for name in reversed(place.split(".")):
+        table = {name: table}
+    with pytest.raises(UnsupportedError, match=f"json: {place}.quantization_config: no loader"):
+        stated({"model_type": "llama"} | table)
+
+
+def test_modules_that_gptqmodel_leaves_out_are_counted_as_floats() -> None:
+    config = {"quantization_config": GPTQ | {"dynamic": {"-:.*down_proj": {}, "-:lm_head": {}}}}
+    found = stated(config)
+    assert found is not None
+    assert found.scheme == "gptq-int4-g128"
+    assert left_in_floats(config, 2)["mlp"] == pytest.approx(1 / 3)
 
 
 JUNK: list[Any] = [None, 0, -1, 3, 4.5, True, "", "int8", [], {}, [1, "a"], {"_type": 7}, "\0" * 60]
@@ -209,6 +245,12 @@ def folder(place: Path, config: dict[str, Any], tensors: dict[str, str]) -> Path
         {"model.layers.0.mlp.up_proj.weight_packed": "I32"},
         {"model.layers.0.mlp.up_proj.weight": "I8", "model.layers.0.mlp.up_proj.SCB": "F32"},
         {"model.layers.0.mlp.experts.gate_up_proj_blocks": "U8"},
+        {"model.layers.0.mlp.up_proj.weight": "U8"},
+        {"model.layers.0.mlp.up_proj.weight": "I8"},
+        {"model.layers.0.mlp.up_proj.q_weight": "I32"},
+        {"model.layers.0.mlp.up_proj.trellis": "I16"},
+        {"model.layers.0.mlp.up_proj.W_q": "U8"},
+        {"model.layers.0.mlp.up_proj.input_scale": "F32"},
     ],
 )
 def test_quantized_tensors_without_a_config_are_refused(

@@ -18,6 +18,7 @@ from bench.report.page.machines import Machine, batch, work_of
 from bench.report.page.words import NOTHING, Show, cell, gigabytes, number, ratio
 from bench.report.tables.pareto import Placed, kld_of, placed
 from bench.report.tables.row import Shown
+from bench.saving import save
 from bench.statistics import Estimate
 from bench.summary import Sizes
 from bench.summary.metrics import compared
@@ -98,10 +99,7 @@ def plot(rows: Sequence[Compared], file: Path) -> None:
         raise InputError("--plot: there is no ratio to draw")
     spec = pictures.forest(drawn, list(_drawn_metrics().values()))
     picture = to_svg(spec).encode() if suffix == ".svg" else to_png(spec)
-    try:
-        file.write_bytes(picture)
-    except OSError as error:
-        raise InputError(f"--plot: {file}: {error.strerror}") from error
+    save(picture, file, "choose with --plot")
 
 
 def _over_batch(machine: Machine) -> Picture | None:
