@@ -89,7 +89,7 @@ def test_measuring_and_its_table_need_no_package_to_read_results(tmp_path: Path)
     done = bare("compare", str(tmp_path / "out"))
     assert (done.returncode, done.stderr) == (
         3,
-        "bench: this needs the package scipy, which is not installed\n",
+        "bench: this needs the package numpy, which is not installed\n",
     )
 
 

@@ -77,8 +77,8 @@ ON_CUDA: Final[Mapping[str, Any]] = {
 it reads; without, a weight-only scheme writes the whole weight in float first and reads it again.
 torchao's schemes set both for the whole process, so arms would differ if others did not; looking in
 all directions, which they set too, compiles some dozens of kernels more for each that is needed.
-What inductor merges must share 10 bytes by default; new keys and values share one number, the norm's
-factor, and are written by one kernel if a byte is enough."""
+What inductor merges must share 10 bytes by default; new keys and values share one number (the
+norm's factor), and are written by one kernel if a byte is enough."""
 
 PROMPTS_ON_CUDA: Final[Mapping[str, Any]] = {"coordinate_descent_tuning": False}
 """A prompt's time is that of cuBLAS' products; to tune what stands between them, anew for each
