@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli import add_output
+from bench.cli import add_output, quantities
 
 if TYPE_CHECKING:
     from bench.models import ModelCard
@@ -53,7 +53,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     )
     what.add_argument(
         "--weights-bytes",
-        type=_bytes,
+        type=quantities.n_bytes,
         metavar="N",
         help="instead: bytes of a dense model's weights in this scheme",
     )
@@ -64,38 +64,53 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     parser.add_argument("--gpu", default="all", help="comma-separated cards (default: all)")
     parser.add_argument(
         "--memory",
-        type=_amount,
+        type=quantities.amount,
         metavar="GIB",
         help="memory of the device, if it is sold in several sizes",
     )
     parser.add_argument(
         "--host-memory",
-        type=_amount,
+        type=quantities.amount,
         default=64.0,
         metavar="GIB",
         help="memory of the host, for offloaded weights (default: 64)",
     )
     parser.add_argument(
         "--host-bandwidth",
-        type=_amount,
+        type=quantities.host_rate,
         default=35.0,
         metavar="GB_S",
-        help="memory bandwidth of the host, for offloaded weights (default: 35)",
+        help="rate at which the host reads offloaded weights, or its memory's name in `bench "
+        "gpus`, such as cpu-ddr5-6000-2ch (default: 35)",
     )
     parser.add_argument(
-        "--min-tok-s", type=_amount, metavar="TOK_S", help="show only what is at least this fast"
+        "--on-host",
+        type=quantities.spilled,
+        metavar="PART",
+        help="what the engine is told to leave on the host: 'experts 14/40' (--n-cpu-moe 14 of 40 "
+        "layers) or 'layers 9/41' (default: as little as possible)",
+    )
+    parser.add_argument(
+        "--min-tok-s",
+        type=quantities.amount,
+        metavar="TOK_S",
+        help="show only what is at least this fast",
     )
     parser.add_argument(
         "--max-usd-per-mtok",
-        type=_amount,
+        type=quantities.amount,
         metavar="USD",
         help="show only what costs at most this, at --rent or the listed rent of each card",
     )
-    parser.add_argument("-p", "--n-prompt", type=_whole, default=512, metavar="N")
-    parser.add_argument("-n", "--n-gen", type=_whole, default=128, metavar="N")
-    parser.add_argument("-b", "--n-batch", type=_wholes, default=[1], metavar="N,...")
+    parser.add_argument("-p", "--n-prompt", type=quantities.whole, default=512, metavar="N")
+    parser.add_argument("-n", "--n-gen", type=quantities.whole, default=128, metavar="N")
+    parser.add_argument("-b", "--n-batch", type=quantities.wholes, default=[1], metavar="N,...")
     parser.add_argument(
-        "--n-gpus", type=_whole, default=1, metavar="N", help="number of cards that share the model"
+        "--n-gpus",
+        type=quantities.whole,
+        default=1,
+        metavar="N",
+        help="number of cards that share the model",
     )
     parser.add_argument(
         "--measured",
@@ -119,36 +134,6 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def _bytes(text: str) -> int:
-    try:
-        value = int(float(text))
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes") from None
-    if not 10**7 <= value <= 10**14:
-        raise argparse.ArgumentTypeError(f"{text}: a language model has 10 MB to 100 TB")
-    return value
-
-
-def _amount(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
-
-
-def _whole(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _wholes(text: str) -> list[int]:
-    return [_whole(part) for part in text.split(",")]
-
-
 def run(args: argparse.Namespace) -> int:
     """Predict every combination."""
     import sys
@@ -159,6 +144,7 @@ def run(args: argparse.Namespace) -> int:
     from bench.predict.names import engine_for
     from bench.predict.published import sized
     from bench.report.tables import render
+    from bench.roofline.memory import OFFLOADING
     from bench.schemes.bytes import check_quant
 
     for name in ("measured", "rent"):
@@ -166,6 +152,8 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"--{name}: must be above 0")
     engines = [engine_for(name) for name in args.engine.split(",")]
+    if args.on_host is not None and (others := set(engines) - OFFLOADING):
+        raise InputError(f"--on-host: {sorted(others)[0]} leaves nothing on the host")
     for engine in engines:
         for quant in args.quant.split(","):
             check_quant(sized(schemes.meant(quant, engine)))
@@ -220,6 +208,7 @@ def _rows(
                             n_batch=n_batch,
                             n_gpus=args.n_gpus,
                             host=host,
+                            spilled=args.on_host,
                             bytes_known=args.weights_bytes is None,
                         )
                         rows.append(_row(predictor, model, found, gpu, host, args))
@@ -264,7 +253,7 @@ def _cards(names: str, memory_gib: float | None) -> list[Gpu]:
 
 def _models(args: argparse.Namespace, quant: str) -> list[ModelCard]:
     from bench.models import load_card, model_cards
-    from bench.predict.names import card_of_size
+    from bench.predict.names import card_of_size, catalogued
     from bench.predict.published import sized
     from bench.runner.counting import card_of
 
@@ -273,7 +262,7 @@ def _models(args: argparse.Namespace, quant: str) -> list[ModelCard]:
     if args.model == "all":
         return [load_card(path) for path in model_cards().values()]
     say = partial(print, file=sys.stderr)
-    return [card_of(name.strip(), say) for name in args.model.split(",")]
+    return [card_of(catalogued(name.strip()), say) for name in args.model.split(",")]
 
 
 def _row(

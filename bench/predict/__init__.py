@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from bench.models import ModelCard
 from bench.models.shapes import Shape, shape
 from bench.predict.artefact import FittedModel, Novelty, shipped
-from bench.predict.placement import PlacedBytes, PlacedWorkload, memory_of, place
+from bench.predict.placement import PlacedBytes, PlacedWorkload, Spilled, memory_of, place
 from bench.predict.prefill import MIN_PROMPT, Prompt, prefill_seconds
 from bench.predict.published import PublishedRow, sized
 from bench.predict.sample import kind_of
@@ -112,10 +112,12 @@ class Predictor:
         n_batch: int = 1,
         n_gpus: int = 1,
         host: HostMemory = HOST,
+        spilled: Spilled | None = None,
         bytes_known: bool = True,
     ) -> Prediction:
         """What to expect of a model in a scheme on an engine and a device.
 
+        `spilled`: what is told to stay on the host, in place of as little as possible.
         `bytes_known` False: the card was made up to a size, so that its cache is a guess.
         """
         s, held_as = shape(model), sized(quant)
@@ -130,7 +132,9 @@ class Predictor:
             dtype="float16",
             n_devices=n_gpus,
         )
-        placed = self._place(model, gpu, held_as, engine, n_prompt, n_gen, n_batch, n_gpus, host)
+        placed = self._place(
+            model, gpu, held_as, engine, n_prompt, n_gen, n_batch, n_gpus, host, spilled
+        )
         kind, new = kind_of(s, placed), self.model.novelty(placed.point)
         absent = dict(limit.absent)
         rate = self._decode(placed, kind, n_gpus, limit, absent)
@@ -175,12 +179,13 @@ class Predictor:
         n_batch: int,
         n_gpus: int,
         host: HostMemory,
+        spilled: Spilled | None = None,
     ) -> PlacedBytes:
         work = PlacedWorkload(
             context=mean_context(n_prompt, n_gen), positions=n_prompt + n_gen, n_batch=n_batch
         )
         memory = memory_of(model, quant, engine, n_prompt, n_gen, n_batch)
-        return place(model, gpu, quant, engine, work, memory, host, n_gpus)
+        return place(model, gpu, quant, engine, work, memory, host, n_gpus, spilled)
 
     def _decode(
         self, placed: PlacedBytes, kind: str, n_gpus: int, limit: Bound, absent: dict[str, str]
@@ -298,7 +303,10 @@ def _explain(
     }
     found = [texts[fold] for fold in new]
     if s.n_experts and s.latent:
-        found.append("few measurements of experts with latent attention, all of DeepSeek R1")
+        found.append(
+            "few measurements of experts with latent attention: GLM-4.7-Flash on one device, and "
+            "DeepSeek R1 by builds of January 2025"
+        )
     if held_as != quant.lower():
         found.append(f"the bytes of {quant} depend on the file; taken as {held_as}'s")
     return tuple(found)

@@ -26,9 +26,9 @@ LEAST: Final = 20
 """Rows that a group needs for a width of its own."""
 FEW: Final = 8
 """Rows from which a group's own errors may widen the interval of the group above it."""
-MOST: Final = 0.549
-"""The widest q of offload, three times from end to end: rows of too few hosts say more only of
-those hosts, and whoever asks can state the host's rate."""
+OFFLOAD: Final = 0.549
+"""q of offload, three times from end to end: its rows come from three hosts and say little of
+others, and whoever asks can state the host's rate and what is left on it."""
 Novelty = Literal["engine", "kernel", "arch"]
 
 
@@ -81,7 +81,14 @@ class FittedModel:
         # Without new builds in its group, a measurement of one's own strays as posts do.
         if p.new and p.n_batch == 1 and not name.endswith("new"):
             own = max(own, self.widths.get("posts", 0.0))
-        own = max(own, *(self.few.get(group, 0.0) for group in groups_of(kind, p)))
+        groups = groups_of(kind, p)
+        own = max(own, *(self.few.get(group, 0.0) for group in groups))
+        # Errors of other engines say little of an engine with hardly a row of this kind.
+        if not any(group in self.widths or group in self.few for group in groups[:2]):
+            own = max(own, self.novel["engine"])
+        # One row by builds that keep the latent in the cache: as good as a scheme without rows.
+        if p.latent and p.layers.experts:
+            own = max(own, self.novel["kernel"])
         return max(own, *(self.novel[fold] for fold in self.novelty(p)), 0.0)
 
 

@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from bench.predict.artefact import COVERAGE, FEW, LEAST, MOST, FittedModel, Seen, groups_of
+from bench.predict.artefact import COVERAGE, FEW, LEAST, OFFLOAD, FittedModel, Seen, groups_of
 from bench.predict.fitting import (
     SIGMA,
     SIGMA_BATCH,
@@ -127,7 +127,7 @@ class Calibration:
                 wide = self.width(self.by_model[chosen])
                 if len(cards) > 1:
                     wide = max(wide, self.width(self.by_gpu[chosen]))
-                found[name] = min(wide, MOST) if name.startswith("offload") else wide
+                found[name] = OFFLOAD if name.startswith("offload") else wide
         return found
 
     def novel(self, fold: Fold) -> float:

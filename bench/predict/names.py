@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Final
 
 from bench.errors import InputError
-from bench.models import ModelCard
+from bench.models import ModelCard, model_cards
 from bench.models.checkpoint import stated
 from bench.models.shapes import shape
 from bench.predict.published import card, rows
@@ -21,6 +24,31 @@ def engine_for(name: str) -> str:
         known = sorted({row.engine for row in rows()})
         raise InputError(f"engine: empty; known: {', '.join(known)}")
     return plain.get(lowered, lowered)
+
+
+TUNED: Final = re.compile(r"[-:](?:it|chat|latest|(?:instruct|thinking)(?:-\d{4})?)$")
+"""What names of fine-tuned models end with: the shape is the same."""
+
+
+def catalogued(name: str) -> str:
+    """The catalog's name of a model in other spelling: `gpt-oss:20b`, `gemma4:26b`, `Qwen3-8B`.
+
+    A name that is a path, of the hub, or of no single card is returned as it is.
+    """
+    if name in model_cards() or "/" in name or "@" in name or Path(name).exists():
+        return name
+    wanted = _letters(TUNED.sub("", name.lower()))
+    keys = {known: _letters(known) for known in model_cards()}
+    # Tags leave the active parameters out: `qwen3.6:35b` is `qwen3.6-35b-a3b`.
+    for form in (re.escape(wanted), re.escape(wanted) + r"a\d+b"):
+        found = [known for known, key in keys.items() if re.fullmatch(form, key)]
+        if len(found) == 1:
+            return found[0]
+    return name
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name)
 
 
 def card_of_size(n_bytes: int, quant: str) -> ModelCard:

@@ -7,21 +7,58 @@ them; beyond that, whole layers with their part of the cache.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from bench.models import ModelCard
 from bench.models.shapes import Shape, shape
 from bench.predict.terms import Layers, Point, kernel
 from bench.roofline import decode_work
 from bench.roofline.gpus import Gpu
-from bench.roofline.memory import HOST, Fit, HostMemory, Memory, cache_bytes, fit, running
-from bench.schemes.bytes import held
+from bench.roofline.memory import (
+    HOST,
+    OFFLOADING,
+    Fit,
+    HostMemory,
+    Memory,
+    cache_bytes,
+    fit,
+    running,
+)
+from bench.schemes.bytes import Held, held
 
 KV_BYTES: Final = {"": 2.0, "f16": 2.0, "q8_0": 34 / 32, "fp8": 1.0, "q4_0": 18 / 32}
 """Bytes of one cached number by the cache's type."""
 
 EMBEDDING_ON_HOST: Final = "llama.cpp"
 """The engine that looks the input embedding up in the host's memory; tied ones are held twice."""
+
+PIECE: Final = 512
+"""llama.cpp's physical batch (`-ub`)."""
+
+TAKEN: Final = 640 * 2**20
+"""What the driver and CUDA's context hold before llama.cpp loads a model: an RTX 5060 Ti of 16 GiB
+has 15,751 MiB free then (mauriziofonte.it, qwen3-6-35b-a3b-rtx-5060-ti-llama-cpp-benchmark)."""
+
+MARGIN: Final = 2**30
+"""What llama.cpp leaves free of a card that a model does not fit (`--fit-target`, 1024 MiB)."""
+
+HOST_SHARE: Final = 0.68
+"""Share of the data sheet's bandwidth at which the host's processor reads weights: a 14B Q4_K_M
+wholly on the host makes 2.89 tok/s with two channels of DDR4-2400 (source `inventivehq`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spilled:
+    """What somebody told the engine to leave on the host, where it is not as little as possible."""
+
+    part: Literal["experts", "layers"]
+    """`experts`: `--n-cpu-moe`. `layers`: whole ones, by `-ngl` or as Ollama splits."""
+    share: float
+
+
+def host_of(cpu: Gpu) -> HostMemory:
+    """The host with a processor of the catalog (`cpu-ddr5-6000-2ch`)."""
+    return HostMemory(bandwidth=HOST_SHARE * cpu.bandwidth)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,14 +101,18 @@ def memory_of(
 
 
 def on_device(s: Shape, quant: str, engine: str, memory: Memory, n_prompt: int) -> Memory:
-    """The same without the input embedding; prompts are worked off in pieces of 512."""
+    """The same without the input embedding; prompts are worked off in pieces of PIECE tokens.
+
+    Its compute buffer is reserved at load for the logits of a whole piece in 32 bits.
+    """
     weights = held(s, quant, "float16", engine)
-    pieces = min(1.0, 512 / max(n_prompt, 1))
+    pieces = min(1.0, PIECE / max(n_prompt, 1))
+    vocab = next(m.n_out for m in s.matrices if m.part == "head")
     return Memory(
         weights_bytes=round(weights.step_bytes + weights.expert_bytes),
         cache_bytes=memory.cache_bytes,
-        activations_bytes=round(memory.activations_bytes * pieces),
-        reserve_bytes=memory.reserve_bytes,
+        activations_bytes=max(round(memory.activations_bytes * pieces), PIECE * vocab * 4),
+        reserve_bytes=min(memory.reserve_bytes, TAKEN),
     )
 
 
@@ -98,17 +139,29 @@ def place(
     memory: Memory,
     host: HostMemory = HOST,
     n_gpus: int = 1,
+    spilled: Spilled | None = None,
 ) -> PlacedBytes:
-    """Split a model between device and host, and say whether that goes."""
+    """Split a model between device and host, as little to the host as possible or as `spilled`."""
     s = shape(model)
     beside = None if gpu.unified else host
     word = fit(memory, gpu.usable_bytes, n_devices=n_gpus, engine=engine, host=beside)
-    over = max(0.0, memory.needed_bytes(n_gpus) - gpu.usable_bytes * n_gpus)
-    return PlacedBytes(
-        point=_split(model, s, gpu, quant, engine, work, over if word == "offload" else 0.0, host),
-        fit=word,
-        memory=memory,
-    )
+    over = max(0.0, memory.needed_bytes(n_gpus) - gpu.usable_bytes * n_gpus) + MARGIN * n_gpus
+    if spilled is not None and beside is not None and engine in OFFLOADING:
+        word = "offload"
+        out = spilled.share, spilled.share if spilled.part == "layers" else 0.0
+    else:
+        weights = held(s, quant, "float16", engine)
+        out = _shares(s, weights, work, over if word == "offload" else 0.0)
+    point = _split(model, s, gpu, quant, engine, work, out, host)
+    return PlacedBytes(point=point, fit=word, memory=memory)
+
+
+def _shares(s: Shape, weights: Held, work: PlacedWorkload, over: float) -> tuple[float, float]:
+    """Shares of the experts and of whole layers, with their cache, that leave `over` bytes out."""
+    experts = min(1.0, over / weights.expert_bytes) if weights.expert_bytes else 0.0
+    rest = max(0.0, over - weights.expert_bytes)
+    whole = weights.step_bytes + work.n_batch * cache_bytes(s, work.positions)
+    return experts, min(1.0, rest / whole)
 
 
 def _split(
@@ -118,7 +171,7 @@ def _split(
     quant: str,
     engine: str,
     work: PlacedWorkload,
-    over: float,
+    out: tuple[float, float],
     host: HostMemory,
 ) -> Point:
     weights = held(s, quant, "float16", engine)
@@ -134,11 +187,7 @@ def _split(
     )
     narrow = KV_BYTES.get(work.kv_dtype, 2.0) / 2.0
     kv = (step.n_bytes - weights.step_bytes - expert_read) * narrow
-    # Experts first, then layers with their share of the cache.
-    experts_out = min(1.0, over / weights.expert_bytes) if weights.expert_bytes else 0.0
-    rest = max(0.0, over - weights.expert_bytes)
-    whole = weights.step_bytes + work.n_batch * cache_bytes(s, work.positions)
-    share = min(1.0, rest / whole)
+    experts_out, share = out
     return Point(
         engine=engine,
         kernel=kernel(quant),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +19,7 @@ from bench import fields
 from bench.data import DATA
 from bench.errors import InputError
 from bench.models import ModelCard, load_card, model_cards
+from bench.predict.placement import Spilled
 from bench.roofline import above_bound, bound
 from bench.roofline.gpus import gpus
 from bench.schemes.bytes import check_quant, has_layout
@@ -73,6 +75,12 @@ class PublishedRow:
     """Type of the cache, where it is not 16 bits."""
     power_w: float | None = None
     """Mean power of the card."""
+    memory_gib: float | None = None
+    """Memory of the device, where it is sold in several sizes."""
+    host: str = ""
+    """The catalog's name of the host's memory (`cpu-ddr5-6000-2ch`), where it is stated."""
+    on_host: str = ""
+    """What was left on the host, if stated: `experts 14/40` or `layers 5/49`."""
 
 
 def sources(folder: Path = FOLDER) -> dict[str, PublishedSource]:
@@ -90,6 +98,13 @@ def sources(folder: Path = FOLDER) -> dict[str, PublishedSource]:
 
 POSTED: Final = "measured-2026.csv"
 """Rows that owners of cards posted in 2026, which only the predictor reads."""
+
+COLLECTED: Final = "collected-2026.csv"
+"""Rows of first-hand reports, with the host stated where it holds a part; the predictor alone reads
+them."""
+
+HELD_OUT: Final = "held-out.csv"
+"""Rows of other sources that no fit reads: `scripts/validate-predictor` predicts them."""
 
 
 def rows(folder: Path = FOLDER, file: str = "throughput.csv") -> list[PublishedRow]:
@@ -140,13 +155,16 @@ def _row(line: int, cells: Mapping[str, str], problems: list[str]) -> PublishedR
         measured=cells.get("measured") or "",
         kv_dtype=cells.get("kv_dtype") or "",
         power_w=number("power_w"),
+        memory_gib=number("memory_gib"),
+        host=cells.get("host") or "",
+        on_host=cells.get("on_host") or "",
     )
 
 
 def sized(quant: str) -> str:
     """A scheme whose bytes are known in place of one whose bytes depend on the file.
 
-    `ud-q4_k_xl` takes about what `q4_k_m` does: mixes keep the mean near the recipe's and differ in
+    `ud-q5_k_xl` takes about what `q5_k_m` does: mixes keep the mean near the recipe's and differ in
     which tensors get more. `nvfp4` is taken as 4-bit weights beside an unquantized head.
     """
     name = quant.lower()
@@ -162,18 +180,30 @@ def sized(quant: str) -> str:
 NEAR: Final[Mapping[str, str]] = {
     "q2_k_xl": "q2_k",
     "q3_k_xl": "q3_k_m",
-    "q4_k_xl": "q4_k_m",
+    "q4_k_xl": "q4-5.19bpw",
     "q5_k_xl": "q5_k_m",
     "q6_k_xl": "q6_k",
-    "q8_k_xl": "10bpw",
+    "q8_k_xl": "q8-9.12bpw",
     "q4_k_m": "q4_k_m",
     "nvfp4": "compressed-tensors/nvfp4a16",
     "mlx-4bit": "4.5bpw",
     "mlx-6bit": "6.5bpw",
     "mlx-8bit": "8.5bpw",
 }
-"""Schemes whose bytes depend on the file -> one of about the same size. MLX: groups of 64 with a
+"""Schemes whose bytes depend on the file -> one of about the same size. `q4_k_xl`: the median of
+5.24 bits (Qwen3.8-27B), 5.14 (Qwen3.6-35B-A3B), 5.41 and 4.88 (gemma-4 26B-A4B, 31B); `q8_k_xl`: of
+10.47 (Qwen3.6-27B), 8.87 (35B-A3B), 8.83, 9.12 (gemma-4) and 9.38 (GLM-4.7-Flash), as llama-bench
+prints their sizes (sources `kyuz0-strix-halo` and `qwen38-mtp`). MLX: groups of 64 with a
 16-bit scale and offset."""
+
+
+def spilled(text: str) -> Spilled | None:
+    """What `on_host` says, None where it says nothing that can be read."""
+    found = re.fullmatch(r"(experts|layers) (\d+(?:\.\d+)?)/(\d+)", text)
+    if found is None or not 0 < float(found[2]) <= float(found[3]):
+        return None
+    part: Literal["experts", "layers"] = "experts" if found[1] == "experts" else "layers"
+    return Spilled(part=part, share=float(found[2]) / float(found[3]))
 
 
 @cache
@@ -184,7 +214,8 @@ def card(name: str) -> ModelCard:
 
 def validate_published(folder: Path = FOLDER) -> list[str]:
     """Every problem in the published measurements, one line each."""
-    files = [name for name in ("throughput.csv", POSTED) if (folder / name).is_file()]
+    names = ("throughput.csv", POSTED, COLLECTED, HELD_OUT)
+    files = [name for name in names if (folder / name).is_file()]
     try:
         known = sources(folder)
         read = [(name, rows(folder, name)) for name in files]
@@ -207,6 +238,10 @@ def _check(row: PublishedRow, known: Mapping[str, PublishedSource]) -> Iterator[
         return
     if row.gpu not in gpus():
         yield f"gpu: {row.gpu!r} is not in the catalog; add it, or say why in `excluded`"
+    elif row.host and (row.host not in gpus() or gpus()[row.host].kind != "cpu"):
+        yield f"host: {row.host!r} is not one of the catalog's processors"
+    elif row.on_host and spilled(row.on_host) is None:
+        yield f"on_host: {row.on_host!r} is not like 'experts 14/40' or 'layers 5/49'"
     elif row.model not in model_cards():
         yield f"model: {row.model!r} has no card; add one, or say why in `excluded`"
     else:

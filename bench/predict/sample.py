@@ -9,14 +9,34 @@ from functools import cache
 from typing import Final
 
 from bench.models.shapes import Shape, shape
-from bench.predict.placement import PlacedBytes, PlacedWorkload, memory_of, place
-from bench.predict.published import POSTED, PublishedRow, card, rows, sized, sources
+from bench.predict.placement import (
+    PlacedBytes,
+    PlacedWorkload,
+    host_of,
+    memory_of,
+    place,
+)
+from bench.predict.published import (
+    COLLECTED,
+    POSTED,
+    PublishedRow,
+    card,
+    rows,
+    sized,
+    sources,
+    spilled,
+)
 from bench.predict.terms import NEW, Point
 from bench.roofline import prefill_work
-from bench.roofline.gpus import gpus
+from bench.roofline.gpus import Gpu, gpus
+from bench.roofline.memory import HOST
 
 PREFILL_SHARE: Final = 0.5
 """Share of the dense peak that prefill is taken to reach where a row's latency includes it."""
+
+LATENT: Final = "2025-04"
+"""llama.cpp keeps the latent itself in its cache since pull request 12801 of April 2025; before, it
+computed latent attention on full heads."""
 
 SMALL_BYTES: Final = 1e9
 """Weights below this make a small model, whose rate launches decide."""
@@ -55,8 +75,8 @@ def kind_of(s: Shape, placed: PlacedBytes) -> str:
 
 
 def all_rows() -> list[PublishedRow]:
-    """Published and posted rows."""
-    return [*rows(), *rows(file=POSTED)]
+    """Published, posted and collected rows: what fits may use."""
+    return [*rows(), *rows(file=POSTED), *rows(file=COLLECTED)]
 
 
 def samples(given: Iterable[PublishedRow] | None = None) -> list[FitSample]:
@@ -70,24 +90,31 @@ def samples(given: Iterable[PublishedRow] | None = None) -> list[FitSample]:
 
 
 @cache
-def _year(source: str) -> int:
+def _date(source: str) -> str:
+    """As precisely as the source says, from the year on."""
     known = sources().get(source)
     if known is None:
-        return NEW
-    found = re.match(r"\d{4}", known.date)
-    return int(found[0]) if found else known.read.year
+        return str(NEW)
+    return known.date if re.match(r"\d{4}", known.date) else str(known.read)
 
 
-def is_new(row: PublishedRow) -> bool:
+def is_new(row: PublishedRow, latent: bool = False) -> bool:
     """Whether a row's build is of the newer ones; own records are."""
-    return int(row.measured[:4] or 0) >= NEW if row.measured else _year(row.source) >= NEW
+    date = row.measured or _date(row.source)
+    return int(date[:4]) >= NEW and not (latent and date < LATENT)
+
+
+def device(row: PublishedRow) -> Gpu:
+    """The card of a row, with the memory that it says."""
+    gpu = gpus()[row.gpu]
+    return gpu.with_memory(row.memory_gib) if row.memory_gib and gpu.unified else gpu
 
 
 def _sample(row: PublishedRow) -> FitSample | None:
     assert row.decode_tok_s is not None
     assert row.context is not None
     assert row.n_batch is not None
-    gpu, model, quant = gpus()[row.gpu], card(row.model), sized(row.quant)
+    gpu, model, quant = device(row), card(row.model), sized(row.quant)
     n_prompt, n_gen = row.n_prompt or 1, row.n_gen or 128
     step_s = row.n_batch / row.decode_tok_s
     positions = max(round(row.context + n_gen / 2), n_prompt + n_gen)
@@ -97,9 +124,19 @@ def _sample(row: PublishedRow) -> FitSample | None:
         positions=positions,
         n_batch=row.n_batch,
         kv_dtype=row.kv_dtype,
-        new=is_new(row),
+        new=is_new(row, shape(model).latent),
     )
-    placed = place(model, gpu, quant, row.engine, work, memory, n_gpus=row.n_gpus)
+    placed = place(
+        model,
+        gpu,
+        quant,
+        row.engine,
+        work,
+        memory,
+        host_of(gpus()[row.host]) if row.host else HOST,
+        row.n_gpus,
+        spilled(row.on_host),
+    )
     if row.measure == "end_to_end":
         flops = prefill_work(
             model, quant, n_prompt=n_prompt, n_batch=row.n_batch, engine=row.engine

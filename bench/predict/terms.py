@@ -97,6 +97,7 @@ class Point:
     new: bool = True
     """Whether the engine's build is of NEW or later."""
     latent: bool = False
+    """Multi-head latent attention, which older builds of llama.cpp compute on full heads."""
 
     @property
     def step_bytes(self) -> float:
@@ -140,7 +141,7 @@ def terms(p: Point) -> list[Term]:
         Term(base=slow * p.layers.conv * here, names=(*fixed, "conv")),
         Term(
             base=slow * p.layers.experts * here,
-            names=(*fixed, "latent" if p.latent else "experts", f"experts:{e}"),
+            names=(*fixed, "experts" if p.new or not p.latent else "latent", f"experts:{e}"),
         ),
         Term(base=slow * p.layers.sandwich * here, names=(*fixed, "sandwich")),
         Term(base=(p.step_bytes + p.kv_bytes) / bandwidth, names=()),

@@ -43,13 +43,15 @@ MIXED: Final = ("mixed:5.0bit", "mixed:kld<0.02")
 
 GROUP: Final = re.compile(r"(.+)-g(\d+)")
 """`gptq-int4-g32`: another group than the row's."""
+LLAMA_CPP: Final = {"none": "f16", "mxfp4": "mxfp4_moe"}
+"""What words of other engines mean there."""
 DEQUANTIZED: Final = "-dequantized"
 """Ends the name of a checkpoint that its loader turned into floats: it is called by what it is."""
 CHANNEL: Final = "-channel"
 """`gptq-int4-channel`: one scale a row."""
 BLOCK: Final = re.compile(r"fp8-block(\d+)")
-MEAN_BITS: Final = re.compile(r"(?:[a-z0-9]+-)?(\d+(?:\.\d+)?)bpw")
-"""`4.0bpw`, `exl2-4.0bpw`: any file by its mean bits a weight."""
+MEAN_BITS: Final = re.compile(r"(?:([a-z0-9]+)-)?(\d+(?:\.\d+)?)bpw")
+"""`4.0bpw`, `exl2-4.0bpw`: any file by its mean bits a weight. `q4-5.19bpw`: a GGUF mix."""
 
 
 def find(name: str) -> Scheme | None:
@@ -64,9 +66,11 @@ def find(name: str) -> Scheme | None:
     if name.endswith(DEQUANTIZED):
         return _floats(find(name.removesuffix(DEQUANTIZED)), name)
     if found := MEAN_BITS.fullmatch(lowered):
-        bits = float(found[1])
+        bits, family = float(found[2]), "mean-bits"
+        if re.fullmatch(r"q[2-8]", found[1] or ""):
+            family = "block-quant" if found[1] == "q8" else "k-quant"
         return Scheme(name=name, summary=f"{bits:g} bits a weight", source="file", bits=bits,
-                      family="mean-bits")  # fmt: skip
+                      family=family)  # fmt: skip
     if (found := BLOCK.fullmatch(name)) and int(found[1]):
         squares = SCHEMES["fp8-block128"]
         assert squares.layout is not None
@@ -143,9 +147,10 @@ def of_engine(engine: str) -> list[str]:
 def meant(word: str, engine: str) -> str:
     """The name of the scheme that a user's word means: itself, or the one it is an alias of.
 
-    llama.cpp's unquantized files are `f16`. A word that nobody knows is returned in lower case.
+    llama.cpp's unquantized files are `f16`, its files of fp4 experts `mxfp4_moe`. A word that
+    nobody knows is returned in lower case.
     """
     lowered = word.lower()
     by_alias = {alias: row.name for row in SCHEMES.values() for alias in row.aliases}
     name = by_alias.get(lowered, lowered)
-    return "f16" if name == "none" and engine == "llama.cpp" else name
+    return LLAMA_CPP.get(name, name) if engine == "llama.cpp" else name

@@ -114,8 +114,9 @@ class Held:
 def held(shape: Sized, quant: str, dtype: str = "auto", engine: str = "transformers") -> Held:
     """Bytes of a model in a scheme. InputError for an unknown scheme or dtype."""
     check_quant(quant)
-    if bits := file_bits(quant):
-        return _held_file(shape, bits / 8)
+    row = schemes.scheme(quant)
+    if row.bits:
+        return _held_file(shape, row.bits / 8, (row.expert_bits or row.bits) / 8)
     how, width = layout(quant, engine), float_bytes(dtype)
     stored = schemes.scheme(quant).source == "checkpoint" or quant.startswith("bnb-")
     listed = shape.left if stored else {}
@@ -143,15 +144,15 @@ def held(shape: Sized, quant: str, dtype: str = "auto", engine: str = "transform
     )
 
 
-def _held_file(shape: Sized, width: float) -> Held:
+def _held_file(shape: Sized, width: float, expert_width: float) -> Held:
     read = sum(m.n_params for m in shape.matrices if m.part not in ("embedding", "expert"))
     experts = sum(m.n_params for m in shape.matrices if m.part == "expert")
     low = width < 2
     small = sum(m.n_params for m in shape.matrices if m.part == "small")
     return Held(
-        weights_bytes=round(shape.n_params * width),
+        weights_bytes=round((shape.n_params - experts) * width + experts * expert_width),
         step_bytes=read * width,
-        expert_bytes=experts * width,
+        expert_bytes=experts * expert_width,
         quantized_fraction=1 - small / shape.n_params if low else 0.0,
     )
 

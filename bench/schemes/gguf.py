@@ -118,7 +118,7 @@ RECIPES: Final = """\
 31 iq1_m 2.1460
 36 tq1_0 2.19
 37 tq2_0 2.516
-38 mxfp4_moe -
+38 mxfp4_moe 8.5
 39 nvfp4 -
 40 q1_0 -
 - q2_k_l 3.67
@@ -132,7 +132,12 @@ RECIPES: Final = """\
 parameters in public llama-bench rows. `q4_1`, `q5_0`, `q5_1`, `q3_k_m`, `tq1_0`, `tq2_0`:
 worked out from the types that llama.cpp gives each tensor. `_l`, `_xl`: the recipe below with
 embedding and head in q8_0. `ud-iq1_s`: 131 GiB for the 671.03B parameters of DeepSeek R1
-(unsloth.ai/blog/deepseekr1-dynamic, 2025-01-27). `-`: no number, or it depends on the model."""
+(unsloth.ai/blog/deepseekr1-dynamic, 2025-01-27). `mxfp4_moe`: all but the experts is q8_0; so
+gpt-oss-20b takes 11.25 GiB and gpt-oss-120b 58.9, and llama-bench prints 11.27 and 59.02. `-`: no
+number, or it depends on the model."""
+
+EXPERT_BITS: Final[Mapping[str, float]] = MappingProxyType({"mxfp4_moe": BY_NAME["mxfp4"].bits})
+"""Recipes that hold routed experts in a type of their own."""
 
 ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     "ud-iq1_s": ("1.58-bit", "ud-iq1_s 1.58-bit"),
@@ -179,6 +184,7 @@ def recipe(name: str, bits: float | None = None, file_type: int | None = None) -
         aliases=ALIASES.get(name, ()),
         family=next((family for family, form in FAMILIES if re.fullmatch(form, name)), ""),
         bits=bits,
+        expert_bits=EXPERT_BITS.get(name),
         file_type=file_type,
         # ggml's CPU kernels dot a block of quantized weights with a block of activations that was
         # rounded to 8 bits just before (`vec_dot_type` in ggml-cpu.c); CUDA's integer kernels do

@@ -148,6 +148,8 @@ class Scheme:
     """Bytes of its matrices, where they follow from their shapes."""
     bits: float | None = None
     """Mean bits a weight of a whole GGUF file, of an 8B Llama 3.1; scales included."""
+    expert_bits: float | None = None
+    """The same of its routed experts, where the recipe treats them apart."""
     file_type: int | None = None
     """llama.cpp's number for the recipe of a GGUF file."""
 

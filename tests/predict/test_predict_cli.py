@@ -218,3 +218,35 @@ def test_a_prediction_needs_no_numpy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
+
+
+def test_what_stays_on_the_host_can_be_said(capsys) -> None:
+    def rate(*more: str) -> float:
+        asked = ("-m", "qwen3:30b-a3b", "-q", "Q4_K_M", "--gpu", "rtx-5070", *more)
+        (row,) = found(capsys, *asked)
+        assert (row["model"], row["fit"]) == ("qwen3-30b-a3b", "offload")
+        return row["decode_tok_s"]
+
+    some, most = (rate("--on-host", f"experts {n}/48") for n in (30, 48))
+    assert most < some < rate("--on-host", "experts 30/48", "--host-bandwidth", "cpu-ddr5-6000-2ch")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--on-host", "half"], "'half' is not like 'experts 14/40'"),
+        (["--on-host", "layers 50/49"], "is not like"),
+        (["--on-host", "layers 9/49", "-e", "vllm"], "--on-host: vllm leaves nothing on the host"),
+        (["--host-bandwidth", "cpu-ddr9"], "no memory 'cpu-ddr9' in the catalog; known: cpu-"),
+        (["--host-bandwidth", "0"], "'0' is not a number above 0"),
+    ],
+)
+def test_hosts_that_make_no_sense_are_refused(capsys, args, message) -> None:
+    asked = ("-m", "qwen2.5-32b", "-q", "q4_k_m", "--gpu", "rtx-5070", *args)
+    try:
+        code, out, err = run(capsys, *asked)
+    except SystemExit as end:
+        code, (out, err) = end.code, capsys.readouterr()
+
+    assert (code, out) == (2, "")
+    assert message in err
