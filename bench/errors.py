@@ -72,6 +72,9 @@ def of_path(error: Exception, where: object, hint: str = "") -> BenchError:
     return kind(f"{where}: {said}{f'; {hint}' if hint else ''}")
 
 
+LONGEST: Final = 200
+"""Characters of a name that an error shows."""
+
 MANY: Final = 16
 """More names than this are not all listed in an error."""
 
@@ -81,6 +84,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches
 
     names = sorted(known)
+    shown = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
+    shown = shown.replace("\r", "\\r").replace("\n", "\\n")
     near = get_close_matches(name, names, n=3)
     if near:
         hint = f"did you mean {' or '.join(repr(one) for one in near)}?"
@@ -88,4 +93,4 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
         hint = f"known: {', '.join(names[:MANY])} and {len(names) - MANY} more"
     else:
         hint = f"known: {', '.join(names)}"
-    return f"unknown {kind} '{name}'; {hint}"
+    return f"unknown {kind} '{shown}'; {hint}"
