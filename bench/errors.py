@@ -66,7 +66,11 @@ WRONG_PATH: Final = frozenset(
 def of_path(error: Exception, where: object, hint: str = "") -> BenchError:
     """The error of a path: bad input where the path is wrong, else what this machine cannot do."""
     number = error.errno if isinstance(error, OSError) else errno.ELOOP
-    ours = {errno.ELOOP: "is a loop of links", errno.EEXIST: "a file is in its way"}
+    ours = {
+        errno.ELOOP: "is a loop of links",
+        errno.EEXIST: "a file is in its way",
+        errno.ENXIO: "is a pipe that nobody reads",
+    }
     said = ours.get(number or 0) or (isinstance(error, OSError) and error.strerror) or str(error)
     kind = InputError if number in WRONG_PATH else UnsupportedError
     return kind(f"{where}: {said}{f'; {hint}' if hint else ''}")

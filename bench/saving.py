@@ -5,9 +5,12 @@ A device, a pipe or `/dev/stdout` is written to; it is never replaced. A link st
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
+import time
 from pathlib import Path
+from typing import Final
 
 from bench.errors import of_path
 
@@ -28,11 +31,33 @@ def save(data: bytes, path: Path, hint: str = "") -> None:
 
 
 def _through(data: bytes, path: Path) -> None:
-    """Into what is no file: IsADirectoryError for a folder."""
-    with path.open("r+b" if path.is_block_device() else "wb", buffering=0) as stream:
+    """Into what is no file: IsADirectoryError for a folder, ENXIO for a pipe nobody reads."""
+    held = _pipe(path) if path.is_fifo() else os.open(path, os.O_WRONLY)
+    try:
         written = 0
         while written < len(data):
-            written += stream.write(data[written:])
+            written += os.write(held, data[written:])
+    finally:
+        os.close(held)
+
+
+WAIT_S: Final = 5.0
+"""How long a named pipe may have no reader; opening it would wait for ever."""
+
+
+def _pipe(path: Path) -> int:
+    """The handle of a named pipe, once somebody reads."""
+    until = time.monotonic() + WAIT_S
+    while True:
+        try:
+            held = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO or time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+            continue
+        os.set_blocking(held, True)
+        return held
 
 
 def _whole(data: bytes, path: Path) -> None:
