@@ -66,11 +66,18 @@ WRONG_PATH: Final = frozenset(
 def of_path(error: Exception, where: object, hint: str = "") -> BenchError:
     """The error of a path: bad input where the path is wrong, else what this machine cannot do."""
     number = error.errno if isinstance(error, OSError) else errno.ELOOP
-    ours = {errno.ELOOP: "is a loop of links", errno.EEXIST: "a file is in its way"}
+    ours = {
+        errno.ELOOP: "is a loop of links",
+        errno.EEXIST: "a file is in its way",
+        errno.ENXIO: "is a pipe that nobody reads",
+    }
     said = ours.get(number or 0) or (isinstance(error, OSError) and error.strerror) or str(error)
     kind = InputError if number in WRONG_PATH else UnsupportedError
     return kind(f"{where}: {said}{f'; {hint}' if hint else ''}")
 
+
+LONGEST: Final = 200
+"""Characters of a name that an error shows."""
 
 MANY: Final = 16
 """More names than this are not all listed in an error."""
@@ -81,6 +88,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches
 
     names = sorted(known)
+    shown = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
+    shown = shown.replace("\r", "\\r").replace("\n", "\\n")
     near = get_close_matches(name, names, n=3)
     if near:
         hint = f"did you mean {' or '.join(repr(one) for one in near)}?"
@@ -88,4 +97,4 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
         hint = f"known: {', '.join(names[:MANY])} and {len(names) - MANY} more"
     else:
         hint = f"known: {', '.join(names)}"
-    return f"unknown {kind} '{name}'; {hint}"
+    return f"unknown {kind} '{shown}'; {hint}"

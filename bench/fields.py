@@ -90,7 +90,7 @@ def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
     if len(data) > most_bytes:
         raise InputError(f"{path}: holds more than {most_bytes} bytes")
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")  # Windows' editors begin a file with a mark
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}:{line}: not UTF-8 text ({error})") from error

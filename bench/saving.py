@@ -5,11 +5,14 @@ A device, a pipe or `/dev/stdout` is written to; it is never replaced. A link st
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
+import time
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
+from typing import Final
 
 from bench.errors import of_path
 
@@ -31,12 +34,34 @@ def save(data: bytes, path: Path, hint: str = "", more: Iterable[bytes] = ()) ->
 
 
 def _through(parts: Iterable[bytes], path: Path) -> None:
-    """Into what is no file: IsADirectoryError for a folder."""
-    with path.open("r+b" if path.is_block_device() else "wb", buffering=0) as stream:
+    """Into what is no file: IsADirectoryError for a folder, ENXIO for a pipe nobody reads."""
+    held = _pipe(path) if path.is_fifo() else os.open(path, os.O_WRONLY)
+    try:
         for part in parts:
             written = 0
             while written < len(part):
-                written += stream.write(part[written:])
+                written += os.write(held, part[written:])
+    finally:
+        os.close(held)
+
+
+WAIT_S: Final = 5.0
+"""How long a named pipe may have no reader; opening it would wait for ever."""
+
+
+def _pipe(path: Path) -> int:
+    """The handle of a named pipe, once somebody reads."""
+    until = time.monotonic() + WAIT_S
+    while True:
+        try:
+            held = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO or time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+            continue
+        os.set_blocking(held, True)
+        return held
 
 
 def _whole(parts: Iterable[bytes], path: Path) -> None:

@@ -54,6 +54,13 @@ def test_a_pipe_is_written_to(tmp_path: Path) -> None:
     assert pipe.is_fifo()
 
 
+def test_a_pipe_that_nobody_reads_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.saving.WAIT_S", 0.05)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: is a pipe that nobody reads"):
+        save(b"x", tmp_path / "pipe")
+
+
 @pytest.mark.parametrize("name", ["folder", "loop", "file/below", "n" * 300])
 def test_a_path_that_cannot_be_right_is_bad_input(name: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()

@@ -112,13 +112,13 @@ def check_names(args: argparse.Namespace, words: Sequence[str]) -> None:
     """Refuse a path or name with a line break, which no message and no table can show, an empty one
     (an unset variable of a shell), and `--flag=--`, of which argparse makes an empty list."""
     for word in words:
-        if word.startswith("--") and word.endswith("=--"):
+        if word.startswith("-") and word.endswith("=--"):
             raise InputError(f"{word[:-3]}: expected a value")
     for flag, value in vars(args).items():
         for one in value if isinstance(value, list | tuple) else [value]:
             if not isinstance(one, str | Path) or flag in COMMANDS:
                 continue
-            if set("\n\r") & set(str(one)):
+            if set("\n\r\0") & set(str(one)):
                 raise InputError(f"{one_line(str(one))}: a name with a line break is not taken")
             if one == "" and flag in ("experiment", "model"):
                 raise InputError(f"{flag}: is empty; leave it out, or name one")

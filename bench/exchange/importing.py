@@ -208,6 +208,8 @@ def recognised(source: SourceText) -> str:
     """The tool that wrote a file. InputError that says what was looked for."""
     tool = _whose(source)
     if tool is None:
+        if source.text.lstrip()[0] in "[{":
+            _ = source.values  # says where the text ends in the middle, or is not JSON
         raise InputError(f"{source}: is of no tool known here; looked for {LOOKED_FOR}")
     return tool
 

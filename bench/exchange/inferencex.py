@@ -6,6 +6,7 @@ vLLM's or SGLang's client, as served. Lengths are those that were asked for.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from bench.exchange.values import Json, count, expect, maybe, number, typed
 TOOL: Final = "inferencex"
 KEYS: Final = ("hw", "tput_per_gpu", "output_tput_per_gpu", "conc")
 ENGINES: Final = {"trt": "tensorrt-llm", "trtllm": "tensorrt-llm"}
+MILLION: Final = 1_000_000
 UNQUANTIZED: Final = frozenset({"bf16", "fp16"})
 TIMES: Final = (("ttft_s", "ttft"), ("tpot_s", "tpot"), ("e2e_s", "e2el"))
 
@@ -34,7 +36,7 @@ def read(source: SourceText) -> list[ForeignRun]:
 def _found(source: SourceText, run: Json) -> ForeignRun:
     n_all, n_decode = _cards(source, run)
     output = number(source, "output_tput_per_gpu", run["output_tput_per_gpu"]) * n_decode
-    total = number(source, "tput_per_gpu", run["tput_per_gpu"]) * n_all
+    total = number(source, "tput_per_gpu", run["tput_per_gpu"]) * (n_all or 1)
     samples: dict[str, list[float]] = {"output_tok_s": [output], "total_tok_s": [total]}
     absent = {**NOT_READ, **SERVED} | {"samples": "an aggregate holds no single requests: medians"}
     for name, key in TIMES:
@@ -44,14 +46,15 @@ def _found(source: SourceText, run: Json) -> ForeignRun:
             absent[name] = f"no median_{key} in the file"
     precision, engine = str(run.get("precision") or ""), str(run.get("framework") or "")
     n_gen = count(source, "osl", run["osl"]) if run.get("osl") else None
-    card = _card(str(run["hw"]))
+    if energy := _energy(source, run, total):
+        absent.pop("energy_j")
     conc = count(source, "conc", run["conc"])
     return ForeignRun(
         model=str(run["model"]) if run.get("model") else None,
         engine=ENGINES.get(engine, engine) or None,
         quant=("none" if precision in UNQUANTIZED else precision) or None,
-        device="cpu" if card == "cpu" else None,
-        gpu=None if card in ("cpu", UNKNOWN) else card,
+        device="cpu" if str(run["hw"]) == "cpu" else None,
+        gpu=_names(run),
         n_gpus=n_all,
         options=_options(run),
         n_prompt=count(source, "isl", run["isl"]) if run.get("isl") else None,
@@ -63,6 +66,7 @@ def _found(source: SourceText, run: Json) -> ForeignRun:
         samples=samples,
         absent=absent,
         twice=tuple(_twice(source, run, output, n_gen, conc)),
+        energy=energy,
         identity={"image": run.get("image")},
     )
 
@@ -76,16 +80,42 @@ def _card(name: str) -> str:
     return name if " " in name or name in ("cpu", UNKNOWN) else re.split(r"[-_]", name)[0].upper()
 
 
-def _cards(source: SourceText, run: Json) -> tuple[int, int]:
-    """Cards of the whole run, and those that its output rate is divided by."""
-    apart = [run.get(f"num_{phase}_gpu") for phase in ("prefill", "decode")]
-    if run.get("disagg") in (True, "true") and all(apart):
-        prefill, decode = (count(source, "num_gpu", typed(str(n))) for n in apart)
-        return max(prefill + decode, 1), max(decode, 1)
-    n = 1
-    for key in ("tp", "pp", "dp"):
-        n *= count(source, key, typed(str(run.get(key) or 1))) or 1
+def _names(run: Json) -> str | None:
+    """The cards' names: runs of several machines may prefill on one kind and decode on another."""
+    names = [str(run[key]) for key in ("prefill_hw", "decode_hw") if run.get(key)]
+    cards = dict.fromkeys(map(_card, names or [str(run["hw"])]))
+    return " + ".join(card for card in cards if card not in ("cpu", UNKNOWN)) or None
+
+
+def _cards(source: SourceText, run: Json) -> tuple[int | None, int]:
+    """Cards of the whole run, None where it does not say; and those that its output rate is
+    divided by. Where prefill and decode have cards of their own, there are as many as both."""
+
+    def size(key: str) -> int:
+        return count(source, key, typed(str(run.get(key) or 0)))
+
+    prefill, decode = size("num_prefill_gpu"), size("num_decode_gpu")
+    if run.get("disagg") in (True, "true") and prefill and decode:
+        return prefill + decode, decode
+    if not run.get("tp"):
+        n = decode or prefill
+        return n or None, n or 1
+    n = math.prod(size(key) or 1 for key in ("tp", "pp", "dp", "pcp_size"))
     return n, n
+
+
+def _energy(source: SourceText, run: Json, total: float) -> Json:
+    """Joules of a million tokens, prompt and new, where the power of all cards was read."""
+    each = maybe(source, run, "joules_per_total_token")
+    if each is None or run.get("power_valid", 1) not in (1, True, "true", "1"):
+        return {}
+    return {
+        "energy_j": each * MILLION,
+        "window_s": MILLION / total,
+        "tokens": MILLION,
+        "scope": "device",
+        "source": "mean power",
+    }
 
 
 def _options(run: Json) -> dict[str, Any]:
@@ -94,7 +124,8 @@ def _options(run: Json) -> dict[str, Any]:
     for key in ("spec_decoding", "mtp", "dp_attention", "disagg", "ep"):
         value = run.get(key)
         value = typed(value) if isinstance(value, str) else value
-        if isinstance(value, str | int | float) and value not in (False, "none", "off", 0, 1):
+        plain = isinstance(value, str | int | float) and value not in (False, "none", "off", 0)
+        if plain and (value is True or value != 1):  # True == 1, which says nothing of `ep`
             found[key] = value
     return found
 

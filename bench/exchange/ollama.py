@@ -39,21 +39,21 @@ SECONDS: Final = {
 
 def knows(source: SourceText) -> bool:
     """Whether a text holds an answer's times."""
-    value = source.first()
-    if isinstance(value, dict):
-        return {"eval_count", "eval_duration"} <= value.keys()
+    if isinstance(source.first(), dict):
+        return any(map(_answer, source.entries()))  # of a stream, the last object has them
     return bool(_blocks(source))
+
+
+def _answer(value: object) -> bool:
+    """Whether a JSON value is the API's last object of an answer."""
+    return isinstance(value, dict) and {"eval_count", "eval_duration"} <= value.keys()
 
 
 def read(source: SourceText) -> list[ForeignRun]:
     """Every answer of a text. InputError in one line."""
     runs = _blocks(source)
     if not runs and source.text.lstrip()[0] in "[{":
-        runs = [
-            one
-            for one in source.entries()
-            if isinstance(one, dict) and {"eval_count", "eval_duration"} <= one.keys()
-        ]
+        runs = list(filter(_answer, source.entries()))
     if not runs:
         raise InputError(f"{source}: is not a result of {TOOL}: no 'eval duration'")
     return [_found(source, run) for run in runs]

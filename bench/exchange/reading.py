@@ -11,6 +11,7 @@ import datetime
 import json
 import math
 import os
+import re
 import select
 import sys
 import time
@@ -40,6 +41,9 @@ MARKS: Final = (
 
 csv.field_size_limit(2**27)
 """Tools put whole configurations into one cell; the usual limit is 128 KiB."""
+
+COLOUR: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+"""What a tool tells a terminal, in a file made by `script` or `tee`."""
 
 CONTROL: Final = frozenset(map(chr, range(32))) - frozenset("\t\n\r\f\x1b")
 
@@ -193,7 +197,7 @@ def decoded(name: str, data: bytes) -> str:
         except UnicodeDecodeError:
             continue
         if not CONTROL & set(text):
-            return text
+            return COLOUR.sub("", text) if "\x1b" in text else text
     raise InputError(f"{name}: is not text")
 
 

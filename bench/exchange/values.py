@@ -12,6 +12,8 @@ from bench.errors import InputError
 
 Json = dict[str, Any]
 NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
+DECIMAL_COMMA = re.compile(r"[-+]?\d+,(?!\d{3}$)\d+")
+"""`45,67` of a German or French locale; `45,670` is a thousand and more, as tools write it."""
 
 
 def expect(at: object, tool: str, table: object, keys: Iterable[str]) -> Json:
@@ -63,7 +65,10 @@ def spread_of(value: float, digits: int = 2) -> str:
 def read_number(text: str) -> float | None:
     """The first number of a text, `1,043.22 ± 12.40` as 1043.22; None without one."""
     found = NUMBER.search(text)
-    value = float(found[0].replace(",", "")) if found else math.nan
+    if found is None:
+        return None
+    comma = "." if DECIMAL_COMMA.fullmatch(found[0]) else ""
+    value = float(found[0].replace(",", comma))
     return value if math.isfinite(value) else None
 
 

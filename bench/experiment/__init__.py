@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -91,8 +92,19 @@ def _shown(key: str, value: object) -> str:
     return f"{words[0].rpartition('/')[2] if words else ''}-{mark}"
 
 
+SWEPT: Final = ("model", "engine", "quant", "mode", "n_prompt", "n_gen", "n_batch", "requests")
+"""The lists of a grid, of which every combination is measured."""
+
 MOST_REPEATS: Final = 10_000
 """More pairs or iterations than anybody measures; their plan would be made before the first."""
+MOST_WORK: Final = 100_000
+"""The same of a grid's combinations."""
+MOST_TOKENS: Final = 10**9
+MOST_THREADS: Final = 10_000
+MOST_SECONDS: Final = 10**7
+"""Some four months."""
+SEEDS: Final = range(2**63)
+"""What every library takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +137,9 @@ class Measure:
                 yield f"{name}: must not be negative"
         if self.time_limit_s <= 0:
             yield "time_limit_s: must be above 0"
+        for name in ("window_s", "warmup_max_s", "idle_s", "time_limit_s"):
+            if getattr(self, name) > MOST_SECONDS:
+                yield f"{name}: must be at most {MOST_SECONDS:,}"
 
 
 LEVELS: Final[Mapping[str, Measure]] = MappingProxyType(
@@ -156,16 +171,7 @@ class Grid:
     options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
     def problems(self) -> Iterator[str]:
-        for name in (
-            "model",
-            "engine",
-            "quant",
-            "mode",
-            "n_prompt",
-            "n_gen",
-            "n_batch",
-            "requests",
-        ):
+        for name in SWEPT:
             values = getattr(self, name)
             if not values and name not in ("mode", "requests"):
                 yield f"{name}: must not be empty"
@@ -175,13 +181,19 @@ class Grid:
             for value in getattr(self, name):
                 if isinstance(value, int) and value < 1:
                     yield f"{name}: {value} must be at least 1"
+                elif isinstance(value, int) and value > MOST_TOKENS:
+                    yield f"{name}: {value:.6g} must be at most {MOST_TOKENS:,}"
+        work = math.prod(len(getattr(self, name)) or 1 for name in SWEPT)
+        if work > MOST_WORK:
+            lists = ", ".join(name for name in SWEPT if len(getattr(self, name)) > 1)
+            yield f"{lists}: {work:,} combinations; at most {MOST_WORK:,} are measured"
         for spec in self.requests:
             try:
                 demand(spec)
             except InputError as error:
-                yield from error.problems
-        if self.threads is not None and self.threads < 1:
-            yield "threads: must be at least 1"
+                yield from (f"requests: {problem}" for problem in error.problems)
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            yield f"threads: must be at least 1 and at most {MOST_THREADS:,}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +250,13 @@ class Gate:
     max_mean_kld: float | None = None
     min_same_top1: float | None = None
 
+    def problems(self) -> Iterator[str]:
+        for name in ("max_ppl_ratio", "max_mean_kld"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                yield f"{name}: must be above 0"
+        if self.min_same_top1 is not None and not 0 <= self.min_same_top1 <= 1:
+            yield "min_same_top1: must be at least 0 and at most 1"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
@@ -269,6 +288,8 @@ class Experiment:
         names = [variant.name for variant in self.variants] if self.arm else []
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield f"arm: {name} stands twice"
+        if self.seed not in SEEDS:
+            yield f"seed: must be at least 0 and below 2^63, not {self.seed:.6g}"
         yield from self._measure()[1]
         yield from self._search()
 

@@ -36,6 +36,8 @@ def rows_of(paths: Sequence[Path]) -> tuple[list[PublishedRow], list[str]]:
             rows.append(found)
         else:
             left.append(found)
+    if not rows and not left:
+        left.append(f"{', '.join(map(str, paths))}: no measured record there: nothing is fitted")
     return rows, list(dict.fromkeys(left))
 
 

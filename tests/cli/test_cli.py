@@ -163,6 +163,8 @@ def test_an_empty_name_is_refused() -> None:
         (["run", "--pairs", "9" * 20], 2, "measure.pairs: must be at least 1 and at most 10,000"),
         (["run", "x" * 5000], 2, "File name too long"),
         (["cost", "results", "--rent=--"], 2, "--rent: expected a value"),
+        (["models", "-d=--"], 2, "-d: expected a value"),
+        (["validate", "a\0b"], 2, "a name with a line break is not taken"),
     ],
 )
 def test_bad_input_is_one_clear_line(

@@ -15,6 +15,7 @@ from bench.cli import main
 from bench.errors import InputError
 from bench.exchange.importing import import_file, import_files
 from bench.exchange.reading import decoded, json_values, load, tables
+from bench.exchange.values import read_number
 from bench.records.file import read
 
 CASES = Path(__file__).parents[1] / "data" / "imports" / "cases"
@@ -93,6 +94,42 @@ def test_a_table_is_found_in_quotes_tabs_and_between_lines() -> None:
         ]
     tabs = "model\ttest\tt/s\na Q4_0\tpp512\t5.0\n"
     assert [cells["test"] for _, cells in tables(tabs, ("model", "test", "t/s"))] == ["pp512"]
+
+
+def test_what_a_terminal_was_told_is_left_out() -> None:
+    text = "\x1b[1m| model |\x1b[0m test | t/s |\n\x1b[?25l\x1b[K"
+    assert decoded("a", text.encode()) == "| model | test | t/s |\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1,043.22 ± 12.40", 1043.22),
+        ("45,67 ± 0,10", 45.67),
+        ("12,345", 12345.0),
+        ("1,234,567", 1234567.0),
+        ("0,5", 0.5),
+        ("7", 7.0),
+        ("-", None),
+    ],
+)
+def test_numbers_of_tables(text: str, value: float | None) -> None:
+    assert read_number(text) == value
+
+
+def test_a_stream_of_ollama_is_recognised(tmp_path: Path) -> None:
+    path = tmp_path / "stream.jsonl"
+    last = {"done": True, "eval_count": 90, "eval_duration": 900_000_000, "prompt_eval_count": 26}
+    parts = [{"model": "a", "done": False}, {"model": "a", "prompt_eval_duration": 10**8} | last]
+    path.write_text("".join(json.dumps(one) + "\n" for one in parts))
+    assert import_file("auto", path, tmp_path / "into").added == 1
+
+
+def test_auto_says_that_a_value_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "cut.json"
+    path.write_text(PLAIN.read_text()[:-40])
+    with pytest.raises(InputError, match="ends in the middle: cut off"):
+        import_file("auto", path, tmp_path / "into")
 
 
 def test_a_folder_names_what_it_leaves_out(

@@ -12,7 +12,7 @@ import pytest
 
 from bench.comparison import opponents
 from bench.engines.registry import ENGINES
-from bench.errors import InputError
+from bench.errors import InputError, unknown
 from bench.experiment import Experiment, Grid, Variant, Workload, experiments, load_experiment
 from bench.experiment.modes import engine_and_mode
 from bench.experiment.plan import plan
@@ -145,6 +145,17 @@ def test_a_misspelt_experiment_is_named() -> None:
         ("[grid]\nquant = []", "grid.quant: must not be empty"),
         ("[grid]\nquant = ['a', 'a']", "grid.quant: a value stands twice"),
         ("[measure]\npairs = 0", "measure.pairs: must be at least 1"),
+        ("[measure]\npairs = 100000000000", "measure.pairs: must be at least 1 and at most 10,000"),
+        ("[measure]\nwindow_s = 1e300", "measure.window_s: must be at most 10,000,000"),
+        ("[measure]\nidle_s = 1e300", "measure.idle_s: must be at most 10,000,000"),
+        ("[grid]\nn_prompt = [99999999999999999999]", "n_prompt: 1e+20 must be at most 1,000,000"),
+        ("[grid]\nthreads = 100000000", "grid.threads: must be at least 1 and at most 10,000"),
+        (
+            f"[grid]\nn_prompt = {list(range(1, 400))}\nn_gen = {list(range(1, 400))}",
+            "grid.n_prompt, n_gen: 159,201 combinations; at most 100,000 are measured",
+        ),
+        ("[gate]\nmax_ppl_ratio = -1", "gate.max_ppl_ratio: must be above 0"),
+        ("[gate]\nmin_same_top1 = 2", "gate.min_same_top1: must be at least 0 and at most 1"),
         ("[measure]\npears = 3", "measure.pears: unknown key; did you mean 'pairs'?"),
         ("[measure]\npairs = 2.5", "measure.pairs: expected a whole number, got 2.5"),
         ("[cost]\nusd_per_hour = 0.0\nsource = 's'", "cost.usd_per_hour: must be above 0"),
@@ -162,6 +173,25 @@ def test_problems_name_their_key(text: str, problem: str, tmp_path: Path) -> Non
         load_experiment(str(path))
     assert problem in str(error.value)
     assert isinstance(load_experiment("quickstart"), Experiment)
+
+
+@pytest.mark.parametrize("seed", [-1, 10**20])
+def test_a_seed_is_one_that_every_library_takes(seed: int, tmp_path: Path) -> None:
+    path = tmp_path / "e.toml"
+    path.write_text(f"name = 'e'\nquestion = 'q'\nseed = {seed}\n")
+    with pytest.raises(InputError, match="seed: must be at least 0 and below"):
+        load_experiment(str(path))
+
+
+def test_a_file_of_windows_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "e.toml"
+    path.write_bytes(b"\xef\xbb\xbfname = 'e'\r\nquestion = 'q'\r\n")
+    assert load_experiment(str(path)).name == "e"
+
+
+def test_a_name_that_is_not_known_is_shown_in_one_line() -> None:
+    assert unknown("model", "a\nb" + "x" * 500, ["c"]).startswith("unknown model 'a\\nbxxx")
+    assert len(unknown("model", "x" * 5000, ["c"])) < 300
 
 
 def test_arms_written_out_stand_in_for_the_grid_s_combinations(tmp_path):

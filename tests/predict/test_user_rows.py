@@ -92,3 +92,10 @@ def test_own_rows_move_the_prediction(tmp_path) -> None:
 
 def test_no_results_no_rows() -> None:
     assert rows_of([]) == ([], [])
+
+
+def test_results_without_a_measurement_are_said(tmp_path) -> None:
+    rows, left = rows_of(written(tmp_path, ENVIRONMENT))
+    assert rows == []
+    assert len(left) == 1
+    assert left[0].endswith("no measured record there: nothing is fitted")
