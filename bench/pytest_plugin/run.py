@@ -171,8 +171,10 @@ def measure(want: Wanted, test: str, folder: Path, *, once: bool) -> MeasuredCas
 
     Raises InputError, and UnsupportedError where this machine cannot run the arm.
     """
-    from bench.api import run
+    from bench.api import Logged, run
     from bench.report.tables.row import shown, table
+    from bench.runner.naming import named
+    from bench.runner.pinning import pinned
     from bench.summary import summarise
     from bench.summary.metrics import compared
 
@@ -184,6 +186,7 @@ def measure(want: Wanted, test: str, folder: Path, *, once: bool) -> MeasuredCas
             f"a gate needs {MIN_PAIRS} pairs, and there would be {experiment.measuring.pairs}; "
             "set level='standard' or measure={'pairs': 8}"
         )
+    experiment = named(pinned(experiment, Logged().say))  # as its records will be named
     results = run(experiment, folder)
     summary = summarise(results)
     (mine,) = (row for row in summary if row.arm.name == experiment.variants[-1].name)

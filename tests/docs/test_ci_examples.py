@@ -137,6 +137,7 @@ def test_a_gate_that_does_not_hold_fails_the_job(place: Path) -> None:
     assert "decodes 0.90x as fast" in (place / "summary.md").read_text()
 
 
+@pytest.mark.slow
 def test_base_and_head_are_measured_in_turns(place: Path) -> None:
     names = {"base": 'speedup.fast" = 1.5', "head": 'speedup.fast" = 1.5'}
     for side in names:

@@ -373,6 +373,7 @@ def test_ranks_make_the_tokens_of_one_process(
         assert all_of["memory"]["peak_host_bytes"] > 2 * few["memory"]["peak_host_bytes"]
 
 
+@pytest.mark.slow
 def test_compiled_ranks_make_them_too(three_ways: Path, alone: list[dict[str, Any]]) -> None:
     job = a_job(three_ways, options=RANKS, mode="compiled")
     spread = conversation(job, workloads=[ONE])
@@ -513,6 +514,7 @@ def test_running_out_of_memory_on_a_rank_is_told_as_that() -> None:
     assert (found["code"], found["message"]) == ("OOM", "out of memory: of cuda:1")
 
 
+@pytest.mark.slow
 def test_after_a_failure_the_other_workloads_get_a_fresh_process(three_ways: Path) -> None:
     workloads = [ONE | {"n_prompt": 100_000}, ONE]
     events = conversation(a_job(three_ways, options=RANKS), workloads=workloads)

@@ -62,7 +62,10 @@ def graphs() -> int:
     return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
 
-@pytest.mark.parametrize(("region", "n_prompt"), [("layer", 1), ("layer", 12), ("model", 12)])
+@pytest.mark.parametrize(
+    ("region", "n_prompt"),
+    [("layer", 1), ("layer", 12), pytest.param("model", 12, marks=pytest.mark.slow)],
+)
 def test_compiled_makes_the_tokens_of_eager_mode(job: Job, region: str, n_prompt: int) -> None:
     eager = load(replace(job, mode="eager"))
     eager.start(n_prompt=n_prompt, n_gen=20, n_batch=2)
@@ -120,6 +123,7 @@ def test_all_layers_share_one_compiled_layer(job: Job) -> None:
     assert counts[0] == counts[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quant", ["int8-dynamic", "int8-weight-only"])
 def test_torchao_schemes_run_compiled(job: Job, quant: str) -> None:
     eager = load(replace(job, mode="eager", quant=quant))

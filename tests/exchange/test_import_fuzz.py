@@ -191,6 +191,7 @@ def impossible(record: Record) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tool", TOOLS)
 def test_no_mutation_is_a_traceback_or_an_unmarked_impossibility(tool: str) -> None:
     good = marked = 0

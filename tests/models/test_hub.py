@@ -546,6 +546,7 @@ window = 64
 """
 
 
+@pytest.mark.slow
 def test_the_whole_path_by_name(
     server: Hub, middling_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,6 +150,6 @@ def test_a_cpu_that_saturates_pairs_gets_fewer_levels(monkeypatch: pytest.Monkey
         int8_layer.cpu_levels.cache_clear()
 
 
-@pytest.mark.parametrize("task", ["interpret", "build"])
+@pytest.mark.parametrize("task", ["interpret", pytest.param("build", marks=pytest.mark.slow)])
 def test_the_gpu_kernels_without_a_gpu(task: str, tmp_path: Path) -> None:
     kernels("int8", task, tmp_path)

@@ -172,6 +172,7 @@ def test_a_mode_works_or_is_refused_before_loading(made: dict[str, Path]) -> Non
     assert tokens[0] == tokens[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["FP8_DYNAMIC", "W8A8", "W4A16", "nf4", "torchao-int8"])
 def test_the_embedded_model(kind: str, embedded_folder: Path, tmp_path: Path) -> None:
     """Perplexity is that of plain transformers on the same folder, within half a percent."""

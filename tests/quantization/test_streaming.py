@@ -158,8 +158,15 @@ def peak_of(shape: dict[str, Any], scheme: str, folder: str) -> dict[str, int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("source", ["random", "files"])
-@pytest.mark.parametrize("scheme", ["int8-weight-only", "bnb-nf4"])
+@pytest.mark.parametrize(
+    ("scheme", "source"),
+    [
+        ("int8-weight-only", "random"),
+        pytest.param("int8-weight-only", "files", marks=pytest.mark.slow),
+        pytest.param("bnb-nf4", "random", marks=pytest.mark.slow),
+        pytest.param("bnb-nf4", "files", marks=pytest.mark.slow),
+    ],
+)
 def test_the_peak_is_the_quantized_model_and_one_layer(
     scheme: str, source: str, tmp_path: Path
 ) -> None:

@@ -31,6 +31,10 @@ from tests.fakes import Quiet
 ROOT = Path(__file__).parents[2]
 
 
+ONE_PAIR = {"pairs": 1, "window_s": 0.0, "warmup_max_s": 5.0}
+"""A process for each arm; several pairs are tested on the engine `synthetic`."""
+
+
 def tiny(folder: Path, **changes: object) -> Experiment:
     """Two arms, two replicates, milliseconds to measure."""
     grid = Grid(
@@ -102,9 +106,9 @@ def test_measured_rates_are_in_the_environment_or_why_not(
 
 
 def test_a_run_measures_every_arm_and_resumes(tiny_folder: Path, tmp_path: Path) -> None:
-    experiment = tiny(tiny_folder)
+    experiment = tiny(tiny_folder, measure=ONE_PAIR)
     first = runner.run(experiment, tmp_path, Quiet())
-    assert (first.measured, first.failed) == (4, 0)
+    assert (first.measured, first.failed) == (2, 0)
     written = (tmp_path / FILE).read_bytes()
     for record in first.results.records:
         assert record.status == "ok"
@@ -127,21 +131,23 @@ def test_a_run_measures_every_arm_and_resumes(tiny_folder: Path, tmp_path: Path)
 
     again = runner.run(experiment, tmp_path, Quiet())
     assert (again.measured, again.failed) == (0, 0)
-    assert len(again.results.records) == 4
+    assert len(again.results.records) == 2
     assert (tmp_path / FILE).read_bytes().startswith(written)  # only an environment line is new
 
     wider = replace(experiment, grid=replace(experiment.grid, n_gen=(4, 5)))
     more = runner.run(wider, tmp_path, Quiet())
-    assert (more.measured, len(more.results.records)) == (4, 8)
+    assert (more.measured, len(more.results.records)) == (2, 4)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGSEGV]
+)
 def test_a_killed_worker_costs_one_record(
     number: signal.Signals, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    experiment = tiny(tiny_folder)
+    experiment = tiny(tiny_folder, measure=ONE_PAIR)
     outcome = runner.run(experiment, tmp_path, Killer(number))
-    assert (outcome.measured, outcome.failed) == (3, 1)
+    assert (outcome.measured, outcome.failed) == (1, 1)
     (failed,) = [record for record in outcome.results.records if record.status == "failed"]
     assert failed.reasons == ("CRASH",)
     assert number.name in str(failed.message)
@@ -197,14 +203,14 @@ def test_no_arm_that_can_run_is_an_error_before_anything_is_written(
     assert not (tmp_path / "new").exists()
 
 
-def command(folder: Path, into: Path, *flags: str) -> list[str]:
+def command(model: Path | str, into: Path, *flags: str) -> list[str]:
     return [
         sys.executable,
         "-m",
         "bench",
         "run",
         "-m",
-        str(folder),
+        str(model),
         "-q",
         "none",
         "-d",
@@ -231,7 +237,9 @@ def started(process: subprocess.Popen[str], into: Path) -> None:
     raise AssertionError("the run did not start")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_ctrl_c_keeps_what_is_done(
     number: signal.Signals, tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -271,7 +279,7 @@ def test_a_second_run_into_the_same_folder_is_refused(
     )
 
 
-def test_a_full_disk_is_one_line_and_exit_3(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line_and_exit_3(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     # Room for the environment and not for a record, in a file system that only this test sees.
@@ -280,7 +288,10 @@ def test_a_full_disk_is_one_line_and_exit_3(tiny_folder: Path, tmp_path: Path) -
     if subprocess.run([*inside, "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("this system lets no user mount a tmpfs of its own")
     done = subprocess.run(
-        [*inside, *command(tiny_folder, small, "-n", "300", "--pairs", "3")],
+        [
+            *inside,
+            *command("llama-3.2-1b@random", small, "-e", "synthetic", "-n", "300", "--pairs", "3"),
+        ],
         cwd=ROOT,
         text=True,
         capture_output=True,
@@ -299,7 +310,8 @@ def test_the_parent_imports_neither_torch_nor_pandas_while_it_measures(
     program = (
         "import sys; from bench import runner\n"
         "from tests.runner.test_runner import tiny, Quiet, Path\n"
-        "runner.run(tiny(Path(sys.argv[1])), Path(sys.argv[2]), Quiet())\n"
+        "work = tiny(Path(sys.argv[1]), measure={'pairs': 1, 'window_s': 0.0})\n"
+        "runner.run(work, Path(sys.argv[2]), Quiet())\n"
         "print(sorted(sys.modules.keys() & {'torch', 'pandas', 'transformers', 'numpy'}))"
     )
     done = subprocess.run(
