@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 from bench.exchange.frame import FrameColumn, Line, columns, frame, series
 from bench.records.file import Results, read, results_file
 from bench.summary import Row, Summary, load
-from bench.summary.columns import TAILS
 from bench.summary.copies import Say
 from bench.summary.loading import LARGE, by_copy
 from bench.summary.rows import NO_TAILS
@@ -22,7 +21,7 @@ from bench.summary.rows import NO_TAILS
 if TYPE_CHECKING:
     import pandas
 
-    from bench.summary.pooling import Whole
+    from bench.summary.pooling import Floats, Whole
     from bench.summary.stored import StoredReplicates
 
 AT_ONCE: Final = 20_000
@@ -53,9 +52,13 @@ class CopiedTable:
             return [distinct[at] for at in places[begin:end].tolist()]
         from bench.summary.stored import or_none
 
-        if column.column in TAILS or column.column.startswith("figure."):
-            return or_none(self.every[begin:end].number(column.column))
+        if column.type == "Float64":
+            return or_none(self.numbers(column, begin, end))
         return self.every[begin:end].listed(column.column)
+
+    def numbers(self, column: FrameColumn, begin: int, end: int) -> Floats:
+        """A column of floats of some rows, nan where a value is missing."""
+        return self.every[begin:end].number(column.column)
 
     def coded(self, column: FrameColumn) -> tuple[Whole, list[Any]] | None:
         """Which value each row has, and the values; None where they hardly repeat."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas
 import pytest
 
@@ -18,6 +20,7 @@ from bench.cost.throughput import throughputs
 from bench.errors import InputError
 from bench.exchange.copied import large_or_records, read_results
 from bench.exchange.exporting import export
+from bench.exchange.tabular import texts_of
 from bench.records import Record, to_json
 from bench.records.check import check_results
 from bench.records.file import read
@@ -340,6 +343,15 @@ def test_exports_are_the_same_by_the_copy(tmp_path: Path, form: str) -> None:
         assert made[0]["benchmarks"] == made[1]["benchmarks"]
     else:
         assert plain.data.decode() == data.decode()
+
+
+def test_floats_are_written_as_repr_writes_them() -> None:
+    draw = random.Random(5)
+    odd = [0.0, -0.0, 1.0, 1e-4, 1e-5, 9.99e-5, 1e10, 1e15, 1e16, 1e17, 5e-324, 1e308, 2.5, -7e-9]
+    many = [draw.choice((-1, 1)) * 10 ** draw.uniform(-20, 20) for _ in range(20_000)]
+    many += [float(draw.randrange(10**6)) for _ in range(1000)]
+    values = np.array([*odd, *many, float("nan")])
+    assert texts_of(values) == [*map(repr, odd), *map(repr, many), None]
 
 
 @pytest.mark.usefixtures("small_parts")
