@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cli import add_output
+from bench.cli.flag_types import amount, weights, whole, wholes
+from bench.cli.grid import option
 
 if TYPE_CHECKING:
     from bench.models import ModelCard
@@ -28,6 +30,7 @@ examples:
   bench predict -m qwen3.6-27b -q q4_k_m --gpu all --min-tok-s 30 --max-usd-per-mtok 2
   bench predict -m all -q q4_k_m --gpu rtx-4080-super --min-tok-s 60
   bench predict -m path/to/config.json -q q4_k_m --gpu rtx-3060
+  bench predict -m llama-3.1-8b -q none -e vllm -p 32768 --option kv_cache_dtype=fp8
 
 The interval covers 90 of 100 measurements that were left out of the fit (docs/predict.md). No
 prediction is above the bound. `fit` is yes, tight (within 7% of the memory), offload (the host
@@ -53,7 +56,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     )
     what.add_argument(
         "--weights-bytes",
-        type=_bytes,
+        type=weights,
         metavar="N",
         help="instead: bytes of a dense model's weights in this scheme",
     )
@@ -64,38 +67,47 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     parser.add_argument("--gpu", default="all", help="comma-separated cards (default: all)")
     parser.add_argument(
         "--memory",
-        type=_amount,
+        type=amount,
         metavar="GIB",
         help="memory of the device, if it is sold in several sizes",
     )
     parser.add_argument(
         "--host-memory",
-        type=_amount,
+        type=amount,
         default=64.0,
         metavar="GIB",
         help="memory of the host, for offloaded weights (default: 64)",
     )
     parser.add_argument(
         "--host-bandwidth",
-        type=_amount,
+        type=amount,
         default=35.0,
         metavar="GB_S",
         help="memory bandwidth of the host, for offloaded weights (default: 35)",
     )
     parser.add_argument(
-        "--min-tok-s", type=_amount, metavar="TOK_S", help="show only what is at least this fast"
+        "--min-tok-s", type=amount, metavar="TOK_S", help="show only what is at least this fast"
     )
     parser.add_argument(
         "--max-usd-per-mtok",
-        type=_amount,
+        type=amount,
         metavar="USD",
         help="show only what costs at most this, at --rent or the listed rent of each card",
     )
-    parser.add_argument("-p", "--n-prompt", type=_whole, default=512, metavar="N")
-    parser.add_argument("-n", "--n-gen", type=_whole, default=128, metavar="N")
-    parser.add_argument("-b", "--n-batch", type=_wholes, default=[1], metavar="N,...")
+    parser.add_argument("-p", "--n-prompt", type=whole, default=512, metavar="N")
+    parser.add_argument("-n", "--n-gen", type=whole, default=128, metavar="N")
+    parser.add_argument("-b", "--n-batch", type=wholes, default=[1], metavar="N,...")
     parser.add_argument(
-        "--n-gpus", type=_whole, default=1, metavar="N", help="number of cards that share the model"
+        "--n-gpus", type=whole, default=1, metavar="N", help="number of cards that share the model"
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        type=option,
+        default=[],
+        metavar="KEY=VALUE",
+        help="type of the key-value cache, as the engine calls it: kv_cache_dtype=fp8, or type_k "
+        "and type_v of llama.cpp",
     )
     parser.add_argument(
         "--measured",
@@ -119,36 +131,6 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def _bytes(text: str) -> int:
-    try:
-        value = int(float(text))
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes") from None
-    if not 10**7 <= value <= 10**14:
-        raise argparse.ArgumentTypeError(f"{text}: a language model has 10 MB to 100 TB")
-    return value
-
-
-def _amount(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
-
-
-def _whole(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _wholes(text: str) -> list[int]:
-    return [_whole(part) for part in text.split(",")]
-
-
 def run(args: argparse.Namespace) -> int:
     """Predict every combination."""
     import sys
@@ -160,6 +142,7 @@ def run(args: argparse.Namespace) -> int:
     from bench.predict.published import sized
     from bench.report.tables import render
     from bench.schemes.bytes import check_quant
+    from bench.schemes.cache import check_stated
 
     for name in ("measured", "rent"):
         value = getattr(args, name)
@@ -169,6 +152,7 @@ def run(args: argparse.Namespace) -> int:
     for engine in engines:
         for quant in args.quant.split(","):
             check_quant(sized(schemes.meant(quant, engine)))
+        check_stated(engine, dict(args.option))
     cards = _cards(args.gpu, args.memory)
     extra, skipped = _own_rows(args.results)
     for line in skipped:
@@ -199,15 +183,16 @@ def _rows(
     from bench import schemes
     from bench.predict.names import stored_scheme
     from bench.roofline.memory import HostMemory
+    from bench.schemes.cache import asked
 
     host = HostMemory(
         memory_bytes=int(args.host_memory * 2**30), bandwidth=args.host_bandwidth * 1e9
     )
     rows = []
     for engine in engines:
-        for asked in dict.fromkeys(schemes.meant(q, engine) for q in args.quant.split(",")):
-            for model in _models(args, asked):
-                quant = stored_scheme(model, asked)
+        for meant in dict.fromkeys(schemes.meant(q, engine) for q in args.quant.split(",")):
+            for model in _models(args, meant):
+                quant = stored_scheme(model, meant)
                 for gpu in cards:
                     for n_batch in args.n_batch:
                         found = predictor.predict(
@@ -221,6 +206,7 @@ def _rows(
                             n_gpus=args.n_gpus,
                             host=host,
                             bytes_known=args.weights_bytes is None,
+                            kv_cache_dtype=asked(engine, dict(args.option)),
                         )
                         rows.append(_row(predictor, model, found, gpu, host, args))
     return rows
@@ -410,6 +396,8 @@ def _columns(args: argparse.Namespace) -> list[Any]:
     columns = [column("gpu"), column("model"), column("engine"), column("quant")]
     if args.n_batch != [1]:
         columns.append(column("n_batch", "batch"))
+    if args.option:
+        columns.append(column("kv_cache_dtype", "cache"))
     columns += [
         column("decode_tok_s", "decode tok/s", ".3g"),
         interval("low", "high", "90% interval"),

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Final
 
 from bench.models.shapes import Shape, shape
-from bench.predict.placement import PlacedBytes, PlacedWorkload, memory_of, place
+from bench.predict.placement import PlacedBytes, PlacedWorkload, memory_of, place, published_cache
 from bench.predict.published import POSTED, PublishedRow, card, rows, sized, sources
 from bench.predict.terms import NEW, Point
 from bench.roofline import prefill_work
@@ -96,7 +96,7 @@ def _sample(row: PublishedRow) -> FitSample | None:
         context=row.context,
         positions=positions,
         n_batch=row.n_batch,
-        kv_dtype=row.kv_dtype,
+        kv=published_cache(row.kv_dtype),
         new=is_new(row),
     )
     placed = place(model, gpu, quant, row.engine, work, memory, n_gpus=row.n_gpus)
