@@ -134,6 +134,63 @@ def bits(codes: Codes) -> torch.Tensor:
     return codes.numbers.view(kind)
 
 
+def pretend_a_card() -> None:
+    """gemlite asks for one while it is imported."""
+    from types import SimpleNamespace
+
+    import numpy
+    import triton.language as tl
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import interpreter
+
+    card = SimpleNamespace(name="NVIDIA H200", major=9, minor=0, multi_processor_count=132)
+    torch.cuda.get_device_properties = lambda *_: card
+    torch.cuda.get_device_capability = lambda *_: (9, 0)
+    memory = {"max_shared_mem": SHARED[90]}
+    driver = SimpleNamespace(
+        get_current_target=lambda: GPUTarget("cuda", 90, 32),
+        get_benchmarker=lambda: lambda *_, **__: (1.0, 1.0, 1.0),
+        utils=SimpleNamespace(get_device_properties=lambda *_: memory),
+    )
+    triton.runtime.driver.set_active(driver)
+    of_others = interpreter._implicit_cvt
+
+    def with_truths(argument: object) -> object:
+        """Triton 3.7's interpreter takes a boolean argument for a wide integer."""
+        if not isinstance(argument, bool):
+            return of_others(argument)
+        handle = interpreter.TensorHandle(numpy.array([argument], dtype=bool), tl.int1)
+        return tl.tensor(handle, tl.int1)
+
+    interpreter._implicit_cvt = with_truths
+
+
+def interpret_gemlite() -> None:
+    """Our layer through gemlite's own packing and kernels, of a step's rows and of some more: in
+    float16, as the interpreter has no bfloat16 products. Its kernel from 64 rows on cannot be
+    interpreted."""
+    pretend_a_card()
+    tensor = torch.tensor
+    torch.tensor = lambda *given, device=None, **rest: tensor(*given, **rest)  # type: ignore[assignment]
+    import gemlite
+
+    gemlite.set_autotune("default")  # imports its kernels again
+    torch.tensor = tensor  # type: ignore[assignment]
+    from bench.quantization.gemlite_layer import GemliteLinear, grouped, weight_of
+
+    torch.manual_seed(0)
+    for n_in, n_out, bias in ((256, 96, True), (576, 192, False), (128, 200, False)):
+        old = torch.nn.Linear(n_in, n_out, bias=bias, dtype=torch.float16)
+        weight = weight_of(grouped(old.weight.detach()))
+        offset = old.bias.detach().float() if bias else torch.zeros(n_out)
+        layer = GemliteLinear(old)
+        for n_rows in (1, 4, 5, 33):
+            x = torch.randn(n_rows, n_in).half()
+            expected = x.float() @ weight.t() + offset
+            found = layer(x).detach().float()
+            torch.testing.assert_close(found, expected, rtol=5e-3, atol=5e-3)
+
+
 NAMES = (
     "x_ptr",
     "top_ptr",
@@ -297,5 +354,6 @@ if __name__ == "__main__":
         "int8": (interpret, build),
         "attention": (interpret_attention, build_attention),
         "narrow": (interpret_narrow, build_narrow),
+        "gemlite": (interpret_gemlite, interpret_gemlite),
     }
     tasks[sys.argv[1]][sys.argv[2] == "build"]()

@@ -31,6 +31,7 @@ OPEN: Final = frozenset(
         "extern_kernels._scaled_mm",
         "torch.ops.aten._weight_int4pack_mm",
         "torch.ops.gpu_cost_bench.int8_matmul",
+        "torch.ops.gemlite.forward_functional",
         "torch.ops.gpu_cost_bench.attend",
         "torch.ops.gpu_cost_bench.attend_narrow",
         "torch.ops.aten._scaled_dot_product_flash_attention",
