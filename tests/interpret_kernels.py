@@ -17,6 +17,7 @@ import triton
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench.engines.graph import attention, attention_kernels
+from bench.engines.graph.narrow import Codes, narrowed
 from bench.quantization import int8_kernels
 from bench.quantization.int8_layer import quantize_rows
 
@@ -95,6 +96,101 @@ def interpret_attention() -> None:
         torch.testing.assert_close(found, expected, rtol=near, atol=near)
 
 
+def interpret_narrow() -> None:
+    """The same of a cache in 8 bits; what lies beyond the filled rows is as large as it can be."""
+    torch.manual_seed(0)
+    for kind, beyond, scale_beyond in (("int8", 127, torch.inf), ("fp8", 0x7F, None)):
+        for batch, shared, group, dim_k, dim_v, length, filled, splits, dtype in (
+            (1, 2, 4, 64, 64, 256, 1, 1, torch.float32),
+            (2, 2, 1, 80, 80, 512, 300, 2, torch.float32),
+            (1, 1, 3, 24, 16, 1024, 5, 4, torch.float32),
+            (2, 1, 8, 128, 128, 512, 511, 2, torch.float16),
+        ):
+            query = torch.randn(batch, shared * group, 1, dim_k).to(dtype)
+            key, value = (
+                narrowed(3 * torch.randn(batch, shared, length, dim).to(dtype), kind)
+                for dim in (dim_k, dim_v)
+            )
+            last = torch.tensor([filled - 1])
+            tensors = (key.numbers, value.numbers, key.scales, value.scales)
+            expected = attention.attend_narrow(query, *tensors, last, 0.2)
+            for one in (key, value):
+                one.numbers[:, :, filled:] = beyond
+                if scale_beyond is not None:
+                    one.scales[:, :, filled:] = scale_beyond
+            found = torch.empty(batch, 1, shared * group, dim_v, dtype=dtype)
+            numbers = (bits(one) for one in (key, value))
+            scales = (key.scales, value.scales)
+            kernels = attention_kernels.launches(query, *numbers, last, 0.2, found, splits, *scales)
+            for kernel, grid, arguments, constants in kernels:
+                kernel[grid](*arguments, **constants)
+            near = 1e-5 if dtype == torch.float32 else 2e-2
+            torch.testing.assert_close(found, expected, rtol=near, atol=near)
+
+
+def bits(codes: Codes) -> torch.Tensor:
+    """The numbers as the kernel is given them."""
+    kind = torch.int8 if codes.scales is not None else torch.float8_e4m3fn
+    return codes.numbers.view(kind)
+
+
+def pretend_a_card() -> None:
+    """gemlite asks for one while it is imported."""
+    from types import SimpleNamespace
+
+    import numpy
+    import triton.language as tl
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import interpreter
+
+    card = SimpleNamespace(name="NVIDIA H200", major=9, minor=0, multi_processor_count=132)
+    torch.cuda.get_device_properties = lambda *_: card
+    torch.cuda.get_device_capability = lambda *_: (9, 0)
+    memory = {"max_shared_mem": SHARED[90]}
+    driver = SimpleNamespace(
+        get_current_target=lambda: GPUTarget("cuda", 90, 32),
+        get_benchmarker=lambda: lambda *_, **__: (1.0, 1.0, 1.0),
+        utils=SimpleNamespace(get_device_properties=lambda *_: memory),
+    )
+    triton.runtime.driver.set_active(driver)
+    of_others = interpreter._implicit_cvt
+
+    def with_truths(argument: object) -> object:
+        """Triton 3.7's interpreter takes a boolean argument for a wide integer."""
+        if not isinstance(argument, bool):
+            return of_others(argument)
+        handle = interpreter.TensorHandle(numpy.array([argument], dtype=bool), tl.int1)
+        return tl.tensor(handle, tl.int1)
+
+    interpreter._implicit_cvt = with_truths
+
+
+def interpret_gemlite() -> None:
+    """Our layer through gemlite's own packing and kernels, of a step's rows and of some more: in
+    float16, as the interpreter has no bfloat16 products. Its kernel from 64 rows on cannot be
+    interpreted."""
+    pretend_a_card()
+    tensor = torch.tensor
+    torch.tensor = lambda *given, device=None, **rest: tensor(*given, **rest)  # type: ignore[assignment]
+    import gemlite
+
+    gemlite.set_autotune("default")  # imports its kernels again
+    torch.tensor = tensor  # type: ignore[assignment]
+    from bench.quantization.gemlite_layer import GemliteLinear, grouped, weight_of
+
+    torch.manual_seed(0)
+    for n_in, n_out, bias in ((256, 96, True), (576, 192, False), (128, 200, False)):
+        old = torch.nn.Linear(n_in, n_out, bias=bias, dtype=torch.float16)
+        weight = weight_of(grouped(old.weight.detach()))
+        offset = old.bias.detach().float() if bias else torch.zeros(n_out)
+        layer = GemliteLinear(old)
+        for n_rows in (1, 4, 5, 33):
+            x = torch.randn(n_rows, n_in).half()
+            expected = x.float() @ weight.t() + offset
+            found = layer(x).detach().float()
+            torch.testing.assert_close(found, expected, rtol=5e-3, atol=5e-3)
+
+
 NAMES = (
     "x_ptr",
     "top_ptr",
@@ -165,6 +261,8 @@ ATTENDS = (
     "sum_ptr",
     "scale",
     "length",
+    "k_scale_ptr",
+    "v_scale_ptr",
 )
 
 
@@ -181,11 +279,6 @@ def stack_bytes(cubin: bytes) -> int:
 
 def build_attention() -> None:
     """Machine code for the same cards, of a step of Llama 8B, 16-byte loads; fits shared memory."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-    from triton.compiler import compile as build_kernel
-
-    names = attention_kernels.attend_kernel.arg_names
     for dtype, name, dim in (
         (torch.bfloat16, "*bf16", 128),
         (torch.float16, "*fp16", 64),
@@ -194,29 +287,73 @@ def build_attention() -> None:
         (torch.float32, "*fp32", 128),
         (torch.float32, "*fp32", 256),
     ):
-        for capability, shared in SHARED.items():
+        for capability in SHARED:
             for splits in (1, 32):
-                tiles = attention_kernels.blocks(4, dim, dim, dtype)
-                constants = {"GROUP": 4, "DIM_K": dim, "DIM_V": dim, "SPLITS": splits, **tiles}
-                out = name if splits == 1 else "*fp32"
-                types = (name, name, name, "*i64", out, out, out, "fp32", "i32")
-                source = ASTSource(
-                    fn=attention_kernels.attend_kernel,
-                    signature=dict(zip(ATTENDS, types, strict=True))
-                    | dict.fromkeys(constants, "constexpr"),
-                    constexprs={(names.index(key),): value for key, value in constants.items()},
-                    attrs={(i,): [["tt.divisibility", 16]] for i in (0, 1, 2, 3, 4, 5, 6, 8)},
-                )
-                target = GPUTarget("cuda", capability, 32)
-                built = build_kernel(source, target=target, options=attention_kernels.LAUNCH)
-                assert built.metadata.shared <= shared, (name, dim, capability)
-                assert re.search(r"cp\.async\.cg[^;]*0x10", built.asm["ptx"]), (name, dim)
-                assert stack_bytes(built.asm["cubin"]) == 0, (name, dim, capability)
+                built_attention(capability, splits, dtype, name, dim)
+
+
+def build_narrow() -> None:
+    """The same of a cache in 8 bits, e4m3 from Ada on."""
+    for dtype, name, dim in (
+        (torch.bfloat16, "*bf16", 128),
+        (torch.float16, "*fp16", 64),
+        (torch.bfloat16, "*bf16", 80),
+        (torch.bfloat16, "*bf16", 256),
+    ):
+        for capability in SHARED:
+            for splits in (1, 32):
+                built_attention(capability, splits, dtype, name, dim, "*i8", scaled=True)
+                if capability >= 89:
+                    built_attention(capability, splits, dtype, name, dim, "*fp8e4nv")
+
+
+def built_attention(
+    capability: int,
+    splits: int,
+    dtype: torch.dtype,
+    name: str,
+    dim: int,
+    cache: str = "",
+    *,
+    scaled: bool = False,
+) -> str:
+    """PTX of a kernel that fits a card; `cache`: the type of keys and values, if it is another."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from triton.compiler import compile as build_kernel
+
+    names = attention_kernels.attend_kernel.arg_names
+    what = (name, cache, dim, capability, splits)
+    constants = {"GROUP": 4, "DIM_K": dim, "DIM_V": dim, "SPLITS": splits}
+    constants |= attention_kernels.blocks(4, dim, dim, dtype)
+    if not scaled:
+        constants |= {"k_scale_ptr": None, "v_scale_ptr": None}
+    out = name if splits == 1 else "*fp32"
+    held = cache or name
+    types = (name, held, held, "*i64", out, out, out, "fp32", "i32", "*fp32", "*fp32")
+    aligned = (0, 1, 2, 3, 4, 5, 6, 8, *((9, 10) if scaled else ()))
+    source = ASTSource(
+        fn=attention_kernels.attend_kernel,
+        signature=dict(zip(ATTENDS, types, strict=True)) | dict.fromkeys(constants, "constexpr"),
+        constexprs={(names.index(key),): value for key, value in constants.items()},
+        attrs={(i,): [["tt.divisibility", 16]] for i in aligned},
+    )
+    target = GPUTarget("cuda", capability, 32)
+    built = build_kernel(source, target=target, options=attention_kernels.LAUNCH)
+    ptx = str(built.asm["ptx"])
+    assert built.metadata.shared <= SHARED[capability], what
+    assert re.search(r"cp\.async\.c[ag][^;]*0x", ptx), what
+    if not cache:
+        assert re.search(r"cp\.async\.cg[^;]*0x10", ptx), what
+    assert stack_bytes(built.asm["cubin"]) == 0, what
+    return ptx
 
 
 if __name__ == "__main__":
     tasks = {
         "int8": (interpret, build),
         "attention": (interpret_attention, build_attention),
+        "narrow": (interpret_narrow, build_narrow),
+        "gemlite": (interpret_gemlite, interpret_gemlite),
     }
     tasks[sys.argv[1]][sys.argv[2] == "build"]()

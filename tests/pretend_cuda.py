@@ -1,9 +1,10 @@
 """What inductor writes for a card, without one: tensors of shapes alone, nothing runs.
 
-    python -m tests.pretend_cuda CARD SCHEME[:BATCH] ... [NAME=VALUE ...]
+    python -m tests.pretend_cuda CARD SCHEME[:BATCH[:CACHE]] ... [NAME=VALUE ...]
 
 A line of JSON for each SCHEME: a step of a decoder layer, or of what follows the last one where
-SCHEME is `choose`, or why it failed. CARD is one of `CARDS`, NAME an option of the compiler.
+SCHEME is `choose`, or why it failed. CARD is one of `CARDS`, CACHE a `kv_cache_dtype`, NAME an
+option of the compiler.
 
 A process of its own, because torch is told that there is a card. Much of what it is told it by is
 private to torch, so that this belongs to the versions of constraints.txt.
@@ -234,12 +235,14 @@ def seen(call: Any) -> str:
     return code
 
 
-def step(scheme: str, n_batch: int, options: dict[str, Any], length: int = 32768) -> str:
-    """The code of a step of one layer, over a cache of that length."""
+def step(
+    scheme: str, n_batch: int, options: dict[str, Any], length: int = 32768, cache: str = ""
+) -> str:
+    """The code of a step of one layer, over a cache of that length; `cache`: of 8 bits."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from bench import schemes
-    from bench.engines.graph import attention, compiling, merging, static
+    from bench.engines.graph import attention, compiling, merging, narrow, static
 
     compiling.leave_out_slow_products()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
@@ -250,7 +253,9 @@ def step(scheme: str, n_batch: int, options: dict[str, Any], length: int = 32768
         layer = model.get_decoder().layers[0]
         layer.self_attn.layer_idx = 0
         position = torch.zeros(1, dtype=torch.long, device="cuda")
-        slots = static.Slots(length, position)
+        slots = (
+            narrow.NarrowSlots(length, position, cache) if cache else static.Slots(length, position)
+        )
         key = torch.empty(n_batch, 8, 1, 128, dtype=torch.bfloat16, device="cuda")
         slots.make(key, key)
         hidden = torch.empty(n_batch, 1, 4096, dtype=torch.bfloat16, device="cuda")
@@ -279,8 +284,8 @@ def told_in_a_fork(case: str, options: dict[str, Any]) -> None:
         if code := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
             sys.stdout.write(json.dumps({"failed": f"it ended with {code}"}) + "\n")
         return
-    scheme, _, rows = case.partition(":")
-    make = choose if scheme == "choose" else functools.partial(step, scheme)
+    scheme, rows, cache = [*case.split(":"), "", ""][:3]
+    make = choose if scheme == "choose" else functools.partial(step, scheme, cache=cache)
     try:
         said = told(make(int(rows or 1), options))
     except Exception:

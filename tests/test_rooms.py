@@ -31,6 +31,7 @@ KERNELS = {
     "engines/graph/attention_kernels.py",
     "engines/graph/merging.py",
     "quantization/compressed.py",
+    "quantization/gemlite_layer.py",
     "quantization/int8_layer.py",
     "quantization/int8_kernels.py",
 }
@@ -60,6 +61,7 @@ ENGINE_PACKAGES = {
     "torch",
     "torchao",
     "bitsandbytes",
+    "gemlite",
     *(name for engine in ENGINES.values() for name in engine.imports),
 }
 BORROWED = {"safetensors", "filelock", "huggingface_hub", "msgspec"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -84,8 +85,11 @@ def _list(args: argparse.Namespace) -> int:
         column("version"),
         *(Column(heading=key, show=partial(_some, key)) for key in ("devices", "modes", "schemes")),
     ]
-    print(render(rows(), columns, args.output), end="")
+    found = rows()
+    print(render(found, columns, args.output), end="")
     if args.output == "md":
+        for line in dict.fromkeys(why for row in found for why in row["missing"].values()):
+            print(f"\n{line}")
         print(
             "\nAn environment of its own is made by `bench engines install NAME`, or on first use."
         )
@@ -126,8 +130,18 @@ def _row(name: str, spec: Spec, place: Home | None) -> dict[str, Any]:
         "modes": list(spec.modes),
         "schemes": chosen,
         "checkpoints": made,
+        "missing": _missing(chosen) if spec.applies else {},
         "refuses": {f"{q} on {kind}": why for (q, kind), why in spec.refuses.items()},
     }
+
+
+def _missing(names: Sequence[str]) -> dict[str, str]:
+    """Scheme -> the package that it lacks here, and how to get it."""
+    from bench import schemes
+
+    card = schemes.Device(name="cuda:0", kind="cuda")
+    lacks = ((q, p.missing(card)) for q in names for p in schemes.scheme(q).packages)
+    return {q: f"scheme '{q}' {why}" for q, why in lacks if why}
 
 
 def _some(key: str, row: Any) -> str:

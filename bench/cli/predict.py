@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cli import add_output, quantities
+from bench.cli.grid import option
 
 if TYPE_CHECKING:
     from bench.models import ModelCard
@@ -28,6 +29,7 @@ examples:
   bench predict -m qwen3.6-27b -q q4_k_m --gpu all --min-tok-s 30 --max-usd-per-mtok 2
   bench predict -m all -q q4_k_m --gpu rtx-4080-super --min-tok-s 60
   bench predict -m path/to/config.json -q q4_k_m --gpu rtx-3060
+  bench predict -m llama-3.1-8b -q none -e vllm -p 32768 --option kv_cache_dtype=fp8
 
 The interval covers 90 of 100 measurements that were left out of the fit (docs/predict.md). No
 prediction is above the bound. `fit` is yes, tight (within 7% of the memory), offload (the host
@@ -113,6 +115,15 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         help="number of cards that share the model",
     )
     parser.add_argument(
+        "--option",
+        action="append",
+        type=option,
+        default=[],
+        metavar="KEY=VALUE",
+        help="type of the key-value cache, as the engine calls it: kv_cache_dtype=fp8, or type_k "
+        "and type_v of llama.cpp",
+    )
+    parser.add_argument(
         "--measured",
         type=float,
         metavar="TOK_S",
@@ -146,6 +157,7 @@ def run(args: argparse.Namespace) -> int:
     from bench.report.tables import render
     from bench.roofline.memory import OFFLOADING
     from bench.schemes.bytes import check_quant
+    from bench.schemes.cache import check_stated
 
     for name in ("measured", "rent"):
         value = getattr(args, name)
@@ -157,6 +169,7 @@ def run(args: argparse.Namespace) -> int:
     for engine in engines:
         for quant in args.quant.split(","):
             check_quant(sized(schemes.meant(quant, engine)))
+        check_stated(engine, dict(args.option))
     cards = _cards(args.gpu, args.memory)
     extra, skipped = _own_rows(args.results)
     for line in skipped:
@@ -187,15 +200,16 @@ def _rows(
     from bench import schemes
     from bench.predict.names import stored_scheme
     from bench.roofline.memory import HostMemory
+    from bench.schemes.cache import asked
 
     host = HostMemory(
         memory_bytes=int(args.host_memory * 2**30), bandwidth=args.host_bandwidth * 1e9
     )
     rows = []
     for engine in engines:
-        for asked in dict.fromkeys(schemes.meant(q, engine) for q in args.quant.split(",")):
-            for model in _models(args, asked):
-                quant = stored_scheme(model, asked)
+        for meant in dict.fromkeys(schemes.meant(q, engine) for q in args.quant.split(",")):
+            for model in _models(args, meant):
+                quant = stored_scheme(model, meant)
                 for gpu in cards:
                     for n_batch in args.n_batch:
                         found = predictor.predict(
@@ -210,6 +224,7 @@ def _rows(
                             host=host,
                             spilled=args.on_host,
                             bytes_known=args.weights_bytes is None,
+                            kv_cache_dtype=asked(engine, dict(args.option)),
                         )
                         rows.append(_row(predictor, model, found, gpu, host, args))
     return rows
@@ -399,6 +414,8 @@ def _columns(args: argparse.Namespace) -> list[Any]:
     columns = [column("gpu"), column("model"), column("engine"), column("quant")]
     if args.n_batch != [1]:
         columns.append(column("n_batch", "batch"))
+    if args.option:
+        columns.append(column("kv_cache_dtype", "cache"))
     columns += [
         column("decode_tok_s", "decode tok/s", ".3g"),
         interval("low", "high", "90% interval"),

@@ -41,7 +41,13 @@ def examine(device: str | None = None, *, with_peaks: bool = False) -> list[Chec
     """
     from bench.devices.gpu.amd import AmdCard
     from bench.doctor.gpu import gpu_checks
-    from bench.doctor.host import compiler_check, host_checks, software_checks
+    from bench.doctor.host import (
+        CARD_PACKAGES,
+        compiler_check,
+        host_checks,
+        package_check,
+        software_checks,
+    )
     from bench.doctor.peaks import peak_checks
     from bench.doctor.support import support_check
 
@@ -50,6 +56,7 @@ def examine(device: str | None = None, *, with_peaks: bool = False) -> list[Chec
     checks.append(support_check(kind_of(chosen), "amd" if isinstance(card, AmdCard) else ""))
     checks += software_checks()
     if kind_of(chosen) == "cuda":
+        checks += [package_check(*one) for one in CARD_PACKAGES]
         checks.append(compiler_check(chosen))
     checks += host_checks(computes=chosen == "cpu")
     if card is not None:

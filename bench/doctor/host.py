@@ -25,6 +25,8 @@ PACKAGES: tuple[tuple[str, tuple[int, ...], State], ...] = (
     ("torchao", (0, 17), "warn"),
 )
 """Name, least version (as in pyproject.toml), and how bad it is to lack it."""
+CARD_PACKAGES: tuple[tuple[str, tuple[int, ...], State], ...] = (("gemlite", (0, 6, 0), "ok"),)
+"""The same of what only a card can use, and nobody must have."""
 
 
 def software_checks() -> Iterator[Check]:

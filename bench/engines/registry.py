@@ -11,7 +11,7 @@ from bench.engines import Engine
 from bench.engines.transformers import splitting
 from bench.errors import InputError, unknown
 from bench.experiment.devices import members
-from bench.schemes import Device, scheme
+from bench.schemes import Device, cache, scheme
 
 if TYPE_CHECKING:
     from bench.experiment import Variant
@@ -66,6 +66,7 @@ ENGINES: Mapping[str, Spec] = {
         applies=True,
         packages=("transformers",),
         imports=("transformers",),
+        check="bench.engines.transformers.splitting:check",
         spreads=True,
     ),
     "graph": Spec(
@@ -74,6 +75,7 @@ ENGINES: Mapping[str, Spec] = {
         applies=True,
         packages=("transformers",),
         imports=("transformers", "triton"),
+        check="bench.engines.graph.compiling:check",
         spreads=True,
         revision=2,  # products of one input are merged
     ),
@@ -167,9 +169,11 @@ def refusal(variant: Variant, device: Device) -> str | None:
     if len(members(device.name)) > 1 and not of.spreads:
         return f"engine '{name}' runs on one device, not on {device.name}"
     if of.applies:
-        return scheme(variant.quant).refusal(
-            device, variant.mode, variant.dtype
-        ) or splitting.refusal(variant, device.name)
+        return (
+            scheme(variant.quant).refusal(device, variant.mode, variant.dtype)
+            or splitting.refusal(variant, device.name)
+            or cache.refusal(cache.asked(name, variant.options), device)
+        )
     if why := of.refuses.get((variant.quant, device.kind)):
         return f"engine '{name}': scheme '{variant.quant}' is not measured on {device.name}: {why}"
     return None

@@ -17,7 +17,7 @@ from bench import fields
 from bench.errors import InputError
 from bench.identity import key
 
-VERSION = 1
+VERSION = 2
 """Of what is counted, and how."""
 
 

@@ -38,6 +38,8 @@ class Attention:
 
     cache_width: Count = 0
     """Numbers cached for each token: keys and values, or MLA's latent."""
+    cache_heads: Count = 0
+    """Heads of these keys: a cache in integers has a scale for each, and for its values."""
     decode_macs: Count = 0
     """Multiply-adds for each new token and each position it attends to."""
     prefill_macs: Count = 0
@@ -205,6 +207,7 @@ def full_attention(heads: Heads, window: int | None, n: int, stored: int) -> Att
     macs = 2 * heads.n * heads.dim
     return Attention(
         cache_width=2 * heads.n_kv * heads.dim,
+        cache_heads=heads.n_kv,
         decode_macs=macs,
         prefill_macs=macs,
         window=window,

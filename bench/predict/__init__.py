@@ -23,6 +23,7 @@ from bench.roofline import Bound, bound, mean_context, prefill_work
 from bench.roofline.gpus import Gpu
 from bench.roofline.memory import HOST, Fit, HostMemory
 from bench.schemes.bytes import has_layout
+from bench.schemes.cache import AUTO, type_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,8 @@ class Prediction:
     """Whether a figure above the bound must be wrong: bytes of weights and cache are known."""
     extrapolates: tuple[str, ...]
     """What the question has that no measurement has; the interval is wider for it."""
+    kv_cache_dtype: str = AUTO
+    """Type of the cache (`bench.schemes.cache`); `auto`: 16 bits."""
     absent: dict[str, str] = field(default_factory=dict)
 
 
@@ -114,11 +117,13 @@ class Predictor:
         host: HostMemory = HOST,
         spilled: Spilled | None = None,
         bytes_known: bool = True,
+        kv_cache_dtype: str = AUTO,
     ) -> Prediction:
         """What to expect of a model in a scheme on an engine and a device.
 
         `spilled`: what is told to stay on the host, in place of as little as possible.
         `bytes_known` False: the card was made up to a size, so that its cache is a guess.
+        `kv_cache_dtype`: a type of `bench.schemes.cache`. Raises UnsupportedError for another.
         """
         s, held_as = shape(model), sized(quant)
         limit = bound(
@@ -130,10 +135,21 @@ class Predictor:
             n_batch,
             engine=engine,
             dtype="float16",
+            kv_dtype=kv_cache_dtype,
             n_devices=n_gpus,
         )
         placed = self._place(
-            model, gpu, held_as, engine, n_prompt, n_gen, n_batch, n_gpus, host, spilled
+            model,
+            gpu,
+            held_as,
+            engine,
+            n_prompt,
+            n_gen,
+            n_batch,
+            n_gpus,
+            host,
+            spilled,
+            kv_cache_dtype,
         )
         kind, new = kind_of(s, placed), self.model.novelty(placed.point)
         absent = dict(limit.absent)
@@ -165,6 +181,7 @@ class Predictor:
             kind=kind,
             bound_sure=bytes_known and has_layout(quant) and (n_batch == 1 or not s.n_experts),
             extrapolates=_explain(new, gpu, engine, quant, s, held_as),
+            kv_cache_dtype=kv_cache_dtype,
             absent=absent,
         )
 
@@ -180,11 +197,15 @@ class Predictor:
         n_gpus: int,
         host: HostMemory,
         spilled: Spilled | None = None,
+        kv_cache_dtype: str = AUTO,
     ) -> PlacedBytes:
         work = PlacedWorkload(
-            context=mean_context(n_prompt, n_gen), positions=n_prompt + n_gen, n_batch=n_batch
+            context=mean_context(n_prompt, n_gen),
+            positions=n_prompt + n_gen,
+            n_batch=n_batch,
+            kv=type_of(kv_cache_dtype),
         )
-        memory = memory_of(model, quant, engine, n_prompt, n_gen, n_batch)
+        memory = memory_of(model, quant, engine, n_prompt, n_gen, n_batch, kv_cache_dtype)
         return place(model, gpu, quant, engine, work, memory, host, n_gpus, spilled)
 
     def _decode(

@@ -22,6 +22,7 @@ from bench.roofline import mean_context
 from bench.roofline.gpus import Gpu, gpus
 from bench.roofline.memory import HOST, HostMemory
 from bench.schemes.bytes import held
+from bench.schemes.cache import type_of
 
 NEAR: Final = 0.35
 """Log distance within which a cause explains a rate."""
@@ -58,9 +59,13 @@ class Question:
     def point(self, n_prompt: int | None = None) -> Point:
         """The question as the formula sees it, at another length of the prompt if given."""
         at, length = self.found, n_prompt or self.found.n_prompt
-        memory = memory_of(self.model, self.quant, at.engine, length, at.n_gen, at.n_batch)
+        kv = at.kv_cache_dtype
+        memory = memory_of(self.model, self.quant, at.engine, length, at.n_gen, at.n_batch, kv)
         work = PlacedWorkload(
-            context=mean_context(length, at.n_gen), positions=length + at.n_gen, n_batch=at.n_batch
+            context=mean_context(length, at.n_gen),
+            positions=length + at.n_gen,
+            n_batch=at.n_batch,
+            kv=type_of(kv),
         )
         return place(self.model, self.gpu, self.quant, at.engine, work, memory, self.host).point
 

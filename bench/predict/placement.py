@@ -22,12 +22,11 @@ from bench.roofline.memory import (
     Memory,
     cache_bytes,
     fit,
+    place_bytes,
     running,
 )
 from bench.schemes.bytes import Held, held
-
-KV_BYTES: Final = {"": 2.0, "f16": 2.0, "q8_0": 34 / 32, "fp8": 1.0, "q4_0": 18 / 32}
-"""Bytes of one cached number by the cache's type."""
+from bench.schemes.cache import AUTO, SIXTEEN, TYPES, CacheType
 
 EMBEDDING_ON_HOST: Final = "llama.cpp"
 """The engine that looks the input embedding up in the host's memory; tied ones are held twice."""
@@ -68,7 +67,7 @@ class PlacedWorkload:
     context: float
     positions: int
     n_batch: int = 1
-    kv_dtype: str = ""
+    kv: CacheType = SIXTEEN
     new: bool = True
 
 
@@ -81,8 +80,19 @@ class PlacedBytes:
     memory: Memory
 
 
+def published_cache(name: str) -> CacheType:
+    """The cache of a row by what its source calls it; what nothing else is called has 16 bits."""
+    return TYPES.get(name, SIXTEEN)
+
+
 def memory_of(
-    model: ModelCard, quant: str, engine: str, n_prompt: int, n_gen: int, n_batch: int
+    model: ModelCard,
+    quant: str,
+    engine: str,
+    n_prompt: int,
+    n_gen: int,
+    n_batch: int,
+    kv_dtype: str = AUTO,
 ) -> Memory:
     """Memory on the device while it runs; llama.cpp keeps the input embedding on the host."""
     found = running(
@@ -93,7 +103,7 @@ def memory_of(
         n_batch=n_batch,
         engine=engine,
         dtype="float16",
-        kv_dtype="float16",
+        kv_dtype=kv_dtype,
     )
     if engine != EMBEDDING_ON_HOST:
         return found
@@ -160,8 +170,16 @@ def _shares(s: Shape, weights: Held, work: PlacedWorkload, over: float) -> tuple
     """Shares of the experts and of whole layers, with their cache, that leave `over` bytes out."""
     experts = min(1.0, over / weights.expert_bytes) if weights.expert_bytes else 0.0
     rest = max(0.0, over - weights.expert_bytes)
-    whole = weights.step_bytes + work.n_batch * cache_bytes(s, work.positions)
+    whole = weights.step_bytes + work.n_batch * cache_bytes(s, work.positions, work.kv)
     return experts, min(1.0, rest / whole)
+
+
+def narrowed(s: Shape, kv: CacheType) -> float:
+    """Bytes of a cache over those of one in 16 bits."""
+    if not kv.head_bytes:
+        return kv.number_bytes / SIXTEEN.number_bytes
+    whole = sum(a.keeps * place_bytes(a, SIXTEEN) for a in s.attention)
+    return sum(a.keeps * place_bytes(a, kv) for a in s.attention) / whole if whole else 1.0
 
 
 def _split(
@@ -185,7 +203,7 @@ def _split(
         dtype="float16",
         kv_dtype="float16",
     )
-    narrow = KV_BYTES.get(work.kv_dtype, 2.0) / 2.0
+    narrow = narrowed(s, work.kv)
     kv = (step.n_bytes - weights.step_bytes - expert_read) * narrow
     experts_out, share = out
     return Point(

@@ -15,6 +15,7 @@ from bench.predict.placement import (
     host_of,
     memory_of,
     place,
+    published_cache,
 )
 from bench.predict.published import (
     COLLECTED,
@@ -123,7 +124,7 @@ def _sample(row: PublishedRow) -> FitSample | None:
         context=row.context,
         positions=positions,
         n_batch=row.n_batch,
-        kv_dtype=row.kv_dtype,
+        kv=published_cache(row.kv_dtype),
         new=is_new(row, shape(model).latent),
     )
     placed = place(

@@ -16,6 +16,7 @@ from bench.records.file import read
 from bench.roofline import mean_context
 from bench.roofline.gpus import match
 from bench.schemes.bytes import check_quant
+from bench.schemes.cache import asked
 
 
 def rows_of(paths: Sequence[Path]) -> tuple[list[PublishedRow], list[str]]:
@@ -81,6 +82,7 @@ def _row(record: Record, identity: Mapping[str, Any]) -> PublishedRow | str:
         source=f"own records {record.environment}",
         excluded="",
         note="",
+        kv_dtype=asked(engine, record.variant.get("options") or {}),
     )
 
 

@@ -1,7 +1,8 @@
 """Carries schemes out with torch, layer by layer; what a scheme is and needs: `bench.schemes`.
 
 layers   which layers, and why not the others     ao, bnb, quanto,     what a scheme's row names
-seen     what really computes a layer             own, int8_layer      as `convert` and `fits`
+seen     what really computes a layer             own, int8_layer,     as `convert` and `fits`
+                                                  gemlite_layer
 holding  what is held in memory                   mixed                bits by measured layers
 streaming   a layer at a time from files to the device
 ready    models that were quantized before        compressed           their layers, kept so
@@ -12,7 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from bench import schemes
 from bench.errors import UnsupportedError
@@ -97,10 +98,15 @@ def _quantized(wanted: Scheme, model: torch.nn.Module) -> Applied:
     return watched(layers.convert(wanted, model, choice.names), choice, shapes)
 
 
+TILED: Final = ("int8_kernels", "gemlite_layer")
+"""Modules that choose tiles, where they were imported."""
+
+
 def tiles() -> dict[str, str]:
-    """Tile sizes that kernels of this project chose here by time; {} where none was run."""
-    kernels = sys.modules.get("bench.quantization.int8_kernels")
-    return {} if kernels is None else dict(kernels.tiles())
+    """Tile sizes that kernels chose here by time: this project's, and gemlite's; {} where none was
+    run."""
+    rooms = (sys.modules.get(f"bench.quantization.{name}") for name in TILED)
+    return {name: tile for room in rooms if room is not None for name, tile in room.tiles().items()}
 
 
 def watched(

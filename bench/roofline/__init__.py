@@ -16,8 +16,9 @@ from bench.models import ModelCard
 from bench.models.shapes import Shape, shape
 from bench.roofline.gpus import GIB, Gpu, Precision
 from bench.roofline.memory import RESERVE_BYTES as RESERVE_BYTES
-from bench.roofline.memory import STATE_BYTES, running
+from bench.roofline.memory import STATE_BYTES, place_bytes, running
 from bench.schemes.bytes import Held, float_bytes, held, layout
+from bench.schemes.cache import CacheType, type_of
 from bench.schemes.row import Compute
 
 Limit = Literal["memory", "compute"]
@@ -104,8 +105,10 @@ def kv_bytes_per_token(card: ModelCard, kv_dtype: str = "auto") -> int:
 
     Layers that read another layer's keys and values add nothing, nor do layers with a constant
     state. transformers' own DeepSeek code caches full keys and values instead of MLA's latent.
+    `kv_dtype`: a type of `bench.schemes.cache`.
     """
-    return float_bytes(kv_dtype) * sum(a.cache_width * a.keeps for a in shape(card).attention)
+    kv = type_of(kv_dtype)
+    return round(sum(place_bytes(a, kv) * a.keeps for a in shape(card).attention))
 
 
 def decode_work(
@@ -125,20 +128,21 @@ def decode_work(
     B x cached positions. A static cache of `static_cache` positions is read whole.
     """
     s = shape(card)
-    return _decode(s, held(s, quant, dtype, engine), context, n_batch, kv_dtype, static_cache)
+    weights = held(s, quant, dtype, engine)
+    return _decode(s, weights, context, n_batch, type_of(kv_dtype), static_cache)
 
 
 def _decode(
-    s: Shape, weights: Held, context: float, n_batch: int, kv_dtype: str, static: int | None
+    s: Shape, weights: Held, context: float, n_batch: int, kv: CacheType, static: int | None
 ) -> Work:
     cached = macs = state = 0.0
     for a in s.attention:
         stored = a.read(context if static is None else static)
-        cached += a.layers * a.cache_width * max(stored, a.read(context))
+        cached += a.layers * place_bytes(a, kv) * max(stored, a.read(context))
         macs += a.layers * (a.decode_macs * a.read(context) + a.state_macs)
         state += a.layers * a.state_width
     # Constant state is read and written.
-    per_sequence = float_bytes(kv_dtype) * cached + 2 * STATE_BYTES * state
+    per_sequence = cached + 2 * STATE_BYTES * state
     return Work(
         n_bytes=weights.step_bytes
         + weights.expert_bytes * s.experts_read(n_batch)
@@ -163,10 +167,10 @@ def prefill_work(
     """
     s = shape(card)
     weights = held(s, quant, dtype, engine)
-    return _prefill(s, weights, n_prompt, n_batch, kv_dtype)
+    return _prefill(s, weights, n_prompt, n_batch, type_of(kv_dtype))
 
 
-def _prefill(s: Shape, weights: Held, n_prompt: int, n_batch: int, kv_dtype: str) -> Work:
+def _prefill(s: Shape, weights: Held, n_prompt: int, n_batch: int, kv: CacheType) -> Work:
     head = sum(m.n_params for m in s.matrices if m.part == "head")
     cached = macs = 0.0
     for a in s.attention:
@@ -174,12 +178,12 @@ def _prefill(s: Shape, weights: Held, n_prompt: int, n_batch: int, kv_dtype: str
         # Positions attended to, summed over the prompt: a triangle, then a band.
         pairs = seen * (seen + 1) / 2 + (n_prompt - seen) * seen
         macs += a.layers * (a.prefill_macs * pairs + a.state_macs * n_prompt)
-        cached += a.keeps * a.cache_width * a.kept(n_prompt)
+        cached += a.keeps * place_bytes(a, kv) * a.kept(n_prompt)
     matmul = (s.n_active_params - head) * n_prompt + head
     return Work(
         n_bytes=weights.step_bytes
         + weights.expert_bytes * s.experts_read(n_prompt * n_batch)
-        + n_batch * float_bytes(kv_dtype) * cached,
+        + n_batch * cached,
         flops=n_batch * 2 * (matmul + macs),
     )
 
@@ -238,10 +242,10 @@ def bound(
     n_devices: int = 1,
 ) -> Bound:
     """The most that `gpu` allows for a workload; `n_devices` of them share work perfectly."""
-    s = shape(card)
+    s, kv = shape(card), type_of(kv_dtype)
     weights = held(s, quant, dtype, engine)
-    step = _decode(s, weights, mean_context(n_prompt, n_gen), n_batch, kv_dtype, static_cache)
-    first = _prefill(s, weights, n_prompt, n_batch, kv_dtype)
+    step = _decode(s, weights, mean_context(n_prompt, n_gen), n_batch, kv, static_cache)
+    first = _prefill(s, weights, n_prompt, n_batch, kv)
     needed = memory_bytes(
         card,
         quant,

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from bench.models import ModelCard
-from bench.models.shapes import Shape, shape
+from bench.models.shapes import Attention, Shape, shape
 from bench.schemes import allocation
 from bench.schemes.bytes import ON_MODULES, float_bytes, held, layout
+from bench.schemes.cache import SIXTEEN, CacheType, type_of
 
 Fit = Literal["yes", "tight", "offload", "no"]
 
@@ -84,7 +85,8 @@ def running(
     """Memory of a workload: weights, full cache, logits, activations and a reserve.
 
     An estimate from below for the activations: the widest matrix' output and four hidden states
-    for each prompt token, and one set of 32-bit logits for each sequence.
+    for each prompt token, and one set of 32-bit logits for each sequence. `kv_dtype`: a type of
+    `bench.schemes.cache`.
     """
     s = shape(card)
     width = float_bytes(dtype)
@@ -95,19 +97,24 @@ def running(
     working = n_batch * n_prompt * width * (2 * inner + 4 * s.hidden_size)
     return Memory(
         weights_bytes=held(s, quant, dtype, engine).weights_bytes,
-        cache_bytes=round(n_batch * cache_bytes(s, n_prompt + n_gen, float_bytes(kv_dtype))),
+        cache_bytes=round(n_batch * cache_bytes(s, n_prompt + n_gen, type_of(kv_dtype))),
         activations_bytes=working + n_batch * vocab * 4,
     )
 
 
-def cache_bytes(s: Shape, positions: int, width: float = 2) -> float:
-    """Cached bytes of one sequence of `positions` tokens, `width` bytes a number.
+def cache_bytes(s: Shape, positions: int, kv: CacheType = SIXTEEN) -> float:
+    """Cached bytes of one sequence of `positions` tokens, in a cache of that type.
 
     A layer with a window keeps no more than the window, one that reads another layer's keys keeps
     none, and constant state is there from the first token.
     """
-    growing = sum(a.keeps * a.cache_width * a.kept(positions) for a in s.attention)
-    return width * growing + STATE_BYTES * sum(a.layers * a.state_width for a in s.attention)
+    growing = sum(a.keeps * place_bytes(a, kv) * a.kept(positions) for a in s.attention)
+    return growing + STATE_BYTES * sum(a.layers * a.state_width for a in s.attention)
+
+
+def place_bytes(a: Attention, kv: CacheType) -> float:
+    """Bytes that one layer caches for a token, scales included."""
+    return a.cache_width * kv.number_bytes + 2 * a.cache_heads * kv.head_bytes
 
 
 def loading_bytes(

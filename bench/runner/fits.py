@@ -23,6 +23,7 @@ from bench.roofline.memory import (
 )
 from bench.runner.here import Here
 from bench.schemes.bytes import has_layout
+from bench.schemes.cache import AUTO, asked
 
 LIMIT = 1 << 16
 """No batch above it is looked at."""
@@ -56,7 +57,9 @@ def needs(variant: Variant, workload: Workload, card: ModelCard, place: Here) ->
         "n_gen": workload.n_gen,
         "n_batch": workload.n_batch,
     }
-    found = running(card, variant.quant, dtype=dtype, kv_dtype=dtype, engine=engine, **size)
+    kv_dtype = asked(engine, variant.options)
+    kv_dtype = dtype if kv_dtype == AUTO else kv_dtype
+    found = running(card, variant.quant, dtype=dtype, kv_dtype=kv_dtype, engine=engine, **size)
     found = replace(found, reserve_bytes=reserve)
     peak = loading_bytes(
         card,

@@ -22,6 +22,7 @@ from bench.roofline import bound
 from bench.runner.fits import needs
 from bench.runner.here import Here
 from bench.runner.naming import why_not
+from bench.schemes.cache import asked
 from bench.summary.limits import at_once
 
 GUESSED_RATE: Final = 1.0
@@ -125,6 +126,7 @@ def _bounds(
         place.gpu,
         variant.quant,
         dtype=place.dtype if variant.dtype == "auto" else variant.dtype,
+        kv_dtype=asked(variant.engine, variant.options),
         n_devices=together,
         engine=variant.engine,
         n_prompt=workload.n_prompt,

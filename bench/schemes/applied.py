@@ -10,11 +10,13 @@ TORCHAO: Final = Package(name="torchao", least="0.17")
 BITSANDBYTES: Final = Package(name="bitsandbytes", least="0.50")
 QUANTO: Final = Package(name="optimum-quanto", least="0.2.7")
 TRITON: Final = Package(name="triton", least="3.0", kinds=("cuda",))
+GEMLITE: Final = Package(name="gemlite", least="0.6.0")
 TORCH_UNSIGNED: Final = Package(name="torch", least="2.12", kinds=("cpu",))
 """The first whose torch._int_mm takes unsigned integers on a CPU; on a GPU they are signed."""
 
 TORCH: Final = {"transformers": "", "graph": ""}
 AO, BNB, OWN = "bench.quantization.ao", "bench.quantization.bnb", "bench.quantization.own"
+GEM: Final = "bench.quantization.gemlite_layer"
 FP8_CARDS: Final = "fp8 tensor cores: Ada, Hopper and newer"
 CONVERTED: Final = (
     "eager: converted to float whole, then a float matmul; compiled: within the matmul"
@@ -128,6 +130,20 @@ INTEGERS: Final = (
         convert=f"{AO}:int4_weight_only",
         fits=f"{AO}:fits_int4",
         kernel="torch._weight_int4pack_mm (tinygemm), bfloat16 activations",
+    ),
+    Scheme(
+        name="gemlite-int4",
+        summary="gemlite: int4 weights in groups of 64, bfloat16 activations",
+        engines=TORCH,
+        # A scale and what code 0 stands for, in bfloat16.
+        layout=Layout(bits=4, group=64, group_bytes=4, leaves=FUSED),
+        kinds=("cuda",),
+        packages=(GEMLITE,),
+        least=Least(capability=(8, 0), why="bfloat16 tensor cores"),
+        dtypes=("bfloat16",),
+        convert=f"{GEM}:convert",
+        fits=f"{GEM}:fits",
+        kernel="gemlite::forward_functional: a Triton kernel for few rows, for some and for many",
     ),
     Scheme(
         name="bnb-int8",

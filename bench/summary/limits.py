@@ -21,6 +21,7 @@ from bench.roofline import Bound, MeasuredRates, above_bound, bound, mbu, mfu, p
 from bench.roofline.diagnosis import Symptoms, diagnose
 from bench.roofline.gpus import Gpu, match
 from bench.schemes.bytes import ON_MODULES, layout
+from bench.schemes.cache import asked
 from bench.summary.arm import ArmSettings, Host, Sizes
 
 if TYPE_CHECKING:
@@ -160,6 +161,7 @@ def _bound(
         sizes.n_gen,
         sizes.n_batch or 1,
         dtype=arm.dtype,
+        kv_dtype=asked(arm.engine, arm.options),
         engine=arm.engine,
         n_devices=together,
     )

@@ -9,9 +9,10 @@ import pytest
 from tests.triton_kernels import kernels
 
 
+@pytest.mark.parametrize("which", ["attention", "narrow"])
 @pytest.mark.parametrize("task", ["interpret", pytest.param("build", marks=pytest.mark.slow)])
-def test_the_gpu_kernels_without_a_gpu(task: str, tmp_path: Path) -> None:
-    kernels("attention", task, tmp_path)
+def test_the_gpu_kernels_without_a_gpu(which: str, task: str, tmp_path: Path) -> None:
+    kernels(which, task, tmp_path)
 
 
 def test_programs_for_all_of_a_card() -> None:

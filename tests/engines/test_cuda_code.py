@@ -45,9 +45,13 @@ SEVERAL_ROWS = [
 ]
 """Scheme, and what its products are at several rows."""
 
+CACHES = [("int8", ADA), ("fp8", HOPPER)]
+"""Caches in 8 bits."""
+
 ALL = [
     *((card, f"{scheme}:1") for scheme, card, *_ in [*CASES, *UNCOUNTED]),
     *((HOPPER, f"{scheme}:4") for scheme, _ in SEVERAL_ROWS),
+    *((card, f"none:1:{kind}") for kind, card in CACHES),
     (HOPPER, "choose:1"),
 ]
 
@@ -71,12 +75,13 @@ def all_of(card: str) -> dict[str, dict[str, Any]]:
     return dict(zip(cases, map(json.loads, done.stdout.splitlines()), strict=True))
 
 
-def written(scheme: str, n_batch: int, card: str) -> dict[str, Any]:
+def written(scheme: str, n_batch: int, card: str, cache: str = "") -> dict[str, Any]:
     """What is said of a step of a layer of Llama 8B, without its attention."""
-    told = all_of(card)[f"{scheme}:{n_batch}"]
+    told = all_of(card)[f"{scheme}:{n_batch}:{cache}".rstrip(":")]
     assert "failed" not in told, told["failed"]
     found = told | {"by": dict(told["by"])}
-    assert found["by"].pop("torch.ops.gpu_cost_bench.attend", 0) == (scheme != "choose")
+    attend = "attend_narrow" if cache else "attend"
+    assert found["by"].pop(f"torch.ops.gpu_cost_bench.{attend}", 0) == (scheme != "choose")
     # cuBLAS' integer product stops at 16 rows or fewer; the other has a thread an output.
     assert not {"extern_kernels._int_mm", "extern_kernels._weight_int8pack_mm"} & set(found["by"])
     return found
@@ -115,3 +120,11 @@ def test_at_several_rows_only_some_schemes_read_weights_as_they_are_held(
     assert found["by"][product] == MERGED
     copies = found["largest_made"] >= LARGEST_MATRIX
     assert copies == scheme.endswith("weight-only")
+
+
+@pytest.mark.parametrize(("kind", "card"), CACHES)
+def test_a_cache_in_8_bits_is_written_in_place_by_as_many_launches(kind: str, card: str) -> None:
+    """Nothing as large as the cache is made; a key is rounded where it is turned."""
+    found = written("none", 1, card, kind)
+    assert found["calls"] == row_of("none").launches
+    assert found["largest_made"] < SMALLEST_MATRIX

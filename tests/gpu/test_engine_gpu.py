@@ -47,6 +47,7 @@ KLD = {
     "fp8-dynamic": 2e-2,
     "fp8-dynamic-tensor": 2e-2,
     "int4-weight-only": 0.1,
+    "gemlite-int4": 0.1,
 }
 """Scheme -> most that it may diverge from float32 on this model, nats a token: some five times what
 a CPU gives, 0.022 for 4 bits in groups of 64. Another model altogether diverges by 0.41."""

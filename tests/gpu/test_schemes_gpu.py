@@ -29,6 +29,7 @@ ERRORS = {
     "fp8-dynamic-tensor": 0.15,
     "fp8-weight-only": 0.1,
     "int4-weight-only": 0.3,
+    "gemlite-int4": 0.3,
     "bnb-int8": 0.05,
     "bnb-nf4": 0.3,
     "quanto-int8": 0.05,

@@ -183,7 +183,7 @@ def test_cached_numbers_are_those_of_the_cache(kind: str, extra: dict[str, Any])
     constant = sum(_state(layer) for layer in cache.layers)
     states = sum(a.layers * a.state_width for a in counted.attention)
     assert constant == states
-    assert cache_bytes(counted, N_CACHED, 2) == 2 * growing + STATE_BYTES * constant
+    assert cache_bytes(counted, N_CACHED) == 2 * growing + STATE_BYTES * constant
 
 
 def _state(layer: Any) -> int:

@@ -58,6 +58,44 @@ def test_the_verb_prints_the_contract(capsys) -> None:
     assert [row["reasons"] for row in rows] == [["ABOVE_BOUND"], ["ABOVE_BOUND"], [], []]
 
 
+@pytest.mark.parametrize(
+    ("engine", "options", "kind", "width"),
+    [
+        ("vllm", ("kv_cache_dtype=fp8",), "fp8", 128.0),
+        ("graph", ("kv_cache_dtype=int8",), "int8", 132.0),
+        ("llama.cpp", ("type_k=q8_0", "type_v=q8_0"), "q8_0", 136.0),
+    ],
+)
+def test_a_smaller_cache_is_predicted(
+    capsys, engine: str, options: tuple[str, ...], kind: str, width: float
+) -> None:
+    asked = ("-m", "llama-3.1-8b", "-e", engine, "--gpu", "h200-sxm", "-p", "65536")
+    plain = found(capsys, *asked)[0]
+    small = found(capsys, *asked, *(word for one in options for word in ("--option", one)))[0]
+
+    assert (plain["kv_cache_dtype"], small["kv_cache_dtype"]) == ("auto", kind)
+    saved = 65664 * 32 * 2 * 8 * (256 - width)
+    assert plain["memory_bytes"] - small["memory_bytes"] == pytest.approx(saved)
+    assert small["bound_decode_tok_s"] > plain["bound_decode_tok_s"]
+    # By what was published, llama.cpp unpacks such a cache slower than it would read a larger one.
+    assert (small["decode_tok_s"] > plain["decode_tok_s"]) == (engine != "llama.cpp")
+
+
+@pytest.mark.parametrize(
+    ("engine", "given", "words"),
+    [
+        ("vllm", "kv_cache_dtype=fp9", "unknown option kv_cache_dtype 'fp9'; did you mean 'fp8'"),
+        ("vllm", "type_k=q8_0", "unknown option of a prediction for vllm 'type_k'"),
+    ],
+)
+def test_an_unknown_cache_is_one_line(capsys, engine: str, given: str, words: str) -> None:
+    code, out, err = run(capsys, "-m", "llama-3.1-8b", "-e", engine, "--option", given)
+
+    assert (code, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
+
+
 def test_a_figure_above_a_bound_that_is_not_sure_is_no_accusation(capsys) -> None:
     args = ("-q", "q4_k_m", "--gpu", "rtx-3060", "--measured", "900")
     by_size = found(capsys, "--weights-bytes", "4.9e9", *args)[0]

@@ -28,6 +28,7 @@ VERSIONS = {
     "bitsandbytes": "0.50.2",
     "optimum-quanto": "0.2.7",
     "triton": "3.9.0",
+    "gemlite": "0.6.0.post2",
 }
 
 
@@ -63,7 +64,7 @@ def test_a_scheme_that_a_device_cannot_run_says_so(packages: dict[str, str]) -> 
     assert refusal("torch-dynamic-int8", ADA) == (
         "scheme 'torch-dynamic-int8' runs on cpu, not on cuda:0"
     )
-    for name in ("fp8-dynamic", "fp8-dynamic-tensor", "int4-weight-only"):
+    for name in ("fp8-dynamic", "fp8-dynamic-tensor", "int4-weight-only", "gemlite-int4"):
         assert refusal(name, CPU) == f"scheme '{name}' runs on cuda, not on cpu"
 
 
@@ -73,6 +74,7 @@ def test_a_scheme_that_a_device_cannot_run_says_so(packages: dict[str, str]) -> 
         ("fp8-dynamic", ADA),
         ("fp8-dynamic-tensor", ADA),
         ("int4-weight-only", AMPERE),
+        ("gemlite-int4", AMPERE),
         ("int8-dynamic-fused", AMPERE),
         ("bnb-int8", TURING),
     ],
@@ -140,6 +142,7 @@ def test_a_capability_that_is_too_low_is_stated_with_the_reason(packages: dict[s
         ("bnb-nf4", CPU, "bitsandbytes"),
         ("quanto-int8", CPU, "optimum-quanto"),
         ("int8-dynamic-fused", ADA, "triton"),
+        ("gemlite-int4", ADA, "gemlite"),
     ],
 )
 def test_a_missing_package_is_named(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import roofline
-from bench.errors import InputError
+from bench.errors import InputError, UnsupportedError
 from bench.models import ModelCard, load_card, model_cards
 from bench.models.shapes import shape
 from bench.roofline import MeasuredRates, bound, decode_work, prefill_work
@@ -81,6 +81,39 @@ def test_decode_bytes_by_hand() -> None:
     assert roofline.kv_bytes_per_token(LLAMA) == 2 * 32 * 8 * 128 * 2
     assert work.n_bytes == weights + 4 * 1000 * 131072
     assert work.flops == 4 * (weights + 4 * 32 * 32 * 128 * 1000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "n_bytes"),
+    [
+        ("bfloat16", 32 * 2 * 8 * 128 * 2),
+        ("fp8", 32 * 2 * 8 * 128),
+        ("int8", 32 * 2 * 8 * (128 + 4)),  # and a float32 scale for each head
+        ("q8_0", 32 * 2 * 8 * 128 * 34 // 32),
+        ("q8_0/f16", 32 * 8 * 128 * (34 + 64) // 32),
+    ],
+)
+def test_a_narrower_cache_is_less_to_read_and_to_hold(kind: str, n_bytes: int) -> None:
+    def sizes(kv: str) -> tuple[float, float, float, float]:
+        limit = bound(LLAMA, gpus()["h200-sxm"], n_prompt=32768, n_gen=128, kv_dtype=kv)
+        work = decode_work(LLAMA, context=1000, n_batch=4, kv_dtype=kv)
+        first = prefill_work(LLAMA, n_prompt=512, kv_dtype=kv)
+        return work.n_bytes, first.n_bytes, limit.memory_bytes, limit.decode_bytes
+
+    assert roofline.kv_bytes_per_token(LLAMA, kind) == n_bytes
+    saved = 131072 - n_bytes
+    given = zip(sizes("auto"), sizes(kind), strict=True)
+    assert [wide - narrow for wide, narrow in given] == [
+        4 * 1000 * saved,
+        512 * saved,
+        (32768 + 128) * saved,
+        (32768 + 64) * saved,
+    ]
+
+
+def test_a_cache_of_unknown_bytes_has_no_bound() -> None:
+    with pytest.raises(UnsupportedError, match="type 'turbo2' are not known"):
+        decode_work(LLAMA, context=1, kv_dtype="turbo2")
 
 
 def test_prefill_flops_by_hand() -> None:

@@ -75,9 +75,10 @@ def test_every_parameter_and_every_cached_number_is_counted() -> None:
     assert sum(m.n_params for m in found.matrices if m.part in ("attention", "mlp")) == 3 * layer
     assert found.n_params - matrices == sum(m.n_params for m in found.matrices if m.part == "small")
     assert found.tied
-    assert cache_bytes(found, 10, 2) == 2 * 3 * 2 * 64 * 10
+    assert cache_bytes(found, 10) == 2 * 3 * 2 * 64 * 10
     (attention,) = found.attention
     assert (attention.layers, attention.decode_macs) == (3, 2 * 64)
+    assert attention.cache_heads == 4
 
 
 def test_experts_are_those_that_a_token_takes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -93,6 +94,41 @@ def test_the_plan_says_so(capsys: pytest.CaptureFixture[str]) -> None:
 def test_words_for_llama_8b_on_16_gb(quant: str, engine: str, word: str) -> None:
     work = Workload(n_prompt=512, n_gen=128)
     assert needs(variant(quant, engine), work, CARD, PLACE).fit == word
+
+
+CACHES = (
+    ("graph", {"kv_cache_dtype": "fp8"}, 1.0, 0),
+    ("graph", {"kv_cache_dtype": "int8"}, 1.0, 4),
+    ("vllm", {"kv_cache_dtype": "fp8"}, 1.0, 0),
+    ("llama.cpp", {"type_k": "q8_0", "type_v": "q8_0"}, 34 / 32, 0),
+    ("llama.cpp", {"type_k": "q8_0"}, (34 / 32 + 2) / 2, 0),
+    ("graph", {}, 2.0, 0),
+)
+
+
+@pytest.mark.parametrize(("engine", "options", "width", "scale"), CACHES)
+def test_a_narrow_cache_makes_room(
+    engine: str, options: dict[str, str], width: float, scale: int
+) -> None:
+    arm = replace(variant("none", engine), options=options)
+    found = needs(arm, Workload(n_prompt=4000, n_gen=96, n_batch=8), CARD, PLACE).memory
+    assert found.cache_bytes == 8 * 4096 * 32 * 2 * 8 * (128 * width + scale)
+
+
+def test_the_plan_knows_the_cache(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["-p", "32768", "-n", "64", "-q", "int8-weight-only", "--gpu", "rtx-4080-super"]
+    command = ["plan", "-m", "llama-3.1-8b", "-e", "graph", *sizes, "-o", "json"]
+    rows = []
+    for kind in ("auto", "int8", "fp8"):
+        assert main([*command, "--option", f"kv_cache_dtype={kind}"]) == 0
+        rows += json.loads(capsys.readouterr().out)
+    saved = 32832 * 32 * 2 * 8
+    memory = [row["memory_bytes"] for row in rows]
+    assert memory[0] - memory[1] == saved * (128 - 4)
+    assert memory[0] - memory[2] == saved * 128
+    rates = [row["bound_decode_tok_s"] for row in rows]
+    assert rates[0] < rates[1] < rates[2]
+    assert rates[2] / rates[0] == pytest.approx((8.0e9 + 4.3e9) / (8.0e9 + 2.15e9), rel=0.03)
 
 
 def test_refused_before_anything_is_loaded() -> None:

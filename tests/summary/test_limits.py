@@ -29,12 +29,15 @@ def rows(
     quant: str = "none",
     state: dict[str, Any] | None = None,
     threads: int | None = None,
+    options: dict[str, Any] | None = None,
+    n_prompt: int = 8,
+    prefill: float = 0.4,
 ) -> dict[str, Any]:
     one: Record = record(quant, gap=gap)
     variant = one.variant | {"model": model, "dtype": "bfloat16", "mode": "eager"}
-    variant["threads"] = threads
-    work = {"n_prompt": 8, "n_gen": 3, "n_batch": 1}
-    samples = {"prefill_s": [0.4], "itl_s": [[gap, gap]], "e2e_s": [0.4 + 2 * gap]}
+    variant |= {"threads": threads, "options": options or {}}
+    work = {"n_prompt": n_prompt, "n_gen": 3, "n_batch": 1}
+    samples = {"prefill_s": [prefill], "itl_s": [[gap, gap]], "e2e_s": [prefill + 2 * gap]}
     one = replace(one, variant=variant, workload=work, samples=samples)
     environments = {"e1": Environment(id="e1", identity={"gpu": gpu}, state=state or {})}
     results = Results(records=[one], environments=environments)
@@ -51,6 +54,20 @@ def test_mbu_is_bytes_over_time_and_bandwidth() -> None:
     assert 0 < row["mfu"] < 1
     assert row["valid"] is True
     assert "launches" in row["diagnosis"]
+
+
+def test_the_bound_knows_a_cache_in_8_bits() -> None:
+    """131,072 tokens of an 8B: 17 GB in 16 bits, half in 8, beside 15 GB of weights."""
+    gpu = "NVIDIA H200"
+    wide, narrow = (
+        rows(0.006, gpu=gpu, n_prompt=131_072, options=options, prefill=60.0)
+        for options in (None, {"kv_cache_dtype": "fp8"})
+    )
+    assert wide["reasons"] == ["ABOVE_BOUND"]
+    assert narrow["reasons"] == []
+    assert narrow["bound_decode_tok_s"] / wide["bound_decode_tok_s"] == pytest.approx(
+        1.36, abs=0.02
+    )
 
 
 def test_a_figure_above_the_bound_is_a_measuring_error() -> None:

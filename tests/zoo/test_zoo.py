@@ -12,6 +12,7 @@ import torch
 
 from bench.engines.transformers.counting import count
 from bench.roofline.memory import cache_bytes
+from bench.schemes.cache import type_of
 from tests.zoo import configs, table
 from tests.zoo.trial import N_BATCH, N_GEN, N_PROMPT, attempt
 
@@ -47,7 +48,9 @@ def check(name: str, engine: str) -> None:
     assert found.outcome != "wrong", found.why
     if engine == "transformers" and found.outcome == "right" and name not in NOT_COUNTED:
         counted = count(configs.tiny(name))  # so it can be planned, as large as it is
-        assert found.cache_bytes == N_BATCH * cache_bytes(counted, N_PROMPT + N_GEN - 1, 4)
+        assert found.cache_bytes == N_BATCH * cache_bytes(
+            counted, N_PROMPT + N_GEN - 1, type_of("float32")
+        )
     said = table.told().get(name, {}).get(engine)
     if said is not None:  # an architecture that came with a newer transformers has no row yet
         assert said.partition(":")[0] == found.outcome, f"docs/models.md: {said}; {found.why}"

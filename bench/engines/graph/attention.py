@@ -14,6 +14,7 @@ from typing import Any, Final
 import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
+from bench.engines.graph.narrow import Codes, widened
 from bench.errors import InputError, UnsupportedError, unknown
 
 NAME: Final = "grouped_static"
@@ -26,6 +27,10 @@ _REGISTRY: Any = torch.library  # it has no types
 _LIBRARY = _REGISTRY.Library("gpu_cost_bench", "FRAGMENT")
 _LIBRARY.define(
     "attend(Tensor query, Tensor keys, Tensor values, Tensor last, float scale) -> Tensor"
+)
+_LIBRARY.define(
+    "attend_narrow(Tensor query, Tensor keys, Tensor values, Tensor? key_scales, "
+    "Tensor? value_scales, Tensor last, float scale) -> Tensor"
 )
 
 
@@ -58,7 +63,8 @@ def attention(
     """Attention [batch, length, heads, dimension].
 
     `attention_mask` belongs to a single query token: booleans [1, 1, 1, places], or the last place
-    that counts, an integer [1, 1, 1, 1]. A prompt has none and is causal over itself.
+    that counts, an integer [1, 1, 1, 1]. A prompt has none and is causal over itself. Keys and
+    values of a cache in 8 bits are `Codes`.
     """
     for name in ("softcap", "s_aux", "position_bias"):
         if rest.get(name) is not None:
@@ -72,8 +78,13 @@ def attention(
         made = sdpa(query, key, value, is_causal=causal, scale=scaling, enable_gqa=gqa)
         return made.transpose(1, 2).contiguous(), None
     if mask.dtype == torch.bool:
+        if isinstance(key, Codes):
+            key, value = widened(key, query.dtype), widened(value, query.dtype)
         return grouped(query, key, value, mask, scaling), None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if isinstance(key, Codes):
+        numbers, scales = (key.numbers, value.numbers), (key.scales, value.scales)
+        return torch.ops.gpu_cost_bench.attend_narrow(query, *numbers, *scales, mask, scale), None
     return torch.ops.gpu_cost_bench.attend(query, key, value, mask, scale), None
 
 
@@ -100,6 +111,49 @@ def attend(
     return made
 
 
+def attend_narrow(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    key_scales: torch.Tensor | None,
+    value_scales: torch.Tensor | None,
+    last: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """As `attend`, of a cache in 8 bits (`bench.engines.graph.narrow.Codes`)."""
+    keys = widened(Codes(keys, key_scales), query.dtype)
+    values = widened(Codes(values, value_scales), query.dtype)
+    return attend(query, keys, values, last, scale)
+
+
+def _attend_narrow_cuda(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    key_scales: torch.Tensor | None,
+    value_scales: torch.Tensor | None,
+    last: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    from bench.engines.graph import attention_kernels
+
+    if key_scales is None:
+        keys, values = keys.view(torch.float8_e4m3fn), values.view(torch.float8_e4m3fn)
+    return attention_kernels.attend(query, keys, values, last, scale, key_scales, value_scales)
+
+
+def _attend_narrow_fake(
+    query: torch.Tensor,
+    keys: torch.Tensor,  # noqa: ARG001  # only shape and dtype follow from the arguments here
+    values: torch.Tensor,
+    key_scales: torch.Tensor | None,  # noqa: ARG001
+    value_scales: torch.Tensor | None,  # noqa: ARG001
+    last: torch.Tensor,  # noqa: ARG001
+    scale: float,  # noqa: ARG001
+) -> torch.Tensor:
+    return query.new_empty((query.shape[0], 1, query.shape[1], values.shape[-1]))
+
+
 def _attend_cuda(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, last: torch.Tensor, scale: float
 ) -> torch.Tensor:
@@ -121,3 +175,6 @@ def _attend_fake(
 _LIBRARY.impl("attend", attend, "CPU")
 _LIBRARY.impl("attend", _attend_cuda, "CUDA")
 _LIBRARY.impl("attend", _attend_fake, "Meta")
+_LIBRARY.impl("attend_narrow", attend_narrow, "CPU")
+_LIBRARY.impl("attend_narrow", _attend_narrow_cuda, "CUDA")
+_LIBRARY.impl("attend_narrow", _attend_narrow_fake, "Meta")

@@ -33,6 +33,8 @@ def attend_kernel(  # type: ignore[no-untyped-def]  # a kernel's arguments have 
     sum_ptr,
     scale,
     length,
+    k_scale_ptr,
+    v_scale_ptr,
     GROUP: tl.constexpr,
     DIM_K: tl.constexpr,
     DIM_V: tl.constexpr,
@@ -47,7 +49,8 @@ def attend_kernel(  # type: ignore[no-untyped-def]  # a kernel's arguments have 
     q [pairs, GROUP, DIM_K], k [pairs, length, DIM_K], v [pairs, length, DIM_V]; a pair is a
     sequence and a key head. With one split `out` is [pairs, GROUP, DIM_V], done; else it holds
     sums in float32 [pairs, SPLITS, GROUP, DIM_V], to be joined by `top` and `sum`
-    [pairs, SPLITS, GROUP].
+    [pairs, SPLITS, GROUP]. Scales [pairs, length] belong to keys and values in int8; None is no
+    argument at all of what is built.
     """
     pair = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
@@ -66,15 +69,21 @@ def attend_kernel(  # type: ignore[no-untyped-def]  # a kernel's arguments have 
         rows = begin + at
         there = rows < end
         k_at = k_ptr + (pair * length + rows)[None, :] * DIM_K + in_k[:, None]
-        k = tl.load(k_at, mask=k_there[:, None] & there[None, :], other=0.0)
+        k = tl.load(k_at, mask=k_there[:, None] & there[None, :], other=0.0).to(q.dtype)
         score = tl.dot(q, k, input_precision="ieee") * scale
+        if k_scale_ptr is not None:
+            k_scale = tl.load(k_scale_ptr + pair * length + rows, mask=there, other=0.0)
+            score = score * k_scale[None, :]
         score = tl.where(there[None, :], score, float("-inf"))
         higher = tl.maximum(top, tl.max(score, axis=1))
         weight = tl.exp(score - higher[:, None])
         before = tl.exp(top - higher)
         v_at = v_ptr + (pair * length + rows)[:, None] * DIM_V + in_v[None, :]
-        v = tl.load(v_at, mask=there[:, None] & v_there[None, :], other=0.0)
+        v = tl.load(v_at, mask=there[:, None] & v_there[None, :], other=0.0).to(q.dtype)
         total = total * before + tl.sum(weight, axis=1)
+        if v_scale_ptr is not None:
+            v_scale = tl.load(v_scale_ptr + pair * length + rows, mask=there, other=0.0)
+            weight = weight * v_scale[None, :]
         sums = sums * before[:, None]
         sums += tl.dot(weight.to(v.dtype), v, input_precision="ieee")
         top = higher
@@ -152,6 +161,8 @@ def launches(
     scale: float,
     made: torch.Tensor,
     splits: int,
+    key_scales: torch.Tensor | None = None,
+    value_scales: torch.Tensor | None = None,
 ) -> list[Launch]:
     """What fills `made` [batch, 1, heads, dimension]; tensors are contiguous."""
     batch, heads, _, dim_k = query.shape
@@ -164,7 +175,8 @@ def launches(
         places = pairs * splits * group
         parts = query.new_empty((places, dim_v), dtype=torch.float32)
         tops, sums = query.new_empty((2, places), dtype=torch.float32)
-    arguments = (query, keys, values, last, parts, tops, sums, scale, length)
+    cache = (query, keys, values, last)
+    arguments = (*cache, parts, tops, sums, scale, length, key_scales, value_scales)
     first: Launch = (attend_kernel, (pairs, splits), arguments, shape | tiles | {"DIM_K": dim_k})
     if splits == 1:
         return [first]
@@ -173,9 +185,16 @@ def launches(
 
 
 def attend(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, last: torch.Tensor, scale: float
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    last: torch.Tensor,
+    scale: float,
+    key_scales: torch.Tensor | None = None,
+    value_scales: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """As `bench.engines.graph.attention.attend`, which is the reference."""
+    """As `attend` of `bench.engines.graph.attention`, and with 8 bits its `attend_narrow`, which
+    are the references."""
     query, keys, values = query.contiguous(), keys.contiguous(), values.contiguous()
     batch, heads = query.shape[:2]
     shared, length, dim_v = values.shape[1:]
@@ -183,7 +202,7 @@ def attend(
     splits = splits_for(batch * shared, length, n_sm(query.device))
     with torch.cuda.device(query.device):
         for kernel, grid, arguments, constants in launches(
-            query, keys, values, last, scale, made, splits
+            query, keys, values, last, scale, made, splits, key_scales, value_scales
         ):
             kernel[grid](*arguments, **constants, **LAUNCH)
     return made

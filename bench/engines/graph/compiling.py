@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from bench.engines.transformers import splitting
 from bench.errors import InputError, unknown
+from bench.schemes import cache
 
 Compiled = Callable[..., Any]
 
@@ -49,7 +51,7 @@ class Compiling:
 
 
 REGIONS: Final = ("layer", "model", "none")
-OWN: Final = ("compile", "attention", "merge")
+OWN: Final = ("compile", "attention", "merge", cache.OPTION)
 """Options of these modes, beside those handed to the compiler."""
 
 MERGES: Final = ("norms", "products", "none")
@@ -112,6 +114,15 @@ def compiling(
         return Compiling(region, asked)
     prompts = {name: value for name, value in PROMPTS_ON_CUDA.items() if name not in asked}
     return Compiling(region, {**ON_CUDA, **needs, **asked}, prompts)
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Refuse options that the engine does not have, before anything is loaded: but for `attention`,
+    whose ways need torch to be listed. Raises InputError."""
+    own = {name: value for name, value in options.items() if name not in splitting.NAMES}
+    compiling(own, graph=True)
+    merging_of(own, "cpu")
+    cache.check(own)
 
 
 def leave_out_slow_products() -> None:

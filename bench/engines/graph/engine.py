@@ -14,7 +14,7 @@ from bench.engines.graph.forms import refuse_form
 from bench.engines.graph.static import Static
 from bench.engines.messages import Job
 from bench.engines.transformers import self_check
-from bench.engines.transformers.eager import Decoder
+from bench.engines.transformers.eager import Decoder, Eager
 from bench.engines.transformers.engine import TransformersEngine
 
 
@@ -35,4 +35,12 @@ class GraphEngine(TransformersEngine):
 
     def _decoder_for(self, job: Job, options: Mapping[str, Any]) -> Decoder:
         needs = schemes.scheme(job.quant).inductor
-        return Static(self._model, options, graph=job.mode == "cuda-graph", needs=needs)
+        graph = job.mode == "cuda-graph"
+        self._static = Static(self._model, options, graph=graph, needs=needs)
+        return self._static
+
+    def _eager(self) -> Eager:
+        return self._static.eager()
+
+    def _scored(self, tokens: Any) -> Any:
+        return self._static.scored(tokens, self._full)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 CACHE_STEP: Final = 256
@@ -44,12 +45,16 @@ class Slots:
         self.values.index_copy_(2, self._position, value)
         return self.keys, self.values
 
+    def tensors(self) -> list[Any]:
+        """What it holds."""
+        return [tensor for tensor in (self.keys, self.values) if tensor is not None]
+
 
 class SlotMemory:
     """The static cache of a model: one `Slots` a layer."""
 
-    def __init__(self, n_layers: int, length: int, position: Any) -> None:
-        self.layers = [Slots(length, position) for _ in range(n_layers)]
+    def __init__(self, layers: Sequence[Slots]) -> None:
+        self.layers = layers
         self.made = False
         """Whether the tensors are there: what is compiled must not make them."""
 
@@ -59,5 +64,5 @@ class SlotMemory:
 
     @property
     def n_bytes(self) -> int:
-        tensors = [t for s in self.layers for t in (s.keys, s.values) if t is not None]
-        return sum(t.numel() * t.element_size() for t in tensors)
+        tensors = (tensor for slots in self.layers for tensor in slots.tensors())
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

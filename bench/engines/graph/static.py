@@ -24,6 +24,7 @@ from bench.engines.graph.compiling import (
 )
 from bench.engines.graph.forms import check_window, layers_of, refuse_form
 from bench.engines.graph.graphs import Graphs
+from bench.engines.graph.narrow import NarrowSlots, in_two_passes, rounding_cache
 from bench.engines.graph.slots import SlotMemory, Slots, cache_length
 from bench.engines.graph.written import largest_matrix, listening, of_step
 from bench.engines.transformers import self_check
@@ -32,6 +33,7 @@ from bench.engines.transformers.loading import refusing
 from bench.engines.transformers.self_check import Full, Judged
 from bench.errors import UnsupportedError
 from bench.quantization.streaming import give_back
+from bench.schemes import cache
 
 CHECKED: Final = 16
 """Tokens whose agreement with eager mode is looked at when a workload starts."""
@@ -122,6 +124,7 @@ class Static:
 
         self._model = model
         self._graph = graph
+        self._kv = cache.check(options)
         self._eager = Eager(model)
         self.notes: Mapping[str, Any] = {}
         self._memory: SlotMemory | None = None
@@ -139,7 +142,7 @@ class Static:
         self._decoder, self._head = model.get_decoder(), model.get_output_embeddings()
         self._kept: list[Any] | None = None
         """What the last layer says of each token while the workload is checked."""
-        self._theirs, self._ours = model.config._attn_implementation, attention.NAME
+        self._theirs = model.config._attn_implementation
         self._nothing = torch.nn.Identity()
         attention.register()
         model.set_attn_implementation(attention.NAME)
@@ -175,7 +178,7 @@ class Static:
         self._places = torch.arange(length, device=device)
         self._token = torch.zeros(n_batch, 1, dtype=torch.long, device=device)
         self._out = torch.zeros(n_batch, length + 1, dtype=torch.long, device=device)
-        self._memory = SlotMemory(len(layers_of(self._model)), length, self._position)
+        self._memory = SlotMemory([self._slots(length) for _ in layers_of(self._model)])
         self.notes = {
             "cache_length": length,
             "compiled": self._how.region,
@@ -188,6 +191,29 @@ class Static:
         self.notes = {**self.notes, **self._agreement(expected)}
         self.reset()
 
+    def _slots(self, length: int) -> Slots:
+        """One layer's part of the cache."""
+        if self._kv == cache.AUTO:
+            return Slots(length, self._position)
+        return NarrowSlots(length, self._position, self._kv)
+
+    def eager(self) -> Eager:
+        """Eager steps over the same numbers: of a cache in 8 bits what comes back from it."""
+        if self._kv == cache.AUTO:
+            return Eager(self._model)
+        return Eager(self._model, self._rounding_cache)
+
+    def _rounding_cache(self) -> dict[str, Any]:
+        return rounding_cache(self._model, self._kv, prompt_too=False)
+
+    def scored(self, tokens: Any, full: Full) -> Any:
+        """Logits of every place of `tokens`, as if each before were read from the cache."""
+        if self._kv == cache.AUTO:
+            return full(tokens, tokens.shape[1])
+        with self.plain():
+            given = rounding_cache(self._model, self._kv, prompt_too=True)
+            return self._model(input_ids=tokens, use_cache=True, **given).logits
+
     def _release(self) -> None:
         """Give back what the last workload had: graphs, what replays them, cache and tokens."""
         self._run_prefill, self._run_step = self._prefill, self._step
@@ -197,13 +223,12 @@ class Static:
 
     def _expected(self, prompt: Any, n_gen: int) -> Any:
         """Tokens that eager mode makes of the prompt."""
-        self._eager.start(prompt, n_gen)
-        self._eager.prefill()
+        eager = self.eager()
+        eager.start(prompt, n_gen)
+        eager.prefill()
         for _ in range(n_gen - 1):
-            self._eager.step()
-        tokens = self._eager.tokens()
-        self._eager.reset()
-        return tokens
+            eager.step()
+        return eager.tokens()
 
     def _agreement(self, expected: Any) -> dict[str, Any]:
         """How many tokens of each sequence come before the first that eager mode chose otherwise.
@@ -220,11 +245,12 @@ class Static:
     @contextlib.contextmanager
     def plain(self) -> Iterator[None]:
         """Meanwhile attention is transformers' own."""
+        before = self._model.config._attn_implementation
         self._model.set_attn_implementation(self._theirs)
         try:
             yield
         finally:
-            self._model.set_attn_implementation(self._ours)
+            self._model.set_attn_implementation(before)
 
     def checked(self, full: Full, tolerance: float) -> Judged:
         """The logits of a prefill and some steps as they are compiled, and the tokens that the
@@ -250,13 +276,28 @@ class Static:
             self._kept = None
         tokens = self._out[rows, : self._n_prompt + steps].clone()
         tokens[:, : self._n_prompt] = self._prompt[rows]
-        with self.plain():
-            expected = self._decoder(input_ids=tokens, use_cache=False).last_hidden_state
+        expected = self._whole(tokens, steps + 1)
         norm = self._decoder.norm
         found = self._head(norm(hidden) if self._norm_is_last else hidden)
-        judged = self_check.judge(found, self._head(expected[:, -steps - 1 :]), tolerance, what)
+        judged = self_check.judge(found, expected, tolerance, what)
         self._check_tokens(full, tolerance, rows, what)
         return judged
+
+    def _whole(self, tokens: Any, n: int) -> Any:
+        """Logits of the last `n` places of passes over whole tokens, as transformers computes them.
+
+        One pass without a cache; where ours rounds, one over the prompt and one over the rest.
+        """
+        import torch
+
+        with self.plain():
+            if self._kv == cache.AUTO:
+                made = self._decoder(input_ids=tokens, use_cache=False).last_hidden_state
+            else:
+                kept = self._rounding_cache()
+                parts = in_two_passes(self._decoder, tokens, self._n_prompt, kept)
+                made = torch.cat([part.last_hidden_state for part in parts], dim=1)
+        return self._head(made[:, -n:])
 
     def _check_tokens(self, full: Full, tolerance: float, rows: list[int], what: str) -> None:
         """Each token that is made as it will be measured is the likeliest, but for a tie."""
@@ -269,7 +310,8 @@ class Static:
             self.step()
         made = self.tokens()[rows]
         self.reset()
-        logits = full(torch.cat([self._prompt[rows], made[:, :-1]], dim=1), made.shape[1])
+        logits_of = full if self._kv == cache.AUTO else self._whole
+        logits = logits_of(torch.cat([self._prompt[rows], made[:, :-1]], dim=1), made.shape[1])
         worst = float(self_check.shortfall(made, logits).amax(0).median())
         if not worst <= 10 * tolerance:
             raise UnsupportedError(
@@ -319,7 +361,10 @@ class Static:
         """
         key = (self._prompt.shape[0], self._places.shape[0])
         if codes:
-            self._written[key] = of_step(codes, largest_matrix(layers_of(self._model)))
+            # A cache of 8 bits that becomes floats at each step is as large as a weight, too.
+            widens = self._kv != cache.AUTO and self._attention == "sdpa"
+            largest = 0 if widens else largest_matrix(layers_of(self._model))
+            self._written[key] = of_step(codes, largest)
         return self._written.get(key)
 
     def _wait(self) -> None:

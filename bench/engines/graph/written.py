@@ -31,7 +31,9 @@ OPEN: Final = frozenset(
         "extern_kernels._scaled_mm",
         "torch.ops.aten._weight_int4pack_mm",
         "torch.ops.gpu_cost_bench.int8_matmul",
+        "torch.ops.gemlite.forward_functional",
         "torch.ops.gpu_cost_bench.attend",
+        "torch.ops.gpu_cost_bench.attend_narrow",
         "torch.ops.aten._scaled_dot_product_flash_attention",
         "torch.ops.aten._scaled_dot_product_efficient_attention",
         "torch.ops.aten._scaled_dot_product_cudnn_attention",
@@ -82,7 +84,7 @@ def of_step(codes: Sequence[str], matrix: int) -> dict[str, Any] | None:
     """What the pieces of a step call, the one of most calls for all; None if one cannot be read.
 
     `copies_weights`: whether any of them makes what is as large as `matrix`, the largest weight;
-    None where an operation of a library may do so within itself, or there is no such weight.
+    None where an operation of a library may do so within itself, or `matrix` is 0.
     """
     pieces = [piece for code in codes if (piece := told(code)) is not None]
     if not pieces or len(pieces) < len(codes):

@@ -153,7 +153,7 @@ def _attention(model: Any, text: Any) -> Iterator[Attention]:
             module.warn_if_padding_and_no_attention_mask = _nothing
     one, two = (_cached(model, n) for n in (1, 2))
     n_heads = getattr(text, "num_attention_heads", None)
-    kinds: Counter[tuple[int, int, int | None, int | None, int]] = Counter()
+    kinds: Counter[tuple[int, int, int, int | None, int | None, int]] = Counter()
     for before, after in zip(one, two, strict=True):
         width = _numbers(after) - _numbers(before)
         state = _numbers(before) - width
@@ -161,10 +161,11 @@ def _attention(model: Any, text: Any) -> Iterator[Attention]:
             continue  # reads another layer's
         window = getattr(after, "sliding_window", None) if _slides(after) else None
         chosen = getattr(text, "index_topk", None) if "Indexed" in type(after).__name__ else None
-        kinds[width, _macs(after, n_heads), window, chosen, state] += 1
-    for (width, macs, window, chosen, state), layers in kinds.items():
+        kinds[width, _heads(after), _macs(after, n_heads), window, chosen, state] += 1
+    for (width, heads, macs, window, chosen, state), layers in kinds.items():
         yield Attention(
             cache_width=width,
+            cache_heads=heads,
             decode_macs=macs,
             prefill_macs=macs,
             window=window,
@@ -206,6 +207,12 @@ def _numbers(layer: Any) -> int:
 
 def _slides(layer: Any) -> bool:
     return bool(getattr(layer, "is_sliding", False))
+
+
+def _heads(layer: Any) -> int:
+    """Heads of the keys that a layer keeps; 0 for those of another form."""
+    keys = getattr(layer, "keys", None)
+    return int(keys.shape[1]) if keys is not None and keys.dim() == 4 else 0
 
 
 def _macs(layer: Any, n_heads: Any) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Protocol
 
@@ -87,8 +87,10 @@ def tensors_in(value: Any, seen: dict[int, Any]) -> dict[int, Any]:
 class Eager:
     """Each operation launched from Python, in a cache that grows: what `generate()` does."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, make_cache: Callable[[], dict[str, Any]] | None = None) -> None:
+        """`make_cache`: the model's first cache by its argument; None: as `new_cache`."""
         self._model = model
+        self._make_cache = make_cache
         accepts = inspect.signature(model.forward).parameters
         self._positions = "position_ids" in accepts
         self._one = {"logits_to_keep": 1} if "logits_to_keep" in accepts else {}
@@ -111,7 +113,7 @@ class Eager:
         self.reset()
 
     def reset(self) -> None:
-        self._cache = new_cache(self._model)
+        self._cache = new_cache(self._model) if self._make_cache is None else self._make_cache()
         self._length = 0
         self._new: list[Any] = []
 

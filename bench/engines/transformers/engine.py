@@ -115,8 +115,7 @@ class TransformersEngine:
 
     def _check_options(self, options: Mapping[str, Any]) -> None:
         """Refuse an option, of those that are left, which the engine does not have."""
-        if options:
-            raise InputError(unknown("option of mode eager", next(iter(options)), splitting.NAMES))
+        splitting.check(options)
 
     def _decoder_for(self, job: Job, options: Mapping[str, Any]) -> Decoder:  # noqa: ARG002
         """What executes the steps, in inference mode."""
@@ -286,8 +285,16 @@ class TransformersEngine:
 
         self._prompt = torch.tensor([list(tokens)], device=self._device)
         self._stays_plain.enter_context(self._decoder.plain())
-        self._decoder = Eager(self._model)
+        self._decoder = self._eager()
         self._decoder.start(self._prompt, 1)
+
+    def _eager(self) -> Eager:
+        """What continues a given prompt."""
+        return Eager(self._model)
+
+    def _scored(self, tokens: Any) -> Any:
+        """Logits of every place of a text, tokens [1, length]."""
+        return self._full(tokens, tokens.shape[1])
 
     def notes(self) -> Mapping[str, Any]:
         found = {**self._decoder.notes, "self_check": self._checked}
@@ -345,7 +352,7 @@ class TransformersEngine:
             )
         tokens = torch.tensor([list(window)], device=self._device)
         with self._inference():
-            logits = self._full(tokens, len(window))
+            logits = self._scored(tokens)
             return torch.log_softmax(logits[0, :-1].float(), dim=-1).cpu()
 
     def tokenize(self, text: str) -> list[int]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from bench.errors import InputError, unknown
 from bench.experiment.devices import kind_of, members
+from bench.schemes import cache
 
 if TYPE_CHECKING:
     from bench.experiment import Variant
@@ -22,6 +23,10 @@ How = Literal["one", "layer", "tensor"]
 HOW: Final = ("layer", "tensor")
 NAMES: Final = ("split", "ranks")
 """Of options."""
+NO_CACHE_TYPE: Final = (
+    f"option {cache.OPTION} is for -e graph: of transformers' own caches in 8 bits one rounds only "
+    "every 128 tokens (hqq), and one ends at the prompt's largest number and cannot go back (fp8)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +61,15 @@ def split_of(options: Mapping[str, Any], device: str) -> tuple[Split, dict[str, 
             )
         return Split(how="one", devices=devices), left
     return Split(how="tensor" if how == "tensor" else "layer", devices=devices), left
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Refuse an option that mode eager does not have. Raises InputError."""
+    if cache.OPTION in options:
+        raise InputError(NO_CACHE_TYPE)
+    for name in options:
+        if name not in NAMES:
+            raise InputError(unknown("option of mode eager", name, NAMES))
 
 
 def refusal(variant: Variant, device: str) -> str | None:

@@ -17,6 +17,7 @@ from bench.report.tables.row import Shown
 from bench.roofline import Bound, bound, peak_flops, prefill_work
 from bench.roofline.gpus import Gpu, match
 from bench.schemes.bytes import layout
+from bench.schemes.cache import asked
 
 Point = dict[str, Any]
 """What a chart draws: Vega-Lite's rows."""
@@ -81,6 +82,7 @@ def _bound(row: Shown, gpu: Gpu) -> Bound | None:
             row.sizes.n_gen,
             row.sizes.n_batch,
             dtype=row.arm.dtype,
+            kv_dtype=asked(row.arm.engine, row.arm.options),
             engine=row.arm.engine,
         )
     except BenchError:
@@ -116,6 +118,7 @@ def _prefill_bytes(row: Shown) -> float:
         n_prompt=row.sizes.n_prompt,
         n_batch=row.sizes.n_batch or 1,
         dtype=row.arm.dtype,
+        kv_dtype=asked(row.arm.engine, row.arm.options),
         engine=row.arm.engine,
     ).n_bytes
 
