@@ -16,7 +16,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations
 from statistics import fmean, median, stdev, variance
 from typing import TYPE_CHECKING, Final
 
@@ -92,9 +91,8 @@ def unpaired_ratio(baseline: Timed, candidate: Timed, confidence: float = 0.95) 
     x, y = without_drift(_logs("baseline", baseline), _logs("candidate", candidate))
     if not 0 < confidence < 1:
         raise InputError(f"confidence: {confidence} is not between 0 and 1")
-    shifts = sorted(b - a for a in x for b in y)
     k, coverage = _depth(len(x), len(y), confidence)
-    low, high = (None, None) if k < 0 else (shifts[k], shifts[len(shifts) - 1 - k])
+    shift, low, high = _shifts(x, y, k)
     t_low, t_high, t_p = _welch(_side(x), _side(y), confidence)
     p = rank_sum_p(x, y)
     if low is not None and high is not None and t_low is not None and _unlike(x, y):
@@ -102,7 +100,7 @@ def unpaired_ratio(baseline: Timed, candidate: Timed, confidence: float = 0.95) 
         assert t_p is not None
         low, high, p = min(low, t_low), max(high, t_high), max(p, t_p)
     return UnpairedRatio(
-        ratio=math.exp(median(shifts)),
+        ratio=math.exp(shift),
         ci_low=_exp(low),
         ci_high=_exp(high),
         confidence=confidence,
@@ -116,6 +114,20 @@ def unpaired_ratio(baseline: Timed, candidate: Timed, confidence: float = 0.95) 
         restart_sd_baseline=_sd(x),
         restart_sd_candidate=_sd(y),
     )
+
+
+def _shifts(
+    x: Sequence[float], y: Sequence[float], k: int
+) -> tuple[float, float | None, float | None]:
+    """Median of all differences y - x, and the (k+1)-th from either end; None for a negative k."""
+    import numpy as np
+
+    every = np.subtract.outer(np.asarray(y), np.asarray(x)).ravel()
+    last = len(every) - 1
+    ends = [] if k < 0 else [k, last - k]
+    every.partition([*ends, last // 2, last - last // 2])
+    centre = float((every[last // 2] + every[last - last // 2]) / 2)
+    return (centre, float(every[k]), float(every[last - k])) if ends else (centre, None, None)
 
 
 def card_ratio(
@@ -281,13 +293,17 @@ def _logs(name: str, figures: Timed) -> list[tuple[float, float]]:
 
 def _slope(*machines: Timed) -> float | None:
     """Theil and Sen's slope over pairs within each machine; None where all started at once."""
-    slopes = [
-        (w - v) / (u - t)
-        for figures in machines
-        for (v, t), (w, u) in combinations(figures, 2)
-        if u != t
-    ]
-    return median(slopes) if slopes else None
+    import numpy as np
+
+    slopes = []
+    for figures in machines:
+        value, time = np.array(figures, dtype=np.float64).reshape(-1, 2).T
+        one, other = np.triu_indices(len(figures), 1)
+        apart = time[other] - time[one]
+        there = apart != 0
+        slopes.append((value[other] - value[one])[there] / apart[there])
+    every = np.concatenate(slopes)
+    return float(np.median(every)) if len(every) else None
 
 
 def _unlike(x: Sequence[float], y: Sequence[float]) -> bool:
