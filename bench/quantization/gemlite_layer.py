@@ -230,10 +230,10 @@ def chosen_file() -> Path:
 def tiles() -> dict[str, str]:
     """What was chosen in this process or before it, kept for the next one: kernel, rows and matrix
     -> tile."""
+    if not CHECKED or not torch.cuda.is_available():
+        return {}  # nothing was multiplied here
     import gemlite
 
-    if not torch.cuda.is_available():
-        return {}
     file = chosen_file()
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     gemlite.cache_config(str(file))

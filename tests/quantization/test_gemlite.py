@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from bench import quantization
 from bench.cli import main
 from bench.engines.graph.merging import merge
 from bench.errors import UnsupportedError
@@ -169,6 +170,26 @@ def test_a_wrong_product_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GemliteLinear, "forward", lambda self, x: right(self, x) * 1.1)
     with pytest.raises(UnsupportedError, match="is not the product of its weight"):
         gemlite_layer.convert(nn.Sequential(linear(128, 48)), ["0"])
+
+
+def test_tiles_are_kept_and_told(
+    fake: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert quantization.tiles() == {}  # no product was made in this process
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    asked: list[str] = []
+    monkeypatch.setattr(fake, "load_config", lambda file, print_error: asked.append(file))
+    chosen = {"GEMV_REVSPLITK": {"(1, 48, 128, 64, 8, 104)": {"BLOCK_SIZE_N": 64, "num_warps": 1}}}
+    monkeypatch.setattr(
+        fake, "cache_config", lambda file: Path(file).write_text(json.dumps(chosen))
+    )
+    gemlite_layer.convert(nn.Sequential(linear(128, 48)), ["0"])
+    told = quantization.tiles()
+    assert told == {"gemv_revsplitk: 48 x 128, 1 rows": "BLOCK_SIZE_N 64, num_warps 1"}
+    assert asked == [str(tmp_path / "gpu-cost-bench" / "gemlite" / "nvidia-h200-0.6.0.json")]
+    assert Path(asked[0]).is_file()
 
 
 def test_layers_whose_rows_groups_do_not_fill_are_left() -> None:
