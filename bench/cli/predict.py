@@ -90,7 +90,8 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         type=quantities.spilled,
         metavar="PART",
         help="what the engine is told to leave on the host: 'experts 14/40' (--n-cpu-moe 14 of 40 "
-        "layers) or 'layers 9/41' (default: as little as possible)",
+        "layers) or 'layers 9/41' (default: as few experts as possible; of Ollama: 'layers', as "
+        "few as possible)",
     )
     parser.add_argument(
         "--min-tok-s",
@@ -152,7 +153,8 @@ def run(args: argparse.Namespace) -> int:
     from bench import schemes
     from bench.errors import InputError
     from bench.predict import Predictor
-    from bench.predict.names import engine_for
+    from bench.predict.names import engine_for, leaves_layers
+    from bench.predict.placement import Spilled
     from bench.predict.published import sized
     from bench.report.tables import render
     from bench.roofline.memory import OFFLOADING
@@ -164,6 +166,8 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"--{name}: must be above 0")
     engines = [engine_for(name) for name in args.engine.split(",")]
+    if args.on_host is None and all(leaves_layers(name) for name in args.engine.split(",")):
+        args.on_host = Spilled(part="layers")
     if args.on_host is not None and (others := set(engines) - OFFLOADING):
         raise InputError(f"--on-host: {sorted(others)[0]} leaves nothing on the host")
     for engine in engines:

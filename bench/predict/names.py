@@ -15,6 +15,11 @@ from bench.predict.published import card, rows
 from bench.schemes.bytes import held
 
 
+def leaves_layers(name: str) -> bool:
+    """Whether what is built on llama.cpp leaves whole layers on the host, not experts first."""
+    return name.strip().lower() in ("ollama", "lm-studio", "lmstudio", "koboldcpp")
+
+
 def engine_for(name: str) -> str:
     """The engine's name in lower case."""
     plain = {"llamacpp": "llama.cpp", "trt-llm": "tensorrt-llm", "hf": "transformers"}
