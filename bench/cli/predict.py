@@ -153,11 +153,9 @@ def run(args: argparse.Namespace) -> int:
     from bench import schemes
     from bench.errors import InputError
     from bench.predict import Predictor
-    from bench.predict.names import engine_for, leaves_layers
-    from bench.predict.placement import Spilled
+    from bench.predict.names import engine_for, left_on_host
     from bench.predict.published import sized
     from bench.report.tables import render
-    from bench.roofline.memory import OFFLOADING
     from bench.schemes.bytes import check_quant
     from bench.schemes.cache import check_stated
 
@@ -166,10 +164,7 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"--{name}: must be above 0")
     engines = [engine_for(name) for name in args.engine.split(",")]
-    if args.on_host is None and all(leaves_layers(name) for name in args.engine.split(",")):
-        args.on_host = Spilled(part="layers")
-    if args.on_host is not None and (others := set(engines) - OFFLOADING):
-        raise InputError(f"--on-host: {sorted(others)[0]} leaves nothing on the host")
+    args.on_host = left_on_host(args.on_host, args.engine.split(","))
     for engine in engines:
         for quant in args.quant.split(","):
             check_quant(sized(schemes.meant(quant, engine)))
