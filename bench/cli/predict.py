@@ -90,7 +90,8 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         type=quantities.spilled,
         metavar="PART",
         help="what the engine is told to leave on the host: 'experts 14/40' (--n-cpu-moe 14 of 40 "
-        "layers) or 'layers 9/41' (default: as little as possible)",
+        "layers) or 'layers 9/41' (default: as few experts as possible; of Ollama: 'layers', as "
+        "few as possible)",
     )
     parser.add_argument(
         "--min-tok-s",
@@ -152,10 +153,9 @@ def run(args: argparse.Namespace) -> int:
     from bench import schemes
     from bench.errors import InputError
     from bench.predict import Predictor
-    from bench.predict.names import engine_for
+    from bench.predict.names import engine_for, left_on_host
     from bench.predict.published import sized
     from bench.report.tables import render
-    from bench.roofline.memory import OFFLOADING
     from bench.schemes.bytes import check_quant
     from bench.schemes.cache import check_stated
 
@@ -164,8 +164,7 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"--{name}: must be above 0")
     engines = [engine_for(name) for name in args.engine.split(",")]
-    if args.on_host is not None and (others := set(engines) - OFFLOADING):
-        raise InputError(f"--on-host: {sorted(others)[0]} leaves nothing on the host")
+    args.on_host = left_on_host(args.on_host, args.engine.split(","))
     for engine in engines:
         for quant in args.quant.split(","):
             check_quant(sized(schemes.meant(quant, engine)))

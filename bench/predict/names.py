@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -11,8 +12,26 @@ from bench.errors import InputError
 from bench.models import ModelCard, model_cards
 from bench.models.checkpoint import stated
 from bench.models.shapes import shape
+from bench.predict.placement import Spilled
 from bench.predict.published import card, rows
+from bench.roofline.memory import OFFLOADING
 from bench.schemes.bytes import held
+
+LEAVE_LAYERS: Final = frozenset({"ollama", "lm-studio", "lmstudio", "koboldcpp"})
+"""What is built on llama.cpp and leaves whole layers on the host, not experts first."""
+
+
+def left_on_host(said: Spilled | None, engines: Sequence[str]) -> Spilled | None:
+    """What was said to stay on the host, else what these engines leave there.
+
+    InputError for an engine that leaves nothing there.
+    """
+    if said is None:
+        whole = all(name.strip().lower() in LEAVE_LAYERS for name in engines)
+        return Spilled(part="layers") if whole else None
+    if others := {engine_for(name) for name in engines} - OFFLOADING:
+        raise InputError(f"--on-host: {sorted(others)[0]} leaves nothing on the host")
+    return said
 
 
 def engine_for(name: str) -> str:

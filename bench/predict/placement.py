@@ -48,11 +48,12 @@ wholly on the host makes 2.89 tok/s with two channels of DDR4-2400 (source `inve
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spilled:
-    """What somebody told the engine to leave on the host, where it is not as little as possible."""
+    """What an engine leaves on the host, where it is not as few experts as possible."""
 
     part: Literal["experts", "layers"]
     """`experts`: `--n-cpu-moe`. `layers`: whole ones, by `-ngl` or as Ollama splits."""
-    share: float
+    share: float | None = None
+    """Of that part; None: as little as possible."""
 
 
 def host_of(cpu: Gpu) -> HostMemory:
@@ -156,22 +157,29 @@ def place(
     beside = None if gpu.unified else host
     word = fit(memory, gpu.usable_bytes, n_devices=n_gpus, engine=engine, host=beside)
     over = max(0.0, memory.needed_bytes(n_gpus) - gpu.usable_bytes * n_gpus) + MARGIN * n_gpus
-    if spilled is not None and beside is not None and engine in OFFLOADING:
+    share = None if spilled is None else spilled.share
+    whole = spilled is not None and spilled.part == "layers"
+    if share is not None and beside is not None and engine in OFFLOADING:
         word = "offload"
-        out = spilled.share, spilled.share if spilled.part == "layers" else 0.0
+        out = share, share if whole else 0.0
     else:
         weights = held(s, quant, "float16", engine)
-        out = _shares(s, weights, work, over if word == "offload" else 0.0)
+        out = _shares(s, weights, work, over if word == "offload" else 0.0, whole)
     point = _split(model, s, gpu, quant, engine, work, out, host)
     return PlacedBytes(point=point, fit=word, memory=memory)
 
 
-def _shares(s: Shape, weights: Held, work: PlacedWorkload, over: float) -> tuple[float, float]:
-    """Shares of the experts and of whole layers, with their cache, that leave `over` bytes out."""
+def _shares(
+    s: Shape, weights: Held, work: PlacedWorkload, over: float, whole: bool
+) -> tuple[float, float]:
+    """Shares of the experts and of the rest, with its cache, that leave `over` bytes out."""
+    others = weights.step_bytes + work.n_batch * cache_bytes(s, work.positions, work.kv)
+    if whole:
+        share = min(1.0, over / (weights.expert_bytes + others))
+        return share, share
     experts = min(1.0, over / weights.expert_bytes) if weights.expert_bytes else 0.0
     rest = max(0.0, over - weights.expert_bytes)
-    whole = weights.step_bytes + work.n_batch * cache_bytes(s, work.positions, work.kv)
-    return experts, min(1.0, rest / whole)
+    return experts, min(1.0, rest / others)
 
 
 def narrowed(s: Shape, kv: CacheType) -> float:

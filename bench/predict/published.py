@@ -80,7 +80,8 @@ class PublishedRow:
     host: str = ""
     """The catalog's name of the host's memory (`cpu-ddr5-6000-2ch`), where it is stated."""
     on_host: str = ""
-    """What was left on the host, if stated: `experts 14/40` or `layers 5/49`."""
+    """What was left on the host, if stated: `experts 14/40`, `layers 5/49`, or `layers` where the
+    engine leaves as few whole ones as it can."""
 
 
 def sources(folder: Path = FOLDER) -> dict[str, PublishedSource]:
@@ -199,10 +200,14 @@ prints their sizes (sources `kyuz0-strix-halo` and `qwen38-mtp`). MLX: groups of
 
 def spilled(text: str) -> Spilled | None:
     """What `on_host` says, None where it says nothing that can be read."""
-    found = re.fullmatch(r"(experts|layers) (\d+(?:\.\d+)?)/(\d+)", text)
-    if found is None or not 0 < float(found[2]) <= float(found[3]):
+    found = re.fullmatch(r"(experts|layers)(?: (\d+(?:\.\d+)?)/(\d+))?", text)
+    if found is None:
         return None
     part: Literal["experts", "layers"] = "experts" if found[1] == "experts" else "layers"
+    if found[2] is None:
+        return Spilled(part=part)
+    if not 0 < float(found[2]) <= float(found[3]):
+        return None
     return Spilled(part=part, share=float(found[2]) / float(found[3]))
 
 

@@ -19,6 +19,7 @@ from bench.predict.placement import (
     PIECE,
     TAKEN,
     PlacedWorkload,
+    Spilled,
     host_of,
     layers_of,
     memory_of,
@@ -328,6 +329,7 @@ def test_what_is_told_to_stay_on_the_host_stays_there(predictor) -> None:
     assert everything.decode_tok_s == pytest.approx(51.0, rel=0.15)
     assert everything.host_bytes == pytest.approx(some.host_bytes * 40 / 24, rel=0.01)
     assert at("layers 40/40").host_bytes > 1.5 * everything.host_bytes
+    assert spilled("layers") == Spilled(part="layers")
     assert spilled("experts 9/8") is spilled("experts 0/8") is spilled("all") is None
 
 

@@ -269,6 +269,19 @@ def test_what_stays_on_the_host_can_be_said(capsys) -> None:
     assert most < some < rate("--on-host", "experts 30/48", "--host-bandwidth", "cpu-ddr5-6000-2ch")
 
 
+def test_ollama_leaves_whole_layers_on_the_host(capsys) -> None:
+    """Posted: Ollama decodes Qwen3-VL-30B-A3B on an RTX 4080 at 51 tok/s."""
+
+    def row(*more: str) -> dict:
+        return found(capsys, "-m", "qwen3-30b-a3b", "-q", "q4_k_m", "--gpu", "rtx-4080", *more)[0]
+
+    ollama, told = row("-e", "ollama"), row("--on-host", "layers")
+    assert ollama["decode_tok_s"] == told["decode_tok_s"] < 0.9 * row()["decode_tok_s"]
+    assert (ollama["engine"], ollama["fit"]) == ("llama.cpp", "offload")
+    fits = ("-m", "qwen3-8b", "-q", "q4_k_m", "--gpu", "rtx-4080")
+    assert found(capsys, *fits, "-e", "ollama") == found(capsys, *fits)
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
