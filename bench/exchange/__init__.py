@@ -15,6 +15,7 @@ from typing import Final
 
 TOOLS: Final[Mapping[str, str]] = {
     "llama-bench": "llama_bench",
+    "llama-batched-bench": "llama_batched_bench",
     "vllm": "vllm",
     "sglang": "sglang",
     "guidellm": "guidellm",
@@ -34,7 +35,8 @@ AUTO: Final = "auto"
 """Whatever tool the file is of."""
 
 LOOKED_FOR: Final = (
-    "llama-bench (model_filename, avg_ns; a table with test and t/s), vllm (total_output_tokens, "
+    "llama-bench (model_filename, avg_ns; a table with test and t/s), llama-batched-bench (T_PP), "
+    "vllm (total_output_tokens, "
     "elapsed_time, latencies), sglang (total_output_tokens_retokenized, prefill_latency), guidellm "
     "(benchmarks), aiperf (request_latency), inference-perf (load_summary), inferencex "
     "(tput_per_gpu), llmperf (results_ttft_s), llmfit (avgTps), mlperf (MLPerf Results Summary), "

@@ -75,9 +75,12 @@ def _card(name: str) -> str:
     """`mi355x`, `b200-trt` or `h100-sxm` as MI355X, B200, H100 SXM; a driver's name as it is."""
     from bench.roofline.gpus import match
 
-    if known := match(name):
-        return known.title
-    return name if " " in name or name in ("cpu", UNKNOWN) else re.split(r"[-_]", name)[0].upper()
+    if " " in name or name in ("cpu", UNKNOWN):
+        known = match(name)
+        return known.title if known else name
+    first = re.split(r"[-_]", name)[0]  # behind it stands who rents it, or the framework
+    known = match(name) or match(first)
+    return known.title if known else first.upper()
 
 
 def _names(run: Json) -> str | None:

@@ -7,6 +7,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -180,7 +181,7 @@ def resolve_model(ref: str) -> Model:
     if (place := places.known(ref)) is not None:
         return replace(resolve_model(place), ref=ref)
     cards = model_cards()
-    if name not in cards and Path(ref).is_dir():
+    if name not in cards and os.path.isdir(ref):  # noqa: PTH112 (raises for no name, however long)
         raise InputError(f"model '{ref}' is no card; ./{ref} names the folder")
     if name not in cards:
         raise InputError(unknown("model", name, cards) + " (`bench models` lists them)")
@@ -190,7 +191,12 @@ def resolve_model(ref: str) -> Model:
 def hub_ref(ref: str) -> hub.Ref | None:
     """The hub's model that a user names, or None: what is here by that name goes first."""
     named = hub.parse(ref)
-    return None if named is None or Path(ref).expanduser().exists() else named
+    return None if named is None or _is_here(ref) else named
+
+
+def _is_here(ref: str) -> bool:
+    """Whether a path is there; no name of a model, however long, is an error."""
+    return os.path.exists(os.path.expanduser(ref))  # noqa: PTH110, PTH111
 
 
 def card_ref(model: Model) -> hub.Ref | None:

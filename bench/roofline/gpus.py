@@ -209,11 +209,15 @@ def _names(card: Gpu) -> set[str]:
     return {_plain(name) for name in (card.name, card.title, *card.aliases)}
 
 
+DRIVER: Final = re.compile(r"\s\((radv|amdvlk|nvk|aco|llvm|dg2|bmg|acm|lnl|arl|mtl)\b[^()]*\)$")
+"""What Vulkan's drivers put behind a card's name: `AMD Radeon RX 7900 XTX (RADV NAVI31)`."""
+
+
 def _plain(name: str) -> str:
     """Lower case without the words that vendors add or leave out."""
     text = re.sub(
         r"\b(nvidia|geforce|amd|instinct|graphics|tesla|intel|radeon|apple|generation|\(r\)|\(tm\))\b",
         " ",
-        re.sub(r"\((r|tm)\)", " ", name.lower()),
+        re.sub(r"\((r|tm)\)", " ", DRIVER.sub("", name.lower())),
     )
     return re.sub(r"[^a-z0-9]+", "", text)

@@ -39,6 +39,10 @@ FILES: dict[str, tuple[tuple[Path, dict[str, Any]], ...]] = {
         (CASES / "llama-bench-pasted.txt", {}),
         (CASES / "llama-bench-2023.json", {}),
     ),
+    "llama-batched-bench": (
+        (CASES / "llama-batched-bench.txt", {"model": "llama-3.1-8b"}),
+        (CASES / "llama-sweep-bench.jsonl", {"model": "llama-3.1-8b"}),
+    ),
     "vllm": (
         (DATA / "vllm" / "serve-detailed.json", {}),
         (CASES / "vllm-sweep.json", {}),

@@ -10,7 +10,7 @@ import pytest
 
 from bench.api import summarise
 from bench.errors import InputError
-from bench.exchange import naming
+from bench.exchange import inferencex, naming
 from bench.exchange.foreign import Given
 from bench.exchange.importing import import_file, import_files
 from bench.records import Record
@@ -248,3 +248,19 @@ def test_what_is_above_the_bound_is_said_with_both_figures(tmp_path: Path) -> No
     )  # fmt: skip
     done = import_file("llama-bench", path, tmp_path / "into")
     assert any("decode_tok_s is 1.28e+05, but the bound is" in note for note in done.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "card"),
+    [
+        ("h200-cw", "H200 SXM"),
+        ("h200", "H200 SXM"),
+        ("b200-trt", "B200"),
+        ("h100-pcie", "H100 PCIe"),
+        ("gb200-nv", "GB200"),
+        ("NVIDIA H100 PCIe", "H100 PCIe"),
+        ("Some Card 9000", "Some Card 9000"),
+    ],
+)
+def test_inferencex_s_machines_are_cards(name: str, card: str) -> None:
+    assert inferencex._card(name) == card

@@ -13,10 +13,13 @@ import pytest
 
 from bench.cli import main
 from bench.errors import InputError
+from bench.exchange.foreign import Given
 from bench.exchange.importing import import_file, import_files
 from bench.exchange.reading import decoded, json_values, load, tables
 from bench.exchange.values import read_number
+from bench.models import resolve_model
 from bench.records.file import read
+from bench.summary.replicate import speeds
 
 CASES = Path(__file__).parents[1] / "data" / "imports" / "cases"
 PLAIN = CASES / "llama-bench-cpu.json"
@@ -123,6 +126,22 @@ def test_a_stream_of_ollama_is_recognised(tmp_path: Path) -> None:
     parts = [{"model": "a", "done": False}, {"model": "a", "prompt_eval_duration": 10**8} | last]
     path.write_text("".join(json.dumps(one) + "\n" for one in parts))
     assert import_file("auto", path, tmp_path / "into").added == 1
+
+
+def test_a_prompt_that_all_sequences_share_has_no_rate(tmp_path: Path) -> None:
+    given = Given(model="llama-3.1-8b", quant="q4_k_m")
+    import_file("auto", CASES / "llama-batched-bench-shared.txt", tmp_path, given)
+    (record,) = read(tmp_path).records
+    known = speeds(record)
+    assert known["decode_tok_s"] == pytest.approx(4 * 128 / 96.776)
+    assert [known[name] for name in ("prefill_tok_s", "output_tok_s", "ttft_s")] == [None] * 3
+    assert "share one prompt" in record.absent["prefill_tok_s"]
+
+
+@pytest.mark.parametrize("name", ["llama " + "9" * 400 + "B", "a\0b", "org/" + "x" * 90])
+def test_no_name_of_a_model_is_an_error_of_the_file_system(name: str) -> None:
+    with pytest.raises(InputError):
+        resolve_model(name)
 
 
 def test_auto_says_that_a_value_is_cut_off(tmp_path: Path) -> None:

@@ -140,3 +140,19 @@ def test_macos_keeps_a_quarter_of_the_memory() -> None:
     mac = gpus()["apple-m4-max"].with_memory(64)
 
     assert mac.usable_bytes == 48 * 2**30
+
+
+@pytest.mark.parametrize(
+    ("reported", "name"),
+    [
+        ("AMD Radeon RX 7900 XTX (RADV NAVI31)", "rx-7900-xtx"),
+        ("AMD Radeon 8060S (RADV GFX1151)", "strix-halo"),
+        ("Intel(R) Arc(TM) B580 Graphics (BMG G21)", "arc-b580"),
+        ("NVIDIA GeForce RTX 4090 (NVK AD102)", "rtx-4090"),
+    ],
+)
+def test_a_card_behind_vulkan_is_the_same_card(reported: str, name: str) -> None:
+    card = match(reported)
+    assert card is not None
+    assert card.name == name
+    assert match(reported.replace("(", "(Laptop ")) is None
