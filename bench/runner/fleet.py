@@ -7,7 +7,9 @@ the same command goes on with what is missing. The parent imports neither torch 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,11 @@ class Desk:
 
 def machines(experiment: Experiment, select: str | None) -> list[tuple[FleetMachine, Any]]:
     """The chosen machines of the cluster, each with its seat. Raises UnsupportedError if none."""
+    with redirect_stdout(sys.stderr):  # Ray prints what it tries again; the output is for tables
+        return _machines(experiment, select)
+
+
+def _machines(experiment: Experiment, select: str | None) -> list[tuple[FleetMachine, Any]]:
     import ray
 
     wanted = nodes.selection(select)
@@ -130,6 +137,13 @@ def run_on_fleet(
     experiment: Experiment, into: Path, progress: Progress, select: str | None = None
 ) -> Fleet:
     """Measure what is missing of an experiment on every chosen machine at once."""
+    with redirect_stdout(sys.stderr):
+        return _run_on_fleet(experiment, into, progress, select)
+
+
+def _run_on_fleet(
+    experiment: Experiment, into: Path, progress: Progress, select: str | None
+) -> Fleet:
     import ray
 
     fleet = Fleet()

@@ -18,8 +18,10 @@ import pytest
 
 from bench.cli import main, parser
 from bench.errors import InputError, UnsupportedError
+from bench.experiment import load_experiment
 from bench.records import FILE
 from bench.records.file import read
+from bench.runner import fleet
 from bench.runner.nodes import FleetMachine, Node, connect, matches, selection
 
 ROOT = Path(__file__).parents[2]
@@ -235,3 +237,16 @@ def test_selection() -> None:
     assert matches(machine, {"machine": ("m",)})
     assert not matches(machine, {"zone": ("b",)})
     assert not matches(machine, {"rack": ("1",)})
+
+
+def test_what_ray_prints_is_not_in_the_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def prints(*_: Any) -> list[Any]:
+        sys.stdout.write("(raylet) Task describe failed. It will be retried.\n")
+        return []
+
+    monkeypatch.setattr(fleet, "_machines", prints)
+    assert fleet.machines(load_experiment(str(experiment(tmp_path, 1))), None) == []
+    out, err = capsys.readouterr()
+    assert (out, "(raylet)" in err) == ("", True)
