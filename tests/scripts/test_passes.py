@@ -15,6 +15,7 @@ echo "$OMP_NUM_THREADS|$*" >> {log}
 case "$*" in
   *setup*) exit 0 ;;
   *"alone and not"*) code=$ALONE name=alone ;;
+  *--last-failed*) code=$AGAIN name=again ;;
   *) code=$TOGETHER name=together ;;
 esac
 [ -z "$TEST_COUNTS" ] || echo "  counts of $name" >> "$TEST_COUNTS"
@@ -23,7 +24,7 @@ exit $code
 
 
 def run(
-    folder: Path, *arguments: str, together: int = 0, alone: int = 0
+    folder: Path, *arguments: str, together: int = 0, again: int = 1, alone: int = 0
 ) -> tuple[int, list[str], str]:
     """Exit code, the calls of pytest, and what was said."""
     log = folder / "calls"
@@ -39,7 +40,9 @@ def run(
     env = {name: text for name, text in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run(
         [folder / "scripts" / "test", *arguments],
-        env=env | {"TOGETHER": str(together), "ALONE": str(alone), "TMPDIR": str(folder)},
+        env=env
+        | {"TOGETHER": str(together), "AGAIN": str(again), "ALONE": str(alone)}
+        | {"TMPDIR": str(folder)},
         capture_output=True,
         text=True,
         check=False,
@@ -73,13 +76,21 @@ def test_other_arguments_go_to_pytest_as_they_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("together", "alone", "code", "n_passes"),
-    [(1, 0, 1, 2), (0, 1, 1, 2), (5, 0, 5, 2), (0, 5, 5, 2), (3, 1, 3, 2), (2, 0, 2, 1)],
+    [(1, 0, 1, 3), (0, 1, 1, 2), (5, 0, 5, 2), (0, 5, 5, 2), (3, 1, 3, 2), (2, 0, 2, 1)],
 )
 def test_all_fails_where_a_pass_fails(
     together: int, alone: int, code: int, n_passes: int, tmp_path: Path
 ) -> None:
     found, calls, _ = run(tmp_path, "--all", together=together, alone=alone)
     assert (found, len(calls)) == (code, n_passes)
+
+
+def test_what_fails_beside_others_must_pass_by_itself(tmp_path: Path) -> None:
+    code, calls, said = run(tmp_path, "--all", together=1, again=0)
+    assert code == 0
+    again = "--last-failed --last-failed-no-failures none -m not (zoo or large or vllm or alone)"
+    assert calls[1] == f"|-m pytest {again}"
+    assert said.endswith("  counts of together\n  counts of again\n  counts of alone\n")
 
 
 def test_what_is_left_out_is_what_pyproject_leaves_out() -> None:
