@@ -11,6 +11,7 @@ import pytest
 
 from bench.cli import main
 from bench.engines.endpoint.guesses import Guesses
+from bench.engines.speculation import VLLM_COUNTERS
 from bench.errors import UnsupportedError
 from bench.records.file import read
 from tests.engines.test_serving import engine
@@ -142,3 +143,7 @@ def test_guesses_are_counted_by_llama_cpps_timings() -> None:
     assert found["acceptance_rate"] == 0.75
     assert found["tokens_per_step"] == 2.0  # 24 tokens in 12 steps
     assert Guesses({}).figures({}) == {}
+    # A server that guesses, and found nothing to guess from, says so.
+    still = dict.fromkeys(VLLM_COUNTERS, 7)
+    told = Guesses(still).figures(still)["speculation"]
+    assert (told["guessed_tokens"], told["acceptance_rate"]) == (0, None)
