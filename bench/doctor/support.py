@@ -8,7 +8,7 @@ from typing import Final
 from bench.doctor import Check, State
 
 SUPPORT: Final[Mapping[str, tuple[State, str, str]]] = {
-    "cpu": ("ok", "measured here and in results/", ""),
+    "cpu": ("ok", "measured: results/", ""),
     "nvidia": (
         "warn",
         "supported, never seen on a card",
@@ -34,7 +34,7 @@ SUPPORT: Final[Mapping[str, tuple[State, str, str]]] = {
 }
 """What is supported (the records in results/ say what was seen) -> state, words, meaning."""
 
-SEND: Final = "please send the records: bench export RESULTS --share"
+SEND: Final = "please send the records: bench export RESULTS --share FILE"
 
 
 def support_check(kind: str, vendor: str = "") -> Check:

@@ -116,18 +116,7 @@ def _batch(source: SourceText, run: Json) -> ForeignRun:
         twice.append(Twice(what="total_latency", stated=whole, made=made, of=of, within=0.35))
     else:
         absent |= dict.fromkeys(("tpot_s", "decode_tok_s"), "no median_decode_latency in the file")
-    return ForeignRun(
-        engine="sglang",
-        options=_options(run),
-        n_prompt=n_prompt,
-        n_gen=n_gen,
-        n_batch=n_batch,
-        started_at=source.date,
-        dated=False,
-        samples=samples,
-        absent=absent,
-        twice=tuple(twice),
-    )
+    return _of_one_batch(source, run, samples, absent, twice)
 
 
 def _served(source: SourceText, run: Json) -> ForeignRun:
@@ -151,6 +140,17 @@ def _served(source: SourceText, run: Json) -> ForeignRun:
         twice.append(part)
     samples["output_tok_s"] = [n_batch * n_gen / whole]
     samples["total_tok_s"] = [rate]
+    return _of_one_batch(source, run, samples, absent, twice)
+
+
+def _of_one_batch(
+    source: SourceText,
+    run: Json,
+    samples: dict[str, list[float]],
+    absent: dict[str, str],
+    twice: Sequence[Twice],
+) -> ForeignRun:
+    n_batch, n_prompt, n_gen = _sizes(source, run)
     return ForeignRun(
         engine="sglang",
         options=_options(run),

@@ -432,7 +432,7 @@ def test_a_cpu_without_int8_products_is_warned_of(
 @pytest.mark.parametrize(
     ("kind", "vendor", "state", "words"),
     [
-        ("cpu", "", "ok", "measured here"),
+        ("cpu", "", "ok", "measured"),
         ("cuda", "", "warn", "never seen on a card"),
         ("cuda", "amd", "warn", "never seen on a card"),
         ("xpu", "", "warn", "speed and memory only"),
