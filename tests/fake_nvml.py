@@ -80,6 +80,7 @@ class FakeNvml:
             "nvmlDeviceGetCurrentClocksEventReasons": 0,
             "nvmlDeviceGetCurrentClocksThrottleReasons": 0,
             "nvmlDeviceGetComputeRunningProcesses": [],
+            "nvmlDeviceGetGraphicsRunningProcesses": [],
             "nvmlDeviceGetFieldValues": self._fields,
         }
         self.answers |= answers

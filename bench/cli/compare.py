@@ -42,7 +42,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS")
     arm = "an arm's full name, scheme, engine, mode or model"
-    parser.add_argument("--baseline", metavar="NAME", help=f"{arm} (default: the unquantized one)")
+    parser.add_argument("--baseline", metavar="NAME", help=f"{arm} (default: the experiment's)")
     parser.add_argument("--candidate", metavar="NAME", help=f"{arm} (default: all others)")
     parser.add_argument(
         "--against",
@@ -101,10 +101,10 @@ def add(verbs: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Print the comparison; return 1 if a gate failed."""
-    from bench.comparison import Rules, compare, metrics
+    from bench.comparison import Rules, metrics
     from bench.comparison.stored import beside
     from bench.errors import InputError
-    from bench.experiment import Gate
+    from bench.experiment import Gate, started_by
     from bench.report.tables import render
     from bench.report.tables.compare import columns, table, to_read, words
 
@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--baseline: with --against each arm's baseline is the one there")
     results = _read(*args.results)
     if args.against is None:
-        rows = compare(results, rules, args.baseline, args.candidate)
+        rows = _compared(args, results, rules)
     else:
         rows = beside(results, _read(args.against), rules, args.candidate)
     if args.plot is not None:
@@ -142,8 +142,25 @@ def run(args: argparse.Namespace) -> int:
     shown = to_read(rows) if args.output == "md" and args.metric is None else rows
     print(render(shown, columns(shown, rules), args.output, table), end="")
     if args.output == "md":
-        print("".join(f"\n- {line}" for line in words(rows, rules)))
+        lines = [*words(rows, rules), *started_by(row.arm.options for row in results)]
+        print("".join(f"\n- {line}" for line in lines))
     return _gate(args, rows)
+
+
+def _compared(args: argparse.Namespace, results: Summary, rules: Rules) -> list[Compared]:
+    """With --baseline, or the baseline of the experiment, or the unquantized arm."""
+    from bench.comparison import compare
+    from bench.errors import InputError
+    from bench.experiment.kept import asked_baseline, kept
+
+    if args.baseline is None:
+        found, _ = kept(args.results)
+        asked = asked_baseline(found, {one.experiment for one in results.replicates})
+        try:
+            return compare(results, rules, asked, args.candidate)
+        except InputError:  # an arm that was not measured, or that --candidate names
+            pass
+    return compare(results, rules, args.baseline, args.candidate)
 
 
 def _gate(args: argparse.Namespace, rows: Sequence[Compared]) -> int:

@@ -46,6 +46,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Print the plan."""
     from bench.errors import InputError
+    from bench.experiment import started_by
     from bench.records import FILE
     from bench.records.file import Results, read
     from bench.report.tables import Column, column, render
@@ -83,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"Order: {', '.join(order(experiment))}")
         bases = dict.fromkeys(row["estimate_basis"] for row in rows if not row["refusal"])
         print(f"About {total_s(rows) / 60:.1f} minutes ({'; '.join(bases) or 'nothing will run'}).")
+        for line in started_by(variant.options for variant in experiment.variants):
+            print(line)
     for reason in dict.fromkeys(row["refusal"] for row in rows if row["refusal"]):
         print(f"bench: will be refused: {reason}", file=sys.stderr)
     if any(row["fits"] is False for row in rows):

@@ -6,13 +6,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
 
 class Unreadable(Exception):  # noqa: N818  not an error: an answer, and its message is the reason
     """This figure cannot be read here; the message says why."""
+
+
+NOT_LISTED: Final = "the driver lists none of the server's processes, as in a container"
 
 
 @dataclass(slots=True)

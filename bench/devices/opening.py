@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from bench.devices import Reader
 from bench.devices.several import Others, WithOthers
 from bench.experiment.devices import behind, is_remote, kind_of, members
+
+if TYPE_CHECKING:
+    from bench.devices.remote import LocalServerReader, RemoteReader
 
 
 def reader_for(device: str, own: Sequence[str] | None = None) -> Reader:
@@ -18,7 +22,7 @@ def reader_for(device: str, own: Sequence[str] | None = None) -> Reader:
     read gets a reader that says so; this never fails for want of one.
     """
     if is_remote(device):
-        return _server_reader(behind(device))
+        return server_reader(device)
     names = members(device)
     if len(names) > 1:
         from bench.devices.several import GroupReader
@@ -46,8 +50,8 @@ def _reader(device: str, *, host: bool = True, memory: bool = True) -> Reader:
     return NullReader(device, f"gpu-cost-bench reads no counters of `{kind}` devices")
 
 
-def _server_reader(device: str) -> Reader:
-    """The reader of the device that a server computes on; '' where that is not of this machine.
+def server_reader(device: str) -> LocalServerReader | RemoteReader:
+    """The reader of the device that a server computes on, if that is one of this machine.
 
     torch has no part in it: its context would take memory on the server's card.
     """
@@ -58,18 +62,19 @@ def _server_reader(device: str) -> Reader:
     from bench.devices.remote import LocalServerReader, RemoteReader
     from bench.devices.several import GroupReader
 
-    if device == "":
+    computes = behind(device)
+    if computes == "":
         return RemoteReader()
-    if device == "cpu":
+    if computes == "cpu":
         return LocalServerReader(HostReader())
-    names = members(device)
+    names = members(computes)
     try:
         cards = [open_card(name) for name in names]
     except Unreadable as reason:
         return RemoteReader(str(reason))
     first, *more = cards
     readers = [GpuReader(first, host=HostReader(computes=False)), *map(GpuReader, more)]
-    return LocalServerReader(readers[0] if not more else GroupReader(names, readers))
+    return LocalServerReader(readers[0] if not more else GroupReader(names, readers), cards)
 
 
 def _gpu_reader(device: str, *, host: bool, memory: bool) -> Reader:
@@ -98,7 +103,7 @@ def reader_of(device: str, others: Others | None, server_pid: int | None = None)
     if server_pid is not None:
         from bench.devices.remote import StartedServerReader
 
-        return StartedServerReader(reader_for(device), server_pid)
+        return StartedServerReader(server_reader(device), server_pid)
     if others is None:
         return reader_for(device)
     return WithOthers(reader_for(device, own=others.own), others)

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from bench.devices import Reader, Reading
 from bench.devices.figures import Figures, Unreadable
 from bench.devices.host import HostReader, processes
 from bench.devices.none import FIGURES
 from bench.experiment.devices import REMOTE
+
+if TYPE_CHECKING:
+    from bench.devices.gpu.reader import Card
 
 WHY = "the server's machine is not read from here"
 
@@ -24,6 +27,7 @@ class RemoteReader:
     """Says of each figure of the server's machine that it is not seen."""
 
     has_energy = False
+    cards: Sequence[Card] = ()
 
     def __init__(self, why: str = WHY) -> None:
         self._why = why
@@ -56,8 +60,9 @@ class LocalServerReader:
     memory of this one is not the server's.
     """
 
-    def __init__(self, inner: Reader) -> None:
+    def __init__(self, inner: Reader, cards: Sequence[Card] = ()) -> None:
         self._inner = inner
+        self.cards = cards
         self.has_energy = inner.has_energy
 
     def identity(self) -> Mapping[str, Any]:
@@ -90,9 +95,10 @@ class StartedServerReader:
     """The reader of a server that was started for this run: its processes are known.
 
     `pid` leads them. Peaks of single processes add up to an upper bound of what they held at once.
+    Of the cards' memory it is what they hold when the window ends.
     """
 
-    def __init__(self, inner: Reader, pid: int) -> None:
+    def __init__(self, inner: LocalServerReader | RemoteReader, pid: int) -> None:
         self._inner = inner
         self._pid = pid
         self._members: list[int] = []
@@ -115,7 +121,12 @@ class StartedServerReader:
         if found.values:
             scope = "window" if self._reset else "process"
             found.values |= {"peak_host_scope": scope, "processes": len(self._members)}
-        known = {*found.values, *(["peak_memory_bytes"] if found.values else [])}
+        cards = self._inner.cards
+        if cards:
+            held = lambda: sum(card.held_by(self._members) for card in cards)  # noqa: E731
+            found.read("peak_device_bytes", held)
+        peak = "peak_device_bytes" if cards else "peak_host_bytes"
+        known = {*found.values, *(["peak_memory_bytes"] if peak in found.values else [])}
         absent = {name: why for name, why in read.absent.items() if name not in known}
         return dataclasses.replace(
             read, memory={**read.memory, **found.values}, absent=absent | found.absent

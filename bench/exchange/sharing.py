@@ -15,11 +15,12 @@ from typing import Any
 
 from bench import fields, hiding
 from bench.errors import InputError
+from bench.experiment.kept import AS_RUN, BY_HAND
 from bench.records import FILE, from_json, to_json
 from bench.records.file import lines, results_file
 from bench.text import plain
 
-BESIDE = ("experiments.jsonl", "experiment.toml", "doctor.txt")
+BESIDE = (AS_RUN, BY_HAND, "doctor.txt")
 """What belongs to a results folder beside its records."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -74,7 +74,7 @@ class Variant:
             parts.append(self.dtype)
         if self.threads is not None:
             parts.append(f"{self.threads}t")
-        parts += [f"{key}={_shown(key, value)}" for key, value in sorted(self.options.items())]
+        parts += [option_part(key, value) for key, value in sorted(self.options.items())]
         return "/".join(parts)
 
     def table(self) -> dict[str, Any]:
@@ -82,14 +82,21 @@ class Variant:
         return asdict(self) | {"name": self.name}
 
 
-def _shown(key: str, value: object) -> str:
-    """An option's value in an arm's name; a server's command would fill a line, so its program and
-    a mark of all the rest."""
+def option_part(key: str, value: object) -> str:
+    """An option in an arm's name; a server's command would fill a line, so its program and a mark
+    of all the rest."""
     if key != "serve":
-        return str(value)
+        return f"{key}={value}"
     words = [word for word in str(value).split() if word != "env" and "=" not in word]
     mark = hashlib.sha256(str(value).encode()).hexdigest()[:6]
-    return f"{words[0].rpartition('/')[2] if words else ''}-{mark}"
+    return f"serve={words[0].rpartition('/')[2] if words else ''}-{mark}"
+
+
+def started_by(options: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """What the marks in names of started servers stand for: one sentence a command."""
+    commands = dict.fromkeys(str(one["serve"]) for one in options if one.get("serve"))
+    for command in commands:
+        yield f"{option_part('serve', command)} is the server started by: {command}"
 
 
 SWEPT: Final = ("model", "engine", "quant", "mode", "n_prompt", "n_gen", "n_batch", "requests")

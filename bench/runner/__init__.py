@@ -18,6 +18,7 @@ from bench.engines.registry import packages
 from bench.errors import InputError, UnsupportedError
 from bench.experiment import Experiment
 from bench.experiment.devices import kind_of, members
+from bench.experiment.kept import AS_RUN
 from bench.experiment.texts import read_text
 from bench.fields import MOST_BYTES
 from bench.models.weights import cache_folder
@@ -131,7 +132,7 @@ def keep_experiment(experiment: Experiment, folder: Path) -> None:
     line = json.dumps(
         hiding.private(asdict(experiment)), sort_keys=True, ensure_ascii=False
     ).encode("utf-8", "replace")
-    path = folder / "experiments.jsonl"
+    path = folder / AS_RUN
     try:
         with path.open("ab+") as stream:
             stream.seek(0)

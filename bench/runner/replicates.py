@@ -18,6 +18,7 @@ from bench.runner.session import Session
 from bench.schemes.row import COMPILED
 from bench.summary import METRICS
 from bench.summary.rows import replicate
+from bench.summary.service import probe_of
 from bench.toolchain import CODE as NO_COMPILER
 from bench.worker.messages import Failed, Measured, Phase, Ready, Told
 
@@ -32,29 +33,42 @@ def measure_replicates(session: Session, arms: Sequence[Arm], done: set[str]) ->
     arm_of = {arm.variant.name: arm for arm in arms}
     variants = [arm.variant for arm in arms]
     steps = plan(variants, session.experiment.measuring.pairs, session.experiment.seed)
-    for step in steps:
-        if session.part.positions is not None and step.position not in session.part.positions:
-            continue
+    todo = []
+    here = [
+        s for s in steps if session.part.positions is None or s.position in session.part.positions
+    ]
+    for step in here:
         arm = arm_of[step.variant.name]
         keys = {w: arm.key(session.experiment, w, step.index) for w in session.experiment.workloads}
         session.outcome.keys.update(keys.values())
         missing = [workload for workload, name in keys.items() if name not in done]
+        if missing or session.experiment.slo:  # what a search still lacks is not known before
+            todo.append((step, arm, missing))
+    if len(todo) < len(here):
+        before = len(here) - len(todo)
+        session.progress.say(f"{before} of {len(here)} replicates were measured before")
+    for step, arm, missing in todo:
         title = f"{arm.variant.name}, replicate {step.index + 1}"
         session.progress.step(step.position, len(steps), title)
         if refused := _refused(session, arm):
             if step.index == 0:
                 _fail(session, arm, step, missing, refused)
-            continue
-        if session.experiment.slo:
+        elif session.experiment.slo:
             with ServerOf(arm, session.writer.folder, f"{step.index + 1}") as host:
                 for base in session.experiment.workloads:
                     search(session.searches, arm, step, base, _probing(session, done, host))
-            continue
-        while left := [w for w in missing if (arm.variant.name, w) not in session.hopeless]:
-            # A workload that kills its process must not take the rest of them along.
-            with ServerOf(arm, session.writer.folder, f"{step.index + 1}") as host:
-                recorded = _worker(session, arm, step, left, host)
-            missing = [workload for workload in left if workload not in recorded]
+        else:
+            _each_in_its_process(session, arm, step, missing)
+
+
+def _each_in_its_process(
+    session: Session, arm: Arm, step: PlannedReplicate, missing: Sequence[Workload]
+) -> None:
+    """One replicate's workloads: one that kills its process must not take the rest along."""
+    while left := [w for w in missing if (arm.variant.name, w) not in session.hopeless]:
+        with ServerOf(arm, session.writer.folder, f"{step.index + 1}") as host:
+            recorded = _worker(session, arm, step, left, host)
+        missing = [workload for workload in left if workload not in recorded]
 
 
 def _probing(session: Session, done: set[str], host: ServerOf) -> ProbeOnce:
@@ -177,9 +191,16 @@ SHOWN: Final = ("prefill_tok_s", "decode_tok_s", "output_tok_s", "ttft_s")
 
 
 def _in_short(record: Record) -> str:
-    """A replicate in one line: which, of what size, and its first figures."""
+    """A replicate in one line: which, of what size, and its first figures; of a probe its rate,
+    and how many requests were within each limit."""
     made = replicate(record)
     sizes = made.sizes
+    if sizes.slo and (probe := probe_of(record, sizes.slo)) is not None:
+        shown = ", ".join(
+            f"{kept / probe.n:.1%} within {limit}"
+            for kept, limit in zip(probe.kept, sizes.slo.split(","), strict=True)
+        )
+        return f"replicate {record.replicate + 1}, {probe.rate:.3g} requests/s: {shown}"
     figures = [
         f"{METRICS[name].heading or name} {value:{METRICS[name].form}}"
         for name in SHOWN

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Final
 
-from bench.experiment.devices import kind_of
+from bench.experiment.devices import behind, kind_of
 from bench.records import EPOCH, OWN, Record
 from bench.records.codes import CODES, TIME, Part, current, touches
 from bench.statistics import middle, rank_sum_z
@@ -415,11 +415,12 @@ def _rate(n_batch: int | None, tokens: float, seconds: float | None) -> float | 
 
 
 def peak_memory(record: Record) -> int | None:
-    """Peak bytes on the device; on a CPU, of the process.
+    """Peak bytes on the device, be it that of a server here; on a CPU, of the process.
 
     None for an accelerator whose own peak was not read: its process on the host says nothing of it.
     """
     if on_device := record.memory.get("peak_device_bytes"):
         return int(on_device)
-    kind = kind_of(str(record.variant.get("device", "")))
+    device = str(record.variant.get("device", ""))
+    kind = kind_of(behind(device) or device)
     return None if kind in ACCELERATORS else record.memory.get("peak_host_bytes")

@@ -225,6 +225,27 @@ def test_prompt_tokens_from_a_cache_are_told() -> None:
             assert prompts[-1] == prompts[-2]
 
 
+@pytest.mark.parametrize(("one_in", "n", "marked"), [(2, 8, True), (50, 120, False)])
+def test_a_few_prompts_that_begin_alike_by_chance_are_no_fault(
+    one_in: int, n: int, marked: bool
+) -> None:
+    async def cached(to: Exchange) -> None:
+        await to.begin()
+        for _ in range(to.n_gen):
+            await asyncio.sleep(0.001)
+            await to.chunk("x")
+        await to.chunk("", "stop")
+        hit = to.number % one_in == 0
+        await to.usage(to.n_gen, prompt_tokens_details={"cached_tokens": int(hit)})
+        await to.end()
+
+    with scripted(cached) as server, engine(server.url) as runs:
+        runs.start(8, 4, 1)
+        found = runs.serve(n, 0.0)
+        assert found.device["requests"]["cached_tokens"] > 0
+        assert ("PREFIX_CACHED" in found.reasons) == marked
+
+
 def test_a_chat_template_may_come_from_a_cache() -> None:
     def with_template(cached: int) -> Any:
         async def reply(to: Exchange) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -114,12 +115,16 @@ def test_a_search_probes_until_it_is_held_and_goes_on_from_its_records() -> None
     assert len(taken) == done
 
 
-def test_limits_that_nothing_keeps_leave_a_reason(tmp_path: Path, monkeypatch: Any) -> None:
+def test_limits_that_nothing_keeps_leave_a_reason(
+    tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(limits.REQUESTS, "quick", 72)
     path, into = experiment(tmp_path, slo="ttft_p95=0.001"), tmp_path / "r"
     with ticking("queue", service=0.004) as url:
         assert main(["run", path, "--url", url, "--into", str(into)]) == 0
     (row,) = summarise(read(into)).rows
+    said = capsys.readouterr().err
+    assert re.search(r"replicate 1, [0-9.]+ requests/s: 0\.0% within ttft_p95=0\.001", said)
     assert row.level is not None
     assert "not even" in row.level.absent
     assert row.value("requests_s") is None

@@ -58,6 +58,36 @@ def test_likeliest_tokens_are_asked_for_as_many_as_the_server_tells() -> None:
         assert asked == [256, 20, 20]  # the refusal is remembered
 
 
+def sglang(to: Exchange) -> str:
+    """As SGLang's /generate answers: of the first token nothing is told."""
+    asked = to.body
+    assert (asked["return_logprob"], asked["logprob_start_len"]) == (True, 0)
+    prompt, k = asked["input_ids"], asked["top_logprobs_num"]
+
+    def entry(before: int, token: int) -> list[object]:
+        return [-(abs(token - before) + 1) * math.log(2), token, None]
+
+    tops = [[entry(before, before + n) for n in range(k)] for before in prompt[:-1]]
+    own = [entry(before, token) for before, token in pairwise(prompt)]
+    meta = {
+        "input_token_logprobs": [[None, prompt[0], None], *own],
+        "input_top_logprobs": [None, *tops],
+    }
+    return json.dumps({"text": "x", "meta_info": meta})
+
+
+def test_sglang_is_asked_in_its_own_words() -> None:
+    pages = {"/tokenize": tokenize, "/generate": sglang}
+    with scripted(good, pages=pages) as server, engine(server.url) as runs:
+        found = runs.top_log_probs([97, 98, 20])
+        assert [tokens[:2] for tokens in found.indices] == [[97, 98], [98, 99]]
+        assert len(found.indices[0]) == 256
+        assert found.given == pytest.approx([-2 * math.log(2), -79 * math.log(2)])
+        asked = len(server.asked)
+        runs.top_log_probs([97, 98])
+        assert len(server.asked) - asked <= 1  # what it answers is remembered
+
+
 def test_a_server_that_tells_nothing_of_prompts_has_no_quality() -> None:
     with scripted(good) as server, engine(server.url) as runs:
         with pytest.raises(UnsupportedError, match=r"no log-probabilities of a prompt.*HTTP 404"):

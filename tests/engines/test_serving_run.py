@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pynvml
 import pytest
 
 from bench.api import summarise
 from bench.cli import main, parser
 from bench.cost.throughput import throughputs
 from bench.devices import Reading
+from bench.devices.gpu.nvidia import NvidiaCard
 from bench.devices.opening import reader_for
-from bench.devices.remote import LocalServerReader
+from bench.devices.remote import LocalServerReader, StartedServerReader
 from bench.engines.endpoint.settings import EndpointSettings, settings
 from bench.engines.endpoint.streams import FAILURES
 from bench.errors import InputError
@@ -28,6 +32,7 @@ from bench.records.file import Results, read
 from bench.summary.metrics import goodput_req_s
 from bench.summary.replicate import batch_s, each_tpot_s, overlaps, speeds
 from bench.summary.rows import tail
+from tests.fake_nvml import FakeNvml, process
 from tests.fakes import FakeReader
 from tests.scripted_server import Exchange, good, scripted
 
@@ -322,6 +327,49 @@ def test_energy_of_a_local_server_is_that_of_its_window() -> None:
     assert "overlap" in row["absent"]["energy_per_output_token_j"]
     (priced,) = throughputs(Results(records=[record]))
     assert priced.power_w == pytest.approx(100)
+
+
+def started_on(*answers: dict[str, Any]) -> Reading:
+    """A window of a server that this process stands for, on cards that answer so."""
+    cards = [NvidiaCard(f"cuda:{n}", FakeNvml(cards=2, **one)) for n, one in enumerate(answers)]
+    inner = LocalServerReader(FakeReader(Reading()), cards)
+    reader = StartedServerReader(inner, os.getpid())
+    reader.begin()
+    return reader.end()
+
+
+def test_the_memory_of_a_started_server_is_that_of_its_processes_on_the_cards() -> None:
+    mine, other = process(os.getpid()), process(4_000_000)
+    listed = {"nvmlDeviceGetComputeRunningProcesses": [mine, other]}
+    both = {**listed, "nvmlDeviceGetGraphicsRunningProcesses": [mine]}
+    reading = started_on(both)
+    assert reading.memory["peak_device_bytes"] == 1 << 30
+    assert "peak_memory_bytes" not in reading.absent
+    assert started_on(listed, listed).memory["peak_device_bytes"] == 2 << 30
+    variant = {**served_record().variant, "device": "remote:cuda:0"}
+    held = served_record(variant=variant, memory=dict(reading.memory))
+    assert summarise(Results(records=[held]))[0]["peak_memory_bytes"] == 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("listed", "why"),
+    [
+        ([process(4_000_000)], "lists none of the server's processes"),
+        ([SimpleNamespace(pid=os.getpid(), usedGpuMemory=None)], "WSL2"),
+        (pynvml.NVMLError(pynvml.NVML_ERROR_NO_PERMISSION), "nvmlDeviceGetComputeRunning"),
+    ],
+)
+def test_a_servers_memory_on_a_card_that_is_not_told_is_missing(listed: Any, why: str) -> None:
+    reading = started_on({"nvmlDeviceGetComputeRunningProcesses": listed})
+    assert why in reading.absent["peak_device_bytes"]
+    assert "peak_memory_bytes" in reading.absent
+    variant = {**served_record().variant, "device": "remote:cuda:0"}
+    record = served_record(
+        variant=variant, memory=dict(reading.memory), absent=dict(reading.absent)
+    )
+    (row,) = summarise(Results(records=[record]))
+    assert row["peak_memory_bytes"] is None  # the host's is another figure
+    assert row["absent"]["peak_memory_bytes"]
 
 
 def test_a_local_server_is_read_where_it_computes() -> None:

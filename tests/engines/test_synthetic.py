@@ -43,6 +43,35 @@ def compared(
     return {row["metric"]: row for row in json.loads(capsys.readouterr().out)}
 
 
+def test_arms_are_compared_with_the_baseline_of_the_experiment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def bases(*flags: str) -> set[str]:
+        capsys.readouterr()
+        assert main(["compare", str(tmp_path / "out"), "-o", "json", *flags]) == 0
+        return {row["baseline"].split("/")[2] for row in json.loads(capsys.readouterr().out)}
+
+    assert main([*script(tmp_path, "", pairs=2), "--baseline", "fast"]) == 0
+    assert bases() == {"fast"}
+    assert bases("--baseline", "none") == {"none"}
+    assert bases("--candidate", "fast") == {"none"}  # the baseline itself: another is found
+    (tmp_path / "out/experiments.jsonl").unlink()
+    assert bases() == {"none"}
+
+
+def test_replicates_that_were_measured_before_are_counted_and_not_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(script(tmp_path, "", pairs=2)) == 0
+    assert "measured before" not in capsys.readouterr().err
+    assert main(script(tmp_path, "", pairs=3)) == 0
+    said = capsys.readouterr().err
+    assert "4 of 6 replicates were measured before" in said
+    assert "[4/6]" not in said
+    assert "[5/6]" in said
+    assert "[6/6]" in said
+
+
 def test_an_effect_that_was_put_in_is_found(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

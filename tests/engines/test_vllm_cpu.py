@@ -215,12 +215,30 @@ def test_guessing_ahead_is_an_arm_with_its_acceptance(
     assert [list(made) for made in record.model["first_tokens"]] == floats["timed_1"]["tokens"]
 
 
-def test_vllm_serve_is_started_for_each_replicate_of_two_arms(
+def test_a_draft_model_that_is_the_model_itself_guesses_right(
+    floats: dict[str, Any],
+    embedded_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    drafted = {"method": "draft_model", "model": str(embedded_folder), "num_speculative_tokens": 3}
+    options = {"max_model_len": 512, "max_num_seqs": 8, "speculative_config": json.dumps(drafted)}
+    file, out = experiment(tmp_path, "vllm", **options), tmp_path / "out"
+    assert main(["run", file, "-d", "cpu", "--into", str(out), "-o", "json"]) == 0
+    capsys.readouterr()
+    (record,) = read(out).records
+    told = record.model["notes"]["speculation"]
+    assert told["acceptance_rate"] > 0.9  # but for ties
+    assert told["tokens_per_step"] == pytest.approx(1 + 3 * told["acceptance_rate"])
+    assert [list(made) for made in record.model["first_tokens"]] == floats["timed_1"]["tokens"]
+
+
+def test_vllm_serve_is_started_for_each_of_eight_replicates_of_two_arms(
     vllm_home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = experiment(tmp_path, "endpoint", local="cpu")
     other = f"{SERVE} --speculative-config {shlex.quote(json.dumps(GUESS))}"
-    command = ["run", file, "--serve", SERVE, "--serve", other, "-b", "1,2,4"]
+    command = ["run", file, "--serve", SERVE, "--serve", other, "-b", "1,2,4", "--pairs", "8"]
     out = tmp_path / "out"
     assert main([*command, "--into", str(out), "-o", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)
@@ -236,6 +254,20 @@ def test_vllm_serve_is_started_for_each_replicate_of_two_arms(
     guessing = [r for r in records if "speculative" in r.variant["options"]["serve"]]
     # Little repeats in random tokens: some windows have nothing to guess from.
     assert sum(r.model["notes"]["speculation"]["guessed_tokens"] for r in guessing) > 0
+    turns = dict.fromkeys(
+        (r.replicate, "speculative" in r.variant["options"]["serve"]) for r in records
+    )
+    arms = [guesses for _, guesses in turns]
+    assert len(arms) == 16
+    assert all({*arms[at : at + 2]} == {True, False} for at in range(0, 16, 2))  # in pairs
+    assert arms[:2] != arms[2:4]  # and in turns
+    assert main(["compare", str(out), "--metric", "decode", "-o", "json"]) == 0
+    compared = json.loads(capsys.readouterr().out)
+    assert [(row["n_batch"], row["n_pairs"] + row["n_left_out"]) for row in compared] == [
+        (1, 8),
+        (2, 8),
+        (4, 8),
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,15 @@ import pytest
 from bench.comparison import opponents
 from bench.engines.registry import ENGINES
 from bench.errors import InputError, unknown
-from bench.experiment import Experiment, Grid, Variant, Workload, experiments, load_experiment
+from bench.experiment import (
+    Experiment,
+    Grid,
+    Variant,
+    Workload,
+    experiments,
+    load_experiment,
+    started_by,
+)
 from bench.experiment.modes import engine_and_mode
 from bench.experiment.plan import plan
 from bench.experiment.selectors import chosen, selects, short_names
@@ -69,6 +77,17 @@ def test_a_name_tells_arms_apart() -> None:
     ]
     assert len({arm.name for arm in arms}) == len(arms)
     assert A.name == "m/transformers/a"
+
+
+def test_a_started_server_is_named_by_a_mark_that_is_explained() -> None:
+    served = {"serve": "env A=1 /opt/vllm serve {model} --port {port} --quantization fp8"}
+    variant = Variant(model="m", engine="endpoint", options=served)
+    (line,) = started_by([served, {}, served])
+    mark, command = line.split(" is the server started by: ")
+    assert mark.startswith("serve=vllm-")
+    assert mark in variant.name.split("/")
+    assert command == served["serve"]
+    assert list(started_by([{"threads": 1}])) == []
 
 
 def test_the_key_says_what_was_measured_not_how_often() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from bench.experiment import load_experiment
-from bench.records.file import Results
-from bench.report.tables.run import notes
+from bench.experiment import Experiment, load_experiment
+from bench.records.file import Results, read
+from bench.report.tables.run import notes, show
 from bench.summary import summarise
 from tests.campaign.base import full, machine
+from tests.slo_results import write_search
 
 
 @pytest.mark.parametrize(
@@ -28,3 +31,15 @@ def test_a_scheme_that_leaves_most_of_a_model_out_is_said(share: float, said: bo
     text = [line for line in notes(load_experiment("quickstart"), rows) if "stay in floats" in line]
     assert len(text) == said
     assert all(f"only {share:.0%}" in line and "int8-weight-only" in line for line in text)
+
+
+def test_two_arms_at_one_level_of_service_are_compared_by_their_rates(tmp_path: Path) -> None:
+    folder = write_search(tmp_path / "r", {"m/endpoint/none": 0.2, "m/endpoint/fast": 0.1}, 3)
+    grid = replace(Experiment(name="e", question="?").grid, model=("m",), engine=("endpoint",))
+    grid = replace(grid, quant=("none", "fast"))
+    experiment = Experiment(name="e", question="Which?", baseline="none", grid=grid)
+    text = show(experiment, read(folder), folder, "md")
+    (said,) = re.findall(r"sustains ([0-9.]+)x the requests a second within ttft_p95", text)
+    assert 1.6 < float(said) < 2.6
+    assert "the records do not hold it" not in text
+    assert "3 pairs estimate a difference" in text

@@ -98,6 +98,16 @@ def test_noise_within_a_process_stands_apart_from_that_between_them() -> None:
     assert row["decode_spread"] == pytest.approx((20 - 10) / 2 / math.sqrt(20 * 10))
 
 
+def test_the_command_of_a_started_server_is_told() -> None:
+    options = {"serve": "llama-server -m {gguf} --port {port} -np 4"}
+    served = [
+        record("none", variant=record("none").variant | {"options": options}),
+        record("int8"),
+    ]
+    text = show(EXPERIMENT, Results(records=served), Path("x"), "md")
+    assert f"is the server started by: {options['serve']}" in text
+
+
 def test_the_contracts_keys_are_there() -> None:
     (row,) = json.loads(show(EXPERIMENT, Results(records=[record("none")]), Path("x"), "json"))
     contract = (
@@ -301,6 +311,22 @@ def test_few_pairs_say_how_they_agree_and_what_gives_a_verdict() -> None:
     assert "same way in all 3 pairs 1 time in 4. `bench run --level standard`" in text
     assert "(slower in 2 of 3 pairs: 0.50x to 2.00x)" in pairs((0.1, 0.2), (0.1, 0.2), (0.1, 0.05))
     assert "1 replicate estimates a difference" in pairs((0.1, 0.05))
+
+
+def test_few_pairs_that_disagree_are_not_called_slower() -> None:
+    records = [
+        record(quant, at, gap=gap)
+        for at, gaps in enumerate(((0.1, 0.2), (0.1, 0.2), (0.1, 0.05)))
+        for quant, gap in zip(("none", "int8"), gaps, strict=True)
+    ]
+    results = Results(records=records, qualities=[quality("none", 2.0), quality("int8", 2.0)])
+    text = show(EXPERIMENT, results, Path("x"), "md")
+    assert "its pairs disagree on which is faster, at equal quality" in text
+    agreeing = Results(records=records[:4], qualities=results.qualities)
+    assert "slower, at equal quality" in show(EXPERIMENT, agreeing, Path("x"), "md")
+
+
+def test_enough_pairs_say_nothing_of_their_number() -> None:
     enough = pairs(*[(0.1, 0.05)] * 6)
     assert "pairs" not in enough
     alone = show(EXPERIMENT, Results(records=[record("none")]), Path("x"), "md")

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.devices.figures import Figures, Unreadable, above_zero
+from bench.devices.figures import NOT_LISTED, Figures, Unreadable, above_zero
 from bench.devices.gpu.energy import Sample
 from bench.devices.gpu.nvml import short_hash
 from bench.devices.host import load
@@ -106,6 +106,21 @@ class AmdCard:
             return sorted({int(process["pid"]) for process in listed} - own)
         except (KeyError, TypeError, ValueError) as error:
             raise Unreadable(f"amdsmi_get_gpu_process_list: {error!r}") from error
+
+    def held_by(self, pids: Sequence[int]) -> int:
+        """Bytes of the card's memory that these processes hold. Raises Unreadable."""
+        listed = self._ask("amdsmi_get_gpu_process_list")
+        try:
+            held = [
+                int(process["memory_usage"]["vram_mem"])
+                for process in listed
+                if int(process["pid"]) in pids
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise Unreadable(f"amdsmi_get_gpu_process_list: {error!r}") from error
+        if not held:
+            raise Unreadable(NOT_LISTED)
+        return sum(held)
 
     def missing(self) -> Mapping[str, str]:
         """Figures that could not be read, and why."""

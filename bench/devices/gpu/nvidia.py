@@ -8,12 +8,13 @@ the clocks down. Source: NVML API reference; nvidia-ml-py 13.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench.devices.figures import Figures, Unreadable, above_zero
+from bench.devices.figures import NOT_LISTED, Figures, Unreadable, above_zero
 from bench.devices.gpu.energy import Sample
 from bench.devices.gpu.nvml import Nvml, card_identity, card_state
 from bench.devices.host import load
@@ -126,6 +127,22 @@ class NvidiaCard:
                 "the driver lists no processes to this namespace: a container, or WSL2"
             )
         return others[1:] if computing else others
+
+    def held_by(self, pids: Sequence[int]) -> int:
+        """Bytes of the card's memory that these processes hold, contexts and all.
+
+        Raises Unreadable, also where a driver tells no process's memory: WSL2, WDDM.
+        """
+        found = [*self._ask("nvmlDeviceGetComputeRunningProcesses")]
+        with contextlib.suppress(Unreadable):  # one that computes by Vulkan stands there alone
+            found += self._ask("nvmlDeviceGetGraphicsRunningProcesses")
+        listed = {int(one.pid): one.usedGpuMemory for one in found}
+        held = [listed[pid] for pid in pids if pid in listed]
+        if not held:
+            raise Unreadable(NOT_LISTED)
+        if None in held:
+            raise Unreadable("the driver tells no process's memory (WSL2, or WDDM on Windows)")
+        return sum(map(int, held))
 
     def missing(self) -> Mapping[str, str]:
         """Figures that could not be read, and why."""

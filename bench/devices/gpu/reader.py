@@ -77,6 +77,9 @@ class Card(Protocol):
     def foreign(self) -> Sequence[int]:
         """Process ids of others that compute on it."""
 
+    def held_by(self, pids: Sequence[int]) -> int:
+        """Bytes of its memory that these processes hold."""
+
     def missing(self) -> Mapping[str, str]:
         """Figures that `sample` cannot read, and why."""
 

@@ -1,13 +1,16 @@
 """Quality of a server by its own log-probabilities, where it tells those of a prompt.
 
-vLLM does: `prompt_logprobs` of a completion, by token number, and `/tokenize`. llama.cpp's server,
-TGI and Ollama tell those of new tokens alone.
+vLLM does: `prompt_logprobs` of a completion, by token number. SGLang does: `input_top_logprobs` of
+its own `/generate`. Both have `/tokenize`. llama.cpp's server, TGI and Ollama tell those of new
+tokens alone, and `echo` of the completions API tells texts of tokens, not which tokens they are.
+Sources: vLLM's OpenAI-compatible server; SGLang's native API, seen 2026-11-29.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from bench.engines.endpoint.client import Client, said
@@ -24,13 +27,24 @@ MOST_BYTES: Final = 32 << 20
 NOT_TOLD: Final = "the server tells no log-probabilities of a prompt"
 
 
+@dataclass(frozen=True, slots=True)
+class PromptQuestion:
+    """A way to ask for the likeliest tokens of a prompt."""
+
+    path: str
+    body: Callable[[Sequence[int], int], dict[str, Any]]
+    """Of the prompt's tokens, and how many to tell of each position."""
+    positions: Callable[[dict[str, Any]], list[dict[int, float]]]
+    """Of an answer: token -> log-probability, of each position but the first."""
+
+
 class PromptScores:
     """What a server says of prompts that it does not continue."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._k: int | None = None
-        """As many tokens as it tells of each position, once that is known."""
+        self._known: tuple[PromptQuestion, int] | None = None
+        """What it answers, and as many tokens as it tells of each position."""
 
     async def tokens(self, text: str) -> list[int]:
         """Of a text, without special tokens, by the server's own tokenizer.
@@ -46,23 +60,29 @@ class PromptScores:
 
     async def top(self, window: Sequence[int]) -> TopPrediction:
         """The likeliest tokens at each position. Raises UnsupportedError."""
-        for k in [self._k] if self._k else [TOP_K, FEWEST]:
-            asked = {
-                "model": self._client.model,
-                "prompt": list(window),
-                "max_tokens": 1,
-                "temperature": 0,
-                "prompt_logprobs": k,
-            }
+        if self._known is not None:
+            return await self._answer(*self._known, window)
+        refusal = UnsupportedError(NOT_TOLD)
+        for question, k in ((VLLM, TOP_K), (VLLM, FEWEST), (SGLANG, TOP_K)):
             try:
-                table = await self._asked("/v1/completions", asked, NOT_TOLD)
-            except UnsupportedError:
-                if k in (self._k, FEWEST):
-                    raise
+                found = await self._answer(question, k, window)
+            except UnsupportedError as error:
+                refusal = error if question is VLLM else refusal
                 continue
-            self._k = k
-            return top_prediction(_positions(table), window, k)
-        raise AssertionError("the last try returns or raises")
+            self._known = question, k
+            return found
+        raise refusal
+
+    async def _answer(
+        self, question: PromptQuestion, k: int, window: Sequence[int]
+    ) -> TopPrediction:
+        asked = {"model": self._client.model, **question.body(window, k)}
+        table = await self._asked(question.path, asked, NOT_TOLD)
+        try:
+            positions = question.positions(table)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise UnsupportedError(NOT_TOLD) from error
+        return top_prediction(positions, window, k)
 
     async def _asked(self, path: str, asked: dict[str, Any], why: str) -> dict[str, Any]:
         sink = ResponseText(limit=MOST_BYTES)
@@ -81,10 +101,39 @@ class PromptScores:
         return table if isinstance(table, dict) else {}
 
 
-def _positions(table: dict[str, Any]) -> list[dict[int, float]]:
-    """`choices[0].prompt_logprobs` without the first token's, of which nothing is told."""
-    try:
-        told = table["choices"][0]["prompt_logprobs"][1:]
-        return [{int(t): float(one["logprob"]) for t, one in each.items()} for each in told]
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise UnsupportedError(NOT_TOLD) from error
+def _of_vllm(table: Mapping[str, Any]) -> list[dict[int, float]]:
+    told = table["choices"][0]["prompt_logprobs"][1:]
+    return [{int(t): float(one["logprob"]) for t, one in each.items()} for each in told]
+
+
+def _of_sglang(table: Mapping[str, Any]) -> list[dict[int, float]]:
+    """Entries are [log-probability, token, its text]; the text's own token stands apart."""
+    meta = table["meta_info"]
+    own, likeliest = meta["input_token_logprobs"][1:], meta["input_top_logprobs"][1:]
+    return [
+        {int(token): float(log_prob) for log_prob, token, *_ in [*tops, one]}
+        for tops, one in zip(likeliest, own, strict=True)
+    ]
+
+
+VLLM: Final = PromptQuestion(
+    "/v1/completions",
+    lambda window, k: {
+        "prompt": list(window),
+        "max_tokens": 1,
+        "temperature": 0,
+        "prompt_logprobs": k,
+    },
+    _of_vllm,
+)
+SGLANG: Final = PromptQuestion(
+    "/generate",
+    lambda window, k: {
+        "input_ids": list(window),
+        "sampling_params": {"max_new_tokens": 1, "temperature": 0},
+        "return_logprob": True,
+        "logprob_start_len": 0,
+        "top_logprobs_num": k,
+    },
+    _of_sglang,
+)

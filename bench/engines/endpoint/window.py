@@ -33,6 +33,11 @@ HELD_SHARE = 0.25
 first is then that of a buffer which filled."""
 
 
+CACHED_SHARE = 0.01
+"""Of all prompts' tokens, that may come from a cache: random prompts at times begin alike by
+chance, and what that saves cannot show in any figure."""
+
+
 def served(window: Window, settings: EndpointSettings, planned: int, shared: int = 0) -> Served:
     """Figures of the requests that were answered. Raises UnsupportedError where too many failed.
 
@@ -52,7 +57,7 @@ def served(window: Window, settings: EndpointSettings, planned: int, shared: int
         reasons.add("CLIENT_BOUND")
     if window.n_failed:
         reasons.add("REQUESTS_FAILED")
-    if not settings.prefix_cache and any((a.cached_tokens or 0) > shared for a in good):
+    if not settings.prefix_cache and _cached_share(good, shared) > CACHED_SHARE:
         reasons.add("PREFIX_CACHED")
     return Served(
         requests=[answered(answer) for answer in good],
@@ -61,6 +66,12 @@ def served(window: Window, settings: EndpointSettings, planned: int, shared: int
         reasons=tuple(sorted(reasons)),
         absent=_absent(good),
     )
+
+
+def _cached_share(good: Sequence[Answer], shared: int) -> float:
+    """Share of the prompts' tokens, but for those that all share, that came from a cache."""
+    cached = sum(max((a.cached_tokens or 0) - shared, 0) for a in good)
+    return cached / max(sum((a.prompt_tokens or 0) - shared for a in good), 1)
 
 
 def refuse_buffers(window: Window) -> None:

@@ -13,8 +13,8 @@ from bench.claims.files import claim_files, load_claims
 from bench.claims.findings import findings
 from bench.cost.prices import today
 from bench.cost.throughput import throughputs
-from bench.errors import InputError
-from bench.experiment import CostAssumption, Experiment, load_experiment
+from bench.experiment import CostAssumption
+from bench.experiment.kept import kept
 from bench.experiment.selectors import arm_order
 from bench.records import Line, to_json, utc_now
 from bench.records.file import read, results_file
@@ -50,7 +50,7 @@ def assemble(
     """
     asked = options or PageOptions()
     summary = load(*paths, say=say)
-    found, problems = _experiments(paths)
+    found, problems = kept(paths)
     place = arm_order(found.values())
     ordered = sorted(summary, key=lambda row: place.get(row.arm.name, len(place)))
     summary = replace(summary, rows=tuple(ordered))
@@ -79,23 +79,6 @@ def assemble(
         version=__version__,
         made=f"{utc_now()[:19]}Z",
     )
-
-
-def _experiments(paths: Sequence[Path]) -> tuple[dict[str, Experiment], list[str]]:
-    """Experiments of the folders, by name; what cannot be read is said, not fatal."""
-    found: dict[str, Experiment] = {}
-    problems: list[str] = []
-    for path in paths:
-        file = (path if path.is_dir() else path.parent) / "experiment.toml"
-        if not file.is_file():
-            continue
-        try:
-            experiment = load_experiment(str(file))
-        except InputError as error:
-            problems += error.problems
-        else:
-            found.setdefault(experiment.name, experiment)
-    return found, problems
 
 
 def _facts(each: Sequence[Machine]) -> Iterator[str]:

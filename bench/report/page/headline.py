@@ -9,6 +9,7 @@ from typing import Final
 
 from bench.comparison.row import Compared
 from bench.comparison.unpaired import REASON as NOT_PAIRED
+from bench.experiment import started_by
 from bench.records.codes import excludes, sentence
 from bench.report.page.blocks import Cell, ChartLine, Head, ShownVerdict, Table, Tone
 from bench.report.page.machines import Machine, batch, work_of
@@ -155,6 +156,7 @@ def _notes(machine: Machine, works: set[Sizes]) -> Iterator[str]:
         "perplexity: over the text's tokens). Two arms are compared by the paired ratios, not by "
         "whether these intervals overlap."
     )
+    yield from started_by(row.arm.options for row in machine.rows)
     each = " of each card" if any(row.arm.cards > 1 for row in machine.rows) else ""
     for cost in machine.assumed if machine.costs else ():
         yield (

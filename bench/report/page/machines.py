@@ -19,6 +19,7 @@ from bench.cost.row import CostRow
 from bench.cost.throughput import Throughput, throughputs
 from bench.errors import InputError
 from bench.experiment import CostAssumption, Experiment
+from bench.experiment.kept import asked_baseline
 from bench.experiment.selectors import short_names
 from bench.records.file import Results
 from bench.report.tables.row import Shown, shown
@@ -173,10 +174,9 @@ def _compared(
 ) -> tuple[list[Compared], str]:
     """Rows of the comparison, or why there are none."""
     names = {one.experiment for one in summary.replicates}
-    asked = {experiments[name].baseline for name in names if name in experiments}
     gates = [experiments[name].gate for name in names if name in experiments]
     rules = Rules(gate=gates[0]) if len(gates) == 1 else Rules()
-    base = baseline or (asked.pop() if len(asked) == 1 else None)
+    base = baseline or asked_baseline(experiments, names)
     for selector in dict.fromkeys((base, baseline)):
         try:
             return compare(summary, rules, selector), ""

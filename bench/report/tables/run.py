@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench.experiment import Experiment, Gate
+from bench.experiment import Experiment, Gate, started_by
 from bench.experiment.selectors import arm_order, short_names
 from bench.records import OWN
 from bench.records.codes import sentence
@@ -220,6 +220,8 @@ def _over(row: Row, base: Row, name: str) -> float | None:
 
 def meaning(gate: Gate, one: Shown, base: Shown) -> str:
     """One arm against its baseline, in words."""
+    if one.row.level is not None:
+        return _rates(one, base)
     speed = _over(one.row, base.row, "decode_tok_s")
     if speed is None:
         return one.absent.get("decode_tok_s", "nothing to compare it with")
@@ -233,14 +235,28 @@ def meaning(gate: Gate, one: Shown, base: Shown) -> str:
     if figures is None or figures.ppl_ratio is None:
         return f"{', '.join(parts)}; {one.absent.get('ppl', 'quality was not compared')}"
     parts.append(f"perplexity {figures.ppl_ratio.value:.2f}x")
-    return f"{', '.join(parts)}: {_judged(speed, kept=not check_gate(gate, figures))}"
+    quality = "not at equal quality" if check_gate(gate, figures) else "at equal quality"
+    return f"{', '.join(parts)}: {_direction(speed, _few_ratios(one.row, base.row))}, {quality}"
 
 
-def _judged(speed: float, *, kept: bool) -> str:
-    quality = "at equal quality" if kept else "not at equal quality"
+def _rates(one: Shown, base: Shown) -> str:
+    """The highest loads of two arms within the same limits."""
+    load = _over(one.row, base.row, "requests_s")
+    if load is None:
+        return one.absent.get("requests_s", "nothing to compare it with")
+    said = f"sustains {load:.2f}x the requests a second within {one.row.sizes.slo}"
+    if one.usd_per_mtok and base.usd_per_mtok:
+        said += f", a token costs {one.usd_per_mtok / base.usd_per_mtok:.2f}x"
+    return said
+
+
+def _direction(speed: float, ratios: Sequence[float]) -> str:
+    """Faster or slower, where pairs that are too few for a verdict do not contradict each other."""
     if abs(speed - 1) <= ALIKE:
-        return f"no faster, {quality}"
-    return f"{'faster' if speed > 1 else 'slower'}, {quality}"
+        return "no faster"
+    if ratios and min(ratios) < 1 < max(ratios):
+        return "its pairs disagree on which is faster"
+    return "faster" if speed > 1 else "slower"
 
 
 def times(ratio: float, what: str) -> str:
@@ -250,6 +266,7 @@ def times(ratio: float, what: str) -> str:
 
 def notes(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
     """What the figures rest on."""
+    yield from started_by(row.arm.options for row in rows)
     gate = experiment.gate
     bounds = [
         f"{words} {value:g}"
@@ -316,10 +333,16 @@ def pair_ratios(row: Row, base: Row) -> list[float]:
     ]
 
 
-def _each_pair(row: Row, base: Row) -> str:
-    """How pairs that are too few for a verdict agree; empty where there are enough."""
+def _few_ratios(row: Row, base: Row) -> list[float]:
+    """The ratios of pairs that are too few for a verdict; empty where there are enough, or one."""
     ratios = pair_ratios(row, base)
-    if not 1 < len(ratios) < MIN_PAIRS:
+    return ratios if 1 < len(ratios) < MIN_PAIRS else []
+
+
+def _each_pair(row: Row, base: Row) -> str:
+    """How pairs that are too few for a verdict agree."""
+    ratios = _few_ratios(row, base)
+    if not ratios:
         return ""
     faster = sum(ratio > 1 for ratio in ratios)
     slower = len(ratios) - faster
@@ -327,9 +350,14 @@ def _each_pair(row: Row, base: Row) -> str:
     return f" ({word} in {same} of {len(ratios)} pairs: {min(ratios):.2f}x to {max(ratios):.2f}x)"
 
 
+def _n_replicates(row: Row) -> int:
+    """How many may be believed; of a search, those that held its rate between neighbours."""
+    return len(row.good if row.level is None else row.level.each)
+
+
 def _few_pairs(rows: Sequence[Row]) -> Iterator[str]:
     """What so few pairs allow to say, and how to get a verdict."""
-    pairs = min((len(row.good) for row in rows), default=0)
+    pairs = min((_n_replicates(row) for row in rows), default=0)
     if not 0 < pairs < MIN_PAIRS or len({row.arm.name for row in rows}) < 2:
         return
     for_verdict = (
