@@ -17,7 +17,7 @@ from bench.devices.host import HostReader, processes
 from bench.devices.none import FIGURES
 from bench.experiment.devices import REMOTE
 
-WHY = "the server's machine is not read from here"
+WHY = "a server's machine cannot be read from here"
 
 
 class RemoteReader:
@@ -75,7 +75,7 @@ class LocalServerReader:
             absent={
                 **read.absent,
                 "peak_memory_bytes": "the server's memory is not this process's",
-                "foreign_processes": "the server is one: others are not told from it",
+                "foreign_processes": "the server cannot be told from other processes",
             },
         )
 

@@ -176,7 +176,7 @@ class Grid:
             if not values and name not in ("mode", "requests"):
                 yield f"{name}: must not be empty"
             if len(set(values)) != len(values):
-                yield f"{name}: a value stands twice"
+                yield f"{name}: a value is repeated"
         for name in ("n_prompt", "n_gen", "n_batch"):
             for value in getattr(self, name):
                 if isinstance(value, int) and value < 1:
@@ -287,7 +287,7 @@ class Experiment:
             yield f"name: {self.name!r} is not lower-case letters, digits, '.', '_', '-'"
         names = [variant.name for variant in self.variants] if self.arm else []
         for name in sorted({name for name in names if names.count(name) > 1}):
-            yield f"arm: {name} stands twice"
+            yield f"arm: {name} is repeated"
         if self.seed not in SEEDS:
             yield f"seed: must be at least 0 and below 2^63, not {self.seed:.6g}"
         yield from self._measure()[1]

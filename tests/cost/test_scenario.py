@@ -205,7 +205,7 @@ def test_flags_replace_figures_of_a_scenario() -> None:
         ),
         ("rent", {"rent_per_hour": figure(math.inf)}, "--rent: inf is not a figure"),
         ("rent", {"rent_per_hour": figure(math.nan)}, "--rent: nan is not a figure"),
-        ("rent", {"years": figure(3.0)}, "--years: has no place in a scenario of basis 'rent'"),
+        ("rent", {"years": figure(3.0)}, "--years: does not belong in a scenario of basis 'rent'"),
         ("own", {"price": figure(1000.0)}, "--own also needs --years, --kwh"),
     ],
 )

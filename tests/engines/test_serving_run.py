@@ -332,7 +332,7 @@ def test_a_local_server_is_read_where_it_computes() -> None:
     nowhere.begin()
     assert nowhere.end().absent["energy_j"]
     assert settings({"url": "http://a", "local": "cuda:0"}).device == "remote:cuda:0"
-    with pytest.raises(InputError, match="no device such as"):
+    with pytest.raises(InputError, match="not a device such as"):
         settings({"url": "http://a", "local": "cuda"})
 
 
