@@ -105,7 +105,7 @@ class Rule:
         if basis not in self.bases:
             yield f"{name}: does not belong in a scenario of basis '{basis}'"
         if not (math.isfinite(low) and math.isfinite(high)):
-            yield f"{name}: {figure} is not a figure"
+            yield f"{name}: {figure} is not a finite number"
         elif low < self.least or (low == self.least and not self.zero) or high > self.most:
             above = "at least" if self.zero else "above"
             limit = f"{above} {self.least:g}" + (

@@ -301,7 +301,7 @@ class Experiment:
         except InputError as error:
             yield from error.problems
         if self.grid.n_batch != (1,):
-            yield "slo: arrivals set how many run at once; use -b 1"
+            yield "slo: concurrency follows the arrivals; use -b 1"
         if any("rate" in variant.options for variant in self.variants):
             yield "slo: the search sets the rate; leave the option out"
 

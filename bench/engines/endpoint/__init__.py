@@ -144,7 +144,7 @@ class EndpointEngine:
     def start(self, n_prompt: int, n_gen: int, n_batch: int) -> None:
         chosen = self._settings
         if chosen.rate is not None and n_batch != 1:
-            raise InputError("options.rate: arrivals set how many run at once; use -b 1")
+            raise InputError("options.rate: concurrency follows the arrivals; use -b 1")
         self._n_batch, self._n_gen = n_batch, n_gen
         self._seed_of_work = f"{self._seed}/{n_prompt}/{n_gen}/{n_batch}"
         extras = {

@@ -51,7 +51,7 @@ def refuse_form(model: Any) -> None:
             f"{other}"
         )
     if getattr(model.get_decoder(), "norm", None) is None or model.get_output_embeddings() is None:
-        raise UnsupportedError(f"{kind} ends in an unknown way: {other}")
+        raise UnsupportedError(f"{kind} has no final norm or output head: {other}")
 
 
 def check_window(model: Any, length: int) -> None:
