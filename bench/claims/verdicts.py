@@ -208,7 +208,7 @@ def _judge(
     if outcome == "undecided":
         if item.interval == (None, None):
             return outcome, f"{shown} has no interval; a point estimate decides nothing"
-        return outcome, f"{shown} lies on both sides of {threshold:g}"
+        return outcome, f"{shown} does not exclude {threshold:g}"
     if outcome == "refuted" and up_to and item.level != "bound":
         return "undecided", f"{shown} misses {threshold:g}, but another workload may reach it"
     if outcome == "refuted":

@@ -63,7 +63,7 @@ CODES: Final[dict[str, Code]] = {
             "SPILLED", "the model did not fit on the card, and the driver used the host's memory"
         ),
         _excluding("START_TEMPERATURE", "the arms started more than 5 C apart"),
-        _excluding("TOKEN_COUNT", "more or fewer tokens were made than requested", ALL),
+        _excluding("TOKEN_COUNT", "more or fewer tokens than requested", ALL),
         _excluding(
             "NO_STEADY_STATE",
             "warm-up reached its limit before the speed was steady",
