@@ -124,8 +124,7 @@ CODES: Final[dict[str, Code]] = {
         ),
         Code(
             name="APART_IN_TIME",
-            sentence="the machines were not measured at the same time: what changed meanwhile is "
-            "in the ratio",
+            sentence="the machines were measured at different times, so the ratio includes drift",
             still="a difference above 5% stands, if neither machine's own speed drifted",
         ),
         _excluding(
