@@ -67,8 +67,8 @@ def of_path(error: Exception, where: object, hint: str = "") -> BenchError:
     """The error of a path: bad input where the path is wrong, else what this machine cannot do."""
     number = error.errno if isinstance(error, OSError) else errno.ELOOP
     ours = {
-        errno.ELOOP: "is a loop of links",
-        errno.EEXIST: "a file is in its way",
+        errno.ELOOP: "is a loop of symbolic links",
+        errno.EEXIST: "a file of that name is in the way",
         errno.ENXIO: "is a pipe that nobody reads",
     }
     said = ours.get(number or 0) or (isinstance(error, OSError) and error.strerror) or str(error)

@@ -142,7 +142,7 @@ def surely_sound(text: str) -> bool:
 
 
 def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is not a figure")
+    raise ValueError(f"{text} is not a finite number")
 
 
 def _unsound(value: Any, depth: int) -> str | None:
@@ -177,10 +177,10 @@ def _unsound_scalar(value: Any) -> str | None:
             try:
                 value.encode()
             except UnicodeEncodeError:
-                return f"text that is no Unicode (half a character): {shown(value)}"
+                return f"text that is not Unicode (half a character): {shown(value)}"
     elif kind is float:
         if not math.isfinite(value):
-            return f"{value} is not a figure"
+            return f"{value} is not a finite number"
     elif kind is int and abs(value) >= LARGEST:
         return "a whole number of more than 64 bits"
     return None
@@ -297,7 +297,7 @@ def _plain(kind: Any) -> Converter:
     def to_plain(value: Any, at: str, problems: Problems) -> Any:
         if type(value) is kind or (kind is Path and isinstance(value, Path)):
             if kind is float and not math.isfinite(value):
-                problems.append(f"{at}: {value} is not a figure")
+                problems.append(f"{at}: {value} is not a finite number")
             return value
         if kind is float and type(value) is int:
             if abs(value) < LARGEST:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# One task a node, each with a results folder of its own; submit it again to go on.
+# One task a node, each with a results folder of its own; submit it again to resume.
 #   sbatch --array=0-3 examples/slurm.sh quickstart
 #SBATCH --job-name=gpu-cost-bench
 #SBATCH --gpus=1

@@ -80,7 +80,7 @@ def test_values_are_checked_with_their_path(tmp_path: Path) -> None:
 
 def test_nan_is_no_figure(tmp_path: Path) -> None:
     text = 'name = "x"\n[inner]\nsize = 1\nshare = nan\n'
-    assert problems(text, tmp_path) == ["inner.share: nan is not a figure"]
+    assert problems(text, tmp_path) == ["inner.share: nan is not a finite number"]
 
 
 def test_true_is_no_number(tmp_path: Path) -> None:

@@ -264,7 +264,7 @@ class ByRecords:
         if self.gpu is not None and self.gpu not in gpus():
             yield f"gpu: {unknown('gpu', self.gpu, gpus())}"
         if self.across and (self.gpu or self.figure in ("usd_per_mtok", "weights_bytes")):
-            yield "across: takes neither gpu nor a figure that hangs on a price or on the file"
+            yield "across: excludes gpu, and figures that depend on a price or on the file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -337,7 +337,7 @@ class SubClaim:
         if not self.thresholds and not self.decided_by.not_testable:
             yield "thresholds: missing; without a number nothing can be decided"
         if len(set(self.thresholds)) != len(self.thresholds):
-            yield "thresholds: a value stands twice"
+            yield "thresholds: a value is repeated"
         if self.up_to and self.direction != "at_least":
             yield "up_to: belongs to direction = 'at_least'"
         if self.rounding < 0 or (self.rounding and self.direction != "equals"):
@@ -414,7 +414,7 @@ class ClaimFile:
         names = [claim.id for claim in self.claims]
         names += [part.id for claim in self.claims for part in claim.sub_claims]
         for name in sorted({name for name in names if names.count(name) > 1}):
-            yield f"claims: the id {name!r} stands twice"
+            yield f"claims: the id {name!r} is repeated"
 
 
 def _is_date(text: str) -> bool:

@@ -228,7 +228,7 @@ def _against_measured(
             note=f"{part.treatment} at its bound over {baseline} as published",
             steps=(
                 f"{baseline} was measured at {rate:g} tok/s ({row.source}, line {row.line})",
-                f"{part.treatment} at its very bound, {top:.4g} tok/s: at most {ceiling:.3f} times "
+                f"{part.treatment} at its bound, {top:.4g} tok/s: at most {ceiling:.3f} times "
                 f"that, with {PUBLISHED_MARGIN:.0%} for the missing spread",
             ),
         )
@@ -264,7 +264,7 @@ def _by_prediction(part: SubClaim, way: ByPrediction, baseline: str) -> Evidence
         note=f"{part.treatment} over {baseline} predicted: {shown}",
         steps=(
             f"efficiency fitted on {by.n_rows} published decode rates; predicted {shown}",
-            "the interval: how far the errors of two cards lay apart when each was left out",
+            "the interval: difference of two cards' errors, each left out of the fit",
         ),
     )
 
@@ -333,7 +333,7 @@ def _by_rows(part: SubClaim, way: ByPublished, baseline: str) -> Iterator[Eviden
         value=ratios[len(ratios) // 2],
         low=low,
         high=high,
-        invalid=f"another thing was measured ({note})" if stands_in else "",
+        invalid=f"something else was measured ({note})" if stands_in else "",
         cannot_support=few if len(pairs) < PAIRS_TO_SUPPORT else "",
         scope=", ".join(f"{key} {value}" for key, value in way.same.items()),
         source="; ".join(sorted({_sources()[row.source].url for _, row in pairs})),

@@ -165,11 +165,11 @@ WORDS = {
 def _whole(outcomes: set[str]) -> str:
     """What may be said of the whole claim."""
     if outcomes == {"supported"}:
-        return "holds as read here"
+        return "holds as interpreted here"
     if "supported" in outcomes:
         return "holds only in part"
     if outcomes == {"refuted"}:
-        return "does not hold as read here"
+        return "does not hold as interpreted here"
     if "refuted" in outcomes:
-        return "has no support on this evidence, and some of it is false"
+        return "is not supported by this evidence, and is partly false"
     return "is not decided"

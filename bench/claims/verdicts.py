@@ -207,8 +207,8 @@ def _judge(
     shown = _shown(item)
     if outcome == "undecided":
         if item.interval == (None, None):
-            return outcome, f"{shown} has no interval, and a point decides nothing"
-        return outcome, f"{shown} does not tell it from {threshold:g}"
+            return outcome, f"{shown} has no interval; a point estimate decides nothing"
+        return outcome, f"{shown} does not exclude {threshold:g}"
     if outcome == "refuted" and up_to and item.level != "bound":
         return "undecided", f"{shown} misses {threshold:g}, but another workload may reach it"
     if outcome == "refuted":
@@ -221,7 +221,7 @@ def _judge(
     if item.cannot_support:
         return "undecided", f"{shown} agrees, but does not support: {item.cannot_support}"
     if gated and item.gate_problems is None:
-        return "undecided", f"{shown} agrees, but quality was not looked at"
+        return "undecided", f"{shown} agrees, but quality was not measured"
     if gated and item.gate_problems:
         return "undecided", f"not supported at equal quality: {'; '.join(item.gate_problems)}"
     return "supported", f"{shown} holds against {threshold:g}"

@@ -119,7 +119,7 @@ def check_names(args: argparse.Namespace, words: Sequence[str]) -> None:
             if not isinstance(one, str | Path) or flag in COMMANDS:
                 continue
             if set("\n\r\0") & set(str(one)):
-                raise InputError(f"{one_line(str(one))}: a name with a line break is not taken")
+                raise InputError(f"{one_line(str(one))}: a name must not contain a line break")
             if one == "" and flag in ("experiment", "model"):
                 raise InputError(f"{flag}: is empty; leave it out, or name one")
 

@@ -87,8 +87,8 @@ def _results(paths: Sequence[Path]) -> Summary:
         print(f"bench: {problem}", file=sys.stderr)
     for origin in sorted({row.origin for row in results} - {"measured"}):
         print(
-            f"bench: records of origin {origin} are no evidence: only what `bench run` measured "
-            "in pairs is",
+            f"bench: records of origin {origin} are not evidence; only pairs measured by "
+            "`bench run` are",
             file=sys.stderr,
         )
     return results

@@ -23,9 +23,9 @@ examples:
   bench compare results/local/quickstart
   bench compare results/local/mine --baseline none --candidate int8-dynamic --metric decode,memory
   bench compare results/local/mine --candidate int8-dynamic --fail-below 1.5    for CI
-  bench compare results/local/new --against results/old --fail-below 0.97    as it was earlier
+  bench compare results/local/new --against results/old --fail-below 0.97    against an earlier run
   bench compare results/left results/right --across machine    two machines, speed and cost
-  bench compare results/mixed-cpu --pareto --rent 0.10      what each scheme gives for its loss
+  bench compare results/mixed-cpu --pareto --rent 0.10      the trade-off of each scheme
 
 The gate is on the interval: --fail-below 1.5 fails unless the whole interval is at or above 1.5.
 exit codes: 0 done and gates hold, 1 a gate failed, 2 bad input
@@ -77,7 +77,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--pareto",
         action="store_true",
-        help="size, speed and cost against divergence, of every arm",
+        help="show size, speed and cost of every arm against its divergence",
     )
     parser.add_argument(
         "--rent",
@@ -129,7 +129,9 @@ def run(args: argparse.Namespace) -> int:
     if args.rent is not None:
         raise InputError("--rent: needs --pareto or --across machine")
     if args.against is not None and args.baseline is not None:
-        raise InputError("--baseline: with --against each arm's baseline is the one there")
+        raise InputError(
+            "--baseline: not with --against, which takes each arm's baseline from there"
+        )
     results = _read(*args.results)
     if args.against is None:
         rows = _compared(args, results, rules)

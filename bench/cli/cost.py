@@ -87,7 +87,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         parser.add_argument(flag, dest=name, metavar=placeholder, help=text)
     parser.add_argument("--gpus", type=int, metavar="N", help="machines that worked as one")
     parser.add_argument(
-        "--gpu", metavar="NAME", help="take the prices of this card, whatever was measured"
+        "--gpu", metavar="NAME", help="use this card's prices, whatever card was measured"
     )
     parser.add_argument(
         "--against",
@@ -100,12 +100,12 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--cached",
         metavar="SHARE|measured",
-        help="share of the API's input that is cached; `measured`: as the server measured had it",
+        help="share of the API's input that is cached; `measured`: the measured server's share",
     )
     parser.add_argument(
         "--slo",
         metavar="LIMITS",
-        help="price searches at other limits than they were made for, such as ttft_p95=1",
+        help="price a search (--slo) at other limits than its own, such as ttft_p95=1",
     )
     parser.add_argument("--batch", action="store_true", help="use the API's batch prices")
     parser.add_argument("--batch-discount", metavar="SHARE", help="use this discount for batches")
@@ -209,7 +209,7 @@ def _volume(
         raise InputError("--tokens-per-day: needs --scenario, --rent or --own")
     if args.mix or args.currency != "USD":
         raise InputError(
-            "--tokens-per-day: is in USD, at the measured mix; leave --mix, --currency"
+            "--tokens-per-day: works in USD at the measured mix; remove --mix and --currency"
         )
     days = [amounts.tokens(text) for text in args.tokens_per_day.split(",")]
     rows = [

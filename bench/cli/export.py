@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         return _share(args.results, args.share)
     price = stated(args.rent, args.utilization)
     if args.to in BINARY and args.out is None:
-        raise InputError(f"--to {args.to} is no text: give --out FILE")
+        raise InputError(f"--to {args.to} is a binary format; give --out FILE")
     results = _read(args.results, args.to)
     for problem in results.problems:
         print(f"bench: skipped a broken line: {problem}", file=sys.stderr)
@@ -115,5 +115,8 @@ def _share(results: list[Path], to: Path) -> int:
         print(line)
     sys.stdout.flush()
     save(archive(found), to, "choose with --share")
-    print(f"written to {to}; no home, user, host name nor key is in it", file=sys.stderr)
+    print(
+        f"written to {to}; it holds no home folder, user name, host name or API key",
+        file=sys.stderr,
+    )
     return 0

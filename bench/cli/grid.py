@@ -52,7 +52,7 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
         "--requests",
         action="append",
         metavar="SPEC",
-        help="requests that differ, of a server: chat, rag, ..., 'prompt=DIST gen=DIST', "
+        help="varied requests to a server: chat, rag, ..., 'prompt=DIST gen=DIST', "
         "trace:FILE (docs/load.md); may be repeated",
     )
     grid.add_argument(
@@ -61,13 +61,13 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
     grid.add_argument("--mode", **text, help="execution modes of the engine")
     grid.add_argument("--dtype", help="auto, float32, bfloat16 or float16, where not quantized")
     grid.add_argument("--threads", type=int, help="CPU threads (default: the engine's own)")
-    grid.add_argument("--url", help="server that speaks OpenAI's API; engine endpoint asks it")
+    grid.add_argument("--url", help="server with OpenAI's API, measured by engine endpoint")
     grid.add_argument(
         "--serve",
         action="append",
         metavar="COMMAND",
         help="start a server for each replicate, such as 'vllm serve {model} --port {port}'; "
-        "twice or more: an arm each",
+        "repeat it for more arms",
     )
     grid.add_argument(
         "--option",
@@ -174,7 +174,7 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
 def _server(args: argparse.Namespace) -> dict[str, str]:
     """The option that says which server is asked, or how it is started; none for several."""
     if args.url is not None and args.serve:
-        raise InputError("--serve starts a server of its own, and --url names one: give one")
+        raise InputError("--serve starts a server, --url names one; give only one of them")
     if args.url is not None:
         return {"url": args.url}
     return {"serve": args.serve[0]} if args.serve and len(args.serve) == 1 else {}
@@ -238,7 +238,7 @@ def share(value: str) -> float:
     except ValueError:
         number = -1.0
     if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(f"'{value}' is no share such as 1% or 0.01")
+        raise argparse.ArgumentTypeError(f"'{value}' is not a share such as 1% or 0.01")
     return number
 
 
@@ -259,7 +259,7 @@ def _range(text: str) -> list[int]:
     match = _RANGE.fullmatch(text)
     if match is None:
         raise argparse.ArgumentTypeError(
-            f"'{text}' is no number and no range such as 128-1024*2 or 1-8+1"
+            f"'{text}' is neither a number nor a range such as 128-1024*2 or 1-8+1"
         )
     first, last = int(match[1]), int(match[2] or match[1])
     sign, step = match[3] or "+", int(match[4] or 1)

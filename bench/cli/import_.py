@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     gpu = resolve_gpu(args.gpu).title if args.gpu else None
     given = Given(**said, gpu=gpu)
     if args.tool == OURS and given != Given():
-        raise InputError("our own records say all that; no other flag goes with jsonl")
+        raise InputError("jsonl takes no such flag: records already hold these facts")
     done = import_files(args.tool, args.files, args.into, given)
     for note in done.notes:
         print(f"bench: {note}", file=sys.stderr)

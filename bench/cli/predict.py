@@ -57,7 +57,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         "--weights-bytes",
         type=quantities.n_bytes,
         metavar="N",
-        help="instead: bytes of a dense model's weights in this scheme",
+        help="instead of -m: bytes of a dense model's weights in this scheme",
     )
     parser.add_argument(
         "-q", "--quant", default="none", help="comma-separated schemes (default: none)"
@@ -391,7 +391,9 @@ def _add_energy(row: dict[str, Any], found: Prediction, gpu: Gpu) -> None:
     for key in ("power_w", "energy_per_output_token_j", "energy_low_j", "energy_high_j"):
         row[key] = None
     if share is None:
-        why = f"energy_per_output_token_j: no published power of a card like {gpu.title} so loaded"
+        why = (
+            f"energy_per_output_token_j: no published power at this load of a card like {gpu.title}"
+        )
         row["absent"] = [*row["absent"], why]
         return
     row["power_w"] = limit_w * share.median

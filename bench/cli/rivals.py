@@ -30,7 +30,7 @@ def against(
         yield _at_price(text, None, args, cached)
     elif text == "hosted":
         if args.batch:
-            raise InputError("--batch: hosters' batch prices are not compared; name one of them")
+            raise InputError("--batch: not with `hosted`; name one provider")
         found = hosted(model, amounts.day(args.on), *weights)
         of = f"of {found.count} hosters"
         yield _at_price(f"{found.cheapest.item} (cheapest {of})", found.cheapest, args, cached)
@@ -47,9 +47,7 @@ def cached_share(text: str | None, items: Sequence[Throughput]) -> float:
         return amounts.number("--cached", text or "0")
     known = [one for one in items if one.cached_share is not None]
     if not known:
-        raise InputError(
-            "--cached measured: no service level says what came from a cache; give a share"
-        )
+        raise InputError("--cached measured: the results hold no cached share; give a share")
     tokens = sum(one.n_prompt for one in known)
     return sum((one.cached_share or 0.0) * one.n_prompt for one in known) / tokens
 

@@ -124,9 +124,9 @@ def _on_fleet(experiment: Experiment, folder: Path, args: argparse.Namespace) ->
     from bench.runner.pinning import pinned
 
     if args.n_batch == LARGEST or args.target is not None:
-        raise InputError("--on: -b max and --target try a single machine; give numbers")
+        raise InputError("--on: -b max and --target work on one machine only; give numbers")
     if experiment.slo:
-        raise InputError("--on: --slo searches one server; run it beside that")
+        raise InputError("--on: --slo measures one server; run it without --on")
     with ProgressLine() as progress:
         experiment = pinned(experiment, progress.say)
     check_names(experiment)
@@ -137,7 +137,7 @@ def _on_fleet(experiment: Experiment, folder: Path, args: argparse.Namespace) ->
     for name, why in (fleet.lost | fleet.refused).items():
         print(f"bench: {name}: {why}", file=sys.stderr)
     if fleet.lost:
-        print("bench: run the same command again to go on", file=sys.stderr)
+        print("bench: run the same command again to resume", file=sys.stderr)
     return 0 if not (fleet.lost or fleet.refused) and (fleet.measured or not fleet.failed) else 3
 
 
@@ -150,7 +150,7 @@ def _planned(
 
     found = runner.run(pilot.pilot(experiment), folder, progress)
     pairs = pilot.pairs_wanted(experiment, found.results, target)
-    progress.say(f"the pilot asks for {pairs} pairs for an interval of +-{target:.2%}")
+    progress.say(f"the pilot suggests {pairs} pairs for an interval of +-{target:.2%}")
     return pilot.with_pairs(experiment, pairs)
 
 

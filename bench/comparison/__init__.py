@@ -76,7 +76,7 @@ def compare(
         quality = _quality_against(summary, arms[name], base)
         tested += _compare_arms(arms[base], arms[name], quality, rules)
     if not tested:
-        raise InputError("no workload was measured on the baseline and on another arm")
+        raise InputError("no workload was measured on both the baseline and another arm")
     return judge(tested, rules.margin, rules.confidence)
 
 
@@ -127,8 +127,7 @@ def opponents(
     if not others:
         if len(bases) > 1:
             raise InputError(
-                "each model has one arm, and models are compared only if told to: "
-                f"--baseline {arms[bases[0]].model}"
+                f"each model has one arm; to compare models, give --baseline {arms[bases[0]].model}"
             )
         raise InputError(f"there is only one arm, {bases[0]}; a comparison needs two")
     if candidate is not None:
@@ -149,7 +148,9 @@ def _most_like(name: str, bases: Sequence[str], arms: Mapping[str, ArmSettings])
     best = max(map(shared, bases))
     found = [base for base in bases if shared(base) == best]
     if len(found) > 1:
-        raise InputError(f"the baseline of {name} may be any of: {', '.join(found)}; name one")
+        raise InputError(
+            f"several arms could be the baseline of {name}: {', '.join(found)}; name one"
+        )
     return found[0]
 
 
@@ -192,7 +193,7 @@ def check_poolable(base: Sequence[Row], other: Sequence[Row]) -> None:
     what = f" ({', '.join(told + more)})" if told else ""
     raise InputError(
         f"{base[0].arm.name} and {other[0].arm.name} were measured on different "
-        f"machines, drivers or versions{what}; --pool compares them all the same, and marks it"
+        f"machines, drivers or versions{what}; --pool compares them anyway, marked"
     )
 
 

@@ -131,8 +131,8 @@ def _compare(
     must, named = differences(base, other)
     if must and not rules.pool:
         raise InputError(
-            f"{base.arm.name} is not the same on {base.label} and {other.label} "
-            f"({'; '.join(must)}); --pool compares all the same, and names it"
+            f"{base.arm.name} differs between {base.label} and {other.label} "
+            f"({'; '.join(must)}); --pool compares anyway and lists the differences"
         )
     beside = _beside(base, other)
     marks = {"CONFIG_DIFFERS"} if must or named else set()

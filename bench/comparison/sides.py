@@ -171,7 +171,8 @@ def scope_of(base: Side, other: Side) -> str:
     """What the ratio speaks of, in words."""
     several = [len(side.machines) > 1 for side in (base, other)]
     if all(several):
-        return f"cards of these models, by {len(base.machines)} and {len(other.machines)} of them"
+        n, m = len(base.machines), len(other.machines)
+        return f"cards of these models, estimated from {n} and {m} machines"
     spread = card_spread()
     differ = (
         f"cards of one model differ by {spread.average:.0%} on average, up to "

@@ -35,7 +35,7 @@ def beside(
     """
     new, earlier = summarise(results), summarise(stored)
     if _runs(new) & _runs(earlier):
-        raise InputError("the results and those to compare with hold the same records")
+        raise InputError("the results and the stored ones hold the same records")
     arms, old = new.arms, earlier.arms
     names = [name for name in arms if name in old]
     if not names:

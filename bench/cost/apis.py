@@ -259,7 +259,7 @@ def _packaged(
         grade="secondary",
         source=source(),
         source_date=as_of(),
-        note=f"{model.id} of {provider.name}{'' if since else ', at the latest from that day on'}",
+        note=f"{model.id} of {provider.name}{'' if since else ', in force by that day'}",
         place=PACKAGE,
         input=base.rates.input,
         cached_input=base.rates.cached_input,

@@ -173,7 +173,7 @@ def read_book(kind: Kind, path: Path) -> tuple[list[AnyPrice], list[str]]:
         columns = (*columns, *OPTIONAL)
     if sorted(head) != sorted(columns):
         missing, extra = sorted(set(columns) - set(head)), sorted(set(head) - set(columns))
-        return [], [f"{path}:1: columns: missing {missing}, unknown {extra}, or one stands twice"]
+        return [], [f"{path}:1: columns: missing {missing}, unknown {extra}, or one is repeated"]
     rows: list[AnyPrice] = []
     problems: list[str] = []
     for number, cells in enumerate(table[1:], start=2):

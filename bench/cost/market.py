@@ -118,7 +118,7 @@ def _rows(
             "grade": "primary",
             "source": f"gpuhunt {version('gpuhunt')}: {name}",
             "source_date": today.isoformat(),
-            "note": "the price of the machine over its cards",
+            "note": "the machine's price divided by its cards",
             "region": region,
             "count": str(count),
         }

@@ -30,7 +30,7 @@ Mix = tuple[float, float]
 NO_SPLIT = "usd_per_mtok_input: needs 3 mixes of input and output, or the prefill's time"
 NO_OTHER_HALF = "usd_per_mtok_input: no row of this arm times the other kind of token"
 NO_MIX = "usd_per_mtok: another mix than the measured one needs a split"
-TWO_ROWS = "the price at this mix is made of two rows"
+TWO_ROWS = "the price at this mix combines two rows"
 NO_RANGE = "band_low: no figure of the scenario is a range"
 NO_API = "break_even_utilization: no --against to break even with"
 
@@ -106,7 +106,7 @@ class Pricer:
             )
         if power.idle_w is None and self.scenario.utilization.ends[0] < 1:
             raise InputError(
-                "a machine that is not always busy also idles: give --watts-idle WATTS, "
+                "a machine that idles needs its idle power: give --watts-idle WATTS, "
                 "or --utilization 1"
             )
         return power
@@ -285,7 +285,7 @@ class Pricer:
         # Tokens a second of one machine at the mix that is priced: its hour over their cost.
         tok_s = made.break_even_tok_s(row.usd_per_mtok)
         if own and (power is None or power.idle_w is None):
-            found.absent += ("break_even_utilization: less busy it idles; give --watts-idle",)
+            found.absent += ("break_even_utilization: needs the idle power; give --watts-idle",)
         else:
             found.break_even_utilization = made.break_even_utilization(price, tok_s)
             if found.break_even_utilization is None:
@@ -396,7 +396,7 @@ def _api_row(api: Against, work: tuple[int, int], terms: Terms) -> CostRow:
         price_date=found.since.isoformat() if found and found.since else None,
         price_source=found.said_by if found else "given by --against",
         price_age_days=_age_days(found, terms.on or today()),
-        assumptions="as many tokens by the API's tokenizer as by the model's: not checked",
+        assumptions="assumes that both tokenizers make equally many tokens (not checked)",
         absent=("ci_low: a list price is not measured", "band_low: a list price has no range"),
     )
 

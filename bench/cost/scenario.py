@@ -103,9 +103,9 @@ class Rule:
         """What is wrong with a figure of this name in a scenario of this basis."""
         low, high = figure.ends
         if basis not in self.bases:
-            yield f"{name}: has no place in a scenario of basis '{basis}'"
+            yield f"{name}: does not belong in a scenario of basis '{basis}'"
         if not (math.isfinite(low) and math.isfinite(high)):
-            yield f"{name}: {figure} is not a figure"
+            yield f"{name}: {figure} is not a finite number"
         elif low < self.least or (low == self.least and not self.zero) or high > self.most:
             above = "at least" if self.zero else "above"
             limit = f"{above} {self.least:g}" + (
@@ -113,7 +113,7 @@ class Rule:
             )
             yield f"{name}: {figure} must be {limit}"
         if not self.money and figure.currency != "USD":
-            yield f"{name}: is no money, so it has no currency"
+            yield f"{name}: is not money, so it takes no currency"
 
 
 _BOTH: Final[tuple[Basis, ...]] = ("rent", "own")

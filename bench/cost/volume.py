@@ -18,7 +18,7 @@ from bench.cost.pricing import Against, Pricer, Terms
 from bench.cost.scenario import Scenario, ownership
 from bench.cost.throughput import Throughput
 
-NO_IDLE = "usd_per_month: less than always busy it idles; give --watts-idle"
+NO_IDLE = "usd_per_month: needs the idle power; give --watts-idle"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -155,7 +155,7 @@ def _words(text: str) -> dict[str, str]:
         if key not in KEYS or not sign:
             raise InputError(f"requests: '{word}' is not KEY=VALUE with one of {', '.join(KEYS)}")
         if key in found:
-            raise InputError(f"requests: {key} stands twice")
+            raise InputError(f"requests: {key} is repeated")
         found[key] = value
     return found
 

@@ -107,6 +107,6 @@ def _histogram(path: Path, at: str) -> Callable[[random.Random], float]:
         values.append(int(row[0]))
         counts.append(int(row[1]))
     if not sum(counts):
-        raise InputError(f"requests: {at}: {path}: counts nothing")
+        raise InputError(f"requests: {at}: {path}: has no count above 0")
     totals = list(accumulate(counts))
     return lambda draw: draw.choices(values, cum_weights=totals)[0]

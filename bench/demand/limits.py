@@ -33,7 +33,7 @@ def limits(text: str) -> tuple[Limit, ...]:
     """The limits of a text such as `ttft_p95=0.5,tpot_p95=0.05`. Raises InputError."""
     found = [_limit(word.strip()) for word in text.split(",")]
     if len({(one.figure, one.share) for one in found}) < len(found):
-        raise InputError(f"slo: a limit stands twice in '{text}'")
+        raise InputError(f"slo: a limit is repeated in '{text}'")
     return tuple(found)
 
 

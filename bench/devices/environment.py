@@ -106,7 +106,7 @@ def gpu_facts(device: str | None) -> tuple[dict[str, Any], dict[str, Any], str |
     if device is not None and is_remote(device):
         if local := behind(device):
             return gpu_facts(local)
-        return {"gpu": None}, {}, "the server's machine is not read from here"
+        return {"gpu": None}, {}, "a server's machine cannot be read from here"
     each: list[dict[str, Any]] = []
     states: list[dict[str, Any]] = []
     for name in members(device or "auto"):

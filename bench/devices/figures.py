@@ -43,7 +43,7 @@ def above_zero(what: str, value: Any) -> float:
     except (TypeError, ValueError):
         raise Unreadable(f"{what}: {value!r} is not a number") from None
     if not 0 < number < math.inf:
-        raise Unreadable(f"{what} is given as {number:g}, which is no reading")
+        raise Unreadable(f"{what} reads {number:g}: the sensor failed")
     return number
 
 

@@ -46,7 +46,7 @@ def measure(device: str, timeout_s: float = 300.0) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         raise Unreadable(f"not done after {timeout_s:.0f} s") from None
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["it died without a word"]
+        lines = done.stderr.strip().splitlines() or ["it ended without a message"]
         raise Unreadable(lines[-1])
     try:
         figures = checked(parse_json(done.stdout.strip().rpartition("\n")[2]), device)

@@ -17,10 +17,14 @@ from bench.devices.host import HostReader, processes
 from bench.devices.none import FIGURES
 from bench.experiment.devices import REMOTE
 
+<<<<<<< HEAD
 if TYPE_CHECKING:
     from bench.devices.gpu.reader import Card
 
 WHY = "the server's machine is not read from here"
+=======
+WHY = "a server's machine cannot be read from here"
+>>>>>>> words
 
 
 class RemoteReader:
@@ -80,7 +84,7 @@ class LocalServerReader:
             absent={
                 **read.absent,
                 "peak_memory_bytes": "the server's memory is not this process's",
-                "foreign_processes": "the server is one: others are not told from it",
+                "foreign_processes": "the server cannot be told from other processes",
             },
         )
 

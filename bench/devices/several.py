@@ -100,7 +100,7 @@ class WithOthers:
                 memory[name] += sum(one[name] for one in told)
             else:
                 del memory[name]
-                absent[name] = "a process that holds a part of the model does not tell its own"
+                absent[name] = "a process that holds a part of the model does not report it"
         return dataclasses.replace(reading, memory=memory, absent=absent)
 
     def idle(self, seconds: float) -> None:

@@ -113,7 +113,9 @@ def rest_check(busy: float | None, missing: Mapping[str, str]) -> Check:
             check="card at rest",
             state="warn",
             found="not shown",
-            meaning=missing.get("busy", "a program that draws would not be noticed"),
+            meaning=missing.get(
+                "busy", "programs that use the GPU for graphics would go unnoticed"
+            ),
             advice="close games, videos and browsers",
         )
     found = f"busy {busy:.0%} of the last moments"

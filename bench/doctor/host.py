@@ -41,7 +41,7 @@ def compiler_check(device: str, line: str | None = None) -> Check:
     """Whether a line of Triton can be built and run on a card, by doing it."""
     found = built(device) if line is None else line
     if found == "ok":
-        return Check(check="triton", state="ok", found="builds and runs a line")
+        return Check(check="triton", state="ok", found="builds and runs a test line")
     return Check(
         check="triton",
         state="bad",

@@ -12,7 +12,7 @@ SUPPORT: Final[Mapping[str, tuple[State, str, str]]] = {
     "nvidia": (
         "warn",
         "supported, never seen on a card",
-        "tested on stand-ins of NVML, allocator and graphs, and on the code generated for sm_89 "
+        "tested with fakes of NVML, allocator and graphs, and on the code generated for sm_89 "
         "and sm_90: read the first figures with care",
     ),
     "amd": (

@@ -88,7 +88,7 @@ ENGINES: Mapping[str, Spec] = {
         devices=("cpu", "cuda"),
         refuses={
             ("int8-dynamic", "cuda"): "ONNX Runtime has no CUDA kernels for dynamically quantized "
-            "layers: they would run on the CPU, with copies to and fro"
+            "layers: they would run on the CPU, with copies between host and device"
         },
         prepare="bench.engines.onnxruntime.files:prepare",
         check="bench.engines.onnxruntime.files:options",
@@ -112,7 +112,7 @@ ENGINES: Mapping[str, Spec] = {
         check="bench.engines.vllm:settings_of",
         devices=("cuda", "cpu"),
         refuses={
-            (quant, "cpu"): "vLLM's build for CPUs casts no weights to fp8 while it loads"
+            (quant, "cpu"): "vLLM's CPU build cannot cast weights to fp8 while loading"
             for quant in ("fp8_per_tensor", "fp8_per_block", "mxfp8")
         },
         spreads=True,

@@ -207,7 +207,7 @@ class VllmEngine:
         try:
             (found,) = self._llm.apply_model(vllm_weights)
         except (AttributeError, RuntimeError, ValueError) as error:
-            return VllmWeights.unknown(f"vLLM does not show its model: {error}")
+            return VllmWeights.unknown(f"vLLM does not expose its model: {error}")
         return found  # type: ignore[no-any-return]
 
     def start(self, n_prompt: int, n_gen: int, n_batch: int) -> None:
@@ -294,7 +294,7 @@ class VllmEngine:
         return [list(made) for made in self._new.values()]
 
     def log_probs(self, window: Sequence[int]) -> Any:
-        raise UnsupportedError("vLLM tells the likeliest tokens alone (`top_log_probs`)")
+        raise UnsupportedError("vLLM returns only the likeliest tokens (`top_log_probs`)")
 
     def top_log_probs(self, window: Sequence[int]) -> TopPrediction:
         """See `bench.quality.top.TellsTop`; the TOP_K likeliest, by `prompt_logprobs`."""

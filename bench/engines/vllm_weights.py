@@ -50,7 +50,7 @@ def vllm_weights(model: Any) -> VllmWeights:
     n_params += sum(tensor.numel() for tensor in others.values())
     each = [_bytes(layer) for layer in layers]
     held = sum(tensor.numel() * tensor.element_size() for tensor in others.values())
-    unseen = {"weights_bytes": "vLLM's kernel holds packed weights that are not seen"}
+    unseen = {"weights_bytes": "vLLM's kernel holds packed weights that cannot be read"}
     return VllmWeights(
         n_params=n_params,
         weights_bytes=None if None in each else held + sum(filter(None, each)),

@@ -21,7 +21,7 @@ TOOL: Final = "aiperf"
 MAJOR: Final = 1
 UNITS: Final = {"ms": 1e-3, "sec": 1.0, "s": 1.0, "us": 1e-6, "ns": 1e-9}
 JOULES: Final = {"J": 1.0, "kJ": 1e3, "MJ": 1e6, "mJ": 1e-3, "Wh": 3600.0, "kWh": 3.6e6}
-MEDIANS = "aiperf's summary holds no single requests: medians of them"
+MEDIANS = "aiperf's summary holds medians, no single requests"
 TIMES: Final = (
     ("ttft_s", "time_to_first_token", "ttft"),
     ("tpot_s", "inter_token_latency", "inter_token_latency"),
@@ -243,7 +243,7 @@ def _used(cards: list[Json]) -> int | None:
 def _unused(cards: list[Json]) -> dict[str, str]:
     if len(cards) > 1 and _used(cards) is None:
         why = f"the telemetry saw {len(cards)} cards, and does not say how many of them served"
-        return {"n_devices": f"{why}: one is taken; --n-gpus N says otherwise"}
+        return {"n_devices": f"{why}: one is assumed; --n-gpus N sets it"}
     return {}
 
 

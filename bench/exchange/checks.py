@@ -56,10 +56,11 @@ def _figures(record: Record, found: ForeignRun) -> Iterator[str]:
     room = ALONE if n_batch == 1 else TOGETHER
     # The first token comes with the prompt: n - 1 steps make n tokens.
     if output and decode and n_gen > 1 and output > decode * room * n_gen / (n_gen - 1):
-        streams = "one stream makes" if n_batch == 1 else f"{n_batch} streams make"
+        more = "one stream makes more than it decodes"
+        if n_batch != 1:
+            more = f"{n_batch} streams make more than they decode"
         yield (
-            f"output_tok_s is {spread_of(output)}, but decode_tok_s is {spread_of(decode)}: "
-            f"{streams} no more than decoding does"
+            f"output_tok_s is {spread_of(output)}, but decode_tok_s is {spread_of(decode)}: {more}"
         )
     if output and total and n_gen:
         made = output * (n_prompt + n_gen) / n_gen

@@ -84,7 +84,7 @@ def _quant(
     said = one.quant or naming.scheme_in_hub_name(one.model or model)
     if given.quant is None:
         found = said or one.usual_quant
-        why = {} if found else {"quant": f"{tool} does not say in which scheme; --quant does"}
+        why = {} if found else {"quant": f"{tool} does not name the scheme; --quant does"}
         return found or UNKNOWN, why
     if said and not _alike(said, given.quant):
         raise InputError(f"{source}: --quant {given.quant}: the file says {said}")
@@ -171,7 +171,7 @@ def _cards(tool: str, source: SourceText, one: ForeignRun, given: Given) -> Json
         absent["device"] = one.absent.get("device", f"{tool} names no card, or several; --gpu does")
     if n is None and kind != "cpu":
         absent["n_devices"] = (
-            f"{tool} does not say on how many cards: one is taken; --n-gpus N says otherwise"
+            f"{tool} does not say on how many cards: one is assumed; --n-gpus N sets it"
         )
     several = (n or 1) > 1
     options: dict[str, Any] = {"n_devices": n} if several else {}

@@ -180,7 +180,7 @@ def lines(tool: str, source: SourceText, found: Iterable[ForeignRun]) -> list[En
     environments: dict[str, Environment] = {}
     for position, one in enumerate(found):
         identity = {"imported_from": tool, "host": None, **one.identity}
-        state = {"file": source.base, "absent": {"host": f"{tool} does not say on which host"}}
+        state = {"file": source.base, "absent": {"host": f"{tool} does not name the host"}}
         environment = Environment(
             id=key("environment", **identity), identity=identity, state=state | one.state
         )
@@ -212,7 +212,7 @@ def _record(tool: str, one: ForeignRun, environment: str, position: int) -> Reco
     if one.n_batch is None and "n_batch" in absent:
         absent.setdefault("decode_tok_s", absent["n_batch"])
     if not one.dated:
-        absent["started_at"] = f"{tool} does not say when: the date of the file"
+        absent["started_at"] = f"{tool} records no time: the file's date is used"
     return Record(
         key=key(
             "import",

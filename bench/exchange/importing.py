@@ -210,7 +210,7 @@ def recognised(source: SourceText) -> str:
     if tool is None:
         if source.text.lstrip()[0] in "[{":
             _ = source.values  # says where the text ends in the middle, or is not JSON
-        raise InputError(f"{source}: is of no tool known here; looked for {LOOKED_FOR}")
+        raise InputError(f"{source}: is not a known tool's result; looked for {LOOKED_FOR}")
     return tool
 
 

@@ -168,8 +168,8 @@ def _found(source: SourceText, config: Json, report: Json) -> ForeignRun:
     cards = [] if device == "cpu" else _cards(backend, [str(gpu) for gpu in gpus])
     if len(gpus) > len(cards) and device != "cpu" and not cards:
         absent["n_devices"] = (
-            f"the file names {len(gpus)} cards and not how many were used: one is taken; --n-gpus "
-            "N says otherwise"
+            f"the file names {len(gpus)} cards but not how many were used: one is assumed; "
+            "--n-gpus N sets it"
         )
     return ForeignRun(
         layered=not backend.get("tp_plan"),

@@ -54,7 +54,9 @@ def write(results: Results | Summary, price: CostAssumption | None) -> Exported:
     dropped = failures(mine)
     others = sum(len(row.replicates) for row in rows if row.host.id != newest.environment)
     if others:
-        dropped.append(f"{others} records of other machines or versions: one file is of one")
+        dropped.append(
+            f"{others} records of other machines or versions: a file holds one machine's"
+        )
     host = mine[0].host
     made = {
         "machine_info": _machine(host),

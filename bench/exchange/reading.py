@@ -180,7 +180,7 @@ def _unpacked(source: SourceText, data: bytes) -> bytes:
                 break
             data = member.unused_data
     except zlib.error:
-        raise InputError(f"{source}: is no gzip file after all, or is damaged") from None
+        raise InputError(f"{source}: is not a gzip file, or is damaged") from None
     return b"".join(parts)
 
 

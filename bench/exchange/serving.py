@@ -203,8 +203,8 @@ def at_once(source: SourceText, run: Json) -> tuple[int | None, str | None]:
     if rate is not None:
         return (
             None,
-            f"under {rate:g} requests/s a concurrency of {most} is a cap: how many ran at once "
-            "is open",
+            f"under {rate:g} requests/s a concurrency of {most} is a cap: the number at once is "
+            "unknown",
         )
     prompts = run.get("num_prompts") or run["completed"]
     return (min(most, prompts) or None), None

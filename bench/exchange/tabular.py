@@ -41,7 +41,7 @@ STARTED: Final = "started_at"
 
 
 def _records(results: Results | Summary) -> Results:
-    assert isinstance(results, Results), "a summary of records that are no columns"
+    assert isinstance(results, Results), "a summary of data that has no columns"
     return results
 
 
@@ -162,9 +162,7 @@ def jsonl(results: Results | Summary, price: CostAssumption | None) -> Exported:
     lines: list[Line] = [*results.environments.values(), *records, *qualities]
     text = "".join(to_json(line) + "\n" for line in lines)
     again = len(results.records) + len(results.qualities) - len(records) - len(qualities)
-    dropped = (
-        [f"{again} records of work done again later: a file holds one of each"] if again else []
-    )
+    dropped = [f"{again} older duplicates"] if again else []
     return Exported(data=text.encode(), dropped=(*dropped, *_no_price(price)))
 
 

@@ -183,7 +183,7 @@ class Grid:
             if not values and name not in ("mode", "requests"):
                 yield f"{name}: must not be empty"
             if len(set(values)) != len(values):
-                yield f"{name}: a value stands twice"
+                yield f"{name}: a value is repeated"
         for name in ("n_prompt", "n_gen", "n_batch"):
             for value in getattr(self, name):
                 if isinstance(value, int) and value < 1:
@@ -294,7 +294,7 @@ class Experiment:
             yield f"name: {self.name!r} is not lower-case letters, digits, '.', '_', '-'"
         names = [variant.name for variant in self.variants] if self.arm else []
         for name in sorted({name for name in names if names.count(name) > 1}):
-            yield f"arm: {name} stands twice"
+            yield f"arm: {name} is repeated"
         if self.seed not in SEEDS:
             yield f"seed: must be at least 0 and below 2^63, not {self.seed:.6g}"
         yield from self._measure()[1]
@@ -308,7 +308,7 @@ class Experiment:
         except InputError as error:
             yield from error.problems
         if self.grid.n_batch != (1,):
-            yield "slo: arrivals set how many run at once; use -b 1"
+            yield "slo: concurrency follows the arrivals; use -b 1"
         if any("rate" in variant.options for variant in self.variants):
             yield "slo: the search sets the rate; leave the option out"
 

@@ -34,6 +34,6 @@ def moved(engine: str, mode: str | None) -> str | None:
     if (now := MOVED.get((engine, mode or ""))) is None:
         return None
     return (
-        f"engine {engine} in mode {mode} is taken as engine {now}: this project's own inference "
-        f"code has that name now (-e {now} --mode {mode})"
+        f"engine {engine} in mode {mode} runs as engine {now}, this project's own inference code "
+        f"(-e {now} --mode {mode})"
     )

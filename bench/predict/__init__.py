@@ -329,5 +329,5 @@ def _explain(
             "DeepSeek R1 by builds of January 2025"
         )
     if held_as != quant.lower():
-        found.append(f"the bytes of {quant} depend on the file; taken as {held_as}'s")
+        found.append(f"the bytes of {quant} depend on the file; assumed to be {held_as}'s")
     return tuple(found)

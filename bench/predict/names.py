@@ -111,4 +111,4 @@ def stored_scheme(card: ModelCard, quant: str) -> str:
     found = stated(card.architecture)
     if found is None or quant in ("none", "f16", found.scheme):
         return found.scheme if found is not None else quant
-    raise InputError(f"{card.name} is quantized already, in '{found.scheme}': leave -q out")
+    raise InputError(f"{card.name} is quantized already, in '{found.scheme}': remove -q")

@@ -46,8 +46,8 @@ class Replay:
     def __call__(self) -> float:
         if not self._readings:
             raise RuntimeError(
-                f"the clock of this test shows what {FIXTURE} measured; "
-                "benchmark other code in a test of its own"
+                f"this test's timer reports what {FIXTURE} measured; "
+                "benchmark other code in a separate test"
             )
         return self._readings.pop()
 

@@ -203,7 +203,7 @@ def score_top(
 
 def method_of_top(k: int) -> str:
     """How the divergence was computed where an engine tells so many tokens of each position."""
-    return f"lower bound: over those of the {k} likeliest tokens that both arms tell, and the rest"
+    return f"lower bound: over those of the {k} likeliest tokens that both arms give, and the rest"
 
 
 def method(k: int | None) -> str:

@@ -53,7 +53,7 @@ def top_prediction(
         raise UnsupportedError(f"the engine did not tell {k} tokens of each position")
     pairs = list(zip(positions, window[1:], strict=True))
     if any(token not in told for told, token in pairs):
-        raise UnsupportedError("the engine did not tell the probability of a token of the text")
+        raise UnsupportedError("the engine did not return the probability of a token of the text")
     likeliest = [sorted(told, key=told.__getitem__, reverse=True)[:k] for told in positions]
     return TopPrediction(
         indices=likeliest,

@@ -40,9 +40,9 @@ def refusal(name: str, device: Device, mode: str = "eager", dtype: str = "auto")
 def whose(wanted: Scheme) -> str:
     """Where a scheme that torch does not apply comes from."""
     if wanted.source == "checkpoint":
-        return "a folder holds it that was quantized before; -m names that folder"
+        return "it needs a quantized folder; name it with -m"
     if wanted.source == "file":
-        return "a GGUF file holds it; -m names that file, with -e llama.cpp"
+        return "it needs a GGUF file; name it with -m and use -e llama.cpp"
     engines = " or ".join(wanted.engines)
     return f"it is run by {engines}" if engines else "it is known for predictions only"
 

@@ -207,7 +207,7 @@ def check(layer: GemliteLinear, name: str) -> None:
         off = (layer(x)[:, some].float() - wanted).abs().amax()
         if not bool(off <= NEAR * wanted.abs().amax()):
             raise UnsupportedError(
-                f"gemlite-int4: layer {name} at {n_rows} rows is not the product of its weight on "
+                f"gemlite-int4: layer {name} computes a wrong product at {n_rows} rows on "
                 f"{device}; use int4-weight-only"
             )
 

@@ -57,13 +57,13 @@ CODES: Final[dict[str, Code]] = {
         Code(
             name="CONFIG_DIFFERS",
             sentence="driver, power limit, versions or clock policy differ between the arms",
-            still="only where pooling was asked for; else it is refused",
+            still="only if pooling was requested; otherwise refused",
         ),
         _excluding(
             "SPILLED", "the model did not fit on the card, and the driver used the host's memory"
         ),
         _excluding("START_TEMPERATURE", "the arms started more than 5 C apart"),
-        _excluding("TOKEN_COUNT", "the number of tokens made is not the number asked for", ALL),
+        _excluding("TOKEN_COUNT", "more or fewer tokens than requested", ALL),
         _excluding(
             "NO_STEADY_STATE",
             "warm-up reached its limit before the speed was steady",
@@ -73,7 +73,7 @@ CODES: Final[dict[str, Code]] = {
         Code(
             name="CV",
             sentence="replicates differ by more than 5%",
-            still="pairs bear what replicates differ by, and the interval shows it",
+            still="the interval includes this scatter",
         ),
         _excluding(
             "CLOCK_NOT_BRACKETED",
@@ -86,15 +86,15 @@ CODES: Final[dict[str, Code]] = {
         _excluding("NONFINITE", "logits or figures are not finite numbers"),
         _excluding(
             "REQUESTS_FAILED",
-            "requests failed: the rest ran at lower concurrency, and the figures are theirs",
+            "requests failed, so the rest ran at lower concurrency",
         ),
         _excluding("CLIENT_BOUND", "the load generator was the bottleneck, not the server"),
         _excluding("PREFIX_CACHED", "the server took part of a prompt from a cache"),
         Code(
             name="NOT_MONOTONE",
-            sentence="a lower rate of arrivals kept the limits worse than a higher one",
+            sentence="a lower arrival rate met the limits less often than a higher one",
             touches=TIME,
-            still="the lowest rate that does not keep them ends the search",
+            still="the search ends at the lowest rate that fails them",
         ),
         _failure("OOM", "out of memory"),
         _failure("CRASH", "the worker process died, or its engine raised an error while measuring"),
@@ -104,9 +104,9 @@ CODES: Final[dict[str, Code]] = {
         _failure("NO_COMPILER", "torch's compiler or Triton cannot build anything on this machine"),
         _failure(
             "WRONG_MODEL",
-            "with its cache the model computes another thing than without: not measured",
+            "with its cache the model computes different logits than without: not measured",
         ),
-        _failure("TIMEOUT", "the worker process passed its time limit"),
+        _failure("TIMEOUT", "the worker process exceeded its time limit"),
         _failure(
             "INPUT",
             "an option, name or file of the arm is wrong; the record's message says which",
@@ -124,8 +124,7 @@ CODES: Final[dict[str, Code]] = {
         ),
         Code(
             name="APART_IN_TIME",
-            sentence="the machines were not measured at the same time: what changed meanwhile is "
-            "in the ratio",
+            sentence="the machines were measured at different times, so the ratio includes drift",
             still="a difference above 5% stands, if neither machine's own speed drifted",
         ),
         _excluding(
@@ -140,8 +139,8 @@ CODES: Final[dict[str, Code]] = {
         ),
         Code(
             name="STORED_BASELINE",
-            sentence="the baseline is of another run, not measured in turns with this one",
-            still="only where another run was asked for as the baseline",
+            sentence="the baseline comes from another run, not measured in turns with this one",
+            still="only if another run was requested as the baseline",
         ),
         Code(
             name="NOT_PAIRED",
@@ -152,27 +151,27 @@ CODES: Final[dict[str, Code]] = {
             name="ENERGY_DISAGREES",
             sentence="the energy counter and the power samples differ by more than 5%",
             touches=ENERGY,
-            still="the disagreement is taken for the counter's error, if it is larger",
+            still="the larger of the disagreement and the counter's error counts",
         ),
         Code(
             name="POWER_CAP_DIFFERS",
             sentence="the power limit held one arm back more often than the other",
             touches=TIME,
-            still="the limit is part of the card as set; another may change the ratio",
+            still="the limit belongs to the card's configuration; another may change the ratio",
         ),
         Code(
             name="SYSTEMATIC_ERROR",
-            sentence="the difference is smaller than the energy counter may be off",
+            sentence="the difference is smaller than the energy counter's error",
             touches=ENERGY,
             still="the ratio is shown without a verdict",
         ),
-        _excluding("ABOVE_BOUND", "faster than the physical limit: a measuring error"),
+        _excluding("ABOVE_BOUND", "faster than the physical limit: a measurement error"),
         _excluding(
             "CONTRADICTION",
-            "figures of the imported file exclude one another; `absent.self_check` says which",
+            "figures of the imported file contradict each other; `absent.self_check` names them",
             ALL,
         ),
-        _excluding("INVALID_RUN", "the tool that measured calls the run invalid itself", ALL),
+        _excluding("INVALID_RUN", "the tool that measured calls this run invalid", ALL),
     )
 }
 """Every code by its name."""

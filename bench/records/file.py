@@ -185,7 +185,7 @@ class Writer:
         """Write one line and wait until it is on the disk."""
         assert self._stream is not None, "use inside `with`"
         if lost := self._lost():
-            self._say(f"{self.folder / FILE} {lost} while it was in use; it is gone on with anew")
+            self._say(f"{self.folder / FILE} {lost} during the run; a new one was started")
             self._close()
             self._open()
             for machine in self._machines.values():

@@ -71,7 +71,7 @@ def diagnose(e: Symptoms) -> Diagnosis:
     if above_bound(e.decode_tok_s, e.bound_decode_tok_s):
         return Diagnosis(
             code="above-bound",
-            line=f"{of_bound}: faster than the memory allows, so the figure is a measuring error",
+            line=f"{of_bound}: faster than the memory allows, so the figure is a measurement error",
         )
     if line := _spilled(e, share):
         return Diagnosis(code="capacity-spilled", line=f"{of_bound}: {line}")
@@ -106,7 +106,7 @@ def _fallback(e: Symptoms) -> str | None:
     # With a graph no launch can explain that fewer bytes take longer: the kernel itself is slow.
     if slower and e.mode != "eager":
         ratio = e.decode_tok_s / (e.unquantized_tok_s or 1)
-        return f"{ratio:.2f}x the unquantized arm in spite of fewer bytes: the kernel is slow"
+        return f"{ratio:.2f}x the unquantized arm despite fewer bytes: the kernel is slow"
     return None
 
 

@@ -182,9 +182,7 @@ def _search_time(experiment: Experiment, row: Mapping[str, Any], before: Results
     basis = (
         "rates of the probes that are there"
         if rates
-        else (
-            f"a guess: {GUESSED_RATE:g} request a second; a server that takes more is sooner done"
-        )
+        else (f"a guess: {GUESSED_RATE:g} request a second; a faster server finishes sooner")
     )
     return {
         "estimate_s": n_probes * (PROBE_START_S + sent / rate),

@@ -19,7 +19,7 @@ from bench.records import FILE
 from bench.runner.arms import Arm, resolve
 from bench.runner.session import Part
 
-NEEDS: Final = "`pip install 'gpu-cost-bench[ray]'` brings it"
+NEEDS: Final = "`pip install 'gpu-cost-bench[ray]'` installs it"
 NOT_SHIPPED: Final = (".git", ".venv", ".venv-*", "results", "tests", "docs", "dist", ".*_cache")
 """Of a checkout, what a machine does not need."""
 ANSWER_S: Final = 120

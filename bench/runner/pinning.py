@@ -80,7 +80,7 @@ def _names(experiment: Experiment, say: Say, planning: bool) -> tuple[Experiment
             if named is None or named.file is None or model in experiment.grid.model or not rest:
                 raise
             say(f"{error}")
-            say(f"{model}: left out, as there are no random weights in the place of a GGUF file")
+            say(f"{model}: skipped, because random weights cannot replace a GGUF file")
             experiment = replace(experiment, arm=rest)
     return experiment, names
 

@@ -57,7 +57,7 @@ def converse(job: Line, *, limit_s: float, command: Sequence[str] = WORKER) -> G
                     return
             worker.wait(max(0.0, deadline - time.monotonic()))
         except (TimeoutError, subprocess.TimeoutExpired):
-            yield _failed("TIMEOUT", f"no end after its limit of {limit_s:.0f} s")
+            yield _failed("TIMEOUT", f"exceeded its time limit of {limit_s:.0f} s")
             return
         told = {0: "done", 1: "failed"}.get(worker.returncode)
         if said != told:

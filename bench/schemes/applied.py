@@ -19,7 +19,7 @@ AO, BNB, OWN = "bench.quantization.ao", "bench.quantization.bnb", "bench.quantiz
 GEM: Final = "bench.quantization.gemlite_layer"
 FP8_CARDS: Final = "fp8 tensor cores: Ada, Hopper and newer"
 CONVERTED: Final = (
-    "eager: converted to float whole, then a float matmul; compiled: within the matmul"
+    "eager: all converted to float, then a float matmul; compiled: converted in the matmul"
 )
 SEARCHED_ON_HOST: Final = (
     "columns of outliers are looked for at each call, and the host waits for their number"

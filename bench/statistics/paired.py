@@ -87,7 +87,7 @@ def log_ratios(baseline: Sequence[float], candidate: Sequence[float]) -> list[fl
             continue
         for index, value in enumerate(values):
             if not (math.isfinite(value) and value > 0):
-                raise InputError(f"{name}[{index}]: {value} is not a figure above 0")
+                raise InputError(f"{name}[{index}]: {value} is not a finite number above 0")
     return list(map(operator.sub, map(math.log, candidate), map(math.log, baseline)))
 
 

@@ -287,7 +287,7 @@ def _logs(name: str, figures: Timed) -> list[tuple[float, float]]:
         raise InputError(f"{name}: there are no figures")
     for index, (value, _) in enumerate(figures):
         if not (math.isfinite(value) and value > 0):
-            raise InputError(f"{name}[{index}]: {value} is not a figure above 0")
+            raise InputError(f"{name}[{index}]: {value} is not a finite number above 0")
     return [(math.log(value), time) for value, time in figures]
 
 

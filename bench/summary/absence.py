@@ -81,7 +81,7 @@ def _of_energy(row: Row, phase: str, name: str) -> dict[str, str]:
             if _window(one, phase).tokens is not None
             and (text := _said(one, _window(one, phase), "idle_power_w")) is not None
         )
-        return {net: next(texts, "no more was drawn than at rest")}
+        return {net: next(texts, "power was no higher than at rest")}
     return {}
 
 

@@ -297,7 +297,7 @@ METRICS: Final[dict[str, Metric]] = {
         ),
         Metric(
             name="machine_s_per_token",
-            meaning="seconds of the machine for a token",
+            meaning="machine seconds a token",
             of=_token_s,
             compared="cost",
             test="e2e",

@@ -122,10 +122,10 @@ class ServiceLevel:
             return "no rate of arrivals was measured"
         if all(one.below is None for one in ends):
             lowest = min(probe.rate for ones in self.held.values() for probe in ones)
-            return f"not even {lowest:.3g} requests a second keep {self.slo}"
+            return f"even {lowest:.3g} requests a second do not meet {self.slo}"
         if all(one.above is None for one in ends):
-            return f"every rate that was tried keeps {self.slo}"
-        return "the search is not at its end; run it again to go on"
+            return f"every rate tried meets {self.slo}"
+        return "the search is unfinished; run it again to continue"
 
     @property
     def monotone(self) -> bool:
@@ -336,7 +336,7 @@ def _unheld(one: Replicate, sizes: Sizes, why: str) -> Replicate:
 def _level_row(key: RowKey, probes: Sequence[Row]) -> Row:
     level = service_level(probes, key.sizes.slo)
     made = level_replicates(level)
-    why = "so many run at once as arrive"
+    why = "concurrency follows the arrivals"
     return replace(
         probes[0],
         key=key,

@@ -60,7 +60,7 @@ from bench.worker.messages import (
 from bench.worker.requests import Spent, check_tokens, request, samples, warm_up
 
 Emit = Callable[[Event], None]
-OFFLINE: Final = "only servers take requests that differ, or arrive (--url); leave them out"
+OFFLINE: Final = "only servers (--url) take requests that differ or arrive over time"
 SLEPT_S: Final = 0.1
 """Two clocks that are read one after the other may differ by less."""
 

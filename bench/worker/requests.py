@@ -51,7 +51,7 @@ def by_its_own_clock(timed: Timed, host_s: float) -> Request:
     own_s = timed.prefill_s + sum(timed.itl_s)
     if own_s > host_s * 1.01:
         raise UnsupportedError(
-            f"the engine says that a request took {own_s:.6f} s, which took {host_s:.6f} s in all"
+            f"the engine reports {own_s:.6f} s for a request that took {host_s:.6f} s in all"
         )
     return Request(prefill_s=timed.prefill_s, itl_s=timed.itl_s, host_s=host_s)
 

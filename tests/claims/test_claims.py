@@ -409,7 +409,7 @@ def test_a_slower_measurement_refutes() -> None:
 def test_a_faster_measurement_without_quality_supports_nothing() -> None:
     (found,) = of("int8-dynamic-doubles-speed", "1b", measured_results(3.0))
     assert found.verdict.outcome == "undecided"
-    assert "quality was not looked at" in found.note
+    assert "quality was not measured" in found.note
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_invalid_evidence_leaves_the_word_to_weaker() -> None:
     ("problems", "expected", "said"),
     [
         ((), "supported", ""),
-        (None, "undecided", "quality was not looked at"),
+        (None, "undecided", "quality was not measured"),
         (("ppl_ratio 1.3 is outside the gate",), "undecided", "not supported at equal quality"),
     ],
 )

@@ -132,7 +132,7 @@ def test_an_empty_name_is_refused() -> None:
         (["run", "-e", "transformer"], 2, "did you mean 'transformers'"),
         (["run", "-n", "0"], 2, "grid.n_gen: 0 must be at least 1"),
         (["run", "--pairs", "0"], 2, "measure.pairs: must be at least 1"),
-        (["run", "-q", "none,none"], 2, "grid.quant: a value stands twice"),
+        (["run", "-q", "none,none"], 2, "grid.quant: a value is repeated"),
         (["run", "none.toml"], 2, "none.toml: No such file or directory"),
         (["run", "-d", "cuda:99", "-m", "llama-3.2-1b@random"], 3, "no device 'cuda:99'"),
         (["run", "-d", "tpu", "-m", "llama-3.2-1b@random"], 3, "no device 'tpu'"),
@@ -159,12 +159,12 @@ def test_an_empty_name_is_refused() -> None:
         (["models", "-d", "cuda:99"], 3, "no device 'cuda:99'"),
         (["validate", "nowhere"], 2, "nowhere"),
         (["run", ""], 2, "experiment: is empty; leave it out, or name one"),
-        (["compare", "two\nlines"], 2, "two lines: a name with a line break is not taken"),
+        (["compare", "two\nlines"], 2, "two lines: a name must not contain a line break"),
         (["run", "--pairs", "9" * 20], 2, "measure.pairs: must be at least 1 and at most 10,000"),
         (["run", "x" * 5000], 2, "File name too long"),
         (["cost", "results", "--rent=--"], 2, "--rent: expected a value"),
         (["models", "-d=--"], 2, "-d: expected a value"),
-        (["validate", "a\0b"], 2, "a name with a line break is not taken"),
+        (["validate", "a\0b"], 2, "a name must not contain a line break"),
     ],
 )
 def test_bad_input_is_one_clear_line(

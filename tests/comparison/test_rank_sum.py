@@ -130,7 +130,7 @@ def test_a_random_effect_is_the_t_test_of_the_machines_centres() -> None:
 
 
 def test_what_has_no_logarithm_is_refused_with_its_place() -> None:
-    with pytest.raises(InputError, match=r"candidate\[1\]: 0\.0 is not a figure above 0"):
+    with pytest.raises(InputError, match=r"candidate\[1\]: 0\.0 is not a finite number above 0"):
         unpaired_ratio(still([1.0]), still([1.0, 0.0]))
     with pytest.raises(InputError, match="baseline: there are no figures"):
         unpaired_ratio([], still([1.0]))

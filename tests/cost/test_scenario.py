@@ -203,9 +203,9 @@ def test_flags_replace_figures_of_a_scenario() -> None:
             {"rent_per_hour": spread(1, 3, 2)},
             "--rent: low, mode, high: 1, 3, 2 are not in order",
         ),
-        ("rent", {"rent_per_hour": figure(math.inf)}, "--rent: inf is not a figure"),
-        ("rent", {"rent_per_hour": figure(math.nan)}, "--rent: nan is not a figure"),
-        ("rent", {"years": figure(3.0)}, "--years: has no place in a scenario of basis 'rent'"),
+        ("rent", {"rent_per_hour": figure(math.inf)}, "--rent: inf is not a finite number"),
+        ("rent", {"rent_per_hour": figure(math.nan)}, "--rent: nan is not a finite number"),
+        ("rent", {"years": figure(3.0)}, "--years: does not belong in a scenario of basis 'rent'"),
         ("own", {"price": figure(1000.0)}, "--own also needs --years, --kwh"),
     ],
 )

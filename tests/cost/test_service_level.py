@@ -68,7 +68,7 @@ def test_other_limits_are_read_from_the_same_probes(
     assert {row["slo"] for row in loose} == {"tpot_p95=0.02"}
     assert all(row["total_tok_s"] for row in loose)
     assert main(["cost", str(folder), "--rent", "1", "--slo", "tpot_p95=9"]) == 2
-    assert "every rate that was tried keeps" in capsys.readouterr().err
+    assert "every rate tried meets" in capsys.readouterr().err
     assert main(["cost", str(folder), "--rent", "1", "--slo", "ttft_p95=0.0001"]) == 2
     assert "not even" in capsys.readouterr().err
 

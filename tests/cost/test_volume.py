@@ -121,7 +121,7 @@ def test_without_idle_power_a_month_has_no_price() -> None:
     [row] = volume_rows([measured()], scenario, Terms(against=(API,)), [FULL_DAY / 2])
 
     assert row["usd_per_month"] is row["months_to_pay_back"] is None
-    assert row["absent"] == ["usd_per_month: less than always busy it idles; give --watts-idle"]
+    assert row["absent"] == ["usd_per_month: needs the idle power; give --watts-idle"]
 
 
 def test_the_verb_prints_a_month(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

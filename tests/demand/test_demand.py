@@ -139,7 +139,7 @@ def test_every_published_shape_has_a_source_and_can_be_drawn() -> None:
         ("prompt=quantiles:nan@0:9@100 gen=1", "values that do not fall"),
         ("prompt=weibull:1:2 gen=1", "prompt: 'weibull:1:2' is not"),
         ("prompt=0 gen=1", "at least 1"),
-        ("prompt=1 gen=1 prompt=2", "prompt stands twice"),
+        ("prompt=1 gen=1 prompt=2", "prompt is repeated"),
         ("prompt=1 gen=1 size=3", "'size=3' is not KEY=VALUE"),
         ("prompt=1 gen=1 system=-3", "system: '-3' is not"),
         ("trace:/nowhere.jsonl", "nowhere.jsonl"),

@@ -97,7 +97,7 @@ def test_limits_are_read_and_refused_in_a_line() -> None:
         ("ttft=1", "'ttft=1' is not FIGURE_pNN"),
         ("wait_p95=1", "ttft, tpot, itl, e2e"),
         ("ttft_p95=-1", "above 0"),
-        ("ttft_p95=1,ttft_p95=2", "stands twice"),
+        ("ttft_p95=1,ttft_p95=2", "is repeated"),
     ):
         with pytest.raises(InputError, match=words):
             limits(text)

@@ -66,7 +66,7 @@ def test_a_card_in_order() -> None:
     assert reading.reasons == ()
     assert reading.absent == {
         "idle_power_w": "idle power was not measured",
-        "busy_at_rest": "the card was not looked at while it was left alone",
+        "busy_at_rest": "the idle card was not sampled",
     }
     assert reading.energy["energy_j"] > 0
     assert reading.energy["counter"] == "nvml-total-energy"

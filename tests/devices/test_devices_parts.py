@@ -48,7 +48,7 @@ def test_a_hosts_peak_is_weights_cache_and_the_whole_process() -> None:
         (None, 200, "host_other_bytes", "what the weights hold is not known"),
         (650, None, "host_other_bytes", "what the cache holds is not known"),
         (650, None, "cache_bytes", "does not tell"),
-        (6000, 200, "host_other_bytes", "less than weights and cache"),
+        (6000, 200, "host_other_bytes", "below weights and cache"),
     ],
 )
 def test_a_part_that_is_not_known_has_a_reason(
@@ -63,7 +63,7 @@ def test_a_part_that_is_not_known_has_a_reason(
 def test_an_engine_with_memory_of_its_own_gives_none(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda(monkeypatch, 0)
     loaded = after_loading("cuda:0")
-    assert "memory of its own" in loaded.absent["device_loaded_bytes"]
+    assert "allocates without torch" in loaded.absent["device_loaded_bytes"]
     found = parts("cuda:0", {"peak_host_bytes": 5000}, loaded, weights_bytes=1, cache_bytes=None)
     assert found.values == {}  # the host does not hold the weights
 

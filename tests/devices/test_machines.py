@@ -83,7 +83,7 @@ def test_work_of_ones_own_before_the_rest_is_not_anothers() -> None:
 def test_a_rest_that_was_too_short_is_no_answer() -> None:
     found = measured(FakeNvml(nvmlDeviceGetUtilizationRates=busy(64)), rest_s=0.5)
     assert found.reasons == ()
-    assert found.absent["busy_at_rest"] == "at rest: the rest was too short to look"
+    assert found.absent["busy_at_rest"] == "at rest: the idle time was too short to sample"
 
 
 @pytest.mark.parametrize(

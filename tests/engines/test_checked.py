@@ -268,7 +268,7 @@ def test_a_window_beyond_the_context_and_a_foreign_tokenizer_are_input_errors(
     runs.load(job(folder))
     with pytest.raises(InputError, match="more than the model's context"):
         runs.log_probs([1] * (TINY["max_position_embeddings"] + 1))
-    with pytest.raises(InputError, match="they are not of one model"):
+    with pytest.raises(InputError, match="they do not belong to one model"):
         runs.log_probs([1, TINY["vocab_size"]])
 
 

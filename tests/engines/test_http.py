@@ -134,5 +134,5 @@ def test_what_no_request_may_hold_is_not_sent(target: str) -> None:
             pool.close()
             server.close()
 
-    with pytest.raises(HttpError, match="what HTTP does not allow"):
+    with pytest.raises(HttpError, match="that HTTP does not allow"):
         asyncio.run(ask())

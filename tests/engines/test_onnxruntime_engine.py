@@ -192,7 +192,7 @@ def test_an_export_that_predicts_otherwise_is_refused(
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )
     assert done.returncode == 1
-    assert "predicts other tokens than the model: KLD" in done.stderr.strip().splitlines()[-1]
+    assert "predictions differ from the model's: KLD" in done.stderr.strip().splitlines()[-1]
 
 
 def test_a_model_that_cannot_be_exported_is_one_line(

@@ -92,7 +92,7 @@ def test_a_server_that_tells_nothing_of_prompts_has_no_quality() -> None:
     with scripted(good) as server, engine(server.url) as runs:
         with pytest.raises(UnsupportedError, match=r"no log-probabilities of a prompt.*HTTP 404"):
             runs.tokenize("abc")
-        with pytest.raises(UnsupportedError, match="tells no log-probabilities of a prompt"):
+        with pytest.raises(UnsupportedError, match="returns no log-probabilities of a prompt"):
             runs.top_log_probs([97, 98])
 
 
@@ -134,7 +134,7 @@ def test_a_server_without_quality_says_why_in_the_record(
     (row,) = json.loads(capsys.readouterr().out)
     assert row["ppl"] is None
     (quality,) = read(tmp_path / "out").qualities
-    assert "tells no log-probabilities of a prompt" in str(quality.message)
+    assert "returns no log-probabilities of a prompt" in str(quality.message)
 
 
 def test_guesses_are_counted_by_vllms_own_metrics() -> None:

@@ -174,7 +174,7 @@ def test_arrivals_at_a_rate_and_goodput_under_limits(
         assert main([*command, "-o", "json"]) == 0
         (row,) = json.loads(capsys.readouterr().out)
         assert main([*command, "-b", "2"]) == 2
-        assert "arrivals set how many run at once" in capsys.readouterr().err
+        assert "concurrency follows the arrivals" in capsys.readouterr().err
     assert row["n_requests"] == 30
     assert row["goodput_req_s"] == pytest.approx(row["requests_s"])
     assert row["prefill_tok_s"] is None
@@ -380,7 +380,7 @@ def test_a_local_server_is_read_where_it_computes() -> None:
     nowhere.begin()
     assert nowhere.end().absent["energy_j"]
     assert settings({"url": "http://a", "local": "cuda:0"}).device == "remote:cuda:0"
-    with pytest.raises(InputError, match="no device such as"):
+    with pytest.raises(InputError, match="not a device such as"):
         settings({"url": "http://a", "local": "cuda"})
 
 

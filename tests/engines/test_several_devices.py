@@ -453,7 +453,7 @@ def test_a_rank_that_dies_ends_the_worker_and_says_so(
 
 def test_ranks_on_the_cpu_are_for_machines_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    with pytest.raises(UnsupportedError, match="machines without an accelerator"):
+    with pytest.raises(UnsupportedError, match="a machine without accelerators"):
         Seat(rank=0, devices=("cpu", "cpu"), port=1).take()
 
 
@@ -838,7 +838,7 @@ def test_the_device_that_is_named_is_torchs_current_one(monkeypatch: pytest.Monk
     [
         ({"local": "cuda:0+cuda:1", "n_devices": 2}, None),
         ({"local": "cuda:0+cuda:1"}, "n_devices: 1, and local names 2"),
-        ({"local": "cuda:0+cpu"}, "is no device such as"),
+        ({"local": "cuda:0+cpu"}, "is not a device such as"),
     ],
 )
 def test_a_server_on_several_cards(options: dict[str, Any], said: str | None) -> None:

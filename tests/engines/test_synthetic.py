@@ -142,7 +142,7 @@ def test_a_pilot_fixes_the_number_of_pairs(
 ) -> None:
     command = script(tmp_path, 'restart = 0.01\n"speedup.fast" = 1.5')
     assert main([*command, "--target", "2%"]) == 0
-    said = [line for line in capsys.readouterr().err.splitlines() if "the pilot asks for" in line]
+    said = [line for line in capsys.readouterr().err.splitlines() if "the pilot suggests" in line]
     pairs = int(said[0].split("asks for ")[1].split()[0])
     assert pairs >= 6
     records = read(tmp_path / "out").records

@@ -108,7 +108,7 @@ def test_an_online_scheme_is_called_online(job: Job) -> None:
     found = VllmEngine().load(replace(job, quant="fp8_per_block"))
     assert found.dynamic == "online"
     assert found.quantized_fraction is None
-    assert "does not show its model" in found.absent["weights_bytes"]
+    assert "does not expose its model" in found.absent["weights_bytes"]
     assert VllmEngine().load(job).dynamic is None
 
 
@@ -235,7 +235,7 @@ def test_what_needs_a_gpu_is_refused_on_a_cpu(job: Job) -> None:
         VllmEngine().load(replace(job, device="cpu"))
     variant = Variant(model="m", engine="vllm", quant="fp8_per_block")
     cpu = Device(name="cpu", kind="cpu")
-    assert "casts no weights to fp8" in str(refusal(variant, cpu))
+    assert "cannot cast weights to fp8" in str(refusal(variant, cpu))
     assert refusal(replace(variant, quant="none"), cpu) is None
 
 

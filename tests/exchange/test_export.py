@@ -291,7 +291,7 @@ def test_lines_hold_one_of_each_key_and_say_so() -> None:
     made = export(results(again, first, failed), "jsonl")
     (line,) = [one for one in made.data.decode().splitlines() if '"measurement"' in one]
     assert json.loads(line)["started_at"] == again.started_at
-    assert made.dropped == ("2 records of work done again later: a file holds one of each",)
+    assert made.dropped == ("2 older duplicates",)
 
 
 def test_parquet_without_pyarrow_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +317,7 @@ def test_stdout_is_the_file_and_stderr_what_is_not_in_it(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--to", "parquet"], "--to parquet is no text: give --out FILE"),
+        (["--to", "parquet"], "--to parquet is a binary format; give --out FILE"),
         (["--to", "csv", "--rent", "-1"], "--rent: -1 must be a number above 0"),
         (["--to", "csv", "--utilization", "2"], "--utilization: 2 must be above 0"),
     ],

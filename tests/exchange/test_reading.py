@@ -85,7 +85,7 @@ def test_a_cut_off_archive_gives_what_is_whole(tmp_path: Path) -> None:
     assert done.added > 0
     assert any("gzip stream is cut off" in note for note in done.notes)
     path.write_bytes(b"\x1f\x8b nonsense")
-    with pytest.raises(InputError, match="is no gzip file after all"):
+    with pytest.raises(InputError, match="is not a gzip file"):
         load(path)
 
 

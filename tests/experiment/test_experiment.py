@@ -162,7 +162,7 @@ def test_a_misspelt_experiment_is_named() -> None:
     [
         ("[grid]\nn_prompt = [0]", "grid.n_prompt: 0 must be at least 1"),
         ("[grid]\nquant = []", "grid.quant: must not be empty"),
-        ("[grid]\nquant = ['a', 'a']", "grid.quant: a value stands twice"),
+        ("[grid]\nquant = ['a', 'a']", "grid.quant: a value is repeated"),
         ("[measure]\npairs = 0", "measure.pairs: must be at least 1"),
         ("[measure]\npairs = 100000000000", "measure.pairs: must be at least 1 and at most 10,000"),
         ("[measure]\nwindow_s = 1e300", "measure.window_s: must be at most 10,000,000"),
@@ -233,7 +233,7 @@ def test_arms_written_out_stand_in_for_the_grid_s_combinations(tmp_path):
 def test_an_arm_that_stands_twice_is_refused(tmp_path):
     path = tmp_path / "x.toml"
     path.write_text('name = "x"\nquestion = "?"\n[[arm]]\n[[arm]]\n')
-    with pytest.raises(InputError, match=r"arm: .*/none stands twice"):
+    with pytest.raises(InputError, match=r"arm: .*/none is repeated"):
         load_experiment(str(path))
 
 

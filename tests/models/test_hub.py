@@ -289,7 +289,7 @@ def test_a_busy_hub_is_asked_again(server: Hub, monkeypatch: pytest.MonkeyPatch)
     server.faults.busy = 1
     assert look_up("org/name").license == "apache-2.0"
     server.faults.busy = 100
-    with pytest.raises(UnsupportedError, match=r"asks to wait \(429\)"):
+    with pytest.raises(UnsupportedError, match=r"asks us to wait \(429\)"):
         look_up("org/name@main2")
     server.faults.busy, server.faults.broken = 0, 100
     monkeypatch.setattr(time, "sleep", quiet)

@@ -267,7 +267,7 @@ def test_without_pytest_benchmark_other_tests_run(run: Run) -> None:
         ("engine='syntetic'", "did you mean 'synthetic'"),
         ("n_gen=0", "n_gen: 0 must be at least 1"),
         ("fail_below=0.9", "a gate needs a baseline"),
-        ("baseline='none'", "stands twice"),
+        ("baseline='none'", "is repeated"),
         ("quant='a', baseline={'n_gen': 3}", "baseline.n_gen: a baseline differs in one of"),
         ("quant='a', baseline='none', fail_below=0.9, level='quick'", "needs 6 pairs"),
         ("quant='a', baseline='none', metric='speed', fail_below=1", "unknown metric 'speed'"),
@@ -315,7 +315,7 @@ def test_two(inference_benchmark, benchmark):
     )
     done.assert_outcomes(failed=2)
     assert "once a test; use pytest.mark.parametrize" in done.stdout.str()
-    assert "benchmark other code in a test of its own" in done.stdout.str()
+    assert "benchmark other code in a separate test" in done.stdout.str()
 
 
 def test_the_command_line_sets_level_and_gate() -> None:

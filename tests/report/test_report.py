@@ -254,7 +254,8 @@ def test_a_rate_above_the_bound_is_no_evidence(tmp_path: Path) -> None:
     card = write_card(tmp_path, gpu="NVIDIA L40S")
     report = assemble([card], PageOptions(claims=()))
     assert (
-        report.verdicts[0].words == "No verdict: faster than the physical limit: a measuring error"
+        report.verdicts[0].words
+        == "No verdict: faster than the physical limit: a measurement error"
     )
     assert all("ABOVE_BOUND" in line.cells[-2].detail for line in report.headline[0].lines[:2])
     ratios = next(p.table for p in report.pictures if p.id == "m1-forest")

@@ -73,7 +73,7 @@ def test_an_interruption_ends_it_and_says_how_to_go_on(tmp_path: Path) -> None:
     code, calls, said = run(tmp_path, {"run": 130})
     assert code == 130
     assert len(calls) == 4
-    assert "run the same command to go on" in said
+    assert "run the same command to resume" in said
 
 
 def test_a_failed_experiment_does_not_take_the_others_along(tmp_path: Path) -> None:

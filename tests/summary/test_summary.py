@@ -139,7 +139,7 @@ def test_energy_that_was_not_read_is_null_with_the_reason() -> None:
     ("window", "absent", "why"),
     [
         ({"idle_power_w": None}, {"idle_power_w": "at rest: no tick"}, "at rest: no tick"),
-        ({"idle_power_w": 4.0}, {}, "no more was drawn than at rest"),
+        ({"idle_power_w": 4.0}, {}, "power was no higher than at rest"),
     ],
 )
 def test_net_energy_that_cannot_be_told_is_null_with_the_reason(

@@ -145,7 +145,7 @@ class AmdCard:
                 if str(self._call("amdsmi_get_gpu_device_bdf", handle)).lower().startswith(place):
                     return handle
         if hidden := [name for name in HIDING if name in os.environ]:
-            raise Unreadable(f"{hidden[0]} is set, so which card is device {index} is not known")
+            raise Unreadable(f"{hidden[0]} is set, so the card of device {index} is unknown")
         if index >= len(handles):
             raise Unreadable(f"there is no device {index}: the driver shows {len(handles)}")
         return handles[index]
@@ -200,7 +200,7 @@ class AmdCard:
     def _events(self) -> frozenset[str]:
         answer = self._ask("amdsmi_get_violation_status")
         if all(answer.get(key, "N/A") == "N/A" for key in VIOLATIONS):
-            raise Unreadable("amdsmi_get_violation_status says nothing of this card")
+            raise Unreadable("amdsmi_get_violation_status gives nothing for this card")
         return frozenset(word for key, word in VIOLATIONS.items() if answer.get(key) is True)
 
     def _why_no_energy(self) -> str | None:

@@ -117,8 +117,8 @@ class Meter:
         if following is None:
             if STOPPED_TICKS * self.period_s < TICK_LIMIT_S:
                 raise Unreadable(
-                    f"the energy counter ticked every {self.period_s:.2f} s when the window opened "
-                    "and no longer when it closed"
+                    f"the energy counter ticked every {self.period_s:.2f} s, then stopped ticking "
+                    "within the window"
                 )
             return _unaligned(closed_s, value)
         tick_s = following.tick_s - self.period_s

@@ -224,7 +224,7 @@ class NvidiaCard:
             pass
         try:
             if self._ask("nvmlDeviceGetVirtualizationMode") == VGPU:
-                return "a vGPU: the counter, where there is one, is of a card that is shared"
+                return "a vGPU: any counter is that of the shared card"
         except Unreadable:  # a driver that does not say is not a vGPU's
             pass
         try:

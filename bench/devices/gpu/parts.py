@@ -26,9 +26,9 @@ def allocated_bytes(device: str) -> int:
         torch = importlib.import_module("torch")
         held = int(getattr(torch, kind).memory_allocated(device))
     except (ImportError, AttributeError, RuntimeError, AssertionError, ValueError) as error:
-        raise Unreadable(f"torch does not tell what it holds on {device}: {error}") from error
+        raise Unreadable(f"torch does not report its memory on {device}: {error}") from error
     if held <= 0:
-        raise Unreadable(f"torch holds nothing on {device}: the engine has memory of its own")
+        raise Unreadable(f"torch holds nothing on {device}: the engine allocates without torch")
     return held
 
 
@@ -60,7 +60,7 @@ def parts(
     if kind_of(device) in ELSEWHERE:
         return found
     if cache_bytes is None:
-        found.absent["cache_bytes"] = "the engine does not tell what its cache holds"
+        found.absent["cache_bytes"] = "the engine does not report the size of its cache"
     else:
         found.values["cache_bytes"] = cache_bytes
     if "peak_device_bytes" in memory:
@@ -81,7 +81,7 @@ def _rest(peak: int, weights: int | None, cache: int | None) -> int:
     """What is neither weights nor cache. Raises Unreadable."""
     if weights is None or cache is None:
         what = "weights" if weights is None else "cache"
-        raise Unreadable(f"what the {what} hold{'s' * (what == 'cache')} is not known")
+        raise Unreadable(f"the size of the {what} is unknown")
     if peak < weights + cache:
-        raise Unreadable("the peak is less than weights and cache: some were not touched or moved")
+        raise Unreadable("the peak is below weights and cache: some were not touched or moved")
     return peak - weights - cache

@@ -108,7 +108,7 @@ class GpuReader:
         self._idle_w: float | None = None
         self._no_idle = "idle power was not measured"
         self._busy: float | None = None
-        self._no_rest = "the card was not looked at while it was left alone"
+        self._no_rest = "the idle card was not sampled"
         self._samples: Sequence[Sample] = ()
         """Of the last window."""
         self._opened: Edge | None = None
@@ -190,7 +190,7 @@ class GpuReader:
         from_s = self._opened_s + SETTLING_S
         busy = _column([s for s in self._samples if s.at_s >= from_s], lambda s: s.busy)
         self._busy = statistics.median(busy) if busy else None
-        why = self._card.missing().get("busy", "the rest was too short to look")
+        why = self._card.missing().get("busy", "the idle time was too short to sample")
         self._no_rest = f"at rest: {why}"
         if not self.has_energy:
             return

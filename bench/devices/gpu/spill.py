@@ -42,8 +42,8 @@ class Watch:
         held = memory.get("peak_device_reserved_bytes")
         if held is not None and self.free_bytes is not None and held > self.free_bytes:
             return (
-                f"{held / 1e9:.1f} GB are held of a card that had {self.free_bytes / 1e9:.1f} GB "
-                "left: the rest is in the host's memory"
+                f"{held / 1e9:.1f} GB are allocated on a card that had {self.free_bytes / 1e9:.1f} "
+                "GB free: the rest is in the host's memory"
             )
         now = (shared or shared_bytes)() if self.shared_bytes is not None else None
         if now is not None and self.shared_bytes is not None and now > self.shared_bytes + GROWN:

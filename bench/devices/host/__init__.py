@@ -140,7 +140,7 @@ class HostReader:
         if "peak_host_bytes" in memory.values and not self._peak_reset:
             memory.values["peak_host_scope"] = "process"
             memory.absent["peak_host_window_bytes"] = (
-                "the system cannot reset the peak, so it is over the whole process so far"
+                "the system cannot reset the peak, so it covers the whole process"
             )
         elif self._peak_reset:
             memory.values["peak_host_scope"] = "window"

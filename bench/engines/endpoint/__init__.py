@@ -144,7 +144,7 @@ class EndpointEngine:
     def start(self, n_prompt: int, n_gen: int, n_batch: int) -> None:
         chosen = self._settings
         if chosen.rate is not None and n_batch != 1:
-            raise InputError("options.rate: arrivals set how many run at once; use -b 1")
+            raise InputError("options.rate: concurrency follows the arrivals; use -b 1")
         self._n_batch, self._n_gen = n_batch, n_gen
         self._seed_of_work = f"{self._seed}/{n_prompt}/{n_gen}/{n_batch}"
         extras = {
@@ -297,7 +297,7 @@ class EndpointEngine:
         """An answer is whole when its call returns."""
 
     def prefill(self) -> None:
-        raise UnsupportedError("a server's prefill cannot be asked for alone")
+        raise UnsupportedError("a server cannot run a prefill alone")
 
     def tokens(self) -> list[list[int]]:
         return []  # text and a count of tokens is what comes; each answer's count was checked
@@ -314,7 +314,7 @@ class EndpointEngine:
         return found
 
     def log_probs(self, window: Sequence[int]) -> Any:
-        raise UnsupportedError("a server tells the likeliest tokens alone (`top_log_probs`)")
+        raise UnsupportedError("a server returns only the likeliest tokens (`top_log_probs`)")
 
     def top_log_probs(self, window: Sequence[int]) -> TopPrediction:
         """See `bench.quality.top.TellsTop`."""
@@ -326,7 +326,7 @@ class EndpointEngine:
         return found
 
     def detokenize(self, tokens: Sequence[int]) -> str:
-        raise UnsupportedError("a server is asked for no text of tokens")
+        raise UnsupportedError("a server is not asked to turn tokens into text")
 
 
 def _one(extras: Mapping[str, Any]) -> dict[str, Any]:

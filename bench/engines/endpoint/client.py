@@ -141,7 +141,10 @@ class Client:
         if head.status != 200:
             return head, (f"http_{head.status}", said(bytes(stream.other)))
         if (coding := head.headers.get("content-encoding", "identity")) != "identity":
-            return head, ("malformed", f"the stream is compressed ({coding}), which was not asked")
+            return head, (
+                "malformed",
+                f"the stream is compressed ({coding}), which was not requested",
+            )
         return head, stream.fault(shape.n_gen, shape.n_prompt)
 
     def _answer(

@@ -178,7 +178,7 @@ class Framing:
         if not self.begun:
             self._head_bytes += len(data)
             if self._head_bytes > MOST_HEAD_BYTES:
-                raise ValueError(f"a head of more than {MOST_HEAD_BYTES >> 10} KiB")
+                raise ValueError(f"a header of more than {MOST_HEAD_BYTES >> 10} KiB")
         if self._again:
             self.reusable = False  # bytes after the answer, which nobody asked for
 
@@ -224,7 +224,9 @@ def request(method: str, target: str, headers: Headers, body: bytes) -> bytes:
     length = [("Content-Length", str(len(body)))] if body else []
     lines = [f"{method} {target} HTTP/1.1", *(f"{k}: {v}" for k, v in [*headers, *length])]
     if not all(line.isascii() and line.isprintable() for line in lines) or " " in target:
-        raise HttpError("malformed", "the address or a header holds what HTTP does not allow")
+        raise HttpError(
+            "malformed", "the address or a header has characters that HTTP does not allow"
+        )
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
@@ -293,9 +295,9 @@ class Connection(asyncio.Protocol):
         while not self._done.done():
             left = timeout_s - (time.perf_counter_ns() - sink.alive_ns) / 1e9
             if left <= 0:
-                raise HttpError("timeout", f"nothing new for {timeout_s:g} s")
+                raise HttpError("timeout", f"no data for {timeout_s:g} s")
             if sink.full or self._framing.too_long:
-                raise HttpError("malformed", "the answer is longer than any answer is")
+                raise HttpError("malformed", "the answer exceeds the size limit")
             await asyncio.wait({self._done}, timeout=min(left, LOOK_S))
         self._done.result()
 

@@ -88,7 +88,7 @@ def _refused(head: ResponseHead, words: str) -> str | None:
     """
     if 300 <= head.status < 400:
         where = _elsewhere(head.headers.get("location", ""))
-        return f", it sends elsewhere{where}; requests are not sent on: give that address as url"
+        return f", it redirects{where}; redirects are not followed: give that address as url"
     if head.status in (401, 403):
         return "; key_env names the variable that holds the API key"
     if head.status == 429 or head.status >= 500:

@@ -24,7 +24,7 @@ FEWEST: Final = 20
 """Tokens of a position that vLLM tells unless `--max-logprobs` allows more."""
 MOST_BYTES: Final = 32 << 20
 """Of an answer: 256 tokens of 512 positions take about 12 MB."""
-NOT_TOLD: Final = "the server tells no log-probabilities of a prompt"
+NOT_TOLD: Final = "the server returns no log-probabilities of a prompt"
 
 
 @dataclass(frozen=True, slots=True)

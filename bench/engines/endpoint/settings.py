@@ -62,7 +62,7 @@ class EndpointSettings:
     def problems(self) -> Iterator[str]:
         yield from serve_problems(self.serve) if self.serve else url_problems(self.url)
         if self.serve and self.url:
-            yield "serve: starts a server of its own, so url cannot name one as well"
+            yield "serve: starts a server itself; remove url"
         for name in (
             "ready_s",
             "stop_s",
@@ -86,7 +86,7 @@ class EndpointSettings:
         if not 0 <= self.allow_failed < 1:
             yield "allow_failed: must be at least 0 and below 1"
         if self.local and not LOCAL.fullmatch(self.local):
-            yield f"local: {self.local!r} is no device such as cpu, cuda:0 or cuda:0+cuda:1"
+            yield f"local: {self.local!r} is not a device such as cpu, cuda:0 or cuda:0+cuda:1"
         elif (named := len(members(self.local))) > 1 and named != self.n_devices:
             yield f"n_devices: {self.n_devices}, and local names {named}"
         if self.api == "chat" and self.prompts == "tokens":
@@ -137,7 +137,7 @@ def serve_problems(command: str) -> Iterator[str]:
         yield "serve: must hold {port}, where the server is to listen"
     flags = (word.partition("=")[0].lstrip("-").replace("-", "_") for word in words)
     if any(hiding.SECRET.search(flag) for flag in flags if flag != "max_tokens"):
-        yield "serve: must hold no key, as it is recorded: set the server's variable, and key_env"
+        yield "serve: is recorded, so must hold no key: set the server's variable, and key_env"
 
 
 def settings(options: Mapping[str, Any]) -> EndpointSettings:
@@ -169,7 +169,9 @@ class ApiKey:
         if not value:
             raise InputError(f"options.key_env: environment variable {key_env} is not set")
         if not value.isascii() or not value.isprintable():
-            raise InputError(f"options.key_env: {key_env} holds what no HTTP header may hold")
+            raise InputError(
+                f"options.key_env: {key_env} has characters that an HTTP header must not have"
+            )
         self._value = value
         hiding.watch(value)
 

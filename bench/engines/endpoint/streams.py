@@ -22,14 +22,14 @@ from bench.fields import parse_json, shown
 FAILURES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "refused": "no connection could be made",
-        "timeout": "nothing came for longer than the limit",
+        "timeout": "no data came within the time limit",
         "disconnected": "the connection was closed before an answer began",
         "truncated": "the answer stopped before its end",
         "empty_stream": "the answer held no text",
-        "buffered": "all tokens, or many at first, came at once: something holds them back",
-        "malformed": "the answer was not what the API promises",
+        "buffered": "all tokens, or many at first, came at once: something buffers them",
+        "malformed": "the answer does not follow the API",
         "server_error": "the stream held an error instead of tokens",
-        "no_usage": "the server did not say how many tokens there were",
+        "no_usage": "the server did not report token counts",
         "token_count": "the number of tokens is not the number asked for",
         "http_STATUS": "the server answered with that status, such as http_429 or http_500",
     }

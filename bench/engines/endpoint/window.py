@@ -181,7 +181,7 @@ def _absent(good: Sequence[Answer]) -> dict[str, str]:
     if chunks != tokens:
         absent["itl_s"] = f"{chunks} chunks for {tokens} tokens: gaps are between chunks"
     if any(a.cached_tokens is None for a in good):
-        absent["cached_tokens"] = "the server does not say what it took from a cache"
+        absent["cached_tokens"] = "the server does not report cached tokens"
     return absent
 
 

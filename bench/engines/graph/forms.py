@@ -31,11 +31,12 @@ def refuse_form(model: Any) -> None:
     kind, other = type(model).__name__, "use -e transformers"
     made = list(new_cache(model).values())
     if not made:
-        raise UnsupportedError(f"{kind} makes a cache of its own: {other}")
+        raise UnsupportedError(f"{kind} has its own kind of cache: {other}")
     for layer in made[0].layers:
         if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
             raise UnsupportedError(
-                f"{kind} keeps a {type(layer).__name__}, which the static cache has not: {other}"
+                f"{kind} keeps a {type(layer).__name__}, which the static cache does not support: "
+                f"{other}"
             )
     layers = layers_of(model)
     if len(layers) != len(made[0].layers):
@@ -50,7 +51,7 @@ def refuse_form(model: Any) -> None:
             f"{other}"
         )
     if getattr(model.get_decoder(), "norm", None) is None or model.get_output_embeddings() is None:
-        raise UnsupportedError(f"{kind} ends in an unknown way: {other}")
+        raise UnsupportedError(f"{kind} has no final norm or output head: {other}")
 
 
 def check_window(model: Any, length: int) -> None:

@@ -123,7 +123,9 @@ def gpu_layers(settings: LlamaSettings, device: str) -> int:
     """How many layers to put on the GPU: none on a CPU."""
     if on_cpu(device):
         if settings.n_gpu_layers > 0:
-            raise InputError(f"n_gpu_layers = {settings.n_gpu_layers}, and the device is the CPU")
+            raise InputError(
+                f"n_gpu_layers = {settings.n_gpu_layers} needs a GPU, and the device is the CPU"
+            )
         return 0
     return 999 if settings.n_gpu_layers < 0 else settings.n_gpu_layers
 

@@ -83,7 +83,7 @@ def instants(counts: Iterable[tuple[int, float]], n: int) -> list[float]:
         missing, before = count - len(made), made[-1]
         made += [before + (at - before) * (i + 1) / missing for i in range(missing)]
     if len(made) < n:
-        raise UnsupportedError(f"the server made {len(made)} tokens of {n}", "TOKEN_COUNT")
+        raise UnsupportedError(f"the server made {len(made)} tokens instead of {n}", "TOKEN_COUNT")
     return made[:n]
 
 

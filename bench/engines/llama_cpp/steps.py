@@ -203,7 +203,7 @@ class LlamaPythonEngine:
         memory = self._api.llama_get_memory(self._context)
         for number, prompt in enumerate(self._prompts):
             if not self._api.llama_memory_seq_rm(memory, number, len(prompt), -1):
-                raise UnsupportedError("this model's memory cannot go back to the prompt's end")
+                raise UnsupportedError("this model's cache cannot be rewound to the prompt's end")
         self._new = [new[:1] for new in self._new]
 
     def synchronize(self) -> None:

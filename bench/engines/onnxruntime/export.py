@@ -53,7 +53,7 @@ def export(source: Path, expected: Path, dtype: str, device: str, folder: Path) 
     kld = divergence(folder / MODEL, device, expected)
     if not kld <= MAX_KLD[dtype]:
         raise SystemExit(
-            f"the exported model predicts other tokens than the model: KLD {kld:.2g} nats, "
+            f"the exported model's predictions differ from the model's: KLD {kld:.2g} nats, "
             f"at most {MAX_KLD[dtype]:g} is rounding"
         )
     about = {"n_params": n_params(source), "dtype": dtype, "exported_kld": kld}

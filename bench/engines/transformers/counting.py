@@ -45,7 +45,9 @@ def count(architecture: Mapping[str, Any], name: str = "model") -> Shape:
     model = loading.on_meta(config, loading.auto_class(config, None)).eval()
     causal = {m.is_causal for m in model.get_decoder().modules() if hasattr(m, "is_causal")}
     if causal == {False}:
-        raise UnsupportedError(f"{type(model).__name__} attends to later tokens: no language model")
+        raise UnsupportedError(
+            f"{type(model).__name__} attends to later tokens: not a causal language model"
+        )
     text = model.config.get_text_config(decoder=True)
     with loading.refusing(type(model).__name__):
         attention = tuple(_attention(model, text))

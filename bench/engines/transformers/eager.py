@@ -174,7 +174,7 @@ class Eager:
                 cache.crop(-made)  # negative: tokens to drop from the end
         except (AttributeError, RuntimeError, ValueError, NotImplementedError) as error:
             # A sliding window or a linear layer has forgotten what it would go back to.
-            raise UnsupportedError(f"this model's cache cannot go back: {error}") from error
+            raise UnsupportedError(f"this model's cache cannot be rewound: {error}") from error
         self._length -= made
         del self._new[1:]
 

@@ -348,7 +348,7 @@ class TransformersEngine:
         if (highest := max(window)) >= self._vocabulary:
             raise InputError(
                 f"the tokenizer makes token {highest}, and the model knows {self._vocabulary}: "
-                "they are not of one model"
+                "they do not belong to one model"
             )
         tokens = torch.tensor([list(window)], device=self._device)
         with self._inference():

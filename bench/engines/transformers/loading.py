@@ -190,8 +190,8 @@ def on_meta(config: Any, auto: Any) -> Any:
             f"transformers cannot make a model of type '{config.model_type}' from this "
             f"configuration: {first_line(error)}"
         ) from error
-    why = "does not make one token after the other" if more is None else f"needs {more}"
-    raise UnsupportedError(f"{type(model).__name__} {why}: it is no language model alone")
+    why = "does not generate token by token" if more is None else f"needs {more}"
+    raise UnsupportedError(f"{type(model).__name__} {why}: it is not a plain language model")
 
 
 def random(config: Any, auto: Any, dtype: Any, device: str) -> Any:
@@ -242,8 +242,8 @@ def verified(folder: Path, model: Any, config: Any, info: Mapping[str, Any]) -> 
     extra = sorted(info.get("unexpected_keys") or ())
     if strange := [name for name in extra if not is_spare(name, config)]:
         raise InputError(
-            f"{folder}: {len(strange)} tensors are not of {kind} ({named(strange)}): it would be "
-            "another model without them"
+            f"{folder}: {len(strange)} tensors do not belong to {kind} ({named(strange)}): without "
+            "them it would be a different model"
         )
     return {"left_out": {"count": len(extra), "tensors": extra[:FEW]}} if extra else {}
 

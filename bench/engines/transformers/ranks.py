@@ -61,8 +61,8 @@ class Seat:
             torch.accelerator.set_device_index(index_of(device))
         elif torch.accelerator.is_available():
             raise UnsupportedError(
-                "split = 'tensor' on a CPU is for machines without an accelerator, which "
-                "transformers would take here: name it, such as -d cuda:0+cuda:1"
+                "split = 'tensor' on a CPU needs a machine without accelerators, because "
+                "transformers would use them; name them, such as -d cuda:0+cuda:1"
             )
         n = len(self.devices)
         distributed.init_process_group(

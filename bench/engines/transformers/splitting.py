@@ -24,8 +24,8 @@ HOW: Final = ("layer", "tensor")
 NAMES: Final = ("split", "ranks")
 """Of options."""
 NO_CACHE_TYPE: Final = (
-    f"option {cache.OPTION} is for -e graph: of transformers' own caches in 8 bits one rounds only "
-    "every 128 tokens (hqq), and one ends at the prompt's largest number and cannot go back (fp8)"
+    f"option {cache.OPTION} is for -e graph: of transformers' 8-bit caches, hqq rounds only every "
+    "128 tokens; fp8 clips at the prompt's largest number and cannot be rewound"
 )
 
 
@@ -83,7 +83,8 @@ def refusal_of(split: Split, *, quant: str, mode: str, random: bool) -> str | No
     """What cannot be spread so, and why; None if it can."""
     if split.how == "layer" and mode != "eager":
         return (
-            f"mode {mode} is for one device or split = 'tensor': a graph is of one device's memory"
+            f"mode {mode} is for one device or split = 'tensor': a graph belongs to one device's "
+            "memory"
         )
     if split.how == "tensor" and quant != "none":
         return (

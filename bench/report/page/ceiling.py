@@ -33,7 +33,7 @@ def ceiling(machine: Machine) -> Section:
         return replace(head, missing=f"There is no bound: {why}.")
     lead = (
         "A decode step must read every weight it uses once; nothing can decode faster than that "
-        "many bytes over the memory's bandwidth. A point above the roof would be a measuring error."
+        "many bytes over the memory's bandwidth. A point above the roof is a measurement error."
     )
     return replace(head, lead=lead, blocks=(_picture(machine, bounded),))
 

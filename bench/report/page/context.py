@@ -69,7 +69,7 @@ def _machine_table(
         caption="Machines",
         heads=tuple(heads),
         lines=tuple(lines),
-        notes=("× is over the first machine of the row that has it.",),
+        notes=("× is relative to the first machine of the row that has a figure.",),
         filtered=len(lines) > 8,
     )
 
@@ -94,7 +94,7 @@ def claims(judged: Sequence[tuple[ClaimFile, Sequence[Finding]]]) -> Section:
     if not judged:
         return replace(head, missing="No claims were judged (`--claim NAME`).")
     lead = (
-        "Each claim is taken apart into parts that evidence can decide. Evidence, strongest first: "
+        "Each claim is split into parts that evidence can decide. Evidence, strongest first: "
         "measured here, published measurements, a physical bound, list prices, a vendor's figure."
     )
     blocks: list[Table | Prose] = []

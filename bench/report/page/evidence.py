@@ -133,7 +133,7 @@ def _over_batch(machine: Machine) -> Picture | None:
 
 
 def _point(row: Compared, names: Mapping[str, str]) -> Point:
-    assert row.ratio is not None, "what has no ratio is not drawn"
+    assert row.ratio is not None, "points without a ratio are not drawn"
     low, high = row.ci_low or row.ratio, row.ci_high or row.ratio
     return {
         "metric": _drawn_metrics()[row.metric],
@@ -395,7 +395,7 @@ def energy(machine: Machine) -> Section:
     beyond = max((row.row.systematic_error for row in machine.rows), default=0.0)
     lead = f"Scope: {', '.join(sorted(scopes)) or 'as the counter reads'}, idle power included."
     if beyond:
-        lead += f" The counter itself may be off by {beyond:.0%}, and not alike for all arms."
+        lead += f" The counter's own error may reach {beyond:.0%} and differ between arms."
     picture = Picture(
         id=f"{machine.id}-joules",
         title="Energy of a new token",

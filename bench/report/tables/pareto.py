@@ -122,4 +122,4 @@ def words(found: Sequence[Placed]) -> Iterator[str]:
     if any(one.row.weights.packed_bytes != one.row.weights.weights_bytes for one in found):
         yield "MB counts packed weights; `mixed` takes more memory, see docs/quality.md."
     if any(one.row.reasons for one in found):
-        yield "A speed with a reason is no evidence."
+        yield "A speed with a reason is not evidence."

@@ -184,7 +184,7 @@ def service(row: Row) -> str:
         return level.absent
     found = log_interval(row.each("requests_s"))
     ends = "" if found.low is None else f" ({found.low:.3g} to {found.high:.3g})"
-    parts = [f"{found.value:.3g} requests a second{ends} keep {level.slo}"]
+    parts = [f"{found.value:.3g} requests a second{ends} meet {level.slo}"]
     parts.append(f"{row.value('total_tok_s'):,.0f} tokens a second, prompt and new")
     knee = level.knee
     if knee is not None and knee.concurrency is not None:
