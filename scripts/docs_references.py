@@ -49,11 +49,13 @@ def _rows(folder: Path) -> list[dict[str, str]]:
 
 
 def _said(found: Iterable[ShownVerdict]) -> str:
-    """Decoding of each arm over its baseline's; arms of which the same may be said, together."""
-    alike: dict[tuple[str, str], list[str]] = {}
+    """What each arm is judged by, over its baseline; arms of which the same may be said, together."""
+    alike: dict[tuple[str, str, str], list[str]] = {}
     for one in found:
-        alike.setdefault((one.baseline, one.words), []).append(f"{one.candidate} {one.figure}")
+        what = one.facts[0].partition(" (")[0]
+        arms = alike.setdefault((what, one.baseline, one.words), [])
+        arms.append(f"{one.candidate} {one.figure}")
     return "; ".join(
-        f"decoding over that of {baseline}: {', '.join(arms)} ({words})"
-        for (baseline, words), arms in alike.items()
+        f"{what} over that of {baseline}: {', '.join(arms)} ({words})"
+        for (what, baseline, words), arms in alike.items()
     )

@@ -17,14 +17,10 @@ from bench.devices.host import HostReader, processes
 from bench.devices.none import FIGURES
 from bench.experiment.devices import REMOTE
 
-<<<<<<< HEAD
 if TYPE_CHECKING:
     from bench.devices.gpu.reader import Card
 
-WHY = "the server's machine is not read from here"
-=======
 WHY = "a server's machine cannot be read from here"
->>>>>>> words
 
 
 class RemoteReader:

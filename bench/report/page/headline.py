@@ -14,6 +14,7 @@ from bench.records.codes import excludes, sentence
 from bench.report.page.blocks import Cell, ChartLine, Head, ShownVerdict, Table, Tone
 from bench.report.page.machines import Machine, batch, work_of
 from bench.report.page.words import NOTHING, Show, between, cell, gigabytes, number, rate, ratio
+from bench.report.tables.compare import at_level
 from bench.report.tables.row import Shown, valid_words
 from bench.statistics.paired import MIN_PAIRS
 from bench.summary import METRICS, Sizes
@@ -174,18 +175,20 @@ def _notes(machine: Machine, works: set[Sizes]) -> Iterator[str]:
 
 
 def verdicts(machine: Machine) -> Iterator[ShownVerdict]:
-    """One for each candidate: its decoding at the smallest batch, and what goes with it."""
+    """One for each candidate: its decoding at the smallest batch, and what goes with it; of loads
+    within limits what a token costs there."""
     for candidate in dict.fromkeys(row.candidate for row in machine.compared):
         rows = [row for row in machine.compared if row.candidate == candidate]
-        decoding = [row for row in rows if row.metric in ("decode", "prefill")]
-        if decoding:
-            first = min(decoding, key=lambda row: (batch(row.sizes), row.metric))
+        judged_by = [row for row in rows if row.metric in ("decode", "prefill")]
+        judged_by = judged_by or [row for row in rows if at_level(row)]
+        if judged_by:
+            first = min(judged_by, key=lambda row: (batch(row.sizes), row.metric))
             yield _verdict(machine, first, rows)
 
 
 def _verdict(machine: Machine, first: Compared, rows: list[Compared]) -> ShownVerdict:
     names, sizes = machine.names, first.sizes
-    assert sizes is not None, "decoding is of a workload"
+    assert sizes is not None, "what an arm is judged by is of a workload"
     tone, said = judged(first)
     metrics = {row.metric: row for row in rows if row.sizes in (sizes, None)}
     shown = [
@@ -193,7 +196,9 @@ def _verdict(machine: Machine, first: Compared, rows: list[Compared]) -> ShownVe
         for name, words in _facts(first.metric).items()
         if name in metrics and (metrics[name].ratio is not None or metrics[name] is first)
     ]
-    work = f"{sizes.n_prompt}+{sizes.n_gen} tokens, batch {sizes.n_batch or 'unknown'}"
+    load = f"the highest load within {sizes.slo}" if sizes.slo else ""
+    load = load or f"batch {sizes.n_batch or 'unknown'}"
+    work = f"{sizes.n_prompt}+{sizes.n_gen} tokens, {load}"
     others = len({row.n_batch for row in rows if row.n_batch is not None}) - 1
     more = f"; {others} more batch size{'s' * (others > 1)} below" if others else ""
     return ShownVerdict(
@@ -222,8 +227,15 @@ def _fact(row: Compared, words: str, *, short: bool = False) -> str:
     return f"{words}{over}{told}"
 
 
+VERDICTS: Final = {
+    "decode": ("Faster", "Slower", "As fast"),
+    "cost": ("Cheaper", "Dearer", "As dear"),
+}
+"""Metric -> what an arm is called that is better, worse, or the same."""
+
+
 def judged(row: Compared) -> tuple[Tone, str]:
-    """How a row of decoding reads, and its verdict in words."""
+    """How a row of decoding, or of cost, reads, and its verdict in words."""
     quality = {True: "at equal quality", False: "not at equal quality", None: "quality not known"}
     kept = quality[row.equal_quality]
     if row.verdict == "invalid":
@@ -239,8 +251,9 @@ def judged(row: Compared) -> tuple[Tone, str]:
                 f"No verdict from {row.n_pairs} pairs ({MIN_PAIRS} are needed); {kept}",
             )
         return "open", f"No verdict: the interval does not decide; {kept}"
+    better, worse, same = VERDICTS["cost" if row.metric == "cost" else "decode"]
     if row.verdict == "same":
-        return "even", f"As fast, {kept}"
-    if row.verdict == "lower":
-        return "bad", f"Slower, {kept}"
-    return ("good" if row.equal_quality else "mixed"), f"Faster, {kept}"
+        return "even", f"{same}, {kept}"
+    if (row.verdict == "lower") == (row.metric != "cost"):
+        return "bad", f"{worse}, {kept}"
+    return ("good" if row.equal_quality else "mixed"), f"{better}, {kept}"

@@ -131,8 +131,9 @@ def words(rows: Sequence[Compared], rules: Rules) -> Iterator[str]:
     for candidate in dict.fromkeys(row.candidate for row in rows):
         mine = [row for row in rows if row.candidate == candidate]
         for row in mine:
-            if row.metric == "decode":
-                yield f"**{names[candidate]}** against {names[row.baseline]}: {_decode(row)}."
+            if row.metric == "decode" or at_level(row):
+                said = _cost(row) if at_level(row) else _decode(row)
+                yield f"**{names[candidate]}** against {names[row.baseline]}: {said}."
     if all(REASON in row.reasons for row in rows):
         yield (
             "Ratios are candidate / baseline of each arm's geometric mean. Another tool's figures "
@@ -152,6 +153,21 @@ def words(rows: Sequence[Compared], rules: Rules) -> Iterator[str]:
     for reason in sorted({reason for row in rows for reason in row.reasons}):
         where = " (every workload)" if reason in everywhere else ""
         yield f"`{reason}`{where}: {sentence(reason)}."
+
+
+def at_level(row: Compared) -> bool:
+    """Whether it is the cost of the highest load within some limits."""
+    return row.metric == "cost" and row.sizes is not None and row.sizes.slo != ""
+
+
+def _cost(row: Compared) -> str:
+    assert row.sizes is not None, "a load is of a workload"
+    said = (
+        f"a token costs {row.ratio:.2f}x ({interval(row)}) at the highest load" if row.ratio else ""
+    )
+    said = said or "the cost is not known at the highest load"
+    verdicts = {"lower": "cheaper", "higher": "dearer", "same": "no difference"}
+    return f"{said} within {row.sizes.slo}: {verdicts.get(row.verdict, 'no verdict')}"
 
 
 def _decode(row: Compared) -> str:
