@@ -49,7 +49,7 @@ def _rows(folder: Path) -> list[dict[str, str]]:
 
 
 def _said(found: Iterable[ShownVerdict]) -> str:
-    """What each arm is judged by, over its baseline; arms of which the same may be said, together."""
+    """What each arm is judged by over its baseline; arms of which the same may be said together."""
     alike: dict[tuple[str, str, str], list[str]] = {}
     for one in found:
         what = one.facts[0].partition(" (")[0]
