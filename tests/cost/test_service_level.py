@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from bench.cli import main
 from bench.comparison import Rules, compare
 from bench.records.file import read
+from bench.report.page import assemble
 from bench.summary import summarise
 from bench.summary.service import probe_of
 from tests.queues import mgk
@@ -137,3 +139,20 @@ def test_a_rate_that_is_not_served_keeps_no_limit_however_lax() -> None:
         assert probe is not None
         assert probe.n == found.n
         assert probe.keeps((0.95, 0.95)) == keeps
+
+
+def test_the_cost_of_the_highest_load_is_a_verdict(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", str(folder), "--baseline", "none"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(
+        r"fp8\*\* against none: a token costs 0\.\d\dx \(.*\) at the highest load "
+        r"within ttft_p95=0\.36,tpot_p95=0\.06: cheaper\.",
+        said,
+    )
+    (verdict,) = assemble([folder]).verdicts
+    assert verdict.words == "Cheaper, quality not known"
+    assert "the highest load within ttft_p95=0.36" in verdict.facts[-1]
+    assert main(["compare", str(folder), "--baseline", "fp8"]) == 0
+    assert ": dearer." in capsys.readouterr().out
