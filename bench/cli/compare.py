@@ -150,14 +150,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _compared(args: argparse.Namespace, results: Summary, rules: Rules) -> list[Compared]:
-    """With --baseline, or the baseline of the experiment, or the unquantized arm."""
+    """With --baseline, or the baseline of the experiment, or the unquantized arm; the arms in the
+    experiment's order."""
     from bench.comparison import compare
     from bench.errors import InputError
     from bench.experiment.kept import asked_baseline, kept
+    from bench.experiment.selectors import arm_order
 
+    found, _ = kept(args.results)
+    results = results.in_order(arm_order(found.values()))
     if args.baseline is None:
-        found, _ = kept(args.results)
-        asked = asked_baseline(found, {one.experiment for one in results.replicates})
+        asked = asked_baseline(found, found)
         try:
             return compare(results, rules, asked, args.candidate)
         except InputError:  # an arm that was not measured, or that --candidate names

@@ -349,6 +349,11 @@ class Summary:
             ),
         )
 
+    def in_order(self, place: Mapping[str, int]) -> Summary:
+        """The same with its arms in these places, those that have none last."""
+        ordered = sorted(self.rows, key=lambda row: place.get(row.arm.name, len(place)))
+        return replace(self, rows=tuple(ordered))
+
     def renamed(self, suffix: str) -> Summary:
         """The same with another name for each arm, to stand beside arms of those names."""
 

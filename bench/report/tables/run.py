@@ -30,9 +30,7 @@ ALIKE = 0.05
 
 def show(experiment: Experiment, results: Results, folder: Path, output: str) -> str:
     """The results of an experiment in one of the formats of `-o`."""
-    place = arm_order([experiment])
-    ordered = sorted(summarise(results), key=lambda row: place.get(row.arm.name, len(place)))
-    rows = shown(ordered, experiment.cost)
+    rows = shown(summarise(results).in_order(arm_order([experiment])), experiment.cost)
     made = render(rows, columns(rows), output, table)
     if output != "md":
         return made
