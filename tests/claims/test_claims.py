@@ -667,7 +667,7 @@ def test_one_sentence_a_claim() -> None:
     file = load_claims(ARTICLE)
     first, second = sentences(file, findings(file))
     assert first.startswith(
-        "Claim 1 has no support on this evidence, and some of it is false: refuted for the latest "
+        "Claim 1 is not supported by this evidence, and is partly false: refuted for the latest "
         "card (1a), single-request decode (1b, 14 of 16 readings)"
     )
     assert second.startswith(

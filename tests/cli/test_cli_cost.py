@@ -251,7 +251,7 @@ def test_csv_has_the_same_keys(bench_cost) -> None:
         ("--rent 1:2", "--rent: '1:2' is neither a number nor LOW:MODE:HIGH"),
         ("--rent 1 --utilization 0", "--utilization: 0 must be above 0 and at most 1"),
         ("--rent 1 --utilization 1.1", "--utilization: 1.1 must be above 0 and at most 1"),
-        ("--rent 1 --years 3", "--years: has no place"),
+        ("--rent 1 --years 3", "--years: does not belong"),
         ("--rent 1 --gpus 0", "gpus: must be at least 1"),
         ("--rent 1 --on soon", "--on: 'soon' is not a date"),
         ("--rent 1 --mix 3", "--mix: '3' is not IN:OUT"),

@@ -206,7 +206,7 @@ def test_arms_are_chosen_by_any_of_their_names() -> None:
     plain = [r for r in results.records if r.variant["quant"] == "none"]
     variants = [{**plain[0].variant, "name": name, "model": name} for name in ("one", "two")]
     two = Results(records=[replace(plain[0], variant=variant) for variant in variants])
-    with pytest.raises(InputError, match="only if told to: --baseline one"):
+    with pytest.raises(InputError, match="to compare models, give --baseline one"):
         compare(two, Rules())
     with pytest.raises(InputError, match="no records"):
         compare(Results(), Rules())

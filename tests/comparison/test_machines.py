@@ -135,7 +135,7 @@ def test_cost_has_each_machines_price_and_slower_may_be_cheaper() -> None:
 
 
 def test_what_computes_must_agree_and_what_else_differs_is_named() -> None:
-    with pytest.raises(InputError, match=r"not the same .* \(torch 2\.13\.0 / 2\.12\.0\)"):
+    with pytest.raises(InputError, match=r"differs between .* \(torch 2\.13\.0 / 2\.12\.0\)"):
         rows(two(torch="2.12.0"))
     pooled = rows(two(torch="2.12.0"), Rules(pool=True))["decode"]
     assert pooled["differs"] == ["torch 2.13.0 / 2.12.0"]
@@ -213,7 +213,7 @@ def test_three_machines_of_one_card_are_a_random_effect_and_speak_of_the_card() 
     assert (found["machines_baseline"], found["machines_candidate"]) == (3, 3)
     assert found["baseline_machine"] == "rtx-4080-super (3 machines)"
     assert 0.02 < found["machine_sd_baseline"] < 0.1
-    assert found["scope"] == "cards of these models, by 3 and 3 of them"
+    assert found["scope"] == "cards of these models, estimated from 3 and 3 machines"
     assert found["verdict"] == "lower"
     single = rows(together(fleet[0], others[0]))["decode"]
     wide = found["ci_high"] / found["ci_low"]

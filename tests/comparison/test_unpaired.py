@@ -149,7 +149,7 @@ def test_the_verb_says_that_imports_are_no_evidence(
     alone = capsys.readouterr().out
     assert main(["claims", str(into), "--claim", "int8-dynamic-doubles-speed"]) == 0
     out, err = capsys.readouterr()
-    assert "records of origin llama-bench are no evidence" in err
+    assert "records of origin llama-bench are not evidence" in err
     assert out == alone
 
 

@@ -274,7 +274,7 @@ def test_faults_of_the_values_are_listed_too(tmp_path) -> None:
         "utilization: 0 must be",
         "price: -5 must be",
         "pue: 0.5 must be",
-        "rent_per_hour: has no place",
+        "rent_per_hour: does not belong",
         "years: missing",
         "electricity_per_kwh: missing",
     ):

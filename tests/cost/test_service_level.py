@@ -72,7 +72,7 @@ def test_other_limits_are_read_from_the_same_probes(
     assert main(["cost", str(folder), "--rent", "1", "--slo", "tpot_p95=9"]) == 2
     assert "every rate tried meets" in capsys.readouterr().err
     assert main(["cost", str(folder), "--rent", "1", "--slo", "ttft_p95=0.0001"]) == 2
-    assert "not even" in capsys.readouterr().err
+    assert "do not meet" in capsys.readouterr().err
 
 
 def test_the_measured_share_of_the_cache_prices_the_api(
@@ -112,7 +112,7 @@ def test_run_says_it_in_words(folder: Path) -> None:
 
     said = service(summarise(read(folder)).rows[0])
     assert "requests a second (" in said
-    assert f"keep {SLO}" in said
+    assert f"meet {SLO}" in said
     assert "at once" in said
 
 

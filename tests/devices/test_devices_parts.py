@@ -45,9 +45,9 @@ def test_a_hosts_peak_is_weights_cache_and_the_whole_process() -> None:
 @pytest.mark.parametrize(
     ("weights", "cache", "figure", "words"),
     [
-        (None, 200, "host_other_bytes", "what the weights hold is not known"),
-        (650, None, "host_other_bytes", "what the cache holds is not known"),
-        (650, None, "cache_bytes", "does not tell"),
+        (None, 200, "host_other_bytes", "the size of the weights is unknown"),
+        (650, None, "host_other_bytes", "the size of the cache is unknown"),
+        (650, None, "cache_bytes", "does not report"),
         (6000, 200, "host_other_bytes", "below weights and cache"),
     ],
 )
@@ -70,7 +70,7 @@ def test_an_engine_with_memory_of_its_own_gives_none(monkeypatch: pytest.MonkeyP
 
 def test_torch_that_counts_nothing_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(mps=SimpleNamespace()))
-    assert "does not tell" in after_loading("mps:0").absent["device_loaded_bytes"]
+    assert "does not report" in after_loading("mps:0").absent["device_loaded_bytes"]
 
 
 @pytest.mark.parametrize("device", ["remote", "remote:cuda:0", "synthetic"])

@@ -38,7 +38,7 @@ def test_more_held_than_was_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.spilled({"peak_device_reserved_bytes": 14 * GB}) is None
     why = found.spilled({"peak_device_reserved_bytes": 30 * GB})
     assert why == (
-        "30.0 GB are held of a card that had 15.0 GB left: the rest is in the host's memory"
+        "30.0 GB are allocated on a card that had 15.0 GB free: the rest is in the host's memory"
     )
 
 

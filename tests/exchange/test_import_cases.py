@@ -153,4 +153,4 @@ def test_what_is_of_no_tool_is_one_line_with_what_was_looked_for(
     path.write_text("It was fast.\n")
     assert main(["import", "auto", str(path), "--into", str(tmp_path / "into")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "of no tool known here; looked for llama-bench (" in line
+    assert "not a known tool's result; looked for llama-bench (" in line

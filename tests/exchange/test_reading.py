@@ -163,8 +163,8 @@ def test_a_folder_names_what_it_leaves_out(
     assert main(["import", "auto", str(folder), "--into", str(tmp_path / "into")]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("2 records added")
-    assert "notes.txt: is of no tool known here" in err
-    assert "half.json: ends in the middle" in err or "half.json: is of no tool" in err
+    assert "notes.txt: is not a known tool's result" in err
+    assert "half.json: ends in the middle" in err or "half.json: is not a known tool" in err
     assert ".hidden" not in err
     empty = tmp_path / "empty"
     empty.mkdir()

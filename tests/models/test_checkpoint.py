@@ -265,7 +265,7 @@ def test_other_tools_files_are_named(tmp_path: Path) -> None:
     place = folder(tmp_path / "m", {}, {"lm_head.weight": "BF16"})
     assert checkpoint_of(resolve_model(str(place))) is None
     (place / "hf_quant_config.json").write_text("{}")
-    with pytest.raises(UnsupportedError, match="NVIDIA ModelOpt wrote it"):
+    with pytest.raises(UnsupportedError, match="folder of NVIDIA ModelOpt"):
         checkpoint_of(resolve_model(str(place)))
     mlx = folder(tmp_path / "mlx", {"quantization": {"bits": 4}}, {"lm_head.weight": "BF16"})
     with pytest.raises(UnsupportedError, match="MLX"):
@@ -334,14 +334,14 @@ def test_why_a_checkpoint_cannot_run() -> None:
     awq, block = of(CONFIGS["awq-int4-g128"]), of(CONFIGS["fp8-block128"])
     assert refusal(awq, "int8-weight-only", ADA) == (
         "the model is quantized already, in 'awq-int4-g128': 'int8-weight-only' on top of it is "
-        "not measured; leave -q out"
+        "not measured; remove -q"
     )
     assert "pip install gptqmodel" in str(refusal(awq, "awq-int4-g128", CPU))
     assert refusal(awq, "awq-int4-g128", ADA) is None
     assert refusal(block, "fp8-block128", ADA) is None
     assert refusal(block, "fp8-block128", CPU) == (
-        "scheme 'fp8-block128' runs on cuda, not on cpu; -q fp8-block128-dequantized measures the "
-        "floats that its loader makes of it there"
+        "scheme 'fp8-block128' runs on cuda, not on cpu; -q fp8-block128-dequantized measures it "
+        "dequantized by its loader"
     )
     assert refusal(block, "fp8-block128-dequantized", CPU) is None
     assert "-m names a folder" in str(refusal(None, "awq-int4-g128", ADA))

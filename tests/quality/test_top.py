@@ -111,7 +111,7 @@ def test_an_engine_that_tells_the_likeliest_alone_is_evaluated_and_compared(tmp_
     top = figures(Likeliest(0), keep=tmp_path / "top.npz")
     assert top["nll"] == pytest.approx(whole["nll"], rel=1e-5)
     assert top["method"] == (
-        "lower bound: over those of the 10 likeliest tokens that both arms tell, and the rest"
+        "lower bound: over those of the 10 likeliest tokens that both arms give, and the rest"
     )
     for base in ("whole", "top"):
         same = figures(Likeliest(0), base=tmp_path / f"{base}.npz")

@@ -70,11 +70,11 @@ def test_the_bound_knows_a_cache_in_8_bits() -> None:
     )
 
 
-def test_a_figure_above_the_bound_is_a_measuring_error() -> None:
+def test_a_figure_above_the_bound_is_a_measurement_error() -> None:
     row = rows(0.015, gpu="NVIDIA GeForce RTX 4080 SUPER")
     assert row["valid"] is False
     assert row["reasons"] == ["ABOVE_BOUND"]
-    assert "measuring error" in row["diagnosis"]
+    assert "measurement error" in row["diagnosis"]
 
 
 @pytest.mark.parametrize(
