@@ -52,7 +52,7 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
         "--requests",
         action="append",
         metavar="SPEC",
-        help="requests that differ, of a server: chat, rag, ..., 'prompt=DIST gen=DIST', "
+        help="requests that differ in length: chat, rag, ..., 'prompt=DIST gen=DIST', "
         "trace:FILE (docs/load.md); may be repeated",
     )
     grid.add_argument(
