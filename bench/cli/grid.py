@@ -52,7 +52,7 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
         "--requests",
         action="append",
         metavar="SPEC",
-        help="varied requests to a server: chat, rag, ..., 'prompt=DIST gen=DIST', "
+        help="requests of different lengths: chat, rag, ..., 'prompt=DIST gen=DIST', "
         "trace:FILE (docs/load.md); may be repeated",
     )
     grid.add_argument(

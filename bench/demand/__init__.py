@@ -11,7 +11,9 @@ every rate. Standard library only.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ TRACE: Final = "trace:"
 KEYS: Final = ("prompt", "gen", "turns", "system", "think")
 LARGEST: Final = 1 << 20
 """Tokens of a prompt or an answer, and turns of a session, at most."""
+HASHED: Final = 256
+"""Requests that a hash is of."""
 MEAN_OF: Final = 2000
 """Requests that nominal lengths are the mean of."""
 
@@ -67,8 +71,20 @@ class Demand:
 
     def requests(self, seed: str, count: int) -> list[Asked]:
         """`count` requests, by session and turn. A trace is begun again where it ends."""
-        made = self._replayed(seed) if self.trace else self._drawn(seed)
-        return list(itertools.islice(made, count))
+        return list(itertools.islice(self._made(seed), count))
+
+    def sessions(self, seed: str) -> Iterator[tuple[Asked, ...]]:
+        """The same requests without end, each session's turns together."""
+        for _, turns in itertools.groupby(self._made(seed), key=lambda one: one.session):
+            yield tuple(turns)
+
+    def sha256(self, seed: str) -> str:
+        """Of the lengths of the first requests: equal, where the same is asked for."""
+        first = [[one.n_prompt, one.n_gen, one.n_shared] for one in self.requests(seed, HASHED)]
+        return hashlib.sha256(json.dumps(first).encode()).hexdigest()
+
+    def _made(self, seed: str) -> Iterator[Asked]:
+        return self._replayed(seed) if self.trace else self._drawn(seed)
 
     @property
     def shares(self) -> bool:

@@ -24,8 +24,7 @@ class PublishedShape:
     think: float = 0.0
     source: str
     source_date: datetime.date
-    checked: bool
-    """Whether the source was read again on `source_date`."""
+    """When the source was read."""
     note: str
 
     @property

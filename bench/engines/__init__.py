@@ -8,6 +8,7 @@ One file an engine; a file imports its packages only inside functions. What an e
     ├── Steps                   prefill and step, timed apart by the worker
     └── WholeRequests           a request at a time, by a clock of its own
         └── Server              many requests in flight
+    Batches                     requests that differ, many at once
     OwnClock, WaitsOn           what its steps are timed by
     Limited, Spread             sequences at most, further processes
     bench.quality.Continues     a given prompt, for a look at the text
@@ -96,6 +97,15 @@ class Server(WholeRequests, Protocol):
 
     def serve(self, rounds: int, seconds: float) -> Served:
         """The measured window: at least `rounds` for each of `n_batch` sequences, and `seconds`."""
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Computes requests that differ together: each joins the batch when another has ended."""
+
+    def together(self, sizes: Sequence[tuple[int, int]], at_once: int) -> Served:
+        """Requests of so many prompt and new tokens each, `at_once` of them at a time, in order.
+        Raises UnsupportedError."""
 
 
 @runtime_checkable

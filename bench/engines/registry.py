@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +14,7 @@ from bench.experiment.devices import members
 from bench.schemes import Device, cache, scheme
 
 if TYPE_CHECKING:
-    from bench.experiment import Variant
+    from bench.experiment import Variant, Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +55,10 @@ class Spec:
     remote: bool = False
     """It asks a server that holds the model: a model and a scheme are names that tell arms apart,
     and no device of this machine computes."""
+    batches: bool = False
+    """Whether it takes requests that differ together (`bench.engines.Batches`)."""
+    one_size: str = ""
+    """Why it takes no requests that differ in length; empty: it takes them, one at a time."""
     revision: int = 1
     """Of an engine whose code is ours: raised when that computes in another way, so that records
     made before and after are not taken for one arm's."""
@@ -77,6 +81,7 @@ ENGINES: Mapping[str, Spec] = {
         imports=("transformers", "triton"),
         check="bench.engines.graph.compiling:check",
         spreads=True,
+        one_size="it is compiled for one prompt length and one size of the cache",
         revision=2,  # products of one input are merged
     ),
     "onnxruntime": Spec(
@@ -115,6 +120,7 @@ ENGINES: Mapping[str, Spec] = {
             (quant, "cpu"): "vLLM's CPU build cannot cast weights to fp8 while loading"
             for quant in ("fp8_per_tensor", "fp8_per_block", "mxfp8")
         },
+        batches=True,
         spreads=True,
     ),
     "endpoint": Spec(
@@ -159,6 +165,25 @@ def attribute(where: str) -> Any:
     """What `package.module:name` names."""
     module, _, name = where.partition(":")
     return getattr(import_module(module), name)
+
+
+def declines(name: str, workloads: Sequence[Workload]) -> str | None:
+    """Why an engine cannot be asked for these workloads, or None."""
+    of = spec(name)
+    if of.remote:
+        return None
+    if any(one.slo for one in workloads):
+        return f"engine '{name}': only servers take arrivals (--url or --serve); leave --slo out"
+    if not any(one.requests for one in workloads):
+        return None
+    if of.one_size:
+        return f"engine '{name}' takes no requests that differ: {of.one_size}; use -p and -n"
+    if not of.batches and any(one.n_batch != 1 for one in workloads):
+        return (
+            f"engine '{name}' takes requests that differ one at a time: use -b 1, or a server "
+            "(--serve)"
+        )
+    return None
 
 
 def refusal(variant: Variant, device: Device) -> str | None:

@@ -17,13 +17,15 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 from bench import fields, schemes
-from bench.engines.messages import Job, Loaded
+from bench.engines.messages import Answered, Job, Loaded, Served, TokenCounts
 from bench.engines.speculation import VLLM_COUNTERS, speculation
 from bench.engines.vllm_weights import VllmWeights, vllm_weights
 from bench.errors import InputError, UnsupportedError
@@ -141,8 +143,30 @@ def set_up_cpu(threads: int | None) -> None:
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
 
 
+def greedy(n_gen: int) -> Any:
+    """vLLM's parameters for exactly so many tokens."""
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        temperature=0.0, max_tokens=n_gen, min_tokens=n_gen, ignore_eos=True, detokenize=False
+    )
+
+
+def answered(begun_s: float, stamps_s: Sequence[float], size: tuple[int, int]) -> Answered:
+    """A request that ended. Raises UnsupportedError if it has other tokens than were asked for."""
+    n_prompt, n_gen = size
+    if len(stamps_s) != n_gen:
+        raise UnsupportedError(f"made {len(stamps_s)} tokens, not {n_gen}", "TOKEN_COUNT")
+    return Answered(
+        prefill_s=stamps_s[0] - begun_s,
+        itl_s=tuple(after - before for before, after in pairwise(stamps_s)),
+        e2e_s=stamps_s[-1] - begun_s,
+        counts=TokenCounts(n_prompt=n_prompt, n_gen=n_gen, n_shared=0, n_cached=0),
+    )
+
+
 class VllmEngine:
-    """See `bench.engines.Engine`."""
+    """See `bench.engines.Engine` and `Batches`."""
 
     clock_device = "cpu"
     """`step` returns tokens on the host, so the host's clock sees all of it."""
@@ -211,20 +235,57 @@ class VllmEngine:
         return found  # type: ignore[no-any-return]
 
     def start(self, n_prompt: int, n_gen: int, n_batch: int) -> None:
-        from vllm import SamplingParams
-
         assert self._job is not None
+        self._check_batch(n_batch)
+        self._prompts = random_tokens(self._job.seed, self._vocabulary, n_prompt, n_batch)
+        self._params = greedy(n_gen)
+        self.reset()
+        self._before = self._counted()
+
+    def _check_batch(self, n_batch: int) -> None:
         if n_batch > self.most_sequences:
             raise UnsupportedError(
                 f"{n_batch} requests at once are more than max_num_seqs = {self.most_sequences}: "
                 "some would wait until others had ended; --option max_num_seqs=N allows more"
             )
-        self._prompts = random_tokens(self._job.seed, self._vocabulary, n_prompt, n_batch)
-        self._params = SamplingParams(
-            temperature=0.0, max_tokens=n_gen, min_tokens=n_gen, ignore_eos=True, detokenize=False
-        )
+
+    def together(self, sizes: Sequence[tuple[int, int]], at_once: int) -> Served:
+        """See `bench.engines.Batches`; times are the host's, when a step has returned."""
+        assert self._job is not None
+        self._check_batch(at_once)
         self.reset()
-        self._before = self._counted()
+        self._batch, self._early = self._batch + 1, 0
+        longest = max(n_prompt for n_prompt, _ in sizes)
+        prompts = random_tokens(self._job.seed, self._vocabulary, longest, len(sizes))
+        asked = [
+            (prompt[:n_prompt], greedy(n_gen))
+            for prompt, (n_prompt, n_gen) in zip(prompts, sizes, strict=True)
+        ]
+        begun: dict[str, float] = {}
+        stamps: dict[str, list[float]] = {}
+
+        def join() -> None:
+            if len(begun) < len(asked):
+                name = f"{self._batch}-{len(begun)}"
+                prompt, params = asked[len(begun)]
+                begun[name], stamps[name] = time.perf_counter(), []
+                self._engine.add_request(name, {"prompt_token_ids": prompt}, params)
+
+        begin_s = time.perf_counter()
+        for _ in range(at_once):
+            join()
+        while self._engine.has_unfinished_requests():
+            told = self._engine.step()
+            now = time.perf_counter()
+            for output in told:
+                if (times := stamps.get(output.request_id)) is None:
+                    continue  # a step on its way may hold what was aborted
+                times += [now] * (len(output.outputs[0].token_ids) - len(times))
+                if output.finished:
+                    join()
+        wall_s = time.perf_counter() - begin_s
+        each = zip(begun.values(), stamps.values(), sizes, strict=True)
+        return Served(requests=[answered(*one) for one in each], wall_s=wall_s)
 
     @property
     def _vocabulary(self) -> int:

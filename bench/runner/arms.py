@@ -10,7 +10,7 @@ from typing import Any
 from bench import schemes
 from bench.engines.endpoint.settings import ApiKey, EndpointSettings, settings
 from bench.engines.messages import Job, Order
-from bench.engines.registry import DTYPES, ENGINES, attribute, refusal, spec
+from bench.engines.registry import DTYPES, ENGINES, attribute, declines, refusal, spec
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.experiment import Experiment, Variant, Workload
 from bench.experiment.devices import REMOTE
@@ -185,11 +185,16 @@ def resolve(experiment: Experiment, say: Callable[[str], None]) -> list[Arm]:
     check_names(experiment)
     device = find_device(experiment)
     place = place_of(device.name)
-    return [_resolved(variant, device, place, say) for variant in experiment.variants]
+    workloads = experiment.workloads
+    return [_resolved(variant, device, place, workloads, say) for variant in experiment.variants]
 
 
 def _resolved(
-    variant: Variant, device: schemes.Device, place: Here | None, say: Callable[[str], None]
+    variant: Variant,
+    device: schemes.Device,
+    place: Here | None,
+    workloads: Sequence[Workload],
+    say: Callable[[str], None],
 ) -> Arm:
     model, engine = model_of(variant), spec(variant.engine)
     if engine.remote:
@@ -202,6 +207,8 @@ def _resolved(
     bare = engine.weights == "none" and model.source == "hub"
     identity = key("named", model=model.ref) if bare else weights.identity(model)
     arm = Arm(variant=replace(variant, device=device.name), model=model, identity=identity)
+    if reason := declines(variant.engine, workloads):
+        return replace(arm, refusal=reason)
     if engine.scripted:
         return arm
     if reason := why_not(variant, model, device) or refusal(variant, device):

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from bench.demand.limits import requests_of
 from bench.demand.search import RAMP_SHARE
-from bench.engines.registry import refusal, spec
+from bench.engines.registry import declines, refusal, spec
 from bench.errors import UnsupportedError
 from bench.experiment import Experiment, Variant, Workload
 from bench.experiment.devices import REMOTE
@@ -40,7 +40,7 @@ def forecast(experiment: Experiment, place: Here, before: Results) -> list[dict[
     for variant in experiment.variants:
         for workload in experiment.workloads:
             rows.append(
-                _about(variant, place)
+                _about(variant, workload, place)
                 | {
                     "n_prompt": workload.n_prompt,
                     "n_gen": workload.n_gen,
@@ -61,14 +61,14 @@ def order(experiment: Experiment) -> list[str]:
     return [f"{names[step.variant.name]} #{step.index + 1}" for step in steps]
 
 
-def _about(variant: Variant, place: Here) -> dict[str, Any]:
+def _about(variant: Variant, workload: Workload, place: Here) -> dict[str, Any]:
     return {
         "variant": variant.name,
         "model": variant.model,
         "engine": variant.engine,
         "quant": variant.quant,
         "device": REMOTE if spec(variant.engine).remote else place.name,
-        "refusal": _refusal(variant, place),
+        "refusal": declines(variant.engine, [workload]) or _refusal(variant, place),
     }
 
 
@@ -155,7 +155,9 @@ def _time(experiment: Experiment, row: Mapping[str, Any], before: Results) -> di
         basis = "rules: half the longest warm-up, and the window"
     else:
         warmup = rules.warmup_window * request
-        one = START_S + warmup + max(rules.window_s, rules.iterations * request)
+        # Requests that differ are run twice each (bench.worker.differing).
+        runs = 2 if "requests" in row and row["device"] != REMOTE else 1
+        one = START_S + warmup + runs * max(rules.window_s, rules.iterations * request)
     return {"estimate_s": one * row["replicates"], "estimate_basis": basis}
 
 

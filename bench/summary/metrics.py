@@ -267,7 +267,7 @@ METRICS: Final[dict[str, Metric]] = {
         ),
         Metric(
             name="requests_s",
-            meaning="requests answered a second, of a server",
+            meaning="requests answered a second, of a server or where requests differ",
             of=_requests_s,
             better="higher",
             heading="requests/s",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from statistics import median
+from statistics import fmean, median
 from typing import Final
 
 from bench.experiment.devices import behind, kind_of
@@ -391,13 +391,13 @@ def speeds(record: Record) -> dict[str, float | None]:
             return None
         return middle(samples[name]) if name in samples else made
 
-    if "n_gen" in samples:  # requests that differ: as many tokens as they really had
-        count = len(samples["n_gen"])
-        n_prompt, n_gen = sum(samples["n_prompt"]) / count, sum(samples["n_gen"]) / count
     prefill, tpot = middle(samples.get("prefill_s", ())), middle(each_tpot_s(record))
+    alone = None if overlaps(record) else prefill
+    if "n_gen" in samples:  # requests that differ: as many tokens as they really had
+        n_prompt, n_gen = fmean(samples["n_prompt"]), fmean(samples["n_gen"])
+        alone = fmean(samples["prefill_s"]) if alone else None  # all prompts over all their time
     timed = samples.get("e2e_s") and (n_batch or "wall_s" not in samples)
     batch = batch_s(record) if timed else None
-    alone = None if overlaps(record) else prefill
     return {
         "ttft_s": known("ttft_s", prefill),
         "tpot_s": known("tpot_s", tpot),

@@ -15,10 +15,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 from bench import toolchain
+from bench.demand import Asked
 from bench.devices import Reader
 from bench.devices.clock import Clock, HostClock, clock_for, suspended_s
 from bench.devices.figures import Figures
@@ -27,6 +28,7 @@ from bench.devices.gpu.parts import after_loading, parts
 from bench.devices.opening import reader_of
 from bench.devices.several import room_of
 from bench.engines import (
+    Batches,
     Engine,
     Limited,
     OwnClock,
@@ -34,11 +36,12 @@ from bench.engines import (
     WaitsOn,
     others_of,
 )
-from bench.engines.messages import Loaded, Served
+from bench.engines.messages import Loaded
 from bench.engines.registry import engine
 from bench.engines.transformers.ranks import is_broken
 from bench.errors import BenchError, UnsupportedError
 from bench.experiment import Measure, Workload
+from bench.worker.differing import differing, identity, in_batches, one_by_one, shortest
 from bench.worker.energy import energy
 from bench.worker.messages import (
     Done,
@@ -58,35 +61,47 @@ from bench.worker.messages import (
     told,
 )
 from bench.worker.requests import Spent, check_tokens, request, samples, warm_up
+from bench.worker.window import MeasuringWindow, of_served
 
 Emit = Callable[[Event], None]
-OFFLINE: Final = "only servers (--url) take requests that differ or arrive over time"
 SLEPT_S: Final = 0.1
 """Two clocks that are read one after the other may differ by less."""
 
 
 def measure(
-    runs: Engine, clock: Clock, reader: Reader, workload: Workload, rules: Measure, phase: Emit
+    runs: Engine,
+    clock: Clock,
+    reader: Reader,
+    workload: Workload,
+    rules: Measure,
+    phase: Emit,
+    seed: str = "",
 ) -> dict[str, Any]:
-    """Measure one workload: samples, warm-up, readings of the device."""
+    """Measure one workload: samples, warm-up, readings of the device.
+
+    `seed`: of requests that differ.
+    """
     phase(Phase(phase="warm up"))
     if isinstance(runs, Server):
         runs.expect(workload)
-    elif workload.requests or workload.slo:
-        raise UnsupportedError(OFFLINE)
-    runs.start(workload.n_prompt, workload.n_gen, workload.n_batch)
-    warmup = warm_up(runs, clock, workload, rules)
+    asked = differing(runs, workload, rules, seed)
+    first = shortest(workload, asked)
+    runs.start(first.n_prompt, first.n_gen, first.n_batch)
+    warmup = warm_up(runs, clock, first, rules)
+    if asked and isinstance(runs, Batches):
+        in_batches(runs, workload, asked, 0.0)
     phase(Phase(phase="measure"))  # the last word until the window is full: nothing disturbs it
     gc.collect()
     gc.disable()
     slept_s = suspended_s()
     try:
         reader.begin()
-        window = fill_window(runs, clock, workload, rules)
+        window = fill_window(runs, clock, workload, rules, asked)
         reading = reader.end()
     finally:
         gc.enable()
-    check_tokens(runs, workload)
+    if not asked:  # else each was checked
+        check_tokens(runs, workload)
     reasons = {*reading.reasons, *window.reasons}
     if suspended_s() - slept_s > SLEPT_S:
         reasons.add("SUSPENDED")
@@ -97,49 +112,31 @@ def measure(
         "warmup": warmup,
         "memory": dict(reading.memory),
         "device": {**reading.device, **window.device, "clock": clock.name},
-        "energy": dict(reading.energy) | energy(runs, reader, workload, rules, phase, reasons),
+        "energy": {}
+        if "energy_j" in window.absent
+        else dict(reading.energy)
+        | ({} if asked else energy(runs, reader, workload, rules, phase, reasons)),
         "absent": {**reading.absent, **window.absent},
         "reasons": sorted(reasons),
         "first_tokens": [sequence[:64] for sequence in runs.tokens()[:1]],
-        "notes": dict(runs.notes()),
+        "notes": {**runs.notes(), **window.notes, **identity(workload, seed)},
     }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeasuringWindow:
-    """What a measured window gives to the record."""
-
-    samples: dict[str, Any]
-    device: Mapping[str, Any] = field(default_factory=dict)
-    reasons: tuple[str, ...] = ()
-    absent: Mapping[str, str] = field(default_factory=dict)
-
-
-def fill_window(runs: Engine, clock: Clock, workload: Workload, rules: Measure) -> MeasuringWindow:
-    """Requests one after the other until the window is full; a server fills it by itself."""
+def fill_window(
+    runs: Engine, clock: Clock, workload: Workload, rules: Measure, asked: Sequence[Asked]
+) -> MeasuringWindow:
+    """Requests until the window is full; a server fills it by itself."""
     if isinstance(runs, Server):
-        return of_server(runs.serve(rules.iterations, rules.window_s))
+        return of_served(runs.serve(rules.iterations, rules.window_s))
+    if asked and isinstance(runs, Batches):
+        return in_batches(runs, workload, asked, rules.window_s)
+    if asked:
+        return one_by_one(runs, clock, workload, asked, rules)
     spent = Spent()
     while len(spent.requests) < rules.iterations or spent.seconds < rules.window_s:
         spent.add(request(runs, clock, workload.n_gen))
     return MeasuringWindow(samples=samples(spent.requests))
-
-
-def of_server(served: Served) -> MeasuringWindow:
-    """A server's window: requests beside one another, so their times do not add up to its own."""
-    each = [asdict(one.counts) for one in served.requests if one.counts is not None]
-    return MeasuringWindow(
-        samples={
-            "prefill_s": [one.prefill_s for one in served.requests],
-            "itl_s": [list(one.itl_s) for one in served.requests],
-            "e2e_s": [one.e2e_s for one in served.requests],
-            "wall_s": served.wall_s,
-            **({name: [one[name] for one in each] for name in each[0]} if each else {}),
-        },
-        device=served.device,
-        reasons=served.reasons,
-        absent=served.absent,
-    )
 
 
 def perform(job: Told, emit: Emit) -> None:
@@ -161,28 +158,30 @@ def perform(job: Told, emit: Emit) -> None:
     elif job.measure is not None:
         assert job.load is not None
         reader = reader_of(loaded.device, others_of(runs), job.load.server_pid)
-        measure_all(runs, loaded, job.workloads, job.measure, emit, reader, watched)
+        measure_all(runs, loaded, job, emit, reader, watched)
 
 
 def measure_all(
     runs: Engine,
     loaded: Loaded,
-    workloads: Sequence[Workload],
-    rules: Measure,
+    job: Told,
     emit: Emit,
     reader: Reader,
     watched: spill.Watch | None = None,
 ) -> None:
     """Every workload in its turn, on what is loaded."""
+    assert job.load is not None
+    assert job.measure is not None
+    rules, seed = job.measure, f"{job.load.seed}/{job.load.replicate}"
     clock = clock_of(runs, loaded.device)
     held = after_loading(loaded.device)
     try:
         emit(Phase(phase="at rest"))
         reader.idle(rules.idle_s)
-        for workload in workloads:
+        for workload in job.workloads:
             emit(Phase(phase="start", workload=workload))
             try:
-                figures = measure(runs, clock, reader, workload, rules, emit)
+                figures = measure(runs, clock, reader, workload, rules, emit, seed)
                 figures |= memory_parts(figures, held, loaded)
                 figures |= spill.marked(watched, figures)
                 emit(Measured(workload=workload, **figures))

@@ -117,7 +117,7 @@ def test_sessions_of_a_trace_begin_alike(tmp_path: Path) -> None:
 
 
 def test_every_published_shape_has_a_source_and_can_be_drawn() -> None:
-    assert {"chat", "summarize", "code", "rag", "reasoning"} <= set(shapes())
+    assert {"chat", "summarize", "code", "rag", "reasoning", "chat-turns"} <= set(shapes())
     for name, shape in shapes().items():
         assert shape.source, name
         n_prompt, n_gen = demand(name).mean_lengths()

@@ -20,8 +20,9 @@ import pytest
 from bench.engines.endpoint import EndpointEngine
 from bench.engines.endpoint.client import Answer
 from bench.engines.endpoint.http import WatchedSelector
-from bench.engines.endpoint.load import Window, arrivals, open_loop
+from bench.engines.endpoint.load import ClientLoad, OpenWindow, Window, arrivals
 from bench.engines.endpoint.prompts import HEAD, Vocabulary, next_length
+from bench.engines.endpoint.sending import planned, run_here
 from bench.engines.endpoint.settings import ApiKey, EndpointSettings, settings
 from bench.engines.endpoint.streams import FAILURES, Events, Stream
 from bench.engines.endpoint.window import served
@@ -545,8 +546,10 @@ def test_a_client_that_is_late_is_told_from_a_slow_server(
     delay_s: float, lag_s: float, bound: bool
 ) -> None:
     # Late by 5% of a request of 1.4 s, or stamps late by 10% of a token's 0.1 s.
+    # One of two processes is late: the other's lags do not hide it.
+    late, other = ClientLoad(lags_s=[lag_s] * 100), ClientLoad(lags_s=[0.0] * 5000)
     window = Window(
-        answers=[answer()] * 20, end_ns=10**9, delays_s=[delay_s] * 20, lags_s=[lag_s] * 100
+        answers=[answer()] * 20, end_ns=10**9, delays_s=[delay_s] * 20, clients=[other, late]
     )
     found = served(window, EndpointSettings(url="http://a"), 20)
     assert ("CLIENT_BOUND" in found.reasons) == bound
@@ -557,11 +560,15 @@ def test_a_client_that_is_late_is_told_from_a_slow_server(
 @pytest.mark.parametrize(("late_s", "bound"), [(0.0004, False), (0.013, False), (0.015, True)])
 def test_stamps_that_may_be_late_mark_the_client(late_s: float, bound: bool) -> None:
     # By 2% of the 0.7 s to the first token, in the mean.
-    window = Window(answers=[answer()] * 20, end_ns=10**9, stamps_late_s=[late_s] * 100)
+    client = ClientLoad(stamps_late_s=[late_s] * 100, wall_s=2.0, cpu_s=0.5, peak_bytes=10**6)
+    window = Window(answers=[answer()] * 20, end_ns=10**9, clients=[client] * 2)
     found = served(window, EndpointSettings(url="http://a"), 20)
     assert ("CLIENT_BOUND" in found.reasons) == bound
     assert found.device["client"]["stamp_late_mean_s"] == pytest.approx(late_s)
-    assert found.device["client"]["chunks_s"] == pytest.approx(100)
+    told = found.device["client"]
+    assert told["chunks_s"] == pytest.approx(100)
+    assert (told["n_clients"], told["cpu_share"], told["cpu_share_max"]) == (2, 0.5, 0.25)
+    assert told["memory_bytes"] == 2 * 10**6
 
 
 def test_a_loop_that_waited_stamps_in_time_and_one_that_was_busy_may_not() -> None:
@@ -579,12 +586,14 @@ def test_a_loop_that_waited_stamps_in_time_and_one_that_was_busy_may_not() -> No
 
 
 def test_a_delay_is_the_time_after_the_plan() -> None:
-    async def slow_to_begin() -> Answer:
-        await asyncio.sleep(0.02)
-        now = time.perf_counter_ns()
-        return answer(begun_ns=now, ended_ns=now)
+    class SlowToBegin:
+        async def ask(self, place: int, asked: Any) -> Answer:
+            await asyncio.sleep(0.02)
+            now = time.perf_counter_ns()
+            return answer(begun_ns=now, ended_ns=now)
 
-    window = asyncio.run(open_loop(slow_to_begin, [0.0, 0.001, 0.002], allow_failed=0.0))
+    judge, load = OpenWindow(3, allow_failed=0.0), planned([0.0, 0.001, 0.002], 0)
+    window = asyncio.run(run_here(load, judge, SlowToBegin()))
     assert len(window.delays_s) == 3
     assert min(window.delays_s) >= 0.019
 
@@ -648,6 +657,8 @@ def test_the_length_of_a_text_is_found_by_asking() -> None:
         ({"url": "http://a", "ratte": 1.0}, "did you mean 'rate'"),
         ({"url": "http://a", "api": "chat", "prompts": "tokens"}, "takes no token numbers"),
         ({"url": "http://a", "allow_failed": 1.0}, "below 1"),
+        ({"url": "http://a", "clients": 0}, "clients: must be 'auto' or 1 to 256"),
+        ({"url": "http://a", "clients": "many"}, "clients: must be 'auto'"),
     ],
 )
 def test_options_that_cannot_be_are_named(options: dict[str, Any], problem: str) -> None:

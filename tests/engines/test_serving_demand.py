@@ -144,10 +144,3 @@ def test_what_cannot_be_searched_is_refused(
 ) -> None:
     assert main(["run", "--url", "http://127.0.0.1:9", *flags]) == 2
     assert words in capsys.readouterr().err
-
-
-def test_offline_engines_say_that_they_take_neither(tmp_path: Path) -> None:
-    into = ["--into", str(tmp_path), "--pairs", "1"]
-    assert main(["run", "-e", "synthetic", "-q", "none", "--requests", "chat", *into]) == 3
-    (record,) = records(tmp_path)
-    assert "only servers" in (record.message or "")

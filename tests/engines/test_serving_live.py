@@ -14,6 +14,8 @@ import pytest
 from bench.cli import main
 from bench.engines.endpoint import EndpointEngine
 from bench.engines.endpoint.client import Answer
+from bench.engines.endpoint.load import OpenWindow
+from bench.engines.endpoint.sending import at_once
 from bench.models import resolve_model
 from bench.models.weights import wheel_file
 from bench.records.file import read
@@ -51,7 +53,9 @@ def address() -> Iterator[str]:
 
 
 def ask(runs: EndpointEngine, times: int) -> list[Answer]:
-    return [runs._run(runs._ask()) for _ in range(times)]
+    return [
+        runs._send(at_once(n, 1), OpenWindow(1, allow_failed=0.0)).answers[0] for n in range(times)
+    ]
 
 
 def test_our_clock_and_the_servers_agree_on_the_same_requests(address: str) -> None:

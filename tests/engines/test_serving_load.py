@@ -12,8 +12,9 @@ import pytest
 
 from bench.demand import Asked, demand
 from bench.engines.endpoint.client import Answer
-from bench.engines.endpoint.load import ClosedLoop, Window
-from bench.engines.endpoint.steady import SteadyStream, length_of
+from bench.engines.endpoint.load import ClosedWindow, Window
+from bench.engines.endpoint.sending import Streams, of_sessions, run_here
+from bench.engines.endpoint.steady import SteadyWindow, length_of, ramp_of
 
 
 class Jump(selectors.DefaultSelector):
@@ -37,6 +38,16 @@ def in_made_up_time(work: Callable[[Callable[[], float]], Awaitable[Window]]) ->
         return loop.run_until_complete(work(lambda: jump.now))  # type: ignore[arg-type]  # coroutines
     finally:
         loop.close()
+
+
+class Asks:
+    """What a server does with a request, as the sender sees it."""
+
+    def __init__(self, ask: Callable[[], Awaitable[Answer]]) -> None:
+        self._ask = ask
+
+    async def ask(self, place: int, asked: Asked | None) -> Answer:
+        return await self._ask()
 
 
 def run_loop(
@@ -70,10 +81,9 @@ def run_loop(
                 output_tokens=2,
             )
 
-        loop = ClosedLoop(
-            ask, concurrency, rounds=rounds, seconds=seconds, allow_failed=allow_failed
-        )
-        return await loop.run()
+        judge = ClosedWindow(concurrency, rounds=rounds, seconds=seconds, allow_failed=allow_failed)
+        streams = Streams(n=concurrency, first=0, mine=range(concurrency))
+        return await run_here(streams, judge, Asks(ask))
 
     return in_made_up_time(work), sent
 
@@ -134,11 +144,13 @@ def steady(rate: float, service: float, monkeypatch: pytest.MonkeyPatch) -> Wind
     asked = demand("prompt=8 gen=2").requests("s", length_of(100))
 
     async def work(now: Callable[[], float]) -> Window:
-        clock = SimpleNamespace(perf_counter_ns=lambda: round(now() * 1e9))
-        monkeypatch.setattr("bench.engines.endpoint.steady.time", clock)
+        clock = SimpleNamespace(
+            perf_counter_ns=lambda: round(now() * 1e9), perf_counter=now, process_time=now
+        )
+        monkeypatch.setattr("bench.engines.endpoint.sending.time", clock)
         room = asyncio.Semaphore(1)
 
-        async def ask(_: Asked) -> Answer:
+        async def ask() -> Answer:
             begun = now()
             async with room:
                 await asyncio.sleep(service)
@@ -151,8 +163,8 @@ def steady(rate: float, service: float, monkeypatch: pytest.MonkeyPatch) -> Wind
                 output_tokens=1,
             )
 
-        stream = SteadyStream(ask, asked, rate=rate, judged=100, slo="e2e_p95=1000")
-        return await stream.run()
+        load = of_sessions(asked, rate, ramp_of(100) + 100)
+        return await run_here(load, SteadyWindow(100, "e2e_p95=1000"), Asks(ask))
 
     return in_made_up_time(work)
 

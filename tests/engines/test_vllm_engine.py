@@ -126,6 +126,30 @@ def test_every_request_makes_exactly_its_tokens(job: Job, n_batch: int) -> None:
     assert not llm.llm_engine.has_unfinished_requests()
 
 
+def test_requests_that_differ_join_as_others_end(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, llm = loaded(job)
+    runs.start(12, 4, 2)
+    sizes, running = [(5, 3), (7, 6), (9, 1), (4, 4)], []
+    step = llm.llm_engine.step
+
+    def counted() -> Any:
+        running.append(len(llm.llm_engine.requests))
+        return step()
+
+    monkeypatch.setattr(llm.llm_engine, "step", counted)
+    served = runs.together(sizes, 2)
+    told = [one.counts for one in served.requests]
+    assert [(one.n_prompt, one.n_gen) for one in told if one is not None] == sizes
+    assert [len(one.itl_s) for one in served.requests] == [2, 5, 0, 3]
+    assert running == [2] * 6 + [1] * 2  # 14 tokens, two a step until the last is alone
+    assert all(one.e2e_s <= served.wall_s for one in served.requests)
+    with pytest.raises(UnsupportedError, match="more than max_num_seqs"):
+        runs.together(sizes, 257)
+    llm.llm_engine.stops_at = 2
+    with pytest.raises(UnsupportedError, match="made 2 tokens, not 3"):
+        runs.together(sizes, 2)
+
+
 def test_prompts_that_are_cut_into_steps_are_one_prefill(job: Job) -> None:
     runs, llm = loaded(replace(job, options={"max_num_batched_tokens": 16}))
     runs.start(12, 6, 3)

@@ -12,19 +12,22 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
+from statistics import median
 from typing import Any
 
-from bench.demand import Asked, demand
+from bench.demand import Demand, demand
 from bench.engines.endpoint import identity
+from bench.engines.endpoint.asking import Asking, with_least
 from bench.engines.endpoint.client import Answer, Client, RequestShape
+from bench.engines.endpoint.crew import Alone, Crew, clients_for
 from bench.engines.endpoint.guesses import Guesses, counters
 from bench.engines.endpoint.http import WatchedLoop
-from bench.engines.endpoint.load import ClosedLoop, Window, arrivals, open_loop
+from bench.engines.endpoint.load import ClosedWindow, Judge, OpenWindow, Window, arrivals
 from bench.engines.endpoint.prompts import Vocabulary, next_length
 from bench.engines.endpoint.quality import PromptScores
+from bench.engines.endpoint.sending import Load, Streams, at_once, of_sessions, planned
 from bench.engines.endpoint.settings import ApiKey, EndpointSettings, settings
-from bench.engines.endpoint.source import Source
-from bench.engines.endpoint.steady import SteadyStream, length_of
+from bench.engines.endpoint.steady import SteadyWindow, length_of, ramp_of
 from bench.engines.endpoint.window import counts, failed, served
 from bench.engines.messages import Job, Loaded, Served, Timed
 from bench.errors import InputError, UnsupportedError
@@ -34,6 +37,8 @@ from bench.quality.top import TopPrediction
 PROBE_TOKENS = 8
 FINE = (None, "token_count", "buffered")
 """Ends of a probe that say the fields were taken: its two tokens may well come together."""
+ENDLESS = 1 << 40
+"""Places of a closed loop: more than it takes."""
 ROUND_TRIES = 3
 ANY_SHARE = 0.9999
 """Of a probe's requests that may fail: at a rate that is too high all may."""
@@ -59,13 +64,14 @@ class EndpointEngine:
         self._seed = ""
         self._next = 0
         self._workload: Workload | None = None
-        self._source: Source | None = None
+        self._demand: Demand | None = None
 
     def load(self, job: Job) -> Loaded:
         self._settings = settings(job.options)
         self._seed = f"{job.seed}/{job.replicate}"
         self._key = ApiKey(self._settings.key_env)
         self._client = Client(self._settings, self._key, self._settings.model)
+        self._clients: Alone | Crew = Alone(self._client)
         self._scores = PromptScores(self._client)
         self._runner = asyncio.Runner(loop_factory=WatchedLoop)
         try:
@@ -130,6 +136,7 @@ class EndpointEngine:
     def close(self) -> None:
         """Close the connections."""
         if self._runner is not None:
+            self._clients.close()
             self._client.close()
             self._runner.close()
             self._runner = None
@@ -147,25 +154,51 @@ class EndpointEngine:
             raise InputError("options.rate: concurrency follows the arrivals; use -b 1")
         self._n_batch, self._n_gen = n_batch, n_gen
         self._seed_of_work = f"{self._seed}/{n_prompt}/{n_gen}/{n_batch}"
-        extras = {
-            name: n_gen if name == "min_tokens" else value for name, value in self._extras.items()
-        }
+        extras = with_least(self._extras, n_gen)
         self._shape = RequestShape(n_prompt=n_prompt, n_gen=n_gen, extras=extras)
         length = self._run(self._calibrate(n_prompt))
-        self._prompts = self._vocabulary(length)
-        self._shared = n_prompt - length
+        self._asking = Asking(
+            vocabulary=self._vocabulary(length), shape=self._shape, n_template=n_prompt - length
+        )
         self._next = 0
         self._guesses = Guesses(self._counters())
-        self._source = self._sourced()
+        self._demand = self._demanded()
+        rate = chosen.rate or (self._workload.rate if self._workload else None)
+        self._employ(self._wanted(rate * n_gen if rate else 0.0))
 
-    def _sourced(self) -> Source | None:
+    def _demanded(self) -> Demand | None:
         """What is asked for by a workload that says more than lengths: the same at every rate."""
         asked = self._workload
         if asked is None:
             return None
-        alike = f"prompt={asked.n_prompt} gen={asked.n_gen}"
-        # Not the seed of the work: its name holds the lengths' means alone.
-        return Source(demand(asked.requests or alike), f"{self._seed}/{asked.requests}")
+        return demand(asked.requests or f"prompt={asked.n_prompt} gen={asked.n_gen}")
+
+    @property
+    def _seed_of_demand(self) -> str:
+        """Not the seed of the work: its name holds the lengths' means alone."""
+        return f"{self._seed}/{self._workload.requests if self._workload else ''}"
+
+    def _wanted(self, chunks_s: float) -> int:
+        """How many client processes, for about so many chunks a second."""
+        told = self._settings.clients
+        return told if isinstance(told, int) else clients_for(chunks_s)
+
+    def _employ(self, n: int) -> None:
+        """Have that many client processes, ready for this workload's requests."""
+        if self._clients.n != n:
+            self._clients.close()
+            alone = n == 1
+            self._clients = (
+                Alone(self._client) if alone else Crew(n, self._settings, self._client.model)
+            )
+        self._run(self._clients.prepare(self._asking))
+
+    def _send(self, load: Load, judge: Judge) -> Window:
+        """Send a load by all client processes."""
+        window: Window = self._run(self._clients.run(load, judge))
+        for answer in window.answers:
+            self._guesses.add(answer.timings)
+        return window
 
     def _vocabulary(self, length: int) -> Vocabulary:
         return Vocabulary(
@@ -182,9 +215,8 @@ class EndpointEngine:
         """
         tried: list[tuple[int, int]] = []
         length: int | None = n_prompt
-        shape = RequestShape(
-            n_prompt=None, n_gen=1, extras={**self._shape.extras, **_one(self._extras)}
-        )
+        extras = with_least(self._extras, 1)
+        shape = RequestShape(n_prompt=None, n_gen=1, extras=extras)
         while length is not None and len(tried) < CALIBRATIONS:
             body = self._client.body(self._vocabulary(length).prompt(0), shape)
             answer = await self._client.ask(body, shape, time.perf_counter_ns())
@@ -201,38 +233,6 @@ class EndpointEngine:
             "TOKEN_COUNT",
         )
 
-    async def _ask(self) -> Answer:
-        """The next request of the workload."""
-        index, self._next = self._next, self._next + 1
-        body = self._client.body(self._prompts.prompt(index), self._shape)
-        answer = await self._client.ask(body, self._shape, time.perf_counter_ns())
-        self._guesses.add(answer.timings)
-        return answer
-
-    async def _ask_for(self, asked: Asked) -> Answer:
-        """A request of a workload whose requests differ; the template's tokens come on top."""
-        parts = list(asked.parts)
-        name, length = parts[-1]
-        parts[-1] = (name, max(length - self._shared, 1))
-        extras = {
-            key: asked.n_gen if key == "min_tokens" else value
-            for key, value in self._shape.extras.items()
-        }
-        # Words are near enough to tokens; how many they were is what the server says.
-        exact = asked.n_prompt if self._vocabulary_size is not None else None
-        shape = RequestShape(n_prompt=exact, n_gen=asked.n_gen, extras=extras)
-        body = self._client.body(self._prompts.pieces(parts), shape)
-        answer = await self._client.ask(body, shape, time.perf_counter_ns())
-        return replace(answer, asked=asked)
-
-    async def _ask_next(self) -> Answer:
-        """The next request of a closed loop whose requests differ."""
-        assert self._source is not None
-        asked = self._source.take()
-        answer = await self._ask_for(asked)
-        self._source.answered(asked)
-        return answer
-
     def request(self, n_gen: int) -> Timed:
         """One request for each sequence, all at once: for the warm-up, which no figure rests on.
 
@@ -241,11 +241,26 @@ class EndpointEngine:
         assert n_gen == self._n_gen
         allowed = self._n_batch // 2 if self._settings.allow_failed else 0
         for _ in range(ROUND_TRIES if self._settings.allow_failed else 1):
-            answers = self._run(_together(self._ask, self._n_batch))
+            load = at_once(self._taken(self._n_batch), self._n_batch)
+            answers = self._send(load, OpenWindow(self._n_batch, allow_failed=1.0)).answers
             good = [answer for answer in answers if answer.failure is None]
             if len(good) >= max(self._n_batch - allowed, 1):
-                return in_step(good)
+                timed = in_step(good)
+                self._grow(timed)
+                return timed
         raise failed(answers, counts(Window(answers=answers)))
+
+    def _grow(self, timed: Timed) -> None:
+        """Employ as many client processes as a round of the warm-up shows to be needed."""
+        step_s = median(timed.itl_s) if timed.itl_s else timed.prefill_s
+        n = self._wanted(self._n_batch / step_s) if step_s else 1
+        if n > self._clients.n:
+            self._employ(n)
+
+    def _taken(self, count: int) -> int:
+        """The place of the next of so many requests; none has the place of another."""
+        first, self._next = self._next, self._next + count
+        return first
 
     def serve(self, rounds: int, seconds: float) -> Served:
         """A window of requests at this workload's concurrency, or at the rate of arrivals."""
@@ -253,42 +268,43 @@ class EndpointEngine:
         if self._workload is not None and self._workload.rate is not None:
             return self._probe(self._workload, self._workload.rate)
         if chosen.rate is None:
-            loop = ClosedLoop(
-                self._ask if self._source is None else self._ask_next,
-                self._n_batch,
-                rounds=rounds,
-                seconds=seconds,
-                allow_failed=chosen.allow_failed,
+            judge = ClosedWindow(
+                self._n_batch, rounds=rounds, seconds=seconds, allow_failed=chosen.allow_failed
             )
-            window = self._run(loop.run())
-            return self._served(window, chosen, rounds * self._n_batch)
+            return self._served(self._send(self._streams(), judge), chosen, rounds * self._n_batch)
         count = chosen.n_requests or max(rounds, math.ceil(chosen.rate * seconds))
-        times = arrivals(chosen.rate, count, f"{self._seed_of_work}/arrivals")
-        work = open_loop(
-            self._ask if self._source is None else self._ask_next,
-            times,
-            allow_failed=chosen.allow_failed,
+        if self._demand is not None:
+            load = of_sessions(self._demand.requests(self._seed_of_demand, count), chosen.rate)
+        else:
+            times = arrivals(chosen.rate, count, f"{self._seed_of_work}/arrivals")
+            load = planned(times, self._taken(count))
+        window = self._send(load, OpenWindow(count, allow_failed=chosen.allow_failed))
+        return self._served(window, chosen, count)
+
+    def _streams(self) -> Streams:
+        """A closed loop, for as long as it is judged."""
+        spec = self._demand.spec if self._demand is not None else ""
+        return Streams(
+            n=self._n_batch,
+            first=self._taken(ENDLESS),
+            spec=spec,
+            seed=self._seed_of_demand,
+            mine=range(self._n_batch),
         )
-        return self._served(self._run(work), chosen, count)
 
     def _probe(self, asked: Workload, rate: float) -> Served:
         """A window at a rate of arrivals. What fails is beyond the limits, and no error."""
-        assert self._source is not None
+        assert self._demand is not None
         judged = asked.n_requests or 1
-        stream = SteadyStream(
-            self._ask_for,
-            self._source.demand.requests(self._source.seed, length_of(judged)),
-            rate=rate,
-            judged=judged,
-            slo=asked.slo,
-        )
+        each = self._demand.requests(self._seed_of_demand, length_of(judged))
+        load = of_sessions(each, rate, ramp_of(judged) + judged)
         allowed = replace(self._settings, allow_failed=ANY_SHARE)
-        return self._served(self._run(stream.run()), allowed, judged)
+        return self._served(self._send(load, SteadyWindow(judged, asked.slo)), allowed, judged)
 
     def _served(self, window: Window, chosen: EndpointSettings, planned: int) -> Served:
-        shares = self._source is not None and self._source.demand.shares
+        shares = self._demand is not None and self._demand.shares
         hit = replace(chosen, prefix_cache=True) if shares else chosen
-        return served(window, hit, planned, self._shared)
+        return served(window, hit, planned, self._asking.n_template)
 
     def reset(self) -> None:
         """Requests hold nothing over."""
@@ -305,7 +321,10 @@ class EndpointEngine:
     def notes(self) -> Mapping[str, Any]:
         """What prompts were made of: their words or token numbers, and tokens that all share; how
         often the server guessed right, where it guesses."""
-        told = {"prompt_length": self._prompts.n, "shared_tokens": self._shared}
+        told = {
+            "prompt_length": self._asking.vocabulary.n,
+            "shared_tokens": self._asking.n_template,
+        }
         return told | self._guesses.figures(self._counters())
 
     def _counters(self) -> Mapping[str, int]:
@@ -327,14 +346,6 @@ class EndpointEngine:
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         raise UnsupportedError("a server is not asked to turn tokens into text")
-
-
-def _one(extras: Mapping[str, Any]) -> dict[str, Any]:
-    return {"min_tokens": 1} if "min_tokens" in extras else {}
-
-
-async def _together(ask: Any, count: int) -> list[Answer]:
-    return list(await asyncio.gather(*(ask() for _ in range(count))))
 
 
 def in_step(answers: Sequence[Answer]) -> Timed:

@@ -1,27 +1,53 @@
-"""How many requests at once, and when: a closed loop, or arrivals at random.
+"""What a pattern of requests amounts to while it runs: which answers are measured, and when to end.
 
-Both return the answers as they ended and the edges of the window.
+A judge is told of each request as it is sent and as it ends, by one process or by several
+(`bench.engines.endpoint.sending`), and says whether more are to be sent.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import random
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from bench.engines.endpoint.client import Answer
 
-Ask = Callable[[], Awaitable[Answer]]
-"""Makes the next request and sends it."""
+Command = Literal["go", "drain", "stop"]
+"""Send on; send no more and wait for what is in flight; leave that as well."""
 
-FAILED_PAUSE_S = 0.1
-"""After a failure a closed loop waits: a server that refuses at once is not to be hammered."""
 
-BEAT_S = 0.01
-"""How often the event loop's lag is looked at."""
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A request is being sent."""
+
+    place: int
+    """Which one of the load."""
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A request was answered, or failed."""
+
+    place: int
+    answer: Answer
+    delay_s: float | None
+    """How late it was begun: against its plan, or after the one before it; None for the first."""
+
+
+@dataclass(slots=True)
+class ClientLoad:
+    """What one client process says of itself after a load. Times are of its own event loop."""
+
+    lags_s: list[float] = field(default_factory=list)
+    """How late the event loop woke up, at each beat."""
+    stamps_late_s: list[float] = field(default_factory=list)
+    """How late the stamp of each arrival may be at most."""
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    peak_bytes: int | None = None
+    """Most memory that it has held; None where the system does not say."""
 
 
 @dataclass(slots=True)
@@ -34,10 +60,8 @@ class Window:
     end_ns: int = 0
     delays_s: list[float] = field(default_factory=list)
     """How late each request was begun: against its plan, or after the one before it had ended."""
-    lags_s: list[float] = field(default_factory=list)
-    """How late the event loop woke up, at each beat."""
-    stamps_late_s: list[float] = field(default_factory=list)
-    """How late the stamp of each arrival may be at most."""
+    clients: Sequence[ClientLoad] = ()
+    """One of each client process."""
     n_ramp: int = 0
     """Requests that were answered before the window began: the loop was filling."""
     last_ns: int = 0
@@ -61,60 +85,90 @@ class Window:
         return self.n_failed > allowed * max(planned, len(self.answers))
 
 
-class ClosedLoop:
-    """Keeps `concurrency` requests in flight, and measures a window in the midst of them.
+class Judge:
+    """Fills a window with what it is told of, and says when it is enough."""
 
-    The window begins when the first `concurrency` requests have been answered and ends with the
-    last answer of a whole number of such rounds: requests of equal length tend to stay in step, and
-    a window that cut a round would count more or less of it than of its time. Where more requests
-    fail than may, no more are sent, and those in flight are waited for, to be counted.
+    def __init__(self) -> None:
+        self.window = Window()
+        self.command: Command = "go"
+
+    def begin(self, begin_ns: int) -> None:
+        """Times of a plan count from here."""
+
+    def take(self, happened: Sent | Ended) -> None:
+        """Of several processes what each tells is in order, and all of it nearly so."""
+        raise NotImplementedError
+
+    def closed(self, clients: Sequence[ClientLoad]) -> Window:
+        """The window, once all requests have ended or been left."""
+        self.window.clients = clients
+        return self.window
+
+
+class ClosedWindow(Judge):
+    """A window in the midst of a closed loop of `concurrency` requests in flight.
+
+    It begins when the first `concurrency` requests have been answered and ends with the last answer
+    of a whole number of such rounds: requests of equal length tend to stay in step, and a window
+    that cut a round would count more or less of it than of its time. Where more requests fail than
+    may, no more are sent, and those in flight are waited for, to be counted.
     """
 
     def __init__(
-        self, ask: Ask, concurrency: int, *, rounds: int, seconds: float, allow_failed: float
+        self, concurrency: int, *, rounds: int, seconds: float, allow_failed: float
     ) -> None:
-        self._ask, self._concurrency = ask, concurrency
+        super().__init__()
+        self._concurrency = concurrency
         self._least, self._seconds = rounds * concurrency, seconds
         self._allow_failed = allow_failed
-        self._window = Window()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._full = self._failing = False
 
-    async def run(self) -> Window:
-        async with heartbeat(self._window), asyncio.TaskGroup() as group:
-            self._tasks = [group.create_task(self._repeat()) for _ in range(self._concurrency)]
-        return self._window
-
-    async def _repeat(self) -> None:
-        before: Answer | None = None
-        while not self._full and not self._failing:
-            answer = await self._ask()
-            if before is not None and self._window.begin_ns:
-                self._window.delays_s.append((answer.begun_ns - before.ended_ns) / 1e9)
-            self._ended(answer)
-            before = answer
-            if answer.failure is not None:
-                await asyncio.sleep(FAILED_PAUSE_S)
-                before = None
-
-    def _ended(self, answer: Answer) -> None:
-        window = self._window
-        if self._full:
+    def take(self, happened: Sent | Ended) -> None:
+        if isinstance(happened, Sent) or self.command == "stop":
             return
+        window, answer = self.window, happened.answer
+        if window.begin_ns and happened.delay_s is not None:
+            window.delays_s.append(happened.delay_s)
         if not window.begin_ns and answer.failure is None:
             window.n_ramp += 1
+            window.last_ns = max(window.last_ns, answer.ended_ns)
             if window.n_ramp == self._concurrency:
-                window.begin_ns = answer.ended_ns
+                window.begin_ns = window.last_ns
             return
         window.answers.append(answer)
-        window.end_ns = answer.ended_ns
-        self._failing = window.fails(self._least, self._allow_failed)
+        window.end_ns = max(window.end_ns, answer.ended_ns)
+        self.command = self._next_command()
+
+    def _next_command(self) -> Command:
+        window = self.window
+        if self.command == "drain" or window.fails(self._least, self._allow_failed):
+            return "drain"
         answered = len(window.answers) - window.n_failed
         whole = answered >= self._least and answered % self._concurrency == 0
-        if window.begin_ns and whole and window.wall_s >= self._seconds and not self._failing:
-            self._full = True
-            for task in self._tasks:  # what is still in flight is no longer of use
-                task.cancel()
+        full = window.begin_ns and whole and window.wall_s >= self._seconds
+        return "stop" if full else "go"
+
+
+class OpenWindow(Judge):
+    """A window of all requests of a plan, from the first arrival to the last answer, as vLLM's
+    benchmark has it. Where more of the `planned` fail than may, no more are sent."""
+
+    def __init__(self, planned: int, *, allow_failed: float) -> None:
+        super().__init__()
+        self._planned, self._allow_failed = planned, allow_failed
+
+    def begin(self, begin_ns: int) -> None:
+        self.window.begin_ns = begin_ns
+
+    def take(self, happened: Sent | Ended) -> None:
+        if isinstance(happened, Sent):
+            return
+        window = self.window
+        if happened.delay_s is not None:
+            window.delays_s.append(happened.delay_s)
+        window.answers.append(happened.answer)
+        window.end_ns = max(window.end_ns, happened.answer.ended_ns)
+        if window.fails(self._planned, self._allow_failed):
+            self.command = "drain"
 
 
 def arrivals(rate: float, count: int, seed: str) -> list[float]:
@@ -124,51 +178,3 @@ def arrivals(rate: float, count: int, seed: str) -> list[float]:
     while len(times) < count:
         times.append(times[-1] + draw.expovariate(rate))
     return times
-
-
-async def open_loop(ask: Ask, times: Sequence[float], *, allow_failed: float) -> Window:
-    """Send a request at each of `times` (seconds), however many are in flight; wait for all.
-
-    The window is from the first arrival to the last answer, as vLLM's benchmark has it. Where more
-    fail than may, no more are sent.
-    """
-    window = Window(begin_ns=time.perf_counter_ns())
-
-    async def one(planned_ns: int) -> None:
-        answer = await ask()
-        window.delays_s.append((answer.begun_ns - planned_ns) / 1e9)
-        window.answers.append(answer)
-        window.end_ns = answer.ended_ns
-
-    async with heartbeat(window), asyncio.TaskGroup() as group:
-        for at in times:
-            planned_ns = window.begin_ns + round(at * 1e9)
-            await asyncio.sleep(max(0.0, (planned_ns - time.perf_counter_ns()) / 1e9))
-            if window.fails(len(times), allow_failed):
-                break
-            group.create_task(one(planned_ns))
-    return window
-
-
-@contextlib.asynccontextmanager
-async def heartbeat(window: Window) -> AsyncIterator[None]:
-    """Note how late the event loop wakes up: as late are the stamps of what arrives."""
-
-    async def beat() -> None:
-        while True:
-            before = time.perf_counter()
-            await asyncio.sleep(BEAT_S)
-            window.lags_s.append(max(0.0, time.perf_counter() - before - BEAT_S))
-
-    watch = getattr(asyncio.get_running_loop(), "watch", None)
-    if watch is not None:
-        watch.lates_ns.clear()
-    task = asyncio.create_task(beat())
-    try:
-        yield
-    finally:
-        if watch is not None:
-            window.stamps_late_s = [late / 1e9 for late in watch.lates_ns]
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task

@@ -15,6 +15,7 @@ from bench import fields, hiding
 from bench.errors import InputError
 from bench.experiment.devices import members, served_on
 
+MOST_CLIENTS: Final = 256
 LOCAL = re.compile(r"cpu|cuda:\d+(\+cuda:\d+)*")
 
 
@@ -50,6 +51,9 @@ class EndpointSettings:
     """How often a request is sent again after a refused connection, HTTP 429 or 503."""
     allow_failed: float = 0.0
     """Share of requests that may fail; above it there are no figures."""
+    clients: int | str = "auto"
+    """Processes that send the requests; `auto` adds some where one could not read all answers in
+    time (`bench.engines.endpoint.crew.clients_for`)."""
     n_devices: int = 1
     """Devices that the server computes on, for figures of each."""
     local: str = ""
@@ -81,6 +85,9 @@ class EndpointSettings:
             yield "n_requests: must be at least 2"
         if self.n_devices < 1:
             yield "n_devices: must be at least 1"
+        told = self.clients
+        if told != "auto" and not (isinstance(told, int) and 1 <= told <= MOST_CLIENTS):
+            yield f"clients: must be 'auto' or 1 to {MOST_CLIENTS}"
         if self.retries < 0:
             yield "retries: must not be negative"
         if not 0 <= self.allow_failed < 1:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from bench.engines.endpoint.client import Answer
-from bench.engines.endpoint.load import Window
+from bench.engines.endpoint.load import ClientLoad, Window
 from bench.engines.endpoint.settings import EndpointSettings
 from bench.engines.messages import Answered, Served, TokenCounts
 from bench.errors import UnsupportedError
@@ -146,32 +146,57 @@ def failed(answers: Sequence[Answer], counted: Mapping[str, Any]) -> Unsupported
 
 
 def lateness(window: Window, good: Sequence[Answer]) -> dict[str, Any]:
-    """How late the client was, and whether that is too late for its figures to be the server's."""
+    """How late the client was, and whether that is too late for its figures to be the server's;
+    what it took. Of several processes the latest counts: its answers are among the others."""
+    clients = window.clients
+    late = _most(fmean(one.stamps_late_s) for one in clients if one.stamps_late_s)
+    delay = percentile(window.delays_s, 0.95)
+    lag = _most(percentile(one.lags_s, 0.95) for one in clients)
+    cpu = [one.cpu_s / one.wall_s for one in clients if one.wall_s]
+    peaks = [one.peak_bytes for one in clients]
+    return {
+        "stamp_late_mean_s": late,
+        "stamp_late_p95_s": _most(percentile(one.stamps_late_s, 0.95) for one in clients),
+        "chunks_s": _chunks_s(clients),
+        "delay_p95_s": delay,
+        "delay_max_s": max(window.delays_s, default=None),
+        "lag_p95_s": lag,
+        "lag_max_s": _most(max(one.lags_s, default=None) for one in clients),
+        "connect_s": max((a.connect_s for a in good), default=None),
+        "n_clients": len(clients),
+        "cpu_share": sum(cpu) if cpu else None,
+        "cpu_share_max": max(cpu, default=None),
+        "memory_bytes": None if None in peaks or not peaks else sum(p or 0 for p in peaks),
+        "client_bound": _bound(good, delay=delay, lag=lag, late=late),
+    }
+
+
+def _bound(
+    good: Sequence[Answer], *, delay: float | None, lag: float | None, late: float | None
+) -> bool:
+    """Whether one of these is above its limits, all in seconds."""
     e2e = median(answer.e2e_s or 0.0 for answer in good)
     steps = [
         (a.e2e_s - a.ttft_s) / (a.output_tokens - 1)
         for a in good
         if a.e2e_s and a.ttft_s and a.output_tokens and a.output_tokens > 1
     ]
-    delay, lag = percentile(window.delays_s, 0.95), percentile(window.lags_s, 0.95)
-    bound = delay is not None and delay > max(LATE_S, LATE_SHARE * e2e)
-    if lag is not None and steps:
-        bound = bound or lag > max(LATE_S, LAG_SHARE * median(steps))
-    late = window.stamps_late_s
-    mean_late = sum(late) / len(late) if late else None
-    if mean_late is not None:
-        bound = bound or mean_late > max(STAMP_S, STAMP_SHARE * median(a.ttft_s or 0 for a in good))
-    return {
-        "stamp_late_mean_s": mean_late,
-        "stamp_late_p95_s": percentile(late, 0.95),
-        "chunks_s": len(late) / window.wall_s if late and window.wall_s else None,
-        "delay_p95_s": delay,
-        "delay_max_s": max(window.delays_s, default=None),
-        "lag_p95_s": lag,
-        "lag_max_s": max(window.lags_s, default=None),
-        "connect_s": max((a.connect_s for a in good), default=None),
-        "client_bound": bound,
-    }
+    ttft = median(answer.ttft_s or 0.0 for answer in good)
+    return (
+        (delay or 0.0) > max(LATE_S, LATE_SHARE * e2e)
+        or (bool(steps) and (lag or 0.0) > max(LATE_S, LAG_SHARE * median(steps)))
+        or (late or 0.0) > max(STAMP_S, STAMP_SHARE * ttft)
+    )
+
+
+def _chunks_s(clients: Sequence[ClientLoad]) -> float | None:
+    """Arrivals a second, as long as requests were sent: before the window as well."""
+    each = [len(one.stamps_late_s) / one.wall_s for one in clients if one.wall_s]
+    return sum(each) or None
+
+
+def _most(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
 
 
 def _absent(good: Sequence[Answer]) -> dict[str, str]:
