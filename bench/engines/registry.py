@@ -113,7 +113,7 @@ ENGINES: Mapping[str, Spec] = {
         devices=("cuda", "cpu"),
         refuses={
             (quant, "cpu"): "vLLM's build for CPUs casts no weights to fp8 while it loads"
-            for quant in ("fp8_per_tensor", "fp8_per_block", "mxfp8")
+            for quant in ("fp8_per_tensor", "fp8_per_block", "mxfp8", "torchao_fp8_per_row")
         },
         spreads=True,
     ),
