@@ -165,6 +165,7 @@ class LLM:
         speculative_config: dict[str, Any] | None = None,
         disable_log_stats: bool = False,
         max_logprobs: int = 20,
+        hf_overrides: dict[str, Any] | None = None,
     ) -> None:
         self.given = dict(locals())
         if load_format == "dummy":

@@ -253,12 +253,15 @@ class _Handler(BaseHTTPRequestHandler):
         headers, status = {"ETag": f'"{etag}"', "Accept-Ranges": "bytes"}, 200
         if (asked := self.headers.get("Range")) is not None:
             self.served.ranges.append(asked)
-            first = int(asked.removeprefix("bytes=").partition("-")[0])
+            begin, _, last = asked.removeprefix("bytes=").partition("-")
+            first, end = int(begin), len(content)
+            if last:
+                end = min(end, int(last) + 1)
             if first >= len(content):
                 self.send(416, b"", {"Content-Range": f"bytes */{len(content)}"})
                 return
-            headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
-            content, status = content[first:], 206
+            headers["Content-Range"] = f"bytes {first}-{end - 1}/{len(content)}"
+            content, status = content[first:end], 206
         cut = faults.cut_after.pop(0) if faults.cut_after and self.command == "GET" else None
         self.send(status, content, headers, name=file, cut=cut)
 

@@ -247,6 +247,8 @@ class ByRecords:
     """Only workloads of this batch size; every workload if absent."""
     gpu: str | None = None
     """Only records of this card, by its catalog name; any machine if absent."""
+    n_gpus: int = 1
+    """Cards that hold the model together, where the treatment is a card and the number a rate."""
     across: Literal["machine"] | None = None
     """`machine`: treatment and baselines are cards, and each arm is compared with itself on the
     other card, unpaired; absent: they are schemes of one machine, in pairs."""
@@ -263,6 +265,8 @@ class ByRecords:
             yield f"to_write: experiments/{self.experiment}.toml is there"
         if self.gpu is not None and self.gpu not in gpus():
             yield f"gpu: {unknown('gpu', self.gpu, gpus())}"
+        if self.n_gpus < 1:
+            yield "n_gpus: must be at least 1"
         if self.across and (self.gpu or self.figure in ("usd_per_mtok", "weights_bytes")):
             yield "across: excludes gpu, and figures that depend on a price or on the file"
 
@@ -308,7 +312,8 @@ class SubClaim:
     unit: str = "ratio"
     treatment: str
     baselines: tuple[str, ...] = ()
-    """What it is compared with; several where the source names none. Empty for a stated rate."""
+    """What it is compared with; several where the source names none. Empty for a stated rate: the
+    treatment is then a card."""
     workload: str
     concluded: bool = False
     """What people conclude from the source, which does not say it: the source is not blamed."""
@@ -348,7 +353,7 @@ class SubClaim:
     def _arms(self) -> Iterator[str]:
         """The experiment that decides it must measure what is claimed."""
         way = self.decided_by.records
-        if way is None or way.to_write or way.across:
+        if way is None or way.to_write or way.across or not self.baselines:
             return
         measured = {variant.quant for variant in load_experiment(way.experiment).variants}
         for side in (self.treatment, *self.baselines):
@@ -360,7 +365,8 @@ class SubClaim:
         by, sides = self.decided_by, (self.treatment, *self.baselines)
         if not self.baselines and (by.date or by.list_price or by.rent or by.predicted):
             yield "baselines: missing; compared with what?"
-        cards = by.records is not None and by.records.across is not None
+        of_rate = not self.baselines  # then the treatment is a card
+        cards = by.records is not None and (by.records.across is not None or of_rate)
         if cards or by.date or by.predicted or (by.bound and by.bound.compare != "schemes"):
             for side in sides:
                 if side not in gpus():

@@ -1,14 +1,14 @@
-"""Own records as evidence: the paired ratio of two schemes on one machine, or the unpaired one of
-two cards, with its interval.
+"""Own records as evidence: the paired ratio of two schemes on one machine, the unpaired one of two
+cards, or the rate of one card, with its interval.
 
 Of schemes only replicates that were measured in pairs of one environment count; a record with a
 reason against it makes the evidence invalid and is named. Cards are compared as `bench compare
---across machine` does. docs/claims.md.
+--across machine` does. A rate has the t interval of its replicates. docs/claims.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -21,11 +21,13 @@ from bench.errors import InputError
 from bench.experiment import experiments, load_experiment
 from bench.experiment.plan import plan
 from bench.experiment.selectors import PINNED
+from bench.models.hub import is_meant
 from bench.records.codes import Part
 from bench.records.file import Results
 from bench.roofline.gpus import match
+from bench.statistics import log_interval
 from bench.statistics.paired import PairedRatio, paired_ratio
-from bench.summary import METRICS, Replicate, Row, Sizes, Summary, summarise
+from bench.summary import METRICS, ArmSettings, Replicate, Row, Sizes, Summary, summarise
 from bench.summary.pooling import once
 from bench.summary.quality import check_gate
 from bench.summary.replicate import against
@@ -47,8 +49,10 @@ Group = tuple[str, tuple[tuple[str, str], ...], Sizes]
 def measured(part: SubClaim, baseline: str | None, summary: Summary) -> list[Evidence]:
     """One for each model, workload and machine on which both schemes were measured."""
     way = part.decided_by.records
-    if way is None or baseline is None:
+    if way is None:
         return []
+    if baseline is None:
+        return list(_rates(part, way, summary))
     if way.across is not None:
         return list(_of_cards(part, way, baseline, summary))
     groups: dict[Group, dict[str, dict[int, Replicate]]] = {}
@@ -66,6 +70,45 @@ def measured(part: SubClaim, baseline: str | None, summary: Summary) -> list[Evi
         for key, arms in groups.items()
         if baseline in arms and part.treatment in arms
     ]
+
+
+def _rates(part: SubClaim, way: ByRecords, summary: Summary) -> Iterator[Evidence]:
+    """One for each arm and workload that was measured on the claim's cards."""
+    for row in summary:
+        kept = list(_counted(row, way))
+        if kept and card_of(row.host) == _card(part, way) and not row.arm.on_cpu:
+            yield _rate(part, way, row, kept)
+
+
+def _card(part: SubClaim, way: ByRecords) -> str:
+    """The treatment's card, as `card_of` names it, where it is one."""
+    return part.treatment if way.n_gpus == 1 else f"{way.n_gpus} x {part.treatment}"
+
+
+def _rate(part: SubClaim, way: ByRecords, row: Row, kept: Sequence[Replicate]) -> Evidence:
+    scope = _scope(row)
+    reasons = against([doubt for one in kept for doubt in one.doubts], _parts(way.figure))
+    values = [value for one in kept if (value := figure(one, way.figure)) is not None]
+    if reasons or len(values) < len(kept):
+        failed = next((one.message for one in kept if not one.ok), None)
+        why = ", ".join(reasons) or failed or f"{way.figure} is not known in every replicate"
+        return Evidence(level="measured", value=None, invalid=f"{why} ({scope})", scope=scope)
+    found = log_interval(values)
+    interval = "none" if found.low is None else f"{found.low:.4g} to {found.high:.4g}"
+    return Evidence(
+        level="measured",
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        scope=scope,
+        gate_problems=_gate(part, row),
+        note=f"{len(values)} replicates{': too few for an interval' * (found.low is None)}",
+        source=f"records of {way.experiment}",
+        steps=(
+            f"{scope}: {len(values)} replicates of {way.figure}, mean {found.value:.4g}",
+            f"95% interval: {interval}",
+        ),
+    )
 
 
 def _of_cards(
@@ -268,15 +311,22 @@ def _missing(wanted: Mapping[str, Sequence[SubClaim]], summary: Summary) -> Iter
 
 def _cards(parts: Sequence[SubClaim]) -> dict[str, None]:
     """The cards that have to measure it, each once."""
-    across = [p for p in parts if p.decided_by.records and p.decided_by.records.across]
-    return dict.fromkeys(card for p in across for card in (p.treatment, *p.baselines))
+    found: dict[str, None] = {}
+    for part in parts:
+        way = part.decided_by.records
+        if way is not None and way.across:
+            found |= dict.fromkeys((part.treatment, *part.baselines))
+        elif way is not None and not part.baselines:
+            found[_card(part, way)] = None
+    return found
 
 
 def _left(name: str, summary: Summary, card: str | None) -> int:
     """Replicates and workloads of an experiment still to measure, on a card if one is named."""
     experiment = load_experiment(name)
+    models = {variant.model for variant in experiment.variants}
     done = {
-        (PINNED.sub(r"\1\2", one.arm.name), one.index, *one.sizes[:3])
+        (_as_planned(one.arm, models), one.index, *one.sizes[:3])
         for row in summary
         if card is None or card_of(row.host) == card
         if name in once(row.replicates, "experiment")
@@ -289,3 +339,11 @@ def _left(name: str, summary: Summary, card: str | None) -> int:
         for w in experiment.workloads
     ]
     return sum(item not in done for item in todo)
+
+
+def _as_planned(arm: ArmSettings, models: Iterable[str]) -> str:
+    """An arm's name with its model as the experiment has it, whichever commit and file it was."""
+    for model in models:
+        if is_meant(arm.model, model):
+            return model + arm.name.removeprefix(arm.model)
+    return PINNED.sub(r"\1\2", arm.name)

@@ -117,7 +117,9 @@ def _row(name: str, spec: Spec, place: Home | None) -> dict[str, Any]:
     version = next((found[package] for package in spec.packages if package in found), None)
     where = state(place) if place else "installed" if version or spec.remote else "missing"
     kinds = [kind for kind in spec.devices if place is None or place.serves(kind)]
-    known = [] if spec.remote else schemes.of_engine(name)  # a server's are its own business
+    # A server's are its own business.
+    every = [] if spec.remote else schemes.of_engine(name)
+    known = [q for q in every if any(_runs(q, spec, kind) for kind in kinds)]
     made = [q for q in known if schemes.scheme(q).source == "checkpoint"]
     chosen = [q for q in known if q not in made] + list(schemes.MIXED if spec.applies else ())
     return {
@@ -133,6 +135,13 @@ def _row(name: str, spec: Spec, place: Home | None) -> dict[str, Any]:
         "missing": _missing(chosen) if spec.applies else {},
         "refuses": {f"{q} on {kind}": why for (q, kind), why in spec.refuses.items()},
     }
+
+
+def _runs(quant: str, spec: Spec, kind: str) -> bool:
+    """Whether an engine runs a scheme on a kind of device."""
+    from bench import schemes
+
+    return kind in schemes.scheme(quant).kinds and (quant, kind) not in spec.refuses
 
 
 def _missing(names: Sequence[str]) -> dict[str, str]:

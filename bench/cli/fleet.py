@@ -29,14 +29,14 @@ def show(experiment: Experiment, fleet: Fleet, output: str) -> str:
     return render(rows, (), output)
 
 
-def plan_of(experiment: Experiment, select: str | None, output: str) -> str:
-    """Machines, cards and hours of a plan on a cluster."""
+def plan_of(experiment: Experiment, select: str | None, per_machine: int, output: str) -> str:
+    """Machines, cards and hours of a plan on a cluster; machines work at the same time."""
     import ray
 
     from bench.report.tables import column, render
     from bench.runner.fleet import machines
 
-    found = machines(experiment, select)
+    found = machines(experiment, select, per_machine)
     rows = [_about(experiment, machine) for machine, _ in found]
     for _, actor in found:
         ray.kill(actor)
@@ -45,6 +45,7 @@ def plan_of(experiment: Experiment, select: str | None, output: str) -> str:
         column("gpu"),
         column("cpus", "CPUs", ".0f"),
         column("gpus", "GPUs", ".0f"),
+        column("beside", "beside it"),
         column("replicates"),
         column("hours", "about, h", ".2f"),
     ]
@@ -63,6 +64,7 @@ def _about(experiment: Experiment, machine: FleetMachine) -> dict[str, Any]:
         "gpu": machine.gpu or machine.reported_gpu,
         "cpus": machine.node.cpus,
         "gpus": machine.node.gpus,
+        "beside": machine.beside,
         "replicates": experiment.measuring.pairs * len(experiment.variants),
         "hours": total_s(rows) / 3600,
     }

@@ -102,6 +102,25 @@ def add_fleet(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=LIST",
         help="only machines with this card or label, such as 'gpu=rtx-4080,rtx-3080;zone=a'",
     )
+    fleet.add_argument(
+        "--per-machine",
+        type=int,
+        metavar="N",
+        help="cards of one machine that measure at once (default: 1); more disturb one another, "
+        "and their records say so",
+    )
+
+
+def per_machine(args: argparse.Namespace) -> int:
+    """How many cards of a machine measure at once. Raises InputError."""
+    if args.per_machine is None:
+        return 1
+    if args.on is None:
+        raise InputError("--per-machine: is of a cluster's machines; --on ray names the cluster")
+    if args.per_machine < 1:
+        raise InputError(f"--per-machine {args.per_machine}: must be at least 1")
+    found: int = args.per_machine
+    return found
 
 
 def wanted_experiment(args: argparse.Namespace) -> Experiment:

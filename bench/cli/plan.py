@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cli import add_output
-from bench.cli.grid import LARGEST, add_fleet, add_grid, wanted_experiment
+from bench.cli.grid import LARGEST, add_fleet, add_grid, per_machine, wanted_experiment
 
 if TYPE_CHECKING:
     from bench.experiment import Experiment
@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from bench.runner.naming import named
     from bench.runner.pinning import pinned
 
+    per_machine(args)
     if args.n_batch == LARGEST:
         raise InputError("-b max: only `bench run` can find it, by trying; a plan needs numbers")
     experiment = wanted_experiment(args)
@@ -99,7 +100,7 @@ def _on_fleet(experiment: Experiment, args: argparse.Namespace) -> int:
     from bench.runner.nodes import connect
 
     connect(args.on)
-    print(plan_of(experiment, args.select, args.output), end="")
+    print(plan_of(experiment, args.select, per_machine(args), args.output), end="")
     return 0
 
 

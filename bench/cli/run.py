@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cli import add_output, stop_on_terminate
-from bench.cli.grid import LARGEST, add_fleet, add_grid, share, wanted_experiment
+from bench.cli.grid import (
+    LARGEST,
+    add_fleet,
+    add_grid,
+    per_machine,
+    share,
+    wanted_experiment,
+)
 from bench.cli.streams import Guard
 from bench.text import plain
 
@@ -72,6 +79,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Measure, then print the table and what it means."""
     stop_on_terminate()
+    per_machine(args)
     if args.claim is None:
         return _measure(wanted_experiment(args), args)
     return max(_measure(experiment, args) for experiment in _deciding(args.claim))
@@ -132,7 +140,7 @@ def _on_fleet(experiment: Experiment, folder: Path, args: argparse.Namespace) ->
     check_names(experiment)
     connect(args.on)
     with ProgressLine() as progress:
-        fleet = run_on_fleet(experiment, folder, progress, args.select)
+        fleet = run_on_fleet(experiment, folder, progress, args.select, per_machine(args))
     print(show(experiment, fleet, args.output), end="")
     for name, why in (fleet.lost | fleet.refused).items():
         print(f"bench: {name}: {why}", file=sys.stderr)

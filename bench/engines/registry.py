@@ -118,7 +118,7 @@ ENGINES: Mapping[str, Spec] = {
         devices=("cuda", "cpu"),
         refuses={
             (quant, "cpu"): "vLLM's CPU build cannot cast weights to fp8 while loading"
-            for quant in ("fp8_per_tensor", "fp8_per_block", "mxfp8")
+            for quant in ("fp8_per_tensor", "fp8_per_block", "mxfp8", "torchao_fp8_per_row")
         },
         batches=True,
         spreads=True,

@@ -86,13 +86,32 @@ def settings_of(options: Mapping[str, Any]) -> VllmSettings:
     return found
 
 
+TORCHAO: Final = "torchao"
+"""vLLM's name for what torchao quantizes, by a configuration that it is given."""
+
+
+def by_torchao() -> dict[str, Any]:
+    """What tells vLLM to have torchao quantize a model in floats. Raises UnsupportedError."""
+    try:
+        from torchao.core.config import config_to_dict
+    except ImportError as error:
+        raise UnsupportedError(
+            f"vLLM's environment lacks torchao ({error}): bench engines install vllm"
+        ) from error
+    from bench.quantization.ao import fp8_row_config
+
+    config = json.dumps(config_to_dict(fp8_row_config()))
+    return {"hf_overrides": {"quantization_config_dict_json": config}}
+
+
 def asked(job: Job, settings: VllmSettings, dtype: str) -> dict[str, Any]:
     """Arguments of `vllm.LLM`; where a setting is None, vLLM's own default."""
+    method = schemes.scheme(job.quant).engines.get("vllm") or None
     given = {
         "max_num_batched_tokens": settings.max_num_batched_tokens,
         "max_model_len": settings.max_model_len,
         "async_scheduling": settings.async_scheduling,
-        "quantization": schemes.scheme(job.quant).engines.get("vllm") or None,
+        "quantization": method,
         "speculative_config": settings.speculation,
     }
     return {
@@ -110,6 +129,7 @@ def asked(job: Job, settings: VllmSettings, dtype: str) -> dict[str, Any]:
         "max_logprobs": TOP_K,
         "seed": job.seed,
         **{name: value for name, value in given.items() if value is not None},
+        **(by_torchao() if method == TORCHAO else {}),
     }
 
 

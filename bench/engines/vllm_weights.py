@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from bench.quantization.holding import tensor_parts
+
 PLAIN: Final = "Unquantized"
 """Begins the name of vLLM's method for a layer in floats."""
 PACKED: Final[Mapping[str, int]] = {"CompressedTensorsW8A8Int8": 1}
@@ -43,7 +45,7 @@ def vllm_weights(model: Any) -> VllmWeights:
         id(tensor): tensor
         for module in model.modules()
         for tensor in module.parameters(recurse=False)
-        if id(tensor) not in of_layers
+        if not of_layers.intersection(map(id, tensor_parts(tensor)))
     }
     quantized = sum(map(_size, filter(_is_quantized, layers)))
     n_params = sum(map(_size, layers)) + sum(_bias(layer) for layer in layers)
@@ -71,7 +73,9 @@ def _layers(model: Any) -> Iterator[Any]:
 
 
 def _tensors(layer: Any) -> list[Any]:
-    return [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
+    """The plain tensors that it holds: torchao's weight is made of numbers and scales."""
+    held = (*layer.parameters(recurse=False), *layer.buffers(recurse=False))
+    return [part for tensor in held for part in tensor_parts(tensor)]
 
 
 def _size(layer: Any) -> int:

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from bench.experiment import Experiment
 
 
-PINNED: Final = re.compile(r"([\w.-]+(?:/[\w.-]+)?)@[0-9a-f]{12}(:[^:/@]+)?(?=/|$)")
+PINNED: Final = re.compile(
+    r"([\w.-]+(?:/[\w.-]+)?)@[0-9a-f]{12}(:(?:[^:@]+\.gguf|[^:/@]+))?(?=/|$)"
+)
 """A model of a hub at a commit, at the start of an arm's name or as the whole of a model's."""
 
 

@@ -18,8 +18,9 @@ from typing import Any, Literal
 from bench import fields
 from bench.data import shipped
 from bench.errors import InputError, unknown
-from bench.models import folders, gguf, hub, places
+from bench.models import folders, gguf, hub, hub_heads, places
 from bench.models.architecture import problems as shape_problems
+from bench.models.hub_gguf import gguf_files
 
 WeightSource = Literal["wheel", "hub", "random", "path", "gguf", "server"]
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -151,7 +152,7 @@ class Model:
     snapshot: hub.Snapshot | None = None
     """The commit that a model of a hub is; None where the hub was not asked yet."""
     file: str | None = None
-    """Of a snapshot's GGUF files the one that is meant."""
+    """Of a snapshot's GGUF files the one that is meant; of a model in several files the first."""
 
 
 def model_cards() -> dict[str, Path]:
@@ -235,18 +236,19 @@ def _of_hub(ref: str, named: hub.Ref) -> Model:
 def _gguf_of_hub(ref: str, named: hub.Ref, snapshot: hub.Snapshot | None) -> Model:
     if snapshot is None or named.file is None:
         raise InputError(f"'{ref}': not looked up on the hub yet; `bench plan -m {ref}` does")
-    file = hub.gguf_file(snapshot, named.file)
+    file = gguf_files(snapshot, named.file)[0]
     path = snapshot.folder / file.name
-    card = ModelCard(
-        name=name_of(Path(file.name).stem),
-        title=f"{named.repo}, {file.name}",
-        license=snapshot.license or "not stated",
-        architecture={},
-        architecture_source=f"{file.name} is not fetched yet",
-        weights=Weights(random=RandomWeights()),
-    )
-    if path.is_file():
-        card = _gguf_card(path)
+    if told := hub_heads.told(snapshot, file.name):
+        card = _gguf_card(told)
+    else:
+        card = ModelCard(
+            name=name_of(Path(file.name).stem),
+            title=f"{named.repo}, {file.name}",
+            license=snapshot.license or "not stated",
+            architecture={},
+            architecture_source=f"{file.name} is not fetched yet",
+            weights=Weights(random=RandomWeights()),
+        )
     return Model(ref=ref, card=card, source="gguf", path=path, snapshot=snapshot, file=file.name)
 
 
@@ -288,7 +290,8 @@ def _model_at(ref: str) -> Model:
     if path.suffix == ".toml":
         return _choose(ref, load_card(path), "")
     if path.suffix == ".gguf":
-        return Model(ref=ref, card=_gguf_card(path), source="gguf", path=path.resolve())
+        card = _gguf_card(gguf.read(path))
+        return Model(ref=ref, card=card, source="gguf", path=path.resolve())
     folders.check_form(path)
     architecture = folders.config(path)
     if found := shape_problems(architecture):
@@ -314,15 +317,15 @@ def _title(folder: Path, architecture: Mapping[str, Any]) -> str:
     return str(architecture.get("model_type", "model")) if folder == Path.home() else folder.name
 
 
-def _gguf_card(path: Path) -> ModelCard:
+def _gguf_card(file: gguf.GgufFile) -> ModelCard:
     """A card of what a GGUF file says of itself."""
-    keys = gguf.read(path)
+    stem = gguf.PART.sub("", file.path.name).removesuffix(".gguf")
     return ModelCard(
-        name=name_of(path.stem),
-        title=str(keys.keys.get("general.name", path.stem)),
-        license=str(keys.keys.get("general.license", "not stated")),
-        architecture=keys.architecture(),
-        architecture_source=f"keys of {path.name}",
+        name=name_of(stem),
+        title=str(file.keys.get("general.name", stem)),
+        license=str(file.keys.get("general.license", "not stated")),
+        architecture=file.architecture(),
+        architecture_source=f"keys of {file.path.name}",
         weights=Weights(random=RandomWeights()),
     )
 

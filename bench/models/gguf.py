@@ -1,15 +1,18 @@
 """What a GGUF file says of itself: its keys and its tensors' shapes. No weight is read.
 
 Format: ggml-org/ggml, docs/gguf.md, versions 2 and 3, little-endian. Values that are arrays
-(the vocabulary, for one) are kept as their lengths. Standard library only.
+(the vocabulary, for one) are kept as their lengths. A model may be split into files NAME-00001-of-
+0000N.gguf (llama.cpp, tools/gguf-split): the first has the keys, each its own tensors, and the
+first one's name means all of them. Standard library only.
 """
 
 from __future__ import annotations
 
 import mmap
+import re
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +22,8 @@ from bench.schemes import find
 from bench.schemes.gguf import BY_NAME, FILE_TYPES, FLOATS, TENSOR_TYPES, WHOLE, WORDS
 
 MAGIC: Final = b"GGUF"
+PART: Final = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
+"""End of the name of one file of several."""
 
 SCALARS: Final = {
     0: "B",
@@ -48,14 +53,15 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GgufFile:
-    """Keys and tensors of one file."""
+    """Keys and tensors of one file, or of a model's several files together."""
 
     path: Path
+    """Of several the first."""
     keys: Mapping[str, Any]
     """Scalars and strings; an array is its length."""
     tensors: tuple[Tensor, ...]
     weights_bytes: int
-    """From the first weight to the end of the file, alignment included."""
+    """From the first weight to the end of each file, alignment included."""
 
     @property
     def file_type(self) -> str:
@@ -125,7 +131,45 @@ class GgufFile:
             if name not in found:
                 raise InputError(f"{self.path}: no {named[name]} in it; is it a language model?")
         tied = all(tensor.name != "output.weight" for tensor in self.tensors)
-        return {"model_type": str(kind), **found, "tie_word_embeddings": tied}
+        try:
+            latent = _latent(kind, self.keys, self.tensors) if kind == "deepseek2" else {}
+        except KeyError as key:
+            raise InputError(f"{self.path}: no {key.args[0]} in it") from None
+        return {"model_type": str(kind), **found, **latent, "tie_word_embeddings": tied}
+
+
+LATENT: Final[Mapping[str, str]] = {
+    "num_experts_per_tok": "{}.expert_used_count",
+    "n_routed_experts": "{}.expert_count",
+    "n_shared_experts": "{}.expert_shared_count",
+    "moe_intermediate_size": "{}.expert_feed_forward_length",
+    "first_k_dense_replace": "{}.leading_dense_block_count",
+    "q_lora_rank": "{}.attention.q_lora_rank",
+    "kv_lora_rank": "{}.attention.kv_lora_rank",
+    "qk_rope_head_dim": "{}.rope.dimension_count",
+}
+"""Keys of config.json of a model with latent attention -> the file's."""
+
+
+def _latent(kind: str, keys: Mapping[str, Any], tensors: Sequence[Tensor]) -> dict[str, Any]:
+    """What a file of `deepseek2` says of latent attention, by the names of DeepseekV3Config.
+
+    Files made before April 2025 lack the matrices by which llama.cpp computes on the latent: it
+    then caches the keys and values of all heads (its pull request 12801).
+    """
+    old = not any(tensor.name.endswith(".attn_k_b.weight") for tensor in tensors)
+    end = "" if old else "_mla"
+    key, value = (keys[f"{kind}.attention.{name}_length{end}"] for name in ("key", "value"))
+    named = {name: place.format(kind) for name, place in LATENT.items()}
+    return {
+        "q_lora_rank": None,
+        **{name: keys[place] for name, place in named.items() if place in keys},
+        "model_type": "deepseek_v3",
+        "qk_nope_head_dim": key - keys[f"{kind}.rope.dimension_count"],
+        "v_head_dim": value,
+        "num_key_value_heads": keys[f"{kind}.attention.head_count"],
+        "caches_heads": old,
+    }
 
 
 MOST_NESTED: Final = 8
@@ -182,21 +226,69 @@ def _type_name(number: int) -> str:
     return TENSOR_TYPES[number].name if number in TENSOR_TYPES else f"type {number}"
 
 
-def read(path: Path) -> GgufFile:
-    """Read the header of a file. Raises InputError for what is not a whole GGUF file."""
+def parts(path: Path) -> tuple[Path, ...]:
+    """The files of a model, of which `path` is the first, or the only one.
+
+    Raises InputError for another than the first of several.
+    """
+    found = PART.search(path.name)
+    if found is None:
+        return (path,)
+    count = int(found["count"])
+    if int(found["number"]) != 1:
+        raise InputError(f"{path}: part {int(found['number'])} of {count}; name the first")
+    stem = path.name[: found.start()]
+    return tuple(path.with_name(f"{stem}-{i:05}-of-{count:05}.gguf") for i in range(1, count + 1))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether all files of a model are there."""
+    return all(part.is_file() for part in parts(path))
+
+
+def read(path: Path, sizes: Mapping[str, int] | None = None) -> GgufFile:
+    """Read the header of a file, or of all files of a model by its first.
+
+    `sizes`: of files of which no more than the header is there, their bytes by name. Raises
+    InputError for what is not a whole GGUF file, or a part that is missing.
+    """
+    each = [read_one(part, (sizes or {}).get(part.name)) for part in parts(path)]
+    if len(each) == 1:
+        return each[0]
+    tensors = tuple(tensor for one in each for tensor in one.tensors)
+    stated = each[0].keys.get("split.tensors.count", len(tensors))
+    counts = {one.keys.get("split.count") for one in each}
+    numbers = [one.keys.get("split.no") for one in each]
+    if counts != {len(each)} or numbers != list(range(len(each))) or stated != len(tensors):
+        raise InputError(f"{path}: its {len(each)} files are not the parts of one model")
+    if not tensors:
+        raise InputError(f"{path}: no weights in its {len(each)} files")
+    return GgufFile(
+        path=path,
+        keys=each[0].keys,
+        tensors=tensors,
+        weights_bytes=sum(one.weights_bytes for one in each),
+    )
+
+
+def read_one(path: Path, size: int | None = None) -> GgufFile:
+    """Read the header of one file alone, `size` bytes long where no more than that is there.
+
+    The first of several may hold no weights. Raises InputError.
+    """
     try:
         with (
             path.open("rb") as stream,
             mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
         ):
-            return _parse(path, data)
+            return _parse(path, data, len(data) if size is None else size)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
     except (ValueError, OverflowError) as error:
         raise InputError(f"{path}: not a readable GGUF file ({error})") from error
 
 
-def _parse(path: Path, data: mmap.mmap) -> GgufFile:
+def _parse(path: Path, data: mmap.mmap, size: int) -> GgufFile:
     if data[:4] != MAGIC:
         raise ValueError("it does not begin with GGUF")
     cursor = _Cursor(data)
@@ -219,6 +311,8 @@ def _parse(path: Path, data: mmap.mmap) -> GgufFile:
         last = max(last, cursor.take("Q"))
     alignment = max(int(keys.get("general.alignment", 32)), 1)
     start = -(-cursor.at // alignment) * alignment
-    if not tensors or start + last >= len(data):
+    if not tensors and PART.search(path.name):  # the first of several may hold the keys alone
+        return GgufFile(path=path, keys=keys, tensors=(), weights_bytes=0)
+    if not tensors or start + last >= size:
         raise ValueError("it ends before its weights do")
-    return GgufFile(path=path, keys=keys, tensors=tuple(tensors), weights_bytes=len(data) - start)
+    return GgufFile(path=path, keys=keys, tensors=tuple(tensors), weights_bytes=size - start)

@@ -1,5 +1,7 @@
 """Models of a hub by name: `ORG/NAME[@REVISION]`, `ORG/NAME:FILE.gguf`, `ORG/NAME:Q4_K_M`.
 
+Of a GGUF model in several files FILE is the first, or a pattern such as `*UD-Q4_K_XL*`.
+
 A name is looked up once and pinned to a commit; what the hub said of that commit (files, sizes,
 sums, licence, config.json) is kept in the cache, so that later readers need no network. Files are
 fetched by `bench.models.hub_fetch`, into the cache that every other tool of the hub shares.
@@ -21,6 +23,7 @@ from typing import Any, Final
 from bench import fields
 from bench.errors import BenchError, InputError, UnsupportedError
 from bench.models.hub_errors import telling
+from bench.models.hub_gguf import gguf_files, meant
 
 Say = Callable[[str], None]
 
@@ -70,7 +73,7 @@ class Ref:
     revision: str | None = None
     """Branch, tag or commit; None is the main branch."""
     file: str | None = None
-    """A GGUF file, or the scheme that its name holds."""
+    """A GGUF file, a pattern of its name, or the scheme that its name holds."""
 
     def __str__(self) -> str:
         revision = f"@{self.revision}" if self.revision else ""
@@ -179,35 +182,20 @@ def known(ref: Ref) -> Snapshot | None:
     return _read(place / f"{commit}.json") or _of_cache(ref.repo, commit)
 
 
-def gguf_file(snapshot: Snapshot, asked: str) -> HubFile:
-    """The one GGUF file that is meant: by its name, or by the scheme in it. Raises InputError."""
-    files = {f.name: f for f in snapshot.files if f.name.endswith(".gguf")}
-    if asked in files:
-        found = [files[asked]]
-    elif asked.endswith(".gguf"):
-        found = []
-    else:
-        tag = re.compile(rf"(?:^|[-._/]){re.escape(asked)}(?:[-._/]|$)", re.IGNORECASE)
-        found = [f for name, f in files.items() if tag.search(name.removesuffix(".gguf"))]
-    where = f"{snapshot.repo} at {snapshot.revision[:SHORT]}"
-    if not found:
-        there = ", ".join(sorted(files)[:12]) or "none at all"
-        raise InputError(f"{where} holds no GGUF file '{asked}'; there is: {there}")
-    if any(re.search(r"-\d{5}-of-\d{5}\.gguf$", f.name) for f in found):
-        raise InputError(
-            f"{where}: '{asked}' is split into several files, which is not supported; "
-            "choose one that is a single file"
-        )
-    if len(found) > 1:
-        names = ", ".join(f.name for f in found)
-        raise InputError(f"{where} holds {len(found)} files for '{asked}'; name one: {names}")
-    return found[0]
+def is_meant(pinned: str, named: str) -> bool:
+    """Whether a model that was pinned is the one that a name means, at whatever commit."""
+    one, other = parse(pinned), parse(named)
+    if one is None or other is None or one.repo != other.repo:
+        return False
+    if one.file is None or other.file is None:
+        return one.file == other.file
+    return bool(meant([one.file], other.file))
 
 
 def wanted(snapshot: Snapshot, file: str | None) -> list[HubFile]:
     """What has to be fetched: the one GGUF file, or weights, config and tokenizer."""
     if file is not None:
-        return [gguf_file(snapshot, file)]
+        return list(gguf_files(snapshot, file))
     names = {CONFIG, *BESIDE, *snapshot.shards}
     if WHOLE not in snapshot.shards:
         names.add(INDEX)
@@ -217,7 +205,7 @@ def wanted(snapshot: Snapshot, file: str | None) -> list[HubFile]:
 def refuse(ref: Ref, snapshot: Snapshot) -> None:
     """InputError for a model that is not made of safetensors, or does not continue text."""
     if ref.file is not None:
-        gguf_file(snapshot, ref.file)
+        gguf_files(snapshot, ref.file)
         return
     names = {one.name for one in snapshot.files}
     if "adapter_config.json" in names and not snapshot.shards:

@@ -89,7 +89,8 @@ def size(n_bytes: float) -> str:
 
 
 def fetch(snapshot: Snapshot, file: str | None, say: Say) -> Path:
-    """The folder of a commit with what an engine needs in it; `file`: of its GGUF files that one.
+    """The folder of a commit with what an engine needs in it; `file`: of its GGUF files that one,
+    with all that it is split into.
 
     Goes on where an earlier run stopped; a run that fetches the same is waited for. Raises
     UnsupportedError if the disk is too small, before anything is fetched, or the hub fails.

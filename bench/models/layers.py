@@ -186,13 +186,17 @@ def _latent_matrices(a: Mapping[str, Any], n: int) -> Iterator[Matrix]:
 
 
 def latent_attention(a: Mapping[str, Any], n: int) -> Iterator[Attention]:
-    """The latent cache, and the keys of DeepSeek Sparse Attention's indexer where there is one."""
+    """The latent cache, and the keys of DeepSeek Sparse Attention's indexer where there is one.
+
+    `caches_heads`: a file whose engine caches the keys and values of all heads instead.
+    """
     rank, rope, heads = int(a["kv_lora_rank"]), int(a["qk_rope_head_dim"]), a["num_attention_heads"]
     full = int(a["qk_nope_head_dim"]) + rope + int(a["v_head_dim"])
     index = int(a.get("index_head_dim") or 0)
+    whole = bool(a.get("caches_heads"))
     yield Attention(
-        cache_width=rank + rope,
-        decode_macs=int(heads) * (2 * rank + rope),
+        cache_width=int(heads) * full if whole else rank + rope,
+        decode_macs=int(heads) * (full if whole else 2 * rank + rope),
         prefill_macs=int(heads) * full,
         chosen=int(a["index_topk"]) if index else None,
         layers=n,

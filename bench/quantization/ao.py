@@ -56,11 +56,14 @@ def int8_weight_only() -> Any:
     return Int8WeightOnlyConfig()
 
 
-@converter
-def fp8_dynamic_row() -> Any:
+def fp8_row_config() -> Any:
+    """torchao's configuration of fp8 weights per row, and of activations scaled per row."""
     from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow
 
     return Float8DynamicActivationFloat8WeightConfig(granularity=PerRow())
+
+
+fp8_dynamic_row = converter(fp8_row_config)
 
 
 @converter

@@ -77,7 +77,7 @@ def weights_of(module: torch.nn.Module) -> Iterator[Weight]:
         elif hasattr(parameter, "has_fp16_weights"):
             yield _of_bitsandbytes_int8(parameter, module)
         else:
-            parts = list(_parts(parameter))
+            parts = list(tensor_parts(parameter))
             yield Weight(parameter.numel(), parts, len(parts) > 1 or parts[0].is_quantized)
 
 
@@ -118,7 +118,9 @@ def _stored(module: torch.nn.Module) -> tuple[list[Weight], set[str]]:
 def _is_codes(tensor: Any) -> bool:
     plain = not hasattr(tensor, "quant_state") and not hasattr(tensor, "has_fp16_weights")
     kind = str(getattr(tensor, "dtype", "")).removeprefix("torch.")
-    return plain and kind.startswith(LOW) and tensor.ndim >= 2 and len(list(_parts(tensor))) == 1
+    return (
+        plain and kind.startswith(LOW) and tensor.ndim >= 2 and len(list(tensor_parts(tensor))) == 1
+    )
 
 
 def _numbers(module: Any, codes: torch.Tensor) -> int:
@@ -167,13 +169,13 @@ def _of_bitsandbytes_int8(parameter: Any, module: Any) -> Weight:
     return Weight(parameter.numel(), [parameter.data, scales], quantized=True)
 
 
-def _parts(tensor: Any) -> Iterator[torch.Tensor]:
+def tensor_parts(tensor: Any) -> Iterator[torch.Tensor]:
     """The plain tensors that a tensor subclass is made of; of a distributed one, its part here."""
     if hasattr(tensor, "__tensor_flatten__"):
         inner = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
         for part in inner:
             if hasattr(part, "element_size"):  # a distributed tensor names its mesh too
-                yield from _parts(part)
+                yield from tensor_parts(part)
     else:
         yield tensor
 

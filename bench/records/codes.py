@@ -48,6 +48,8 @@ def _failure(name: str, sentence: str) -> Code:
     return Code(name=name, sentence=sentence, still="the replicate has no figures")
 
 
+NEIGHBOURS: Final = "NEIGHBOURS"
+
 CODES: Final[dict[str, Code]] = {
     code.name: code
     for code in (
@@ -87,6 +89,13 @@ CODES: Final[dict[str, Code]] = {
         _excluding(
             "REQUESTS_FAILED",
             "requests failed, so the rest ran at lower concurrency",
+        ),
+        Code(
+            name=NEIGHBOURS,
+            sentence="other cards of the machine measured at the same time, and share its power, "
+            "memory, bus and air",
+            touches=TIME | ENERGY,
+            still="both arms of a pair had as many neighbours; alone, a card may do otherwise",
         ),
         _excluding("CLIENT_BOUND", "the load generator was the bottleneck, not the server"),
         _excluding("PREFIX_CACHED", "the server took part of a prompt from a cache"),

@@ -159,8 +159,8 @@ def check_weights(variant: Variant, model: Model) -> None:
     kind, file = spec(variant.engine).weights, weights.gguf(model)
     if kind == "gguf" and file is None:
         raise InputError(f"engine {variant.engine}: {weights.no_gguf(model)}")
-    if kind == "gguf" and file is not None and file.is_file():
-        check_file(variant, file)
+    if kind == "gguf" and (told := weights.header(model)) is not None:
+        check_file(variant, told)
     if kind == "folder" and model.source == "gguf":
         engines = [name for name in ENGINES if spec(name).weights == "gguf"]
         raise InputError(
@@ -216,7 +216,7 @@ def _resolved(
     if place is not None and (reason := too_large(variant, model.card, place)):
         return replace(arm, refusal=reason)  # before gigabytes are fetched
     if engine.weights == "gguf":
-        check_file(variant, weights.prepare_gguf(model, say))
+        check_file(variant, gguf.read(weights.prepare_gguf(model, say)))
     elif engine.weights == "folder":
         weights.prepare(model, say)
     try:
@@ -259,12 +259,12 @@ def _with_engine(arm: Arm, device: schemes.Device, say: Callable[[str], None]) -
     return replace(arm, made=attribute(engine.prepare)(order))
 
 
-def check_file(variant: Variant, file: Path) -> None:
+def check_file(variant: Variant, file: gguf.GgufFile) -> None:
     """Refuse a scheme that is not the one which the GGUF file was stored in."""
-    held = gguf.read(file).scheme
+    held = file.scheme
     if held != variant.quant:
         raise InputError(
-            f"{variant.engine} runs a GGUF file as it is, and {file.name} is '{held}', "
+            f"{variant.engine} runs a GGUF file as it is, and {file.path.name} is '{held}', "
             f"not '{variant.quant}'; name its arm by that: -q {held}"
         )
 

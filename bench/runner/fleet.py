@@ -1,16 +1,18 @@
-"""Carry out a plan on the machines of a Ray cluster: one replicate a task, one folder a machine.
+"""Carry out a plan on the machines of a Ray cluster: one replicate a task, one folder a seat.
 
-Each machine does the whole experiment in the planned order, so that pairs of one machine stay in
-turns on it. Lines come back after each replicate and are appended here with fsync; whatever dies,
-the same command goes on with what is missing. The parent imports neither torch nor pandas.
+A seat is a machine, or one GPU of it where `per_machine` asks for several. Each seat does the whole
+experiment in the planned order, so that pairs of one card stay in turns on it. Lines come back
+after each replicate and are appended here with fsync; whatever dies, the same command goes on with
+what is missing. The parent imports neither torch nor pandas.
 """
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,7 @@ class Fleet:
 
 @dataclass(slots=True)
 class Desk:
-    """The driver's side of one machine: its folder, and what is still to be done there."""
+    """The driver's side of one seat: its folder, and what is still to be done there."""
 
     machine: FleetMachine
     actor: Any
@@ -62,6 +64,7 @@ class Desk:
             quality=not positions,
             done=frozenset(done),
             hopeless=frozenset(self.hopeless),
+            neighbours=self.machine.beside,
         )
 
     def seed(self, part: Part) -> list[str]:
@@ -86,17 +89,23 @@ class Desk:
         self.writer.append(line)
 
 
-def machines(experiment: Experiment, select: str | None) -> list[tuple[FleetMachine, Any]]:
-    """The chosen machines of the cluster, each with its seat. Raises UnsupportedError if none."""
+def machines(
+    experiment: Experiment, select: str | None, per_machine: int = 1
+) -> list[tuple[FleetMachine, Any]]:
+    """The chosen machines of the cluster, each with its seat; up to `per_machine` seats of one,
+    each with a GPU of its own. Raises UnsupportedError if none is chosen."""
     with redirect_stdout(sys.stderr):  # Ray prints what it tries again; the output is for tables
-        return _machines(experiment, select)
+        return _machines(experiment, select, per_machine)
 
 
-def _machines(experiment: Experiment, select: str | None) -> list[tuple[FleetMachine, Any]]:
+def _machines(
+    experiment: Experiment, select: str | None, per_machine: int
+) -> list[tuple[FleetMachine, Any]]:
     import ray
 
     wanted = nodes.selection(select)
-    seats = [(node, nodes.seat(node, experiment)) for node in nodes.nodes()]
+    there = {node.id: nodes.seats(node, experiment, per_machine) for node in nodes.nodes()}
+    seats = [(node, actor) for node in nodes.nodes() for actor in there.get(node.id, ())]
     found: list[tuple[FleetMachine, Any]] = []
     for node, actor in seats:
         try:
@@ -110,15 +119,29 @@ def _machines(experiment: Experiment, select: str | None) -> list[tuple[FleetMac
             continue  # it went away since it was listed
         except ray.exceptions.RayError as error:
             raise UnsupportedError(f"machine {_short(node)}: {nodes.first_line(error)}") from None
-        machine = nodes.described(node, about)
+        machine = nodes.described(node, about, len(there[node.id]))
         if nodes.matches(machine, wanted):
             found.append((machine, actor))
         else:
             ray.kill(actor)
+    if not seats and there:
+        device = experiment.grid.device
+        raise UnsupportedError(f"no machine of the cluster has as many GPUs as '{device}' names")
     if not found:
         known = ", ".join(sorted(_short(node) for node, _ in seats)) or "none"
         raise UnsupportedError(f"no machine of the cluster is chosen by --select (there: {known})")
-    return _named_apart(found)
+    return _named_apart(_beside_one_another(found))
+
+
+def _beside_one_another(
+    found: Sequence[tuple[FleetMachine, Any]],
+) -> list[tuple[FleetMachine, Any]]:
+    """The seats by name, each told how many others of its machine are chosen too."""
+    of_node = Counter(machine.node.id for machine, _ in found)
+    told = [
+        (replace(machine, beside=of_node[machine.node.id] - 1), actor) for machine, actor in found
+    ]
+    return sorted(told, key=lambda seat: (seat[0].node.id, seat[0].name))
 
 
 def _named_apart(found: Sequence[tuple[FleetMachine, Any]]) -> list[tuple[FleetMachine, Any]]:
@@ -134,15 +157,20 @@ def _named_apart(found: Sequence[tuple[FleetMachine, Any]]) -> list[tuple[FleetM
 
 
 def run_on_fleet(
-    experiment: Experiment, into: Path, progress: Progress, select: str | None = None
+    experiment: Experiment,
+    into: Path,
+    progress: Progress,
+    select: str | None = None,
+    per_machine: int = 1,
 ) -> Fleet:
-    """Measure what is missing of an experiment on every chosen machine at once."""
+    """Measure what is missing of an experiment on every chosen machine at once, and on up to
+    `per_machine` cards of each."""
     with redirect_stdout(sys.stderr):
-        return _run_on_fleet(experiment, into, progress, select)
+        return _run_on_fleet(experiment, into, progress, select, per_machine)
 
 
 def _run_on_fleet(
-    experiment: Experiment, into: Path, progress: Progress, select: str | None
+    experiment: Experiment, into: Path, progress: Progress, select: str | None, per_machine: int
 ) -> Fleet:
     import ray
 
@@ -150,7 +178,7 @@ def _run_on_fleet(
     desks: list[Desk] = []
     running: dict[Any, Desk] = {}
     try:
-        for machine, actor in machines(experiment, select):
+        for machine, actor in machines(experiment, select, per_machine):
             desk = _open(experiment, machine, actor, into / machine.name)
             desks.append(desk)
             fleet.folders[machine.name] = desk.folder

@@ -15,7 +15,7 @@ from bench.experiment import Experiment, Variant, Workload
 from bench.experiment.devices import REMOTE
 from bench.experiment.plan import plan
 from bench.experiment.selectors import short_names
-from bench.models import Model, ModelCard, gguf, resolve_model
+from bench.models import Model, ModelCard, resolve_model, weights
 from bench.records import OWN
 from bench.records.file import Results
 from bench.roofline import bound
@@ -80,10 +80,9 @@ def _refusal(variant: Variant, place: Here) -> str | None:
 
 
 def _sized(variant: Variant, model: Model) -> str:
-    """The scheme whose bytes are the arm's: of a GGUF file that is here its own mean bits."""
-    if model.source != "gguf" or model.path is None or not model.path.is_file():
-        return variant.quant
-    return f"{gguf.read(model.path).mean_bits:.4f}bpw"
+    """The scheme whose bytes are the arm's: of a GGUF file whose header is known its mean bits."""
+    told = weights.header(model) if model.source == "gguf" else None
+    return variant.quant if told is None else f"{told.mean_bits:.4f}bpw"
 
 
 def _limits(variant: Variant, workload: Workload, place: Here) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from bench.engines.registry import spec
 from bench.errors import InputError, UnsupportedError
 from bench.experiment import ArmEntry, Experiment, Variant
-from bench.models import Model, gguf, resolve_model
+from bench.models import Model, resolve_model, weights
 from bench.models.checkpoint import Checkpoint, checkpoint_of, refusal
 from bench.schemes import Device, find
 
@@ -61,8 +61,9 @@ def _scheme(variant: Variant, model: Model | None) -> str:
     engine = spec(variant.engine)
     if variant.quant != "none" or engine.weights == "none" or model is None:
         return variant.quant
-    if model.source == "gguf" and model.path is not None and engine.weights == "gguf":
-        return gguf.read(model.path).scheme
+    if model.source == "gguf" and engine.weights == "gguf":
+        told = weights.header(model)
+        return variant.quant if told is None else told.scheme
     found = checkpoint_of(model) if engine.weights == "folder" else None
     return found.scheme if found is not None else "none"
 

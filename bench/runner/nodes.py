@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from bench.errors import BenchError, InputError, UnsupportedError
 from bench.experiment import Experiment
+from bench.experiment.devices import count, spelled_out
 from bench.models.weights import import_root
 from bench.records import FILE
 from bench.runner.arms import Arm, resolve
@@ -42,13 +43,16 @@ class FleetMachine:
 
     node: Node
     name: str
-    """Of its results folder: the label `machine`, else card and start of its environment's id."""
+    """Of its results folder: the label `machine`, else card and start of its environment's id; with
+    its GPU's number where the machine has several seats."""
     environment: str
     """`Environment.id`."""
     gpu: str | None
     """Catalog name of its card; None for a CPU."""
     reported_gpu: str | None
     """The card's name as its driver gives it."""
+    beside: int = 0
+    """Other seats of the machine that measure at the same time."""
 
 
 def connect(address: str) -> None:
@@ -119,19 +123,22 @@ class FleetSeat:
         self._arms: list[Arm] | None = None
 
     def describe(self) -> dict[str, Any]:
-        """What this machine is: the id of its environment and its card."""
+        """What this machine is: the id of its environment, its card, and Ray's number of it."""
+        import ray
+
         from bench.devices.environment import capture
         from bench.engines.registry import packages
         from bench.roofline.gpus import match
 
         device = self._experiment.grid.device
-        environment = capture(None if device == "auto" else device, packages())
+        environment = capture(None if device == "auto" else spelled_out(device), packages())
         reported = environment.identity.get("gpu")
         known = match(reported) if reported else None
         return {
             "environment": environment.id,
             "gpu": known.name if known else None,
             "reported_gpu": reported,
+            "numbers": ray.get_runtime_context().get_accelerator_ids().get("GPU", []),
         }
 
     def work(self, seed: Sequence[str], part: Part) -> dict[str, Any]:
@@ -174,28 +181,39 @@ class Said:
         """Too fine to send."""
 
 
-def seat(node: Node, experiment: Experiment) -> Any:
-    """A Ray actor on that very machine, with a GPU of its own where the machine has any."""
+def seats(node: Node, experiment: Experiment, per_machine: int) -> list[Any]:
+    """Ray actors on that very machine, each with GPUs of its own where the machine has any.
+
+    No more than `per_machine`, and than there are GPUs, so none where one seat needs more of them;
+    a machine without GPUs is one seat.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    wants_gpu = node.gpus >= 1 and experiment.grid.device != "cpu"
+    device = experiment.grid.device
+    n_gpus = count(spelled_out(device)) if node.gpus >= 1 and device != "cpu" else 0
+    n_seats = min(per_machine, int(node.gpus) // n_gpus) if n_gpus else 1
+    cpus = node.cpus / max(n_seats, 1)  # nothing else of the cluster beside them
     make: Any = ray.remote(FleetSeat)
-    return make.options(
-        num_cpus=node.cpus,  # nothing else of the cluster beside it
-        num_gpus=1 if wants_gpu else 0,
+    placed = make.options(
+        num_cpus=int(cpus) if cpus >= 1 else int(100 * cpus) / 100,
+        num_gpus=n_gpus,
         max_restarts=2,
         max_task_retries=2,
         scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node.id, soft=False),
-    ).remote(experiment)
+    )
+    return [placed.remote(experiment) for _ in range(n_seats)]
 
 
-def described(node: Node, found: Mapping[str, Any]) -> FleetMachine:
-    """A machine, from what its seat says of itself."""
+def described(node: Node, found: Mapping[str, Any], n_seats: int = 1) -> FleetMachine:
+    """A seat of a machine, from what it says of itself."""
     kind = found["gpu"] or ("gpu" if found["reported_gpu"] else "cpu")
+    name = node.labels.get("machine", f"{kind}-{found['environment'][:8]}")
+    if n_seats > 1:
+        name += "-gpu" + "+".join(map(str, found["numbers"]))
     return FleetMachine(
         node=node,
-        name=node.labels.get("machine", f"{kind}-{found['environment'][:8]}"),
+        name=name,
         environment=found["environment"],
         gpu=found["gpu"],
         reported_gpu=found["reported_gpu"],
@@ -218,7 +236,8 @@ def selection(text: str | None) -> dict[str, tuple[str, ...]]:
 
 def matches(machine: FleetMachine, wanted: Mapping[str, Sequence[str]]) -> bool:
     """Whether a machine has one of the wanted values of each key: `gpu`, `machine` or a label."""
-    own = {**machine.node.labels, "machine": machine.name}
+    own = {key: {value} for key, value in machine.node.labels.items()}
+    own.setdefault("machine", set()).add(machine.name)
     if machine.gpu:
-        own["gpu"] = machine.gpu
-    return all(own.get(key) in values for key, values in wanted.items())
+        own["gpu"] = {machine.gpu}
+    return all(not own.get(key, set()).isdisjoint(values) for key, values in wanted.items())

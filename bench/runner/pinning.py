@@ -8,12 +8,14 @@ hub, measures another one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from bench.engines.registry import spec
-from bench.errors import UnsupportedError
+from bench.errors import BenchError, UnsupportedError
 from bench.experiment import ArmEntry, Experiment, Variant
-from bench.models import card_ref, hub, hub_ref, resolve_model
+from bench.models import card_ref, hub, hub_heads, hub_ref, resolve_model
+from bench.models.hub_gguf import gguf_files
 from bench.models.places import known, remember
 from bench.runner.counting import count
 
@@ -94,7 +96,11 @@ def _loads(variant: Variant) -> bool:
 def _pinned(model: str, say: Say, planning: bool) -> str:
     if (named := hub_ref(model)) is not None:
         snapshot = hub.look_up(named, say)
-        file = hub.gguf_file(snapshot, named.file).name if named.file else None
+        if named.file is None:
+            return snapshot.pinned()
+        file = gguf_files(snapshot, named.file)[0].name
+        with suppress(BenchError):  # said where the file itself is fetched
+            hub_heads.fetch(snapshot, file)
         return snapshot.pinned(file)
     found = resolve_model(model)
     if found.source in ("path", "gguf") and found.snapshot is None:

@@ -5,11 +5,12 @@ The parent imports neither torch nor pandas, and sleeps while a worker measures.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from bench.experiment import Experiment, Workload
 from bench.records import Record
+from bench.records.codes import NEIGHBOURS
 from bench.records.file import Results, Writer
 from bench.runner.arms import Arm
 from bench.runner.search import Searches
@@ -53,6 +54,8 @@ class Part:
     """Keys of measurements that are done and kept elsewhere."""
     hopeless: frozenset[tuple[str, Workload]] = frozenset()
     """What failed elsewhere in a way that would only repeat."""
+    neighbours: int = 0
+    """Other cards of this machine that measure meanwhile."""
 
 
 @dataclass(slots=True)
@@ -73,7 +76,9 @@ class Session:
     searches: Searches = field(default_factory=Searches)
 
     def keep(self, record: Record) -> None:
-        """Append a record; a search goes by it."""
+        """Append a record, which says whether others ran beside; a search goes by it."""
+        if self.part.neighbours and record.status == "ok":
+            record = replace(record, reasons=(*record.reasons, NEIGHBOURS))
         self.writer.append(record)
         self.searches.add(record)
 

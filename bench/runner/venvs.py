@@ -104,12 +104,12 @@ def names() -> list[str]:
     return sorted(path.stem for path in FILES.glob("*.txt"))
 
 
-def home(name: str, kind: str = "cpu") -> Home:
-    """The environment of that name for a kind of device; InputError for an unknown one.
+def home(name: str, kind: str = "") -> Home:
+    """The environment of that very name, or for a kind of device; InputError for an unknown one.
 
     A kind with packages of its own has the file NAME-KIND.txt; the others share NAME.txt.
     """
-    if f"{name}-{kind}" in names():
+    if kind and f"{name}-{kind}" in names():
         name = f"{name}-{kind}"
     if name not in names():
         raise InputError(unknown("engine environment", name, names()))

@@ -262,6 +262,20 @@ VLLM_ONLINE: Final = (
         kernel="fp8 weights, a power-of-two scale each 32; activations likewise from Blackwell on, "
         "in 16 bits before",
     ),
+    # vLLM's class TorchAOConfig (0.32.0, read 2026-11-29) has torchao quantize each linear layer
+    # once its weights are loaded; what torchao's own script stores is loaded into the same layers.
+    Scheme(
+        name="torchao_fp8_per_row",
+        summary="vLLM by torchao: fp8 weights per row, fp8 activations scaled per row, cast while "
+        "loading",
+        dynamic="activations",
+        engines={"vllm": "torchao"},
+        layout=Layout(bits=8, row_bytes=4, leaves=FUSED | HEAD, compute="fp8"),
+        kinds=("cuda",),
+        least=Least(capability=(8, 9), why=FP8_CARDS),
+        dtypes=("bfloat16",),
+        kernel="torch._scaled_mm, activations scaled before it",
+    ),
 )
 
 ROWS: Final = (NONE, *INTEGERS, *FP8, *VLLM_ONLINE)

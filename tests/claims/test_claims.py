@@ -625,6 +625,85 @@ def test_what_two_cards_still_lack_is_said_by_card() -> None:
     assert len(todo["two-cards-batch"].cards) == 5
 
 
+# --- a rate ---------------------------------------------------------------------------------
+
+
+def on_two_h100(tok_s: float, n: int = 4, gpus: int = 2, **more: Any) -> Results:
+    """The records of `unsloth-r1-two-h100`: 16 requests of 128 tokens, give or take 1%."""
+    file = "DeepSeek-R1-UD-IQ1_S/DeepSeek-R1-UD-IQ1_S-00001-of-00003.gguf"
+    repo = f"unsloth/DeepSeek-R1-GGUF@0123456789ab:{file}"
+    variant = {
+        "name": f"{repo}/llama.cpp/ud-iq1_s",
+        "model": repo,
+        "engine": "llama.cpp",
+        "quant": "ud-iq1_s",
+        "device": "cuda:0+cuda:1",
+    }
+    work = {"n_prompt": 32, "n_gen": 128, "n_batch": 16}
+    records = []
+    for i in range(n):
+        seconds = 16 * 128 / tok_s * (1 + 0.005 * (i - 1.5))
+        samples = {
+            "prefill_s": [seconds / 10],
+            "itl_s": [[seconds * 0.9 / 127] * 127],
+            "e2e_s": [seconds],
+        }
+        made = record("ud-iq1_s", i, 0.1, variant=variant, workload=work, samples=samples)
+        records.append(replace(made, experiment="unsloth-r1-two-h100", **more))
+    identity = {"cpu": "c", "gpu": "NVIDIA H100 80GB HBM3", "gpus": gpus}
+    return Results(
+        environments={"e": Environment(id="e", identity=identity, state={})}, records=records
+    )
+
+
+@pytest.mark.parametrize(("tok_s", "outcome"), [(160, "supported"), (100, "refuted")])
+def test_a_measured_rate_decides_by_its_interval(tok_s: float, outcome: str) -> None:
+    (found,) = of("unsloth-r1", "1c", on_two_h100(tok_s))
+    row = as_row(found)
+    assert (row["verdict"], row["evidence"]) == (outcome, "measured")
+    assert row["value"] == pytest.approx(tok_s, rel=0.01)
+    assert 0.98 * tok_s < row["ci_low"] < row["value"] < row["ci_high"] < 1.02 * tok_s
+    assert "4 replicates" in row["note"]
+    (of_one,) = of("unsloth-r1", "1b", on_two_h100(tok_s))
+    assert all(item.level != "measured" for item in of_one.evidence), "of one request, not of 16"
+
+
+def test_a_rate_of_other_cards_or_of_one_replicate_decides_nothing() -> None:
+    for results in (on_two_h100(160, gpus=1), on_two_h100(160, n=1)):
+        (found,) = of("unsloth-r1", "1c", results)
+        assert found.verdict.outcome == "undecided"
+    other = on_two_h100(160)
+    identity = other.environments["e"].identity | {"gpu": "NVIDIA A100-SXM4-80GB"}
+    other.environments["e"] = replace(other.environments["e"], identity=identity)
+    (found,) = of("unsloth-r1", "1c", other)
+    assert all(item.level != "measured" for item in found.evidence)
+
+
+@pytest.mark.parametrize("code", ["THERMAL_THROTTLE", "NEIGHBOURS"])
+def test_a_rate_with_a_reason_against_it_is_named_and_not_counted(code: str) -> None:
+    results = on_two_h100(160)
+    results.records[2] = replace(results.records[2], reasons=(code,))
+    (found,) = of("unsloth-r1", "1c", results)
+    assert found.verdict.outcome == "undecided"
+    (item,) = [e for e in found.evidence if e.level == "measured"]
+    assert item.invalid.startswith(code)
+
+
+def test_what_a_rate_still_lacks_is_said_by_its_cards() -> None:
+    (left,) = missing(load_claims("unsloth-r1"), Results())
+    assert (left.n_missing, left.cards) == (2 * 4, ("2 x h100-sxm",))
+    assert left.sub_claims == ("1a", "1b", "1c")
+    (less,) = missing(load_claims("unsloth-r1"), on_two_h100(160))
+    assert less.n_missing == 4
+    (same,) = missing(load_claims("unsloth-r1"), on_two_h100(160, gpus=1))
+    assert same.n_missing == 8
+
+
+def test_every_experiment_of_a_claim_is_there() -> None:
+    for name in claim_files():
+        assert [m.to_write for m in missing(load_claims(name), Results()) if m.to_write] == []
+
+
 def test_missing_counts_what_is_still_to_measure() -> None:
     def left(results: Results) -> dict[str, int | None]:
         return {m.experiment: m.n_missing for m in missing(load_claims(ARTICLE), results)}

@@ -37,11 +37,13 @@ from bench.engines.messages import Job
 from bench.engines.registry import engine
 from bench.errors import InputError, UnsupportedError
 from bench.experiment import Workload
+from bench.models import gguf
 from bench.models.prompts import random_tokens
 from bench.worker import check_tokens, request
 from tests import fake_llama
 from tests.fakes import FakeClock
 from tests.models.test_gguf_file import write as write_gguf
+from tests.split_gguf import split
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +261,27 @@ class TestServer:
     def test_what_the_server_refuses_is_told(self, server: LlamaServerEngine) -> None:
         with pytest.raises(UnsupportedError, match="server: 400"):
             server._ask("/completion", {"prompt": {"no": "prompt"}})
+
+    def test_a_model_in_several_files_is_the_same_model(
+        self, server: LlamaServerEngine, job: Job, tmp_path: Path
+    ) -> None:
+        first, *rest = split(job.gguf, tmp_path, 100)
+        assert len(rest) == 2
+        made = LlamaServerEngine()
+        loaded = made.load(replace(job, gguf=first))
+        try:
+            assert loaded.n_params == 134_515_008
+            assert loaded.weights_bytes == pytest.approx(96_576_768, rel=1e-5)
+            assert loaded.details["tensor_types"] == gguf.read(job.gguf).tensor_types
+            for one in (made, server):
+                one.start(12, 8, 1)
+                request(one, FakeClock([0.0]), 8)
+            assert made.tokens() == server.tokens()
+        finally:
+            made.close()
+        rest[0].unlink()
+        with pytest.raises(InputError, match=r"-00002-of-00003\.gguf: No such file"):
+            LlamaServerEngine().load(replace(job, gguf=first))
 
     def test_a_model_that_the_build_does_not_know_is_named(self, job: Job, tmp_path: Path) -> None:
         file = write_gguf(tmp_path / "tiny.gguf")

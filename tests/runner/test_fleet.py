@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ window_s = 0.0
 
 
 def node(name: str) -> dict[str, Any]:
-    return {"num_cpus": 1, "labels": {"machine": name, "side": name[0]}}
+    """A machine of one CPU; the right one says that it has three GPUs, which nothing here uses."""
+    gpus = {"num_gpus": 3} if name == "right" else {}
+    return {"num_cpus": 1, **gpus, "labels": {"machine": name, "side": name[0]}}
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +149,79 @@ def test_chosen_machines_each_do_the_whole_experiment(
     check_each_once(into, 2, ("left", "right"))
 
 
+CARDS = ("right-gpu0", "right-gpu1")
+
+
+def check_neighbours(into: Path) -> None:
+    """Each card has every replicate once, in its own order, and says that the other ran beside."""
+    check_each_once(into, 3, CARDS)
+    for name in CARDS:
+        assert {record.reasons for record in read(into / name).records} == {("NEIGHBOURS",)}
+
+
+def test_two_cards_of_a_machine_each_do_the_whole_experiment(
+    cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, into = experiment(tmp_path, 3), tmp_path / "out"
+    cards = ("--on", "ray", "--per-machine", "2", "-o", "json")
+    assert main(["plan", str(path), *cards]) == 0
+    rows = {row["machine"]: row for row in json.loads(capsys.readouterr().out)}
+    assert sorted(rows) == sorted(["left", "middle", *CARDS])
+    assert {rows[name]["beside"] for name in CARDS} == {1}
+    assert {rows[name]["beside"] for name in ("left", "middle")} == {0}
+    assert len({row["hours"] for row in rows.values()}) == 1
+    assert {row["replicates"] for row in rows.values()} == {6}
+    assert main(["run", str(path), *cards, "--into", str(into), "--select", "machine=right"]) == 0
+    assert {row["machine"] for row in json.loads(capsys.readouterr().out)} == set(CARDS)
+    assert sorted(folder.name for folder in into.iterdir()) == list(CARDS)
+    check_neighbours(into)
+
+
+def test_two_cards_at_once_measure_at_once_and_go_on_where_they_were(
+    cluster: Any, tmp_path: Path
+) -> None:
+    path, into = experiment(tmp_path, 3), tmp_path / "out"
+    run = ("run", str(path), "--on", "ray", "--per-machine", "2", "--into", str(into))
+    run += ("--select", "machine=right")
+    with driver(*run) as first:
+        for name in CARDS:  # the other has begun before either ends
+            wait_for(into / name, 1)
+        began = {name: n_records(into / name) for name in CARDS}
+        first.send_signal(signal.SIGKILL)
+        first.communicate()
+    assert max(began.values()) < 6
+    with driver(*run) as again:
+        _, err = again.communicate(timeout=300)
+    assert again.returncode == 0, err
+    check_neighbours(into)
+
+
+def test_one_chosen_card_of_a_machine_has_no_neighbour(
+    cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, into = experiment(tmp_path, 1), tmp_path / "out"
+    cards = ("--on", "ray", "--per-machine", "3", "--select", "machine=right-gpu2")
+    assert main(["run", str(path), *cards, "--into", str(into)]) == 0
+    assert {record.reasons for record in read(into / "right-gpu2").records} == {()}
+
+
+def test_an_experiment_on_several_cards_reserves_as_many(
+    cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = experiment(tmp_path, 1)
+    cards = ["--on", "ray", "--per-machine", "2", "--select", "machine=right", "-o", "json"]
+    assert main(["plan", str(path), *cards, "-d", "cuda:0-1"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["machine"], row["beside"]) == ("right", 0), "two of its three cards are one seat"
+
+
+def test_per_machine_is_a_number_of_a_clusters_cards(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--per-machine", "2"]) == 2
+    assert "--on ray names the cluster" in capsys.readouterr().err
+    assert main(["plan", "--on", "ray", "--per-machine", "0"]) == 2
+    assert "must be at least 1" in capsys.readouterr().err
+
+
 def test_a_killed_driver_goes_on_where_it_was(cluster: Any, tmp_path: Path) -> None:
     path, into = experiment(tmp_path, 4), tmp_path / "out"
     run = ("run", str(path), "--on", "ray", "--into", str(into))
@@ -237,6 +313,10 @@ def test_selection() -> None:
     assert matches(machine, {"machine": ("m",)})
     assert not matches(machine, {"zone": ("b",)})
     assert not matches(machine, {"rack": ("1",)})
+    card = replace(machine, name="m-gpu1", node=replace(there, labels={"machine": "m"}))
+    assert matches(card, {"machine": ("m",)})
+    assert matches(card, {"machine": ("m-gpu1",)})
+    assert not matches(card, {"machine": ("m-gpu0",)})
 
 
 def test_what_ray_prints_is_not_in_the_output(
