@@ -48,6 +48,25 @@ class UnsupportedError(BenchError):
         super().__init__(message)
 
 
+OUT_OF_MEMORY: Final = (
+    "out of memory",  # CUDA, HIP, XPU and MPS, also where it is a plain RuntimeError
+    "not enough memory",  # torch's allocator on a CPU
+    "can't allocate memory",
+    "Invalid buffer size",  # MPS: more than Metal's largest buffer
+    "UR_RESULT_ERROR_OUT_OF_",  # Level Zero: device memory, host memory, resources
+    "BLAS_STATUS_ALLOC_FAILED",  # cuBLAS and hipBLAS: no room for a workspace
+)
+"""Words of errors that torch 2.13 raises when memory ran out, beside its OutOfMemoryError: on MPS
+always a RuntimeError, on XPU sometimes (pytorch#177714)."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of any device or of the host."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return any(words in str(error) for words in OUT_OF_MEMORY)
+
+
 WRONG_PATH: Final = frozenset(
     {
         errno.ENOTDIR,

@@ -28,7 +28,7 @@ SIGNS: Final[Mapping[str, str]] = {
 }
 """Words of Triton 3.7's, torch 2.13's and gcc's errors, and what each means."""
 
-BUILDS: Final = ("cuda_utils", "__triton_launcher", "hip_utils")
+BUILDS: Final = ("cuda_utils", "__triton_launcher", "hip_utils", "spirv_utils", "arch_utils")
 """Sources that Triton hands to the C compiler, by whose names its failed command is known."""
 
 

@@ -11,12 +11,16 @@ ends, as torch's do.
 from __future__ import annotations
 
 import contextlib
+import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -195,3 +199,133 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Card:
         monkeypatch.setattr(torch.cuda, name, stand_in)
     monkeypatch.setattr(torch.accelerator, "synchronize", card.synchronize)
     return card
+
+
+class Elsewhere(TorchFunctionMode):
+    """What is asked for on a kind of device is made on the CPU, and computed there."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self._name = re.compile(rf"{kind}(:\d+)?")
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def here(value: Any) -> Any:
+            named = isinstance(value, str | torch.device) and self._name.fullmatch(str(value))
+            return torch.device("cpu") if named else value
+
+        return func(*map(here, args), **{name: here(v) for name, v in (kwargs or {}).items()})
+
+
+@dataclass
+class Machine:
+    """An accelerator of another kind: what its torch is asked, and what it answers."""
+
+    kind: str
+    allocated: int = 1_000_000
+    reserved: int = 2_000_000
+    room: int = 16_000_000
+    emptied: int = 0
+    card: Card = field(default_factory=Card)
+
+    def empty(self) -> None:
+        self.emptied += 1
+
+
+def accelerator(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> Machine:
+    """`torch.accelerator` of a machine with one such device."""
+    device = torch.device(machine.kind)
+    for name, answer in {
+        "is_available": lambda: True,
+        "current_accelerator": lambda check_available=False: device,
+        "device_count": lambda: 1,
+        "synchronize": machine.card.synchronize,
+    }.items():
+        monkeypatch.setattr(torch.accelerator, name, answer)
+    return machine
+
+
+ACCELERATOR_MEMORY = (
+    "empty_cache",
+    "get_memory_info",
+    "max_memory_allocated",
+    "max_memory_reserved",
+    "memory_allocated",
+    "memory_reserved",
+    "memory_stats",
+    "reset_peak_memory_stats",
+)
+"""Of `torch.accelerator.memory`."""
+
+
+def apple(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A Mac as torch 2.11 to 2.13 has it: `torch.mps` knows what is held and no peak, and asked for
+    memory `torch.accelerator` stops within itself (pytorch#167447, #186430)."""
+    machine = accelerator(monkeypatch, Machine(kind="mps"))
+
+    def stops(*_: Any, **__: Any) -> None:
+        raise RuntimeError(
+            "device_allocator INTERNAL ASSERT FAILED, please report a bug to PyTorch. "
+            "Allocator for mps is not a DeviceAllocator."
+        )
+
+    for name in ACCELERATOR_MEMORY:
+        monkeypatch.setattr(torch.accelerator, name, stops)
+    for name, answer in {
+        "empty_cache": machine.empty,
+        "synchronize": machine.card.synchronize,
+        "current_allocated_memory": lambda: machine.allocated,
+        "driver_allocated_memory": lambda: machine.reserved,
+        "recommended_max_memory": lambda: machine.room,
+    }.items():
+        monkeypatch.setattr(torch.mps, name, answer)
+    return machine
+
+
+class Running(Event):
+    """An event of a queue that works as fast as this machine."""
+
+    def record(self) -> None:
+        self.card.clock_ms = time.perf_counter() * 1e3
+        super().record()
+
+
+def with_statistics(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> Machine:
+    """Events, and an allocator with peaks: `torch.xpu`, and `torch.cuda` of either vendor."""
+    module = getattr(torch, machine.kind)
+    for name, answer in {
+        "Event": type("Event", (Running,), {"card": machine.card}),
+        "synchronize": machine.card.synchronize,
+        "empty_cache": machine.empty,
+        "memory_allocated": lambda _device: machine.allocated,
+        "memory_reserved": lambda _device: machine.reserved,
+        "max_memory_allocated": lambda _device: 2 * machine.allocated,
+        "max_memory_reserved": lambda _device: 2 * machine.reserved,
+        "reset_peak_memory_stats": lambda _device: None,
+        "mem_get_info": lambda _device: (machine.room, 2 * machine.room),
+    }.items():
+        monkeypatch.setattr(module, name, answer)
+    return machine
+
+
+def intel(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A machine with an Intel card."""
+    return with_statistics(monkeypatch, accelerator(monkeypatch, Machine(kind="xpu")))
+
+
+def rocm(monkeypatch: pytest.MonkeyPatch, arch: str = "gfx942:sramecc+:xnack-") -> Machine:
+    """A machine with an AMD card: `cuda` to torch, whose capability is the chip's number."""
+    machine = with_statistics(monkeypatch, accelerator(monkeypatch, Machine(kind="cuda")))
+    properties = SimpleNamespace(
+        name="AMD Instinct MI300X",
+        gcnArchName=arch,
+        major=9,
+        minor=4,
+        multi_processor_count=304,
+        pci_domain_id=0,
+        pci_bus_id=1,
+        pci_device_id=0,
+    )
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _index: properties)
+    return machine

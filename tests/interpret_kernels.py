@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 import triton
@@ -210,14 +211,42 @@ TYPES = ("*i8", "*fp32", "*i8", "*fp32", "*bf16", "*bf16", "i32", "i32", "i32")
 SHARED = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024}
 """Shared memory that one program may use, by compute capability (CUDA programming guide)."""
 
+LOCAL = {
+    # arch: threads of a wavefront, bytes of local memory (LDS) of one program
+    "gfx90a": (64, 64 * 1024),
+    "gfx942": (64, 64 * 1024),
+    "gfx950": (64, 160 * 1024),
+    "gfx1100": (32, 64 * 1024),
+    "gfx1201": (32, 64 * 1024),
+}
+"""AMD's MI200, MI300, MI350, RX 7900 and RX 9070 (ROCm's table of GPU hardware specifications)."""
+
 
 def build() -> None:
     """Machine code for an A100, a 4080 and an H200: int8 tensor cores, 16-byte loads."""
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
     from triton.compiler import compile as build_kernel
 
-    rows = ASTSource(
+    build_kernel(rows_source(), target=GPUTarget("cuda", 90, 32))
+    kernel = int8_kernels.matmul_kernel
+    for capability, shared in SHARED.items():
+        fits = 0
+        for block_m, tile in zip((16, 32, 64), kernel.configs[::3], strict=True):
+            source, options = matmul_source(tile, block_m)
+            built = build_kernel(source, target=GPUTarget("cuda", capability, 32), options=options)
+            ptx = built.asm["ptx"]
+            assert re.search(r"(mma\.sync|wgmma)[^;]*s32\.s8\.s8", ptx), (capability, tile)
+            assert re.search(r"cp\.async\.cg[^;]*0x10", ptx), (capability, tile)
+            assert len(built.asm["cubin"]) > 0
+            fits += built.metadata.shared <= shared
+        assert fits > 0
+
+
+def rows_source() -> Any:
+    """The kernel that quantizes rows."""
+    from triton.compiler import ASTSource
+
+    return ASTSource(
         fn=int8_kernels.quantize_kernel,
         signature={
             "x_ptr": "*bf16",
@@ -228,27 +257,48 @@ def build() -> None:
         },
         constexprs={(4,): 4096},
     )
-    build_kernel(rows, target=GPUTarget("cuda", 90, 32))
+
+
+def matmul_source(tile: Any, block_m: int) -> tuple[Any, dict[str, int]]:
+    """The product for a tile, of rows padded to `block_m`; and how it is built."""
+    from triton.compiler import ASTSource
+
+    constants = {"HAS_BIAS": True, "BLOCK_M": block_m, **tile.kwargs}
+    source = ASTSource(
+        fn=int8_kernels.matmul_kernel.fn,
+        signature=dict(zip(NAMES, TYPES, strict=False)) | dict.fromkeys(constants, "constexpr"),
+        constexprs={(NAMES.index(name),): value for name, value in constants.items()},
+        attrs={(i,): [["tt.divisibility", 16]] for i in (0, 1, 2, 3, 4, 5, 7, 8)},
+    )
+    return source, {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+
+
+def build_for_amd() -> None:
+    """Machine code for AMD's chips: matrix instructions on integers, and a tile that fits."""
     kernel = int8_kernels.matmul_kernel
-    for capability, shared in SHARED.items():
-        fits = 0
-        for block_m, tile in zip((16, 32, 64), kernel.configs[::3], strict=True):
-            constants = {"HAS_BIAS": True, "BLOCK_M": block_m, **tile.kwargs}
-            source = ASTSource(
-                fn=kernel.fn,
-                signature=dict(zip(NAMES, TYPES, strict=False))
-                | dict.fromkeys(constants, "constexpr"),
-                constexprs={(NAMES.index(name),): value for name, value in constants.items()},
-                attrs={(i,): [["tt.divisibility", 16]] for i in (0, 1, 2, 3, 4, 5, 7, 8)},
-            )
-            options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
-            built = build_kernel(source, target=GPUTarget("cuda", capability, 32), options=options)
-            ptx = built.asm["ptx"]
-            assert re.search(r"(mma\.sync|wgmma)[^;]*s32\.s8\.s8", ptx), (capability, tile)
-            assert re.search(r"cp\.async\.cg[^;]*0x10", ptx), (capability, tile)
-            assert len(built.asm["cubin"]) > 0
-            fits += built.metadata.shared <= shared
-        assert fits > 0
+    for arch, (_, local) in LOCAL.items():
+        built_for_amd(rows_source(), arch)
+        for block_m in (16, 64):
+            sizes = []
+            for tile in kernel.configs:
+                source, options = matmul_source(tile, block_m)
+                built = built_for_amd(source, arch, options)
+                asm = built.asm["amdgcn"]
+                assert re.search(r"v_mfma_i32_\w+i8|v_wmma_i32_\w+iu8", asm), (arch, tile)
+                sizes.append(built.metadata.shared)
+            # What does not fit the tuner leaves out.
+            assert min(sizes) <= local, (arch, block_m, sizes)
+
+
+def built_for_amd(source: Any, arch: str, options: dict[str, Any] | None = None) -> Any:
+    """What LLVM makes of a kernel for a chip, linked."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import compile as build_kernel
+
+    target = GPUTarget("hip", arch, LOCAL[arch][0])
+    built = build_kernel(source, target=target, options=options)
+    assert len(built.asm["hsaco"]) > 0
+    return built
 
 
 ATTENDS = (
@@ -319,25 +369,10 @@ def built_attention(
 ) -> str:
     """PTX of a kernel that fits a card; `cache`: the type of keys and values, if it is another."""
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
     from triton.compiler import compile as build_kernel
 
-    names = attention_kernels.attend_kernel.arg_names
     what = (name, cache, dim, capability, splits)
-    constants = {"GROUP": 4, "DIM_K": dim, "DIM_V": dim, "SPLITS": splits}
-    constants |= attention_kernels.blocks(4, dim, dim, dtype)
-    if not scaled:
-        constants |= {"k_scale_ptr": None, "v_scale_ptr": None}
-    out = name if splits == 1 else "*fp32"
-    held = cache or name
-    types = (name, held, held, "*i64", out, out, out, "fp32", "i32", "*fp32", "*fp32")
-    aligned = (0, 1, 2, 3, 4, 5, 6, 8, *((9, 10) if scaled else ()))
-    source = ASTSource(
-        fn=attention_kernels.attend_kernel,
-        signature=dict(zip(ATTENDS, types, strict=True)) | dict.fromkeys(constants, "constexpr"),
-        constexprs={(names.index(key),): value for key, value in constants.items()},
-        attrs={(i,): [["tt.divisibility", 16]] for i in aligned},
-    )
+    source = attention_source(splits, dtype, name, dim, cache, scaled=scaled)
     target = GPUTarget("cuda", capability, 32)
     built = build_kernel(source, target=target, options=attention_kernels.LAUNCH)
     ptx = str(built.asm["ptx"])
@@ -349,11 +384,67 @@ def built_attention(
     return ptx
 
 
+def attention_source(
+    splits: int,
+    dtype: torch.dtype,
+    name: str,
+    dim: int,
+    cache: str = "",
+    *,
+    scaled: bool = False,
+    rdna: bool = False,
+) -> Any:
+    """The kernel of a step's attention; arguments as of `built_attention`."""
+    from triton.compiler import ASTSource
+
+    names = attention_kernels.attend_kernel.arg_names
+    constants = {"GROUP": 4, "DIM_K": dim, "DIM_V": dim, "SPLITS": splits}
+    constants |= attention_kernels.blocks(4, dim, dim, dtype, rdna=rdna)
+    if not scaled:
+        constants |= {"k_scale_ptr": None, "v_scale_ptr": None}
+    out = name if splits == 1 else "*fp32"
+    held = cache or name
+    types = (name, held, held, "*i64", out, out, out, "fp32", "i32", "*fp32", "*fp32")
+    aligned = (0, 1, 2, 3, 4, 5, 6, 8, *((9, 10) if scaled else ()))
+    return ASTSource(
+        fn=attention_kernels.attend_kernel,
+        signature=dict(zip(ATTENDS, types, strict=True)) | dict.fromkeys(constants, "constexpr"),
+        constexprs={(names.index(key),): value for key, value in constants.items()},
+        attrs={(i,): [["tt.divisibility", 16]] for i in aligned},
+    )
+
+
+def build_attention_for_amd() -> None:
+    """Machine code for AMD's chips, where a program has 64 KB of memory; caches in 8 bits too. No
+    register is spilled, but for long rows and such caches on RDNA."""
+    for dtype, name, dim in (
+        (torch.bfloat16, "*bf16", 128),
+        (torch.float16, "*fp16", 64),
+        (torch.bfloat16, "*bf16", 256),
+        (torch.float32, "*fp32", 128),
+    ):
+        for arch, (wavefront, local) in LOCAL.items():
+            for cache, scaled in (("", False), ("*i8", True), ("*fp8e4nv", False)):
+                if cache and name == "*fp32":
+                    continue
+                rdna = wavefront == 32
+                source = attention_source(32, dtype, name, dim, cache, scaled=scaled, rdna=rdna)
+                built = built_for_amd(source, arch, attention_kernels.LAUNCH)
+                what = (arch, name, cache, dim)
+                assert built.metadata.shared <= local, what
+                spilled = re.search(r"\.vgpr_spill_count:\s*(\d+)", built.asm["amdgcn"])
+                assert spilled is not None, what
+                if not rdna or (not cache and dtype.itemsize * dim <= 256):
+                    assert int(spilled[1]) == 0, what
+
+
 if __name__ == "__main__":
     tasks = {
         "int8": (interpret, build),
         "attention": (interpret_attention, build_attention),
         "narrow": (interpret_narrow, build_narrow),
         "gemlite": (interpret_gemlite, interpret_gemlite),
+        "int8-amd": (interpret, build_for_amd),
+        "attention-amd": (interpret_attention, build_attention_for_amd),
     }
     tasks[sys.argv[1]][sys.argv[2] == "build"]()

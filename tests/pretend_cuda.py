@@ -3,8 +3,8 @@
     python -m tests.pretend_cuda CARD SCHEME[:BATCH[:CACHE]] ... [NAME=VALUE ...]
 
 A line of JSON for each SCHEME: a step of a decoder layer, or of what follows the last one where
-SCHEME is `choose`, or why it failed. CARD is one of `CARDS`, CACHE a `kv_cache_dtype`, NAME an
-option of the compiler.
+SCHEME is `choose`, or why it failed. CARD is one of `CARDS` or `AMD_CARDS`, CACHE a
+`kv_cache_dtype`, NAME an option of the compiler.
 
 A process of its own, because torch is told that there is a card. Much of what it is told it by is
 private to torch, so that this belongs to the versions of constraints.txt.
@@ -49,21 +49,32 @@ CARDS = {
 }
 """NVIDIA's CUDA programming guide (technical specifications) and data sheets."""
 
+AMD_CARDS = {
+    # chip, capability as torch makes it of that, compute units, GiB, MiB of L2, wavefront
+    "mi300x": ("gfx942", 94, 304, 192, 4, 64),
+    "rx-7900-xtx": ("gfx1100", 110, 96, 24, 6, 32),
+}
+"""ROCm's table of GPU hardware specifications. Local memory is 64 KB everywhere."""
+
 
 def properties(name: str) -> Any:
     """What `torch.cuda.get_device_properties` would say."""
-    capability, sms, gib, l2, shared = CARDS[name]
+    chip, wavefront, shared = "", 32, 65536
+    if name in AMD_CARDS:
+        chip, capability, sms, gib, l2, wavefront = AMD_CARDS[name]
+    else:
+        capability, sms, gib, l2, shared = CARDS[name]
     return types.SimpleNamespace(
-        name=f"NVIDIA {name}",
+        name=f"AMD {name}" if chip else f"NVIDIA {name}",
         major=capability // 10,
         minor=capability % 10,
         total_memory=gib << 30,
         multi_processor_count=sms,
-        max_threads_per_multi_processor=2048 if capability in (80, 90) else 1536,
+        max_threads_per_multi_processor=2048 if chip or capability in (80, 90) else 1536,
         max_threads_per_block=1024,
-        warp_size=32,
+        warp_size=wavefront,
         regs_per_multiprocessor=65536,
-        gcnArchName="",
+        gcnArchName=chip,
         L2_cache_size=l2 << 20,
         is_integrated=0,
         shared_memory_per_block=49152,
@@ -79,8 +90,15 @@ class SeenError(Exception):
     """Raised where the code would be run."""
 
 
+def build_for(card: Any) -> None:
+    """Let this torch be one for the card's vendor, before inductor asks."""
+    torch.version.cuda, torch.version.hip = (None, "7.0") if card.gcnArchName else ("13.0", None)
+
+
 def pretend(name: str = "h200") -> None:
     """Let torch, inductor and triton take this machine for one with that card."""
+    card = properties(name)
+    build_for(card)
     import torch._inductor.config
     import torch._inductor.fx_passes.fuse_attention as patterns
     import triton
@@ -94,7 +112,6 @@ def pretend(name: str = "h200") -> None:
         return lambda *_, **__: value
 
     guard()
-    card = properties(name)
     capability = card.major * 10 + card.minor
     for call, value in (
         ("is_available", True),
@@ -115,7 +132,6 @@ def pretend(name: str = "h200") -> None:
             setattr(CudaInterface, call, staticmethod(answer(value)))
     CudaInterface.get_compute_capability = staticmethod(answer(capability))
     torch.cuda.get_rng_state = lambda *_, **__: torch.zeros(16, dtype=torch.uint8)
-    torch.version.cuda = "13.0"
     fake_tensor.init_gpu_context = answer(None)
     patterns._sfdp_init = answer(None)  # makes real tensors on the card, to find patterns by
     torch._inductor.config.joint_graph_constant_folding = False  # computes on the card
@@ -123,7 +139,11 @@ def pretend(name: str = "h200") -> None:
     torch._inductor.config.shape_padding = False  # by running both
     torch._inductor.config.force_disable_caches = True
     driver = types.SimpleNamespace(
-        get_current_target=answer(GPUTarget("cuda", capability, 32)),
+        get_current_target=answer(
+            GPUTarget("hip", card.gcnArchName, card.warp_size)
+            if card.gcnArchName
+            else GPUTarget("cuda", capability, 32)
+        ),
         get_current_device=answer(0),
         get_active_torch_device=answer(torch.device("cuda:0")),
         is_active=answer(True),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from bench.experiment import Experiment
     from bench.records import Environment
+    from bench.records.file import Results
 
 SIXTEEN_GB = 15 << 30
 """Bytes that a card of 16 GB shows at least."""
@@ -104,11 +105,20 @@ def _measure(experiment: Experiment, args: argparse.Namespace) -> int:
     from bench.report.tables import run as summary
 
     print(summary.show(experiment, outcome.results, folder, args.output), end="")
-    if args.experiment is None and (line := _next_on(outcome.results.environments.values())):
+    if args.experiment is None and (line := _next_after(outcome.results)):
         print(line, file=sys.stderr)
     if outcome.measured or not outcome.failed:
         return 0
     return 2 if outcome.refused == outcome.failed else 3
+
+
+def _next_after(results: Results) -> str | None:
+    """As `_next_on`, where a device that torch calls `cuda` was measured: the arms it names are for
+    NVIDIA's and AMD's cards."""
+    from bench.experiment.devices import kind_of
+
+    kinds = {kind_of(str(record.variant["device"])) for record in results.records}
+    return _next_on(results.environments.values()) if "cuda" in kinds else None
 
 
 def _next_on(environments: Iterable[Environment]) -> str | None:

@@ -35,9 +35,15 @@ def suspended_s() -> float:
     The clock that durations are measured by stands still meanwhile, and what is measured does not
     go on where it was: caches, clocks and temperatures are others.
     """
-    if not hasattr(time, "CLOCK_BOOTTIME"):
-        return 0.0
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+    # Linux' monotonic clock stands still while it sleeps, macOS' goes on (clock_gettime(3)).
+    for going, standing in (
+        ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC"),
+        ("CLOCK_MONOTONIC", "CLOCK_UPTIME_RAW"),
+    ):
+        if hasattr(time, going) and hasattr(time, standing):
+            now = [time.clock_gettime(getattr(time, name)) for name in (going, standing)]
+            return now[0] - now[1]
+    return 0.0
 
 
 class HostClock:

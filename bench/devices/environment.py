@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,13 @@ from bench.devices.host import host_identity, machine
 from bench.devices.several import group_identity
 from bench.experiment.devices import behind, is_remote, members, on_cpu
 from bench.records import Environment, utc_now
+from bench.schemes.row import TRITONS, installed
 
 PACKAGES = (
     "torch",
     "transformers",
     "torchao",
-    "triton",
+    *TRITONS,
     "accelerate",
     "bitsandbytes",
     "compressed-tensors",
@@ -56,6 +56,21 @@ SETTINGS = (
     "ONEDNN_MAX_CPU_ISA",
     "ATEN_CPU_CAPABILITY",
     "MALLOC_CONF",
+    "HSA_OVERRIDE_GFX_VERSION",
+    "PYTORCH_HIP_ALLOC_CONF",
+    "HIP_LAUNCH_BLOCKING",
+    "AMD_SERIALIZE_KERNEL",
+    "PYTORCH_TUNABLEOP_ENABLED",
+    "TORCH_BLAS_PREFER_HIPBLASLT",
+    "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL",
+    "ZE_AFFINITY_MASK",
+    "ZE_FLAT_DEVICE_HIERARCHY",
+    "UR_L0_USE_IMMEDIATE_COMMANDLISTS",
+    "PYTORCH_ENABLE_MPS_FALLBACK",
+    "PYTORCH_MPS_HIGH_WATERMARK_RATIO",
+    "PYTORCH_MPS_LOW_WATERMARK_RATIO",
+    "PYTORCH_MPS_FAST_MATH",
+    "PYTORCH_MPS_PREFER_METAL",
 )
 """Environment variables that change a figure; recorded where they are set."""
 
@@ -65,7 +80,8 @@ def capture(device: str | None = None, packages: Iterable[str] = ()) -> Environm
 
     `packages`: those of the engines (`bench.engines.registry.packages`), beside `PACKAGES`.
 
-    GPU facts come from the driver, so this does not need torch. Takes well below a second.
+    GPU facts come from the driver, so this does not need torch, and takes well below a second;
+    those of `xpu` and `mps` come from torch in a process of its own, in some seconds.
     """
     gpu, gpu_state, no_gpu = gpu_facts(device)
     identity = host_identity() | versions(packages) | gpu
@@ -91,10 +107,8 @@ def versions(packages: Iterable[str] = ()) -> dict[str, str | None]:
     """Versions of what is installed, without importing it; torch and transformers always named."""
     found: dict[str, str | None] = {"torch": None, "transformers": None, "torchao": None}
     for name in (*PACKAGES, *packages):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+        if (version := installed(name)) is not None:
+            found[name] = version
     return found
 
 
@@ -109,16 +123,13 @@ def gpu_facts(device: str | None) -> tuple[dict[str, Any], dict[str, Any], str |
         return {"gpu": None}, {}, "a server's machine cannot be read from here"
     each: list[dict[str, Any]] = []
     states: list[dict[str, Any]] = []
-    for name in members(device or "auto"):
+    for name in members(card.meant(device or "auto")):
         try:
-            found = card.open_card(name)
+            found, state = card.describe(name)
         except Unreadable as reason:
             return {"gpu": None}, {}, str(reason)
-        try:
-            each.append(dict(found.identity()))
-            states.append(dict(found.state()))
-        finally:
-            found.close()
+        each.append(found)
+        states.append(state)
     if len(each) == 1:
         return each[0], states[0], None
     return group_identity(each), {"gpus": states}, None

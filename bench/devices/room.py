@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 from pathlib import Path
-from typing import Any
 
 from bench.devices import Reading
 from bench.devices.figures import Unreadable
+from bench.devices.gpu import torch_memory
 from bench.devices.host import machine
 from bench.devices.host import peak_bytes as host_peak_bytes
 from bench.errors import UnsupportedError
-from bench.experiment.devices import kind_of, members, on_cpu
+from bench.experiment.devices import members, on_cpu
 
 
 def peak_bytes(reading: Reading, device: str) -> int:
     """The peak of a window: of the accelerator's allocator, or of the process on a CPU."""
-    names = ("peak_device_reserved_bytes", "peak_device_bytes")
-    for name in ("peak_host_bytes",) if on_cpu(device) else names:
+    names: tuple[str, ...] = ("peak_device_reserved_bytes", "peak_device_bytes")
+    if on_cpu(device):
+        names = ("peak_host_bytes",)
+    for name in names:
         if name in reading.memory:
             return int(reading.memory[name])
-    reason = next(iter(reading.absent.values()), "no reason given")
-    raise UnsupportedError(f"the peak of memory cannot be read: {reason}")
+    reasons = [reading.absent[name] for name in names if name in reading.absent]
+    reason = next(iter(reasons), "no reason given")
+    raise UnsupportedError(f"the peak of memory cannot be read: {reason}; give -b a number")
 
 
 def room_bytes(device: str, root: Path = machine.ROOT) -> int:
@@ -33,12 +35,10 @@ def room_bytes(device: str, root: Path = machine.ROOT) -> int:
 
 
 def _device_room(device: str) -> int:
-    module: Any = getattr(importlib.import_module("torch"), kind_of(device))
     try:
-        free, _total = module.mem_get_info(device)
-        return int(free) + int(module.memory_reserved(device))
-    except (AttributeError, RuntimeError) as error:
-        raise UnsupportedError(f"the free memory of {device} cannot be read: {error}") from error
+        return torch_memory.capacity_bytes(device)
+    except Unreadable as reason:
+        raise UnsupportedError(f"the free memory of {device} cannot be read: {reason}") from reason
 
 
 def _host_room(root: Path) -> int:

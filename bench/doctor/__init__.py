@@ -6,6 +6,7 @@ is measured; only the peaks, when asked for, are measured in a process that does
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -39,8 +40,8 @@ def examine(device: str | None = None, *, with_peaks: bool = False) -> list[Chec
 
     Raises UnsupportedError if that device is not there.
     """
-    from bench.devices.gpu.amd import AmdCard
-    from bench.doctor.gpu import gpu_checks
+    from bench.devices.gpu.card import built_for
+    from bench.doctor.gpu import gpu_checks, unread_check
     from bench.doctor.host import (
         CARD_PACKAGES,
         compiler_check,
@@ -53,14 +54,19 @@ def examine(device: str | None = None, *, with_peaks: bool = False) -> list[Chec
 
     chosen, card = find_device(device)
     checks = [Check(check="device", state="ok", found=chosen)]
-    checks.append(support_check(kind_of(chosen), "amd" if isinstance(card, AmdCard) else ""))
-    checks += software_checks()
-    if kind_of(chosen) == "cuda":
+    kind, build = kind_of(chosen), built_for()
+    amd = build == "hip" if card is None else card.vendor == "amd"
+    checks.append(support_check(kind, "amd" if amd and kind == "cuda" else ""))
+    checks += software_checks(build)
+    if kind == "cuda":
         checks += [package_check(*one) for one in CARD_PACKAGES]
+    if kind in ("cuda", "xpu"):
         checks.append(compiler_check(chosen))
     checks += host_checks(computes=chosen == "cpu")
     if card is not None:
         checks += gpu_checks(card)
+    elif kind != "cpu":
+        checks.append(unread_check(chosen))
     if with_peaks:
         checks += peak_checks(chosen)
     return checks
@@ -69,13 +75,13 @@ def examine(device: str | None = None, *, with_peaks: bool = False) -> list[Chec
 def find_device(device: str | None) -> tuple[str, Any]:
     """The device to examine, and its card where a vendor's library shows one."""
     from bench.devices.figures import Unreadable
-    from bench.devices.gpu.card import open_card
+    from bench.devices.gpu.card import built_for, open_card
 
     if device in (None, "auto"):
         try:
             return "cuda:0", open_card("cuda:0")
         except Unreadable:
-            return "cpu", None
+            return without_counters(), None
     assert device is not None
     if len(members(device)) > 1:
         raise InputError(f"device '{device}': the doctor examines one at a time")
@@ -86,9 +92,22 @@ def find_device(device: str | None) -> tuple[str, Any]:
         try:
             return device, open_card(device)
         except Unreadable as reason:
-            raise UnsupportedError(f"device '{device}': {reason}; try -d cpu") from None
+            if built_for() != "hip":  # amdsmi comes with ROCm and not with torch
+                raise UnsupportedError(f"device '{device}': {reason}; try -d cpu") from None
     ask_torch(device)
     return device, None
+
+
+def without_counters() -> str:
+    """What `bench run` takes where no vendor's library shows a card."""
+    from bench.devices.gpu.card import by_build
+
+    first = by_build()
+    if first is not None:
+        with contextlib.suppress(UnsupportedError):
+            ask_torch(first)
+            return first
+    return "cpu"
 
 
 def ask_torch(device: str) -> None:

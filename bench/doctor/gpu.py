@@ -3,14 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 from bench.devices.figures import Unreadable
-from bench.devices.gpu.amd import AmdCard
+from bench.devices.gpu.amd import WHOLE, AmdCard
+from bench.devices.gpu.card import describe
 from bench.devices.gpu.nvidia import NvidiaCard
 from bench.devices.gpu.reader import BRAKE, REST_LIMIT, THERMAL
 from bench.devices.gpu.spill import spills_here
 from bench.doctor import Check
+from bench.experiment.devices import kind_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """What a vendor's own program is called for."""
+
+    look: str
+    """Lists who uses the card."""
+    limit: str
+    """Sets the power limit; {} is its watts."""
+
+
+TOOLS: Final[Mapping[str, Tool]] = {
+    "nvidia": Tool(look="nvidia-smi", limit="sudo nvidia-smi -pl {:.0f}"),
+    "amd": Tool(look="amd-smi process", limit="sudo amd-smi set --power-cap {:.0f}"),
+}
+
+
+def unread_check(device: str) -> Check:
+    """A device that torch can use and no library here reads, by what torch tells of it."""
+    why = "energy, temperature and clocks are null, other processes unseen"
+    try:
+        facts, _ = describe(device)
+    except Unreadable as reason:
+        return Check(
+            check="gpu",
+            state="warn",
+            found="torch can use it, its counters are not read",
+            meaning=f"{reason}: it is not identified; {why}",
+            advice="install amdsmi of your ROCm: pip install /opt/rocm/share/amd_smi"
+            if kind_of(device) == "cuda"
+            else "",
+        )
+    found = (
+        f"{facts['gpu']}, {facts['gpu_memory_bytes'] / (1 << 30):.1f} GiB, {facts['gpu_driver']}"
+    )
+    return Check(check="gpu", state="ok", found=found, meaning=f"as torch tells: {why}")
 
 
 def gpu_checks(card: NvidiaCard | AmdCard) -> Iterator[Check]:
@@ -28,13 +68,13 @@ def gpu_checks(card: NvidiaCard | AmdCard) -> Iterator[Check]:
         )
         if "gpu_persistence" in facts:  # a thing of NVIDIA's driver
             yield persistence_check(facts)
-        yield power_limit_check(facts)
+        yield power_limit_check(facts, TOOLS[card.vendor])
         yield process_check(card)
         yield rest_check(sample.busy, missing)
         yield temperature_check(sample.temperature_c, facts.get("slowdown_c"), missing)
         yield event_check(sample.events, missing)
         yield energy_check(card)
-        yield memory_check(sample.used_bytes, facts["gpu_memory_bytes"])
+        yield memory_check(sample.used_bytes, facts["gpu_memory_bytes"], TOOLS[card.vendor].look)
         yield from sharing_checks(facts)
     finally:
         card.close()
@@ -55,7 +95,7 @@ def persistence_check(facts: dict[str, Any]) -> Check:
     )
 
 
-def power_limit_check(facts: dict[str, Any]) -> Check:
+def power_limit_check(facts: dict[str, Any], tool: Tool) -> Check:
     limit, usual = facts.get("gpu_power_limit_w"), facts.get("default_power_limit_w")
     enforced = facts.get("gpu_enforced_power_limit_w")
     if limit is None and enforced is not None:
@@ -80,11 +120,12 @@ def power_limit_check(facts: dict[str, Any]) -> Check:
         state="warn",
         found=f"{limit:.0f} W, by default {usual:.0f} W",
         meaning="slower and often cheaper per token than the same card at its default",
-        advice=f"sudo nvidia-smi -pl {usual:.0f}, or state it with the figures",
+        advice=f"{tool.limit.format(usual)}, or state it with the figures",
     )
 
 
 def process_check(card: NvidiaCard | AmdCard) -> Check:
+    look = TOOLS[card.vendor].look
     try:
         others = card.foreign(computing=False)
     except Unreadable as reason:
@@ -93,7 +134,7 @@ def process_check(card: NvidiaCard | AmdCard) -> Check:
             state="warn",
             found="not shown",
             meaning=str(reason),
-            advice="look with nvidia-smi outside the container",
+            advice=f"look with {look} outside the container",
         )
     if not others:
         return Check(check="other processes", state="ok", found="none")
@@ -102,7 +143,7 @@ def process_check(card: NvidiaCard | AmdCard) -> Check:
         state="bad",
         found=f"{len(others)}",
         meaning="figures measured now would be marked FOREIGN_PROCESS",
-        advice="stop them; nvidia-smi lists them",
+        advice=f"stop them; {look} lists them",
     )
 
 
@@ -187,7 +228,7 @@ def energy_check(card: NvidiaCard | AmdCard) -> Check:
     )
 
 
-def memory_check(used: int | None, total: int | None) -> Check:
+def memory_check(used: int | None, total: int | None, look: str) -> Check:
     if used is None or total is None:
         return Check(
             check="gpu memory",
@@ -203,12 +244,21 @@ def memory_check(used: int | None, total: int | None) -> Check:
         state="warn",
         found=found,
         meaning="something else holds memory of this card",
-        advice="stop it; nvidia-smi lists it",
+        advice=f"stop it; {look} lists it",
     )
 
 
 def sharing_checks(facts: dict[str, Any]) -> Iterator[Check]:
-    """MIG, vGPU, ECC: only what is worth a word."""
+    """MIG, partitions, vGPU, ECC: only what is worth a word."""
+    if (part := facts.get("gpu_partition")) is not None and part not in WHOLE:
+        yield Check(
+            check="partition",
+            state="warn",
+            found=part,
+            meaning="other partitions share the card's power and memory bandwidth; "
+            "no energy per token",
+            advice="measure on a whole card (SPX), or state it with the figures",
+        )
     if facts.get("gpu_mig"):
         yield Check(
             check="mig",

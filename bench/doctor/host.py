@@ -6,11 +6,13 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from bench import programs
 from bench.devices.figures import Unreadable
@@ -29,11 +31,21 @@ CARD_PACKAGES: tuple[tuple[str, tuple[int, ...], State], ...] = (("gemlite", (0,
 """The same of what only a card can use, and nobody must have."""
 
 
-def software_checks() -> Iterator[Check]:
-    """Python, packages, and room for what is downloaded."""
+INDEXES: Final[Mapping[str, str]] = {
+    "hip": "https://download.pytorch.org/whl/rocmX.Y (X.Y: your ROCm, as pytorch.org lists it)",
+    "xpu": "https://download.pytorch.org/whl/xpu",
+}
+"""Where builds of torch come from that PyPI's would replace: it is for NVIDIA."""
+
+
+def software_checks(build: str | None = None) -> Iterator[Check]:
+    """Python, packages, and room for what is downloaded. `build`: what torch was built for."""
     yield Check(check="python", state="ok", found=platform.python_version())
     for name, least, lacking in PACKAGES:
-        yield package_check(name, least, lacking)
+        found = package_check(name, least, lacking)
+        if name == "torch" and found.advice and (index := INDEXES.get(build or "")):
+            found = replace(found, advice=f"{found.advice} --index-url {index}")
+        yield found
     yield disk_check()
 
 
@@ -134,7 +146,9 @@ def shown(name: str, read: Callable[[], Any], judge: Callable[[Any], Check]) -> 
             state="warn",
             found="not shown",
             meaning=str(reason),
-            advice="nothing to do inside a virtual machine; expect more spread",
+            advice="nothing to do inside a virtual machine; expect more spread"
+            if sys.platform == "linux"
+            else "",
         )
 
 

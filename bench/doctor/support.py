@@ -18,18 +18,20 @@ SUPPORT: Final[Mapping[str, tuple[State, str, str]]] = {
     "amd": (
         "warn",
         "supported, never seen on a card",
-        "energy, clocks and memory come from amdsmi; the Triton kernels and graph captures were "
-        "never built for ROCm",
+        "tested on stand-ins of amdsmi and allocator, and on the code generated for gfx90a to "
+        "gfx1201 (ROCm): read the first figures with care",
     ),
     "xpu": (
         "warn",
         "speed and memory only, never seen on a card",
-        "no counters are read: energy, temperature and clocks are null, other processes unseen",
+        "tested on stand-ins; no counters are read: energy, temperature and clocks are null, other "
+        "processes unseen",
     ),
     "mps": (
         "warn",
         "speed and memory only, never seen on a Mac",
-        "no counters are read: energy, temperature and clocks are null, other processes unseen",
+        "tested on stand-ins; no counters are read: energy, temperature, clocks and the peak of "
+        "memory are null, other processes unseen",
     ),
 }
 """What is supported (the records in results/ say what was seen) -> state, words, meaning."""

@@ -114,20 +114,12 @@ def watched(
 ) -> Applied:
     """A quantized model, whose largest quantized layer but the head is run once to see what
     computes it. `shapes`: quantized layer -> (n_in, n_out)."""
-    from bench.quantization import seen
+    from bench.quantization import seen, streaming
 
     head = getattr(model, "get_output_embeddings", lambda: None)()
     within = [name for name in shapes if model.get_submodule(name) is not head] or list(shapes)
     largest = max(within, key=lambda name: shapes[name][0] * shapes[name][1])
     computed_by = seen.watch(model, largest, *shapes[largest])
-    _give_back()
+    streaming.give_back_all()  # so that the largest batch is not measured beside it
     details = {"layers": choice.record(), "computed_by": computed_by}
     return Applied(model, details, seen.in_words(computed_by))
-
-
-def _give_back() -> None:
-    """Memory that only quantizing needed, so that the largest batch is not measured beside it."""
-    import torch
-
-    if torch.accelerator.is_available():
-        torch.accelerator.empty_cache()

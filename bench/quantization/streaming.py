@@ -230,16 +230,27 @@ def _walk(module: Any, name: str, owner: Any) -> Iterator[tuple[str, Any, Any]]:
 def give_back(device: str) -> int:
     """Return freed memory to the system: allocators keep it, and the peak grows by what they keep.
 
-    0, the bytes that are kept from now on.
+    0, the bytes that are kept from now on. By the module of the device's kind: what
+    `torch.accelerator` has of memory stops on MPS with an internal error (pytorch#186430).
     """
     import torch
 
-    if device != "cpu":
-        torch.accelerator.empty_cache()
+    kind = device.partition(":")[0]
+    if kind != "cpu":
+        getattr(torch, kind).empty_cache()
     elif sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # a libc that is not glibc
             ctypes.CDLL("libc.so.6").malloc_trim(0)
     return 0
+
+
+def give_back_all() -> None:
+    """As `give_back`, on the accelerator that torch has here, if it has one."""
+    import torch
+
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if found is not None:
+        give_back(found.type)
 
 
 def _shared(model: nn.Module) -> set[int]:

@@ -285,6 +285,7 @@ def find_device(experiment: Experiment) -> schemes.Device:
         kind=found.kind,
         capability=(capability[0], capability[1]) if capability else None,
         n_sm=found.n_sm,
+        arch=found.arch,
     )
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 from bench.devices.figures import Unreadable
-from bench.devices.gpu import nvml
+from bench.devices.gpu import card as drivers
 from bench.devices.gpu.spill import spills_here
 from bench.devices.host import machine
 from bench.errors import UnsupportedError
@@ -25,10 +26,12 @@ class Here:
 
     name: str
     kind: str
-    """`cpu` or `cuda`."""
+    """`cpu`, `cuda`, `mps` or `xpu`."""
     memory_bytes: int | None
     gpu: Gpu | None = None
     """Its entry in the catalog; None for a CPU or a card that is not listed."""
+    arch: str | None = None
+    """AMD's name of the chip, where its driver tells it."""
     devices: str = ""
     """Several that hold one model, as torch names them; `memory_bytes` is of all."""
     elsewhere: bool = False
@@ -51,6 +54,7 @@ class Here:
             kind=self.kind,
             capability=(int(major), int(minor)) if minor.isdigit() else None,
             n_sm=self.gpu.sms if self.gpu and minor.isdigit() else None,
+            arch=self.arch,
             elsewhere=self.elsewhere,
         )
 
@@ -75,7 +79,7 @@ def here(device: str = "auto", gpu: str | None = None) -> Here:
         )
     if device != "cpu":
         try:
-            return _cards(spelled_out(device))
+            return _cards(spelled_out(drivers.meant(device)))
         except Unreadable as reason:
             if device != "auto":
                 raise UnsupportedError(
@@ -98,7 +102,7 @@ def here(device: str = "auto", gpu: str | None = None) -> Here:
 
 def place_of(device: str) -> Here | None:
     """A resolved device of this machine without touching it; None where nothing is known of it."""
-    if kind_of(device) not in ("cpu", "cuda"):
+    if kind_of(device) not in ("cpu", *CARDS):
         return None
     try:
         return here(device)
@@ -106,18 +110,26 @@ def place_of(device: str) -> Here | None:
         return None
 
 
+CARDS: Final = ("cuda", "mps", "xpu")
+"""Kinds of devices that are not the host's processor."""
+
+
 def _cards(device: str) -> Here:
     """The card of that name, or several that hold one model. Raises Unreadable."""
-    each = [nvml.describe(None if one == "auto" else one) for one in members(device)]
+    each = [drivers.describe(one)[0] for one in members(device)]
     names = list(dict.fromkeys(str(facts["gpu"]) for facts in each))
     alike = len(names) == 1
-    sizes = [facts["gpu_memory_bytes"] for facts in each]
     card = match(names[0]) if alike else None
+    # Of an APU amdsmi tells what the firmware sets apart; a model may have the computer's memory.
+    apart = card is not None and card.unified and kind_of(device) not in ("mps", "xpu")
+    sizes: list[Any] = [None if apart else facts["gpu_memory_bytes"] for facts in each]
+    kind = kind_of(device)
     return Here(
         name=f"{len(each)} x {names[0]}" if alike and len(each) > 1 else " + ".join(names),
-        kind="cuda",
+        kind=kind if kind in CARDS else "cuda",
         memory_bytes=None if None in sizes else sum(sizes),
         gpu=card,
+        arch=each[0].get("gpu_arch") if alike else None,
         devices=device if len(each) > 1 else "",
         reserve=reserve_of(card, wddm=spills_here(), used_bytes=_used(device)),
     )
@@ -126,6 +138,6 @@ def _cards(device: str) -> Here:
 def _used(device: str) -> int | None:
     """The most that other programs hold on one of the cards now; None where it is not known."""
     try:
-        return max(nvml.used_bytes(None if one == "auto" else one) for one in members(device))
+        return max(map(drivers.used_bytes, members(device)))
     except Unreadable:
         return None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from bench.schemes.row import FUSED, HEAD, Layout, Least, Package, Scheme
+from bench.schemes.row import FUSED, HEAD, TRITONS, Layout, Least, Package, Scheme
 
 TORCHAO: Final = Package(name="torchao", least="0.17")
 BITSANDBYTES: Final = Package(name="bitsandbytes", least="0.50")
 QUANTO: Final = Package(name="optimum-quanto", least="0.2.7")
-TRITON: Final = Package(name="triton", least="3.0", kinds=("cuda",))
+TRITON: Final = Package(name=TRITONS[0], least="3.0", kinds=("cuda",), also=TRITONS[1:])
 GEMLITE: Final = Package(name="gemlite", least="0.6.0")
 TORCH_UNSIGNED: Final = Package(name="torch", least="2.12", kinds=("cpu",))
 """The first whose torch._int_mm takes unsigned integers on a CPU; on a GPU they are signed."""
@@ -32,8 +32,17 @@ TEMPLATES: Final = Least(
     n_sm=68,
     why="torch's compiler writes no integer product for fewer, and cuBLAS refuses one of 16 rows "
     "or fewer: int8-dynamic-fused has one for each card",
+    amd=("gfx9", "gfx11", "gfx12"),
+    amd_why="torch's compiler writes no integer product for others",
 )
 """`is_big_gpu` of torch._inductor.utils."""
+FP8_PRODUCTS: Final = Least(
+    capability=(8, 9),
+    why=FP8_CARDS,
+    amd=("gfx94", "gfx950"),
+    amd_why="torchao multiplies in fp8 on MI300 and newer alone",
+)
+"""torchao 0.18 asserts it. Its fp8 is e4m3fnuz on gfx942, else e4m3fn (torchao.float8.config)."""
 FP8_NUMBERS: Final = Least(capability=(8, 9), why="Triton has no fp8e4nv before Ada")
 UNTRACEABLE: Final = (
     "bitsandbytes 0.50 gives its matmul on a CPU a shape that torch.compile cannot read"
@@ -125,7 +134,12 @@ INTEGERS: Final = (
         layout=Layout(bits=4, group=64, group_bytes=4, pad_in=1024, pad_out=8, leaves=FUSED),
         kinds=("cuda",),
         packages=(TORCHAO,),
-        least=Least(capability=(8, 0), why="the tile-packed kernel's bfloat16 tensor cores"),
+        least=Least(
+            capability=(8, 0),
+            why="the tile-packed kernel's bfloat16 tensor cores",
+            amd=("gfx90a", "gfx94", "gfx950"),
+            amd_why="torch's packed int4 product, from CDNA2 on",
+        ),
         dtypes=("bfloat16",),
         convert=f"{AO}:int4_weight_only",
         fits=f"{AO}:fits_int4",
@@ -193,7 +207,7 @@ FP8: Final = (
         layout=Layout(bits=8, row_bytes=4, leaves=FUSED, compute="fp8"),
         kinds=("cuda",),
         packages=(TORCHAO,),
-        least=Least(capability=(8, 9), why=FP8_CARDS),
+        least=FP8_PRODUCTS,
         dtypes=("bfloat16",),
         inductor=SCALED,
         launches=12,
@@ -209,7 +223,7 @@ FP8: Final = (
         layout=Layout(bits=8, matrix_bytes=4, leaves=FUSED, compute="fp8"),
         kinds=("cuda",),
         packages=(TORCHAO,),
-        least=Least(capability=(8, 9), why=FP8_CARDS),
+        least=FP8_PRODUCTS,
         inductor=SCALED,
         launches=16,
         convert=f"{AO}:fp8_dynamic_tensor",

@@ -39,7 +39,9 @@ class Device:
     capability: tuple[int, int] | None = None
     """NVIDIA's compute capability; None on other cards, also those that torch calls `cuda`."""
     n_sm: int | None = None
-    """Streaming multiprocessors of a CUDA device."""
+    """Streaming multiprocessors of an NVIDIA card."""
+    arch: str | None = None
+    """LLVM's name of an AMD chip, such as `gfx942`; None on other cards."""
     elsewhere: bool = False
     """Whether it is planned for and not here: then what is installed here says nothing of it."""
 
@@ -61,27 +63,52 @@ class Package:
     """Oldest version that has what the scheme calls."""
     kinds: tuple[str, ...] | None = None
     """Device kinds on which it is needed; None: all."""
+    also: tuple[str, ...] = ()
+    """Distributions that hold the same modules under another name; versions count alike."""
 
     def missing(self, device: Device) -> str | None:
         """What to do about it, or None if it is there or not needed."""
         if self.kinds is not None and device.kind not in self.kinds:
             return None
-        try:
-            found = metadata.version(self.name)
-        except metadata.PackageNotFoundError:
+        found = next(filter(None, map(installed, (self.name, *self.also))), None)
+        if found is None:
             return f"needs the package {self.name}: pip install {self.name}"
         if _release(found) < _release(self.least):
             return f"needs {self.name} >= {self.least}, here is {found}: pip install -U {self.name}"
         return None
 
 
+TRITONS: Final = (
+    "triton",
+    "triton-rocm",
+    "pytorch-triton-rocm",
+    "triton-xpu",
+    "pytorch-triton-xpu",
+    "pytorch-triton",
+    "triton-windows",
+)
+"""Distributions of the module `triton`: NVIDIA's, and those that builds of torch for AMD, Intel,
+every night and Windows need in its place (their metadata, torch 2.0 to 2.13)."""
+
+
+def installed(name: str) -> str | None:
+    """The version of a distribution; None if it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Least:
-    """The least NVIDIA card on which something runs."""
+    """The cards on which something runs: the least of NVIDIA's, and which of AMD's."""
 
     why: str
     capability: tuple[int, int] = (0, 0)
     n_sm: int = 0
+    amd: tuple[str, ...] | None = None
+    """Beginnings of the names of AMD chips; None: any."""
+    amd_why: str = ""
 
     def refusal(self, device: Device) -> str | None:
         """What the device lacks, or None; what is not known of it is not held against it."""
@@ -90,6 +117,9 @@ class Least:
             return f"needs compute capability {least} ({self.why}), {device.name} has {here}"
         if device.n_sm is not None and device.n_sm < self.n_sm:
             return f"needs {self.n_sm} SMs ({self.why}), {device.name} has {device.n_sm}"
+        if None not in (device.arch, self.amd) and not str(device.arch).startswith(self.amd or ()):
+            chips = " or ".join(self.amd or ())
+            return f"needs an AMD {chips} ({self.amd_why}), {device.name} is {device.arch}"
         return None
 
 

@@ -39,8 +39,9 @@ from bench.engines import (
 from bench.engines.messages import Loaded
 from bench.engines.registry import engine
 from bench.engines.transformers.ranks import is_broken
-from bench.errors import BenchError, UnsupportedError
+from bench.errors import BenchError, UnsupportedError, is_out_of_memory
 from bench.experiment import Measure, Workload
+from bench.quantization.streaming import give_back_all
 from bench.worker.differing import differing, identity, in_batches, one_by_one, shortest
 from bench.worker.energy import energy
 from bench.worker.messages import (
@@ -302,7 +303,13 @@ def probe(device: str) -> Probed:
     from bench.engines.transformers.resolving import resolve_device
 
     found = resolve_device(device)
-    return Probed(device=found.name, kind=found.kind, capability=found.capability, n_sm=found.n_sm)
+    return Probed(
+        device=found.name,
+        kind=found.kind,
+        capability=found.capability,
+        n_sm=found.n_sm,
+        arch=found.arch,
+    )
 
 
 def shaped(architecture: Mapping[str, Any]) -> Shaped:
@@ -318,10 +325,7 @@ def failure(error: Exception) -> Failed:
         code, message = error.code, str(error)
     elif isinstance(error, BenchError):
         code, message = "INPUT", str(error)
-    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        code, message = "OOM", f"out of memory: {first_line(error)}"
-    elif "not enough memory" in str(error) or "can't allocate memory" in str(error):
-        # PyTorch's CPU allocator raises a plain RuntimeError.
+    elif is_out_of_memory(error):
         code, message = "OOM", f"out of memory: {first_line(error)}"
     else:
         code, message = "CRASH", f"{type(error).__name__}: {first_line(error)}"
@@ -342,9 +346,8 @@ def release(runs: Engine) -> None:
     them, and giving back waits for the device.
     """
     gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and not is_broken(runs) and torch.accelerator.is_available():
-        torch.accelerator.empty_cache()
+    if "torch" in sys.modules and not is_broken(runs):
+        give_back_all()
 
 
 def claim_stdout() -> Callable[[dict[str, Any]], None]:

@@ -138,6 +138,7 @@ class Probed:
     kind: str
     capability: tuple[int, ...] | None
     n_sm: int | None
+    arch: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

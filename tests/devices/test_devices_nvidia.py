@@ -13,9 +13,9 @@ import pynvml
 import pytest
 
 from bench.devices.figures import Unreadable
-from bench.devices.gpu import nvidia
+from bench.devices.gpu import company, nvidia
 from bench.devices.gpu.nvidia import NvidiaCard
-from bench.devices.gpu.nvml import Nvml, describe, short_hash, visible_entry
+from bench.devices.gpu.nvml import Nvml, short_hash, visible_entry
 from bench.devices.gpu.reader import GpuReader
 from bench.devices.host import load
 from bench.devices.none import NullReader
@@ -46,7 +46,7 @@ FIGURE_CALLS = {
 def _plain_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(nvidia, "in_container", lambda: False)
+    monkeypatch.setattr(company, "in_container", lambda: False)
 
 
 def read(library: FakeNvml, seconds: float = 20.0) -> Any:
@@ -80,9 +80,7 @@ def test_a_card_in_order() -> None:
 
 
 def test_identity() -> None:
-    found = describe("cuda:0", FakeNvml())
-    assert found == NvidiaCard("cuda:0", FakeNvml()).identity()
-    assert found == {
+    assert NvidiaCard("cuda:0", FakeNvml()).identity() == {
         "gpu": "Invented 100",
         "gpu_id": short_hash("GPU-0bc"),
         "gpu_memory_bytes": 80 << 30,
@@ -282,13 +280,13 @@ def test_what_this_process_started_is_not_foreign(monkeypatch: pytest.MonkeyPatc
 def test_in_a_container_one_unknown_process_is_taken_to_be_this_one(
     monkeypatch: pytest.MonkeyPatch, pids: list[int], reasons: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(nvidia, "in_container", lambda: True)
+    monkeypatch.setattr(company, "in_container", lambda: True)
     listed = [process(pid + 4_000_000) for pid in pids]
     assert read(FakeNvml(nvmlDeviceGetComputeRunningProcesses=listed)).reasons == reasons
 
 
 def test_in_a_container_an_empty_list_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nvidia, "in_container", lambda: True)
+    monkeypatch.setattr(company, "in_container", lambda: True)
     assert "container" in read(FakeNvml()).absent["foreign_processes"]
 
 

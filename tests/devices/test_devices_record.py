@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.devices.gpu import nvidia
+from bench.devices.gpu import company
 from bench.devices.gpu.nvidia import NvidiaCard
 from scripts.trace_recording import FIELDS, as_trace, fields_shown, idle_lag_s, record, ticks
 from tests.fake_nvml import FakeNvml
@@ -26,7 +26,7 @@ class Steady(FakeNvml):
 
 @pytest.fixture
 def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(nvidia, "in_container", lambda: False)
+    monkeypatch.setattr(company, "in_container", lambda: False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     pace = TracePace()
     card = NvidiaCard("cuda:0", Steady(pace))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench.devices.gpu import nvidia
+from bench.devices.gpu import company, nvidia
 from bench.devices.gpu.nvidia import NvidiaCard
 from bench.devices.gpu.reader import GpuReader
 from bench.doctor import gpu as doctor
@@ -20,7 +20,7 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
         monkeypatch.delenv(name, raising=False)
     name = str(request.param)
-    monkeypatch.setattr(nvidia, "in_container", lambda: name in NAMESPACES)
+    monkeypatch.setattr(company, "in_container", lambda: name in NAMESPACES)
     monkeypatch.setattr(doctor, "spills_here", lambda: name == "WSL2")
     return name
 

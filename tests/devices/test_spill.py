@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench.devices.figures import Unreadable
-from bench.devices.gpu import nvml, spill
+from bench.devices.gpu import card, spill
 from bench.records.codes import CODES
 
 GB = 10**9
@@ -26,7 +26,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, free: int | None, shared: int | None)
             raise Unreadable("no")
         return free
 
-    monkeypatch.setattr(nvml, "free_bytes", read)
+    monkeypatch.setattr(card, "free_bytes", read)
     monkeypatch.setattr(spill, "shared_bytes", lambda: shared)
     found = spill.watch("cuda:0", spills=True)
     assert found is not None

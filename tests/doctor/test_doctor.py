@@ -18,7 +18,7 @@ from bench import doctor
 from bench.cli import doctor as cli
 from bench.devices import peaks
 from bench.devices.figures import Unreadable
-from bench.devices.gpu import card, nvidia
+from bench.devices.gpu import card, company
 from bench.devices.gpu.nvidia import NvidiaCard
 from bench.devices.host import load, machine, rapl
 from bench.doctor import Check, examine, find_device
@@ -37,7 +37,7 @@ def _quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine where nothing is wrong, whatever this one is."""
     for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(nvidia, "in_container", lambda: False)
+    monkeypatch.setattr(company, "in_container", lambda: False)
     shown = {
         "cpu_model": "Invented CPU",
         "cpu_limit": None,
@@ -213,7 +213,7 @@ def test_cards_out_of_order(answers: dict[str, Any], check: str, state: str) -> 
 def test_in_a_container_the_doctor_is_not_one_of_the_processes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(nvidia, "in_container", lambda: True)
+    monkeypatch.setattr(company, "in_container", lambda: True)
     listed = [process(4_000_000)]
     assert of(look(nvmlDeviceGetComputeRunningProcesses=listed), "other processes").state == "bad"
     assert of(look(), "other processes").state == "warn"

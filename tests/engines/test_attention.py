@@ -15,6 +15,11 @@ def test_the_gpu_kernels_without_a_gpu(which: str, task: str, tmp_path: Path) ->
     kernels(which, task, tmp_path)
 
 
+@pytest.mark.slow
+def test_the_kernel_is_built_for_amds_chips(tmp_path: Path) -> None:
+    kernels("attention-amd", "build", tmp_path)
+
+
 def test_programs_for_all_of_a_card() -> None:
     pytest.importorskip("triton")
     from bench.engines.graph.attention_kernels import splits_for

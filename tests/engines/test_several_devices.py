@@ -477,11 +477,10 @@ def test_memory_is_not_given_back_by_a_device_that_may_wait_for_a_rank(
     broken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[bool] = []
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: given.append(True))
+    monkeypatch.setattr(worker, "give_back_all", lambda: given.append(True))
     runs: Any = SimpleNamespace(others=SimpleNamespace(broken=broken))
     worker.release(runs)
-    assert given == [] if broken else [True]
+    assert given == ([] if broken else [True])
 
 
 def test_a_rank_ends_without_taking_down_what_others_hold(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -795,7 +794,7 @@ def test_a_plan_counts_the_memory_of_every_card(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     card = {"gpu": "NVIDIA GeForce RTX 4090", "gpu_memory_bytes": 24 << 30}
-    monkeypatch.setattr("bench.runner.here.nvml.describe", lambda _: card)
+    monkeypatch.setattr("bench.runner.here.drivers.describe", lambda _: (card, {}))
 
     def planned(device: str, *more: str) -> dict[str, Any]:
         args = ["-m", "deepseek-r1-distill-qwen-14b", "-q", "none", "--mode", "eager"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -188,7 +189,7 @@ def test_torchs_own_reason_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_cards_capability_and_sms_are_known_and_amds_numbers_are_no_capability(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    card = SimpleNamespace(major=8, minor=9, multi_processor_count=66)
+    card: Any = SimpleNamespace(major=8, minor=9, multi_processor_count=66)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
@@ -196,7 +197,9 @@ def test_a_cards_capability_and_sms_are_known_and_amds_numbers_are_no_capability
     here = resolve_device("auto")
     assert (here.name, here.capability, here.n_sm) == ("cuda:0", (8, 9), 66)
     monkeypatch.setattr(torch.version, "hip", "7.0")
-    assert resolve_device("cuda:0") == quantization.Device(name="cuda:0", kind="cuda")
+    card.gcnArchName = "gfx942:sramecc+:xnack-"
+    amd = quantization.Device(name="cuda:0", kind="cuda", arch="gfx942")
+    assert resolve_device("cuda:0") == amd
 
 
 def test_dtypes() -> None:

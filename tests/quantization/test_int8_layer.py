@@ -153,3 +153,8 @@ def test_a_cpu_that_saturates_pairs_gets_fewer_levels(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("task", ["interpret", pytest.param("build", marks=pytest.mark.slow)])
 def test_the_gpu_kernels_without_a_gpu(task: str, tmp_path: Path) -> None:
     kernels("int8", task, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_kernels_are_built_for_amds_chips(tmp_path: Path) -> None:
+    kernels("int8-amd", "build", tmp_path)

@@ -6,6 +6,7 @@ card yet: a key that a version names otherwise makes its figure absent, with tha
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -13,12 +14,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.devices.figures import NOT_LISTED, Figures, Unreadable, above_zero
+from bench.devices.gpu.company import strangers
 from bench.devices.gpu.energy import Sample
-from bench.devices.gpu.nvml import short_hash
-from bench.devices.host import load
+from bench.devices.gpu.nvml import short_hash, visible_entry
 from bench.experiment.devices import index_of
 
-HIDING = ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+HIDING = ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+"""In the order in which they count: the first is another library's, whose numbers are others."""
+
+WHOLE = ("SPX", "N/A", "None")
+"""Compute partitions that are the whole card (MI300: SPX, DPX, TPX, QPX, CPX)."""
+
+NO_COUNT = 2**64 - 1
+"""What the driver's table holds where a chip counts no energy, as Radeons do not."""
 
 VIOLATIONS: Mapping[str, str] = {
     "active_ppt_pwr": "sw_power_cap",
@@ -33,6 +41,7 @@ VIOLATIONS: Mapping[str, str] = {
 class AmdCard:
     """One card. Raises Unreadable on making if amdsmi or the card is not there."""
 
+    vendor = "amd"
     counter = "amdsmi-energy-count"
     scope = "gpu-socket"
     systematic_error: float | None = None
@@ -55,7 +64,7 @@ class AmdCard:
         self.no_energy = self._why_no_energy()
 
     def identity(self) -> Mapping[str, Any]:
-        """Name, memory, driver; None where amdsmi does not say."""
+        """Name, memory, driver, power limit, partition; None where amdsmi does not say."""
         found = Figures()
         found.read("gpu", lambda: str(self._key("amdsmi_get_gpu_asic_info", "market_name")))
         found.read("gpu_id", lambda: short_hash(str(self._ask("amdsmi_get_gpu_device_uuid"))))
@@ -63,6 +72,9 @@ class AmdCard:
         found.read(
             "gpu_driver", lambda: str(self._key("amdsmi_get_gpu_driver_info", "driver_version"))
         )
+        found.read("gpu_arch", self._arch)
+        found.read("gpu_power_limit_w", lambda: self._watts("power_cap"))
+        found.read("gpu_partition", self._partition)
         return found.values | dict.fromkeys(found.absent)
 
     def state(self) -> Mapping[str, Any]:
@@ -74,6 +86,8 @@ class AmdCard:
         count = self._ask("amdsmi_get_energy_count")
         ticks = count.get("energy_accumulator", count.get("power"))  # `power` until ROCm 6.0
         try:
+            if not 0 < ticks < NO_COUNT:
+                raise Unreadable(f"amdsmi_get_energy_count: {ticks} is no count")
             return int(ticks * count["counter_resolution"] / 1e3)
         except (KeyError, TypeError, ValueError) as error:
             raise Unreadable(f"amdsmi_get_energy_count: {error!r}") from error
@@ -88,7 +102,7 @@ class AmdCard:
             seen.read("temperature_c", self._temperature_c)
             seen.read("sm_mhz", lambda: self._clock_mhz("GFX"))
             seen.read("memory_mhz", lambda: self._clock_mhz("MEM"))
-            seen.read("used_bytes", lambda: self._memory("amdsmi_get_gpu_memory_usage"))
+            seen.read("used_bytes", self.used_bytes)
             seen.read("events", self._events)
             seen.read("busy", self._busy)
         self._missing |= seen.absent
@@ -98,14 +112,18 @@ class AmdCard:
         """amdsmi gives no cumulative seconds."""
         raise Unreadable("amdsmi counts no seconds of throttling")
 
-    def foreign(self, *, computing: bool = True) -> Sequence[int]:  # noqa: ARG002  as NvidiaCard's
-        """Process ids of others on the card. Raises Unreadable."""
-        own = {os.getpid(), *(pid for pid, _ in load.descendants(os.getpid()))}
+    def foreign(self, *, computing: bool = True) -> Sequence[int]:
+        """Process ids of others that compute on the card. Raises Unreadable."""
         listed = self._ask("amdsmi_get_gpu_process_list")
         try:
-            return sorted({int(process["pid"]) for process in listed} - own)
+            pids = [int(process["pid"]) for process in listed]
         except (KeyError, TypeError, ValueError) as error:
             raise Unreadable(f"amdsmi_get_gpu_process_list: {error!r}") from error
+        return strangers(pids, computing=computing)
+
+    def used_bytes(self) -> int:
+        """Bytes that all programs hold on the card. Raises Unreadable."""
+        return self._memory("amdsmi_get_gpu_memory_usage")
 
     def held_by(self, pids: Sequence[int]) -> int:
         """Bytes of the card's memory that these processes hold. Raises Unreadable."""
@@ -127,8 +145,11 @@ class AmdCard:
         return self._missing
 
     def health(self) -> dict[str, float]:
-        """What only `bench doctor` asks for: nothing that amdsmi names alike in every version."""
-        return {}
+        """Default power limit and critical temperature, where amdsmi shows them."""
+        figures = Figures()
+        figures.read("default_power_limit_w", lambda: self._watts("default_power_cap"))
+        figures.read("slowdown_c", lambda: self._temperature_c("CRITICAL"))
+        return figures.values
 
     def close(self) -> None:
         """Give amdsmi back; an error on the way out changes nothing."""
@@ -138,17 +159,37 @@ class AmdCard:
             return
 
     def _find(self, index: int) -> Any:
-        """The handle of torch's device: by its place on the bus, or by its number if none hide."""
+        """The handle of torch's device: by its place on the bus, or else by HIP's number (ROCm 6.4
+        and newer tell it), as amdsmi counts in another order. Raises Unreadable."""
         handles = self._call("amdsmi_get_processor_handles")
         if place := _torch_bus(index):
             for handle in handles:
                 if str(self._call("amdsmi_get_gpu_device_bdf", handle)).lower().startswith(place):
                     return handle
-        if hidden := [name for name in HIDING if name in os.environ]:
-            raise Unreadable(f"{hidden[0]} is set, so the card of device {index} is unknown")
-        if index >= len(handles):
-            raise Unreadable(f"there is no device {index}: the driver shows {len(handles)}")
-        return handles[index]
+        ids = {handle: self._hip_id(handle) for handle in handles}
+        told = None not in ids.values()
+        hidden = next((name for name in HIDING if name in os.environ), None)
+        entry = str(index) if hidden is None else visible_entry(os.environ[hidden], index, hidden)
+        if hidden is not None and not (told and entry.isdigit() and hidden != HIDING[0]):
+            raise Unreadable(f"{hidden} is set, so the card of device {index} is unknown")
+        if int(entry) >= len(handles):
+            raise Unreadable(f"there is no device {entry}: the driver shows {len(handles)}")
+        if not told and len({self._name(handle) for handle in handles}) > 1:
+            raise Unreadable(
+                f"cards of several models, and this amdsmi does not tell which is device {index}"
+            )
+        # A container that was given some of the cards counts those, in the same order.
+        return sorted(handles, key=lambda one: (ids[one] or 0) if told else 0)[int(entry)]
+
+    def _hip_id(self, handle: Any) -> int | None:
+        with contextlib.suppress(Unreadable, KeyError, TypeError, ValueError):
+            return int(self._call("amdsmi_get_gpu_enumeration_info", handle)["hip_id"])
+        return None
+
+    def _name(self, handle: Any) -> str | None:
+        with contextlib.suppress(Unreadable, KeyError, TypeError):
+            return str(self._call("amdsmi_get_gpu_asic_info", handle)["market_name"])
+        return None
 
     def _call(self, name: str, *arguments: Any) -> Any:
         try:
@@ -176,15 +217,27 @@ class AmdCard:
         keys = ("socket_power", "current_socket_power", "average_socket_power")
         return self._number("amdsmi_get_power_info", *keys)
 
+    def _watts(self, cap: str) -> float:
+        """A power cap, which Linux tells in microwatts."""
+        return self._number("amdsmi_get_power_cap_info", cap) / 1e6
+
+    def _arch(self) -> str:
+        """LLVM's name of the chip: `gfx942`."""
+        return str(self._key("amdsmi_get_gpu_asic_info", "target_graphics_version"))
+
+    def _partition(self) -> str:
+        """What of a card this device is: `SPX` is all of it, `CPX` one of its dies."""
+        return str(self._ask("amdsmi_get_gpu_compute_partition"))
+
     def _clock_mhz(self, kind: str) -> float:
         clock = getattr(self._library.AmdSmiClkType, kind)
         return self._number("amdsmi_get_clock_info", "clk", "cur_clk", arguments=(clock,))
 
-    def _temperature_c(self) -> float:
+    def _temperature_c(self, which: str = "CURRENT") -> float:
         sensor = self._library.AmdSmiTemperatureType.HOTSPOT
-        now = self._library.AmdSmiTemperatureMetric.CURRENT
+        metric = getattr(self._library.AmdSmiTemperatureMetric, which)
         return above_zero(
-            "amdsmi_get_temp_metric", self._ask("amdsmi_get_temp_metric", sensor, now)
+            "amdsmi_get_temp_metric", self._ask("amdsmi_get_temp_metric", sensor, metric)
         )
 
     def _memory(self, name: str) -> int:
@@ -204,6 +257,9 @@ class AmdCard:
         return frozenset(word for key, word in VIOLATIONS.items() if answer.get(key) is True)
 
     def _why_no_energy(self) -> str | None:
+        with contextlib.suppress(Unreadable):  # a card that is not partitioned
+            if (part := self._partition()) not in WHOLE:
+                return f"partitioned ({part}): the counter is the whole card's"
         try:
             self.counter_mj()
         except Unreadable as reason:

@@ -9,15 +9,13 @@ the clocks down. Source: NVML API reference; nvidia-ml-py 13.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from bench.devices.figures import NOT_LISTED, Figures, Unreadable, above_zero
+from bench.devices.gpu.company import strangers
 from bench.devices.gpu.energy import Sample
 from bench.devices.gpu.nvml import Nvml, card_identity, card_state
-from bench.devices.host import load
 
 POWER_INSTANT: Final = 186
 
@@ -48,9 +46,6 @@ SYSTEMATIC_ERROR: Final = 0.07
 """Share by which the board's sensor may be off, and not by the same share at every power: see
 docs/energy.md. It does not cancel between two arms that draw different power."""
 
-INITIAL_PID_NAMESPACE: Final = "pid:[4026531836]"
-"""PROC_PID_INIT_INO of the Linux kernel: outside every container."""
-
 VGPU: Final = 2
 """NVML_GPU_VIRTUALIZATION_MODE_VGPU."""
 
@@ -58,6 +53,7 @@ VGPU: Final = 2
 class NvidiaCard:
     """One card. Raises Unreadable on making if NVML or the card is not there."""
 
+    vendor = "nvidia"
     counter = "nvml-total-energy"
     scope = "gpu-board"
     systematic_error: float | None = SYSTEMATIC_ERROR
@@ -96,7 +92,7 @@ class NvidiaCard:
             seen.read("temperature_c", self._temperature_c)
             seen.read("sm_mhz", lambda: self._clock_mhz("NVML_CLOCK_SM"))
             seen.read("memory_mhz", lambda: self._clock_mhz("NVML_CLOCK_MEM"))
-            seen.read("used_bytes", lambda: int(self._ask("nvmlDeviceGetMemoryInfo").used))
+            seen.read("used_bytes", self.used_bytes)
             seen.read("busy", lambda: self._ask("nvmlDeviceGetUtilizationRates").gpu / 100)
         self._missing |= seen.absent
         return Sample(at_s=at_s, **seen.values)
@@ -111,22 +107,13 @@ class NvidiaCard:
         return figures.values
 
     def foreign(self, *, computing: bool = True) -> Sequence[int]:
-        """Process ids of others that compute on the card. Raises Unreadable.
-
-        In a container the driver may list ids of the host, or nothing. There an empty list is no
-        answer, and if this process is `computing` one of those listed is taken to be this one.
-        """
+        """Process ids of others that compute on the card. Raises Unreadable."""
         listed = self._ask("nvmlDeviceGetComputeRunningProcesses")
-        pids = sorted({int(process.pid) for process in listed})
-        own = {os.getpid(), *(pid for pid, _ in load.descendants(os.getpid()))}
-        others = [pid for pid in pids if pid not in own]
-        if len(others) < len(pids) or not in_container():
-            return others
-        if not pids:
-            raise Unreadable(
-                "the driver lists no processes to this namespace: a container, or WSL2"
-            )
-        return others[1:] if computing else others
+        return strangers((int(process.pid) for process in listed), computing=computing)
+
+    def used_bytes(self) -> int:
+        """Bytes that all programs hold on the card. Raises Unreadable."""
+        return int(self._ask("nvmlDeviceGetMemoryInfo").used)
 
     def held_by(self, pids: Sequence[int]) -> int:
         """Bytes of the card's memory that these processes hold, contexts and all.
@@ -238,11 +225,3 @@ class NvidiaCard:
         except Unreadable as reason:
             return f"no energy counter ({reason})"
         return None
-
-
-def in_container() -> bool:
-    """Whether process ids here may differ from the driver's."""
-    try:
-        return str(Path("/proc/self/ns/pid").readlink()) != INITIAL_PID_NAMESPACE
-    except OSError:
-        return False

@@ -97,44 +97,17 @@ class Nvml:
         raise Unreadable(f"CUDA_VISIBLE_DEVICES names {entry}, which the driver does not show")
 
 
-def visible_entry(visible: str, index: int) -> str:
+def visible_entry(visible: str, index: int, name: str = "CUDA_VISIBLE_DEVICES") -> str:
     """The `index`th device of CUDA_VISIBLE_DEVICES, an index or a UUID; it ends at the first bad
-    entry, as CUDA reads it."""
+    entry, as CUDA reads it. AMD's variables, by their `name`, are read alike."""
     shown: list[str] = []
     for entry in (text.strip() for text in visible.split(",")):
         if not entry or entry.startswith("-"):
             break
         shown.append(entry)
     if index >= len(shown):
-        raise Unreadable(f"CUDA_VISIBLE_DEVICES={visible!r} shows no device {index}")
+        raise Unreadable(f"{name}={visible!r} shows no device {index}")
     return shown[index]
-
-
-def describe(device: str | None = None, library: Any = None) -> dict[str, Any]:
-    """Facts of one NVIDIA card, for who needs no more than that. Raises Unreadable."""
-    nvml = Nvml(library)
-    try:
-        return card_identity(nvml, nvml.handle_for(device))
-    finally:
-        nvml.close()
-
-
-def used_bytes(device: str | None = None, library: Any = None) -> int:
-    """Bytes that all programs hold on one card now, the display among them. Raises Unreadable."""
-    nvml = Nvml(library)
-    try:
-        return int(nvml.call("nvmlDeviceGetMemoryInfo", nvml.handle_for(device)).used)
-    finally:
-        nvml.close()
-
-
-def free_bytes(device: str | None = None, library: Any = None) -> int:
-    """Bytes of one card that no program holds now. Raises Unreadable."""
-    nvml = Nvml(library)
-    try:
-        return int(nvml.call("nvmlDeviceGetMemoryInfo", nvml.handle_for(device)).free)
-    finally:
-        nvml.close()
 
 
 def card_identity(nvml: Nvml, handle: Any) -> dict[str, Any]:

@@ -8,28 +8,15 @@ peak is of the whole process, so what is left there is the interpreter and its l
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
 from bench.devices.figures import Figures, Unreadable
+from bench.devices.gpu.torch_memory import allocated_bytes
 from bench.experiment.devices import REMOTE, kind_of, members, on_cpu
 
 ELSEWHERE = (REMOTE, "synthetic")
 """Devices of which nothing here holds anything."""
-
-
-def allocated_bytes(device: str) -> int:
-    """What torch's allocator holds on a device now. Raises Unreadable."""
-    kind = kind_of(device)
-    try:
-        torch = importlib.import_module("torch")
-        held = int(getattr(torch, kind).memory_allocated(device))
-    except (ImportError, AttributeError, RuntimeError, AssertionError, ValueError) as error:
-        raise Unreadable(f"torch does not report its memory on {device}: {error}") from error
-    if held <= 0:
-        raise Unreadable(f"torch holds nothing on {device}: the engine allocates without torch")
-    return held
 
 
 def after_loading(device: str) -> Figures:

@@ -4,6 +4,9 @@ What runs on then is many times slower and looks like a measurement (microsoft/W
 allocated on a card of 16). Two signs, looked at before loading and after each measured window:
 what the allocator holds is more than the card had left, and Windows counts more shared memory of
 its adapters than before.
+
+A Mac does the same: torch lets MPS hold 1.7 times what Metal recommends (`MPSAllocator.h`), which
+may be more than there is, and macOS swaps. There the sign is holding more than is recommended.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.devices.figures import Unreadable
-from bench.devices.gpu import nvml
+from bench.devices.gpu import card, torch_memory
 from bench.experiment.devices import kind_of, members
 
 COUNTER: Final = r"\GPU Adapter Memory(*)\Shared Usage"
@@ -39,6 +42,8 @@ class Watch:
         self, memory: Mapping[str, Any], shared: Callable[[], int | None] | None = None
     ) -> str | None:
         """Why it must have spilled, or None. `memory`: the figures of a measured window."""
+        if kind_of(self.device) == "mps":
+            return _over_recommended(self.device)
         held = memory.get("peak_device_reserved_bytes")
         if held is not None and self.free_bytes is not None and held > self.free_bytes:
             return (
@@ -52,6 +57,18 @@ class Watch:
         return None
 
 
+def _over_recommended(device: str) -> str | None:
+    try:
+        held, most = torch_memory.reserved_bytes(device), torch_memory.capacity_bytes(device)
+    except Unreadable:
+        return None
+    if held <= most:
+        return None
+    return (
+        f"{held / 1e9:.1f} GB are held, and Metal recommends {most / 1e9:.1f} at most: macOS swaps"
+    )
+
+
 def spills_here(dxg: Path = DXG) -> bool:
     """Whether this machine's drivers spill: those of Windows, also under WSL2."""
     return sys.platform == "win32" or dxg.exists()
@@ -59,10 +76,12 @@ def spills_here(dxg: Path = DXG) -> bool:
 
 def watch(device: str, *, spills: bool | None = None) -> Watch | None:
     """Begin to watch, before anything is loaded; None where drivers do not spill."""
+    if kind_of(device) == "mps":
+        return Watch(device=device)
     if kind_of(device) != "cuda" or not (spills_here() if spills is None else spills):
         return None
     try:
-        free = sum(map(nvml.free_bytes, members(device)))
+        free = sum(map(card.free_bytes, members(device)))
     except Unreadable:
         free = None
     return Watch(device=device, free_bytes=free, shared_bytes=shared_bytes())

@@ -12,6 +12,8 @@ import os
 import platform
 import re
 import socket
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -37,7 +39,8 @@ def cpu_model(root: Path = ROOT) -> str:
     try:
         info = text_of(root / "proc/cpuinfo")
     except Unreadable:
-        if name := platform.processor():
+        # macOS says `arm` of every Mac there.
+        if name := _brand() or platform.processor():
             return name
         raise
     # x86 says `model name`; many ARM kernels give only the numbers of implementer and part.
@@ -45,6 +48,16 @@ def cpu_model(root: Path = ROOT) -> str:
         if found := re.search(pattern, info, re.MULTILINE):
             return found[1].strip()
     raise Unreadable("/proc/cpuinfo names no model")
+
+
+def _brand() -> str | None:
+    """The chip's name as macOS has it: `Apple M3 Max`."""
+    if sys.platform != "darwin":
+        return None
+    done = subprocess.run(
+        ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or None
 
 
 EXTENSIONS = (

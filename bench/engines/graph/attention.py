@@ -22,6 +22,8 @@ NAME: Final = "grouped_static"
 
 WAYS: Final = ("split", "sdpa")
 """Of reading the cache at a step: our kernel, or torch's attention under a mask."""
+KINDS: Final = ("cpu", "cuda")
+"""Of devices that our kernel, or its reference, is registered for."""
 
 _REGISTRY: Any = torch.library  # it has no types
 _LIBRARY = _REGISTRY.Library("gpu_cost_bench", "FRAGMENT")
@@ -40,6 +42,8 @@ def way_of(asked: Any, kind: str) -> str:
         return "split" if kind == "cuda" and importlib.util.find_spec("triton") else "sdpa"
     if asked not in WAYS:
         raise InputError(unknown("option attention", str(asked), WAYS))
+    if asked == "split" and kind not in KINDS:
+        raise InputError(f"option attention = 'split' is for {' and '.join(KINDS)}, not for {kind}")
     return str(asked)
 
 

@@ -129,10 +129,13 @@ def splits_for(pairs: int, length: int, n_sm: int) -> int:
     return 1 << (max(useful, 1).bit_length() - 1)
 
 
-def blocks(group: int, dim_k: int, dim_v: int, dtype: torch.dtype) -> dict[str, Any]:
+def blocks(
+    group: int, dim_k: int, dim_v: int, dtype: torch.dtype, *, rdna: bool = False
+) -> dict[str, Any]:
     """Tile sizes: what is short is padded to what the tensor cores need, or to a power of two."""
-    # Longer rows leave room for fewer in shared memory and registers.
-    bytes_a_row = dtype.itemsize * max(dim_k, dim_v)
+    # Longer rows leave room for fewer in shared memory and registers; AMD's chips for graphics,
+    # whose programs have half as many threads, spill registers with as many rows as others.
+    bytes_a_row = dtype.itemsize * max(dim_k, dim_v) * (2 if rdna else 1)
     return {
         "BLOCK_G": max(16, triton.next_power_of_2(group)),
         "BLOCK_K": max(16, triton.next_power_of_2(dim_k)),
@@ -145,6 +148,14 @@ def blocks(group: int, dim_k: int, dim_v: int, dtype: torch.dtype) -> dict[str, 
 def n_sm(device: torch.device) -> int:
     """Streaming multiprocessors of a card."""
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+@cache
+def is_rdna(device: torch.device) -> bool:
+    """Whether a device is an AMD chip of 32 threads a wavefront (CDNA has 64)."""
+    if torch.version.hip is None or device.type != "cuda":
+        return False
+    return int(torch.cuda.get_device_properties(device).warp_size) == 32
 
 
 Launch = tuple[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]]
@@ -168,7 +179,7 @@ def launches(
     batch, heads, _, dim_k = query.shape
     shared, length, dim_v = values.shape[1:]
     pairs, group = batch * shared, heads // shared
-    tiles = blocks(group, dim_k, dim_v, query.dtype)
+    tiles = blocks(group, dim_k, dim_v, query.dtype, rdna=is_rdna(query.device))
     shape = {"GROUP": group, "DIM_V": dim_v, "SPLITS": splits}
     parts = tops = sums = made  # of one split there is nothing to join
     if splits > 1:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from bench import schemes, toolchain
 from bench.engines.messages import Job
-from bench.errors import BenchError, InputError, UnsupportedError
+from bench.errors import BenchError, InputError, UnsupportedError, is_out_of_memory
 from bench.models import folders
 from bench.quantization import streaming
 
@@ -155,7 +155,7 @@ def refusing(kind: str) -> Iterator[None]:
     """What a model cannot do in a step is refused in a line: it would fail each time."""
     try:
         yield
-    except (BenchError, MemoryError):
+    except BenchError:
         raise
     except Exception as error:
         if is_out_of_memory(error):
@@ -214,7 +214,7 @@ def load(folder: Path, auto: Any, config: Any, **settings: Any) -> LoadedModel:
         model, info = auto.from_pretrained(
             folder, output_loading_info=True, ignore_mismatched_sizes=True, **FILES, **settings
         )
-    except (InputError, UnsupportedError, MemoryError):
+    except (InputError, UnsupportedError):
         raise
     except Exception as error:
         if is_out_of_memory(error):
@@ -283,11 +283,3 @@ def first_line(error: BaseException) -> str:
     lines: Iterable[str] = (line.strip() for line in str(error).splitlines())
     said = [line for line in lines if line][:2] or [type(error).__name__]
     return (" ".join(said) if said[0].endswith(":") else said[0])[:300]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: torch's own error, or its CPU allocator's plain RuntimeError."""
-    text = str(error)
-    return type(error).__name__ == "OutOfMemoryError" or (
-        "not enough memory" in text or "can't allocate memory" in text
-    )

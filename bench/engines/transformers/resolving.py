@@ -26,11 +26,13 @@ def resolve_device(name: str) -> schemes.Device:
     each = [_resolve_one(one) for one in members(spelled_out(name))]
     known = [one.capability for one in each if one.capability]
     sms = [one.n_sm for one in each if one.n_sm]
+    archs = {one.arch for one in each}
     return schemes.Device(
         name="+".join(one.name for one in each),
         kind=each[0].kind,
         capability=min(known, default=None),  # a scheme must run on each
         n_sm=min(sms, default=None),
+        arch=archs.pop() if len(archs) == 1 else None,
     )
 
 
@@ -57,9 +59,11 @@ def _resolve_one(name: str) -> schemes.Device:
             f"no device '{name}' on this machine; there is: {', '.join(there)}{said}"
         )
     found = schemes.Device(name=f"{kind}:{index or 0}", kind=kind)
-    if kind != "cuda" or torch.version.hip:  # AMD's numbers mean other cards
+    if kind != "cuda":
         return found
     card = torch.cuda.get_device_properties(int(index or 0))
+    if torch.version.hip:  # its capability is the chip's number, its SMs are compute units
+        return replace(found, arch=card.gcnArchName.partition(":")[0])
     return replace(found, capability=(card.major, card.minor), n_sm=int(card.multi_processor_count))
 
 
