@@ -70,7 +70,7 @@ def test_an_engine_with_memory_of_its_own_gives_none(monkeypatch: pytest.MonkeyP
 
 def test_torch_that_counts_nothing_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(mps=SimpleNamespace()))
-    assert "torch gives no" in after_loading("mps:0").absent["device_loaded_bytes"]
+    assert "torch reports no" in after_loading("mps:0").absent["device_loaded_bytes"]
 
 
 @pytest.mark.parametrize("device", ["remote", "remote:cuda:0", "synthetic"])

@@ -24,7 +24,7 @@ def allocated_bytes(device: str) -> int:
     name = "current_allocated_memory" if kind_of(device) == "mps" else "memory_allocated"
     held = _asked(device, name)
     if held <= 0:
-        raise Unreadable(f"torch holds nothing on {device}: the engine has memory of its own")
+        raise Unreadable(f"torch holds nothing on {device}: the engine allocates without torch")
     return held
 
 
@@ -50,7 +50,7 @@ def _asked(device: str, name: str) -> int:
         found = ask() if kind == "mps" else ask(device)  # there is one of them
         return int(found[0] if isinstance(found, tuple) else found)
     except (ImportError, *FAILURES) as error:
-        raise Unreadable(f"torch gives no {name} of {device}: {error}") from error
+        raise Unreadable(f"torch reports no {name} of {device}: {error}") from error
 
 
 class TorchMemory:
@@ -83,7 +83,7 @@ class TorchMemory:
         try:
             peak = int(getattr(self._module(), name)(self._device))
         except FAILURES as error:
-            raise Unreadable(f"torch gives no {name} of {self._device}: {error}") from error
+            raise Unreadable(f"torch reports no {name} of {self._device}: {error}") from error
         if peak <= 0:
             raise Unreadable(f"torch allocated nothing on {self._device} in this window")
         return peak
