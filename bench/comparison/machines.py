@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bench.comparison import QUALITY, Rules
 from bench.comparison.row import Across, Compared, RowHead
@@ -28,8 +28,17 @@ from bench.statistics.unpaired import (
     overlap,
     unpaired_ratio,
 )
-from bench.summary import Metric, Replicate, Row, Sizes, Summary, summarise
+from bench.summary import Metric, Row, Sizes, Summary, summarise
 from bench.summary.metrics import compared
+from bench.summary.pooling import Pooling, known
+from bench.summary.replicate import against
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Flags = NDArray[np.bool_]
+    Floats = NDArray[np.float64]
 
 COST: Final = "cost"
 
@@ -155,7 +164,7 @@ def _compare(
             scope=scope_of(base, other),
         ),
     )
-    imported = not_paired((*base.replicates, *other.replicates))
+    imported = not_paired(base.replicates) or not_paired(other.replicates)
     for metric in metrics:
         factor = 1.0
         if metric.compared == COST:
@@ -169,10 +178,8 @@ def _compare(
 
 
 def _beside(base: Side, other: Side) -> bool:
-    times = [
-        [one.started.timestamp() for one in side.replicates if one.ok] for side in (base, other)
-    ]
-    return all(times) and overlap(*times)
+    times = [side.replicates.good.whole("started_us") for side in (base, other)]
+    return all(map(len, times)) and overlap(*times)
 
 
 def _row(
@@ -185,15 +192,15 @@ def _row(
     factor: float,
 ) -> Tested:
     sides = [_evidence(metric, side, scale) for side, scale in ((base, 1.0), (other, factor))]
-    memories = {one.on_device for side in sides for _, one in side.known}
-    there = all(side.known for side in sides) and not (metric.one_memory and len(memories) > 1)
+    memories = {one for side in sides for one in side.memories}
+    there = all(side.n_known for side in sides) and not (metric.one_memory and len(memories) > 1)
     short = any(side.short for side in sides)
     drifted = "APART_IN_TIME" in marks and any(map(drifts, _timed(sides, valid=True)))
     x, y = (list(side.timed(valid=not short)) for side in sides)
     found = _ratio(x, y, confidence) if there else None
-    left_out = sum(len(side.known) - len(side.good) for side in sides)
+    left_out = sum(side.n_known - side.n_good for side in sides)
     reasons = marks.union(*(side.codes for side in sides), {"RUN_DRIFT"} if drifted else ())
-    error = _counter_error(metric, sides)
+    error = max(side.counter_error for side in sides)
     drift = 0.0 if "APART_IN_TIME" not in marks or TIME.isdisjoint(metric.parts) else DRIFT_APART
     return Tested(
         metric=metric,
@@ -214,38 +221,58 @@ def _ratio(x: Sequence[Timed], y: Sequence[Timed], confidence: float) -> Unpaire
     return card_ratio(x, y, confidence)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MachineEvidence:
+    """A metric's figures of one machine, as columns of the replicates that have it."""
+
+    timed: Floats
+    """[replicates, 2]: figures above 0 and starts, s."""
+    good: Flags
+    """Which of them are evidence."""
+    memories: frozenset[bool]
+    """Whether their peaks of memory are the device's own."""
+    codes: frozenset[str]
+    """Against any of them, and of the replicates that failed."""
+    counter_error: float
+    """Share by which the energy counter may be off, and not alike on another machine."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SideEvidence:
-    """A metric's figures of one side, a list a machine."""
+    """A metric's figures of one side."""
 
-    machines: list[list[tuple[float, Replicate]]]
-    """All that have it."""
-    left_out: frozenset[int]
-    """Those that are no evidence, by identity."""
-    codes: frozenset[str]
+    machines: tuple[MachineEvidence, ...]
 
     @property
-    def known(self) -> list[tuple[float, Replicate]]:
-        return [each for machine in self.machines for each in machine]
+    def n_known(self) -> int:
+        return sum(len(one.good) for one in self.machines)
 
     @property
-    def good(self) -> list[tuple[float, Replicate]]:
-        return [each for each in self.known if id(each[1]) not in self.left_out]
+    def n_good(self) -> int:
+        return sum(int(one.good.sum()) for one in self.machines)
 
     @property
     def short(self) -> bool:
         """Whether too little of it is evidence."""
-        return len(self.good) < min(MIN_EACH, len(self.known))
+        return self.n_good < min(MIN_EACH, self.n_known)
+
+    @property
+    def memories(self) -> set[bool]:
+        return {each for one in self.machines for each in one.memories}
+
+    @property
+    def codes(self) -> set[str]:
+        return {code for one in self.machines for code in one.codes}
+
+    @property
+    def counter_error(self) -> float:
+        return max(one.counter_error for one in self.machines)
 
     def timed(self, *, valid: bool) -> Iterator[Timed]:
         """Figures of each machine with their starts, s; `valid`: only what is evidence."""
-        for machine in self.machines:
-            kept = [
-                (value, one.started.timestamp())
-                for value, one in machine
-                if not valid or id(one) not in self.left_out
-            ]
-            if kept:
+        for one in self.machines:
+            kept = one.timed[one.good] if valid else one.timed
+            if len(kept):
                 yield kept
 
 
@@ -254,33 +281,47 @@ def _timed(sides: Sequence[SideEvidence], *, valid: bool) -> Iterator[Timed]:
 
 
 def _evidence(metric: Metric, side: Side, factor: float) -> SideEvidence:
-    machines, codes, left_out = [], set(), set()
-    for rows in side.machines:
-        machine = []
-        for one in (one for row in rows for one in row.replicates):
-            value = one.figures.get(metric.name)
-            against = _codes(metric, one) if one.ok else set(one.reasons)
-            # A figure of 0 was not measured (a counter that did not move): it has no ratio.
-            if value is not None and value > 0:
-                machine.append((value * factor, one))
-                left_out |= {id(one)} if any(map(excludes, against)) else set()
-            elif one.ok:
-                continue
-            codes |= against
-        machines.append(machine)
-    return SideEvidence(machines=machines, left_out=frozenset(left_out), codes=frozenset(codes))
+    return SideEvidence(
+        machines=tuple(_of_machine(metric, each, factor) for each in side.of_machines)
+    )
 
 
-def _codes(metric: Metric, one: Replicate) -> set[str]:
-    """The codes against a figure, the drift within its window among them."""
-    found = {doubt.code for doubt in one.doubts if doubt.touches(metric.parts)}
-    drifting = one.drifts and not TIME.isdisjoint(metric.parts)
-    return found | ({"DRIFT"} if drifting else set())
+def _of_machine(metric: Metric, each: Pooling, factor: float) -> MachineEvidence:
+    import numpy as np
+
+    values = each.figure(metric.name)
+    # A figure of 0 was not measured (a counter that did not move): it has no ratio. Nor has nan.
+    there = values > 0
+    good, codes = _judged(metric, each, there)
+    starts = each.whole("started_us")[there] / 1e6
+    return MachineEvidence(
+        timed=np.column_stack([values[there] * factor, starts]),
+        good=good[there],
+        memories=frozenset(each.flag("on_device")[there].tolist()),
+        codes=frozenset(codes),
+        counter_error=_counter_error(metric, each, there),
+    )
 
 
-def _counter_error(metric: Metric, sides: Sequence[SideEvidence]) -> float:
-    """Share by which the energy counters may be off, and not alike."""
+def _judged(metric: Metric, each: Pooling, there: Flags) -> tuple[Flags, set[str]]:
+    """Which replicates have no code that makes a figure no evidence, and the codes against those
+    that are `there`, the drift within their windows among them; of failures every code."""
+    import numpy as np
+
+    which, doubts = each.doubts_of()
+    touching = [against(one, metric.parts) for one in doubts]
+    good: Flags = np.array([not any(map(excludes, one)) for one in touching], dtype=bool)[which]
+    codes = {code for at in np.unique(which[there]).tolist() for code in touching[at]}
+    failed = np.unique(which[~each.flag("ok")]).tolist()
+    codes |= {doubt.code for at in failed for doubt in doubts[at]}
+    if TIME.isdisjoint(metric.parts):
+        return good, codes
+    drifting = each.flag("drifts")
+    return good & ~drifting, codes | ({"DRIFT"} if drifting[there].any() else set())
+
+
+def _counter_error(metric: Metric, each: Pooling, there: Flags) -> float:
     if metric.window is None:
         return 0.0
-    windows = [getattr(one.energy, metric.window) for side in sides for _, one in side.known]
-    return max((max(w.systematic_error, w.disagreement or 0.0) for w in windows), default=0.0)
+    shares = (each.window(metric.window, name) for name in ("systematic_error", "disagreement"))
+    return max((value for one in shares for value in known(one[there])), default=0.0)

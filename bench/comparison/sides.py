@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Final
 
 from bench import fields
@@ -13,7 +13,8 @@ from bench.data import DATA
 from bench.errors import InputError
 from bench.roofline.gpus import match
 from bench.statistics.unpaired import MIN_MACHINES
-from bench.summary import ArmSettings, Host, Replicate, Row
+from bench.summary import ArmSettings, Host, Row
+from bench.summary.pooling import Pooling, joined, pooled
 
 THE_MACHINE: Final = ("host", "cpu", "memory", "gpu", "architecture")
 """Starts of the names of facts that make a machine what it is: they differ, and nobody minds."""
@@ -47,7 +48,7 @@ def card_spread() -> CardSpread:
     return fields.load(CardSpread, DATA / "spread.toml")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Side:
     """One arm at one workload on one machine, or on three and more of one card."""
 
@@ -65,9 +66,14 @@ class Side:
     def rows(self) -> list[Row]:
         return [row for rows in self.machines for row in rows]
 
-    @property
-    def replicates(self) -> list[Replicate]:
-        return [one for row in self.rows for one in row.replicates]
+    @cached_property
+    def of_machines(self) -> tuple[Pooling, ...]:
+        """The replicates of each machine."""
+        return tuple(joined([pooled(row.replicates) for row in rows]) for rows in self.machines)
+
+    @cached_property
+    def replicates(self) -> Pooling:
+        return joined(self.of_machines)
 
     @property
     def arm(self) -> ArmSettings:

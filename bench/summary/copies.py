@@ -3,7 +3,8 @@
 `records.jsonl` stays the truth. It is read in parts of whole lines. Each part has a copy of its own
 in the user's cache, named after the SHA-256 of the part and of the code that read it. A changed
 byte changes the copy of its part alone, so of a file that has grown only the end is read again. The
-copies of a file lie in one folder; those that are no longer of use are removed. docs/records.md.
+copies of a file lie in one folder, which names the file; where new ones are made, those that are no
+longer of use are removed, and those of files that are gone. docs/records.md.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ PART: Final = 32 << 20
 PIECE: Final = 1 << 20
 MOST_READERS: Final = 4
 """Processes that read parts at once, if there are so many cores: each takes 300 MB at most."""
+SOURCE: Final = "source"
+"""File beside the copies that names the results file."""
+UNNAMED_S: Final = 86_400.0
+"""Seconds after which copies that name no file are removed: an older version made them."""
 QUIET_S: Final = 3.0
 """Seconds after which the first word is said of how far it is, and between words."""
 
@@ -111,10 +116,12 @@ def copies_of(file: Path, say: Say | None = None) -> list[PartCopy]:
     missing = {
         place: part for part, place, copy in zip(parts, places, found, strict=True) if copy is None
     }
-    if missing:
+    if missing and not (folder.is_symlink() or folder.parent.is_symlink()):
         with suppress(OSError):
             _make(missing, folder, _Progress(file, len(missing), say))
             _remove_others(folder, places)
+            _name_source(folder, file)
+            _remove_gone(folder.parent)
     return [
         copy or _copy(part, place) or _kept_here(part)
         for part, place, copy in zip(parts, places, found, strict=True)
@@ -194,8 +201,6 @@ def _make(missing: dict[Path, FilePart], folder: Path, progress: _Progress) -> N
     """Make copies, in as many processes as there are cores. Raises OSError where there is no room;
     what a process could not make is made later, by this one."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if folder.is_symlink() or folder.parent.is_symlink():
-        return
     n_readers = min(len(missing), _cores())
     if n_readers < 2:
         for place, part in missing.items():
@@ -336,3 +341,28 @@ def _remove_others(folder: Path, places: Sequence[Path]) -> None:
     for old in set(folder.iterdir()) - set(places):
         if old.suffix == ".parquet":
             old.unlink(missing_ok=True)
+
+
+def _name_source(folder: Path, file: Path) -> None:
+    name = os.fsencode(file.resolve())
+    place = folder / SOURCE
+    if not place.is_file() or place.read_bytes() != name:
+        _keep(name, place)
+
+
+def _remove_gone(root: Path) -> None:
+    """Remove the copies of results files that are there no longer; links are not followed."""
+    for folder in root.iterdir():
+        with suppress(OSError):  # another process removes it too, or the file cannot be looked at
+            if folder.is_symlink() or not folder.is_dir() or not _is_gone(folder):
+                continue
+            for old in folder.iterdir():
+                old.unlink(missing_ok=True)
+            folder.rmdir()
+
+
+def _is_gone(folder: Path) -> bool:
+    try:
+        return not Path(os.fsdecode((folder / SOURCE).read_bytes())).exists()
+    except FileNotFoundError:
+        return time.time() - folder.stat().st_mtime > UNNAMED_S

@@ -37,6 +37,14 @@ def test_the_p_value_is_scipys(n: int, m: int) -> None:
     assert rank_sum_p(list(x), list(y)) == pytest.approx(mannwhitneyu(x, y, method=method).pvalue)
 
 
+def test_the_p_value_of_many_with_equal_figures_is_scipys() -> None:
+    x, y = np.round(drawn(1, 40), 2), np.round(drawn(2, 33, 0.01), 2)
+    assert len(set(x) | set(y)) < 20
+    for one, other in ((x, y), (y, x)):
+        expected = mannwhitneyu(one, other, method="asymptotic").pvalue
+        assert rank_sum_p(one.tolist(), other.tolist()) == pytest.approx(expected)
+
+
 def test_equal_figures_share_their_rank_by_counting_every_choice() -> None:
     x, y = [1.0, 1.0, 2.0], [2.0, 2.0, 3.0, 4.0]
     ranks = [1.5, 1.5, 4, 4, 4, 6, 7]

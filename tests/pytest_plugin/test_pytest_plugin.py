@@ -370,7 +370,7 @@ def test_the_example_measures_the_embedded_model(
     """Saves, compares with what was saved, and does not let a regression pass; that one on a tiny
     model, as a gate needs 12 processes."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(embedded_folder.parents[1]))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(embedded_folder.parents[2]))
     suite = (ROOT / "docs/examples/test_inference.py").read_text()
     rules = {"iterations": 1, "window_s": 0.0, "warmup_max_s": 0.0, "idle_s": 0.0}
     for pairs in (1, 6):  # of the test that only measures, and of the one with the gate

@@ -26,6 +26,8 @@ from bench.records.check import check_results
 from bench.records.file import read
 from bench.summary import Summary, checking, copies, load
 from bench.summary import columns as kept_columns
+from tests.comparison.test_machines import SUPER, TI
+from tests.comparison.test_machines import machine as on_machine
 from tests.report_results import environment, quality, record
 from tests.slo_results import write_search
 from tests.summary.test_reading import beyond_the_bound, machine
@@ -85,6 +87,60 @@ def two_arms(tmp_path: Path, name: str = "pairs", n: int = 10, **changes: Any) -
     lines = [to_json(environment()), *map(to_json, records)]
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def of_machines(tmp_path: Path) -> Path:
+    """A card of one machine and a card of three, with all that may speak against a figure."""
+    cards = {"left": SUPER, "a": TI, "b": TI, "c": TI}
+    window = {"energy_j": 90.0, "window_s": 1.2, "tokens": 6, "idle_power_w": 20.0, "scope": "gpu"}
+    contradicted = {"cross_check_agrees": False, "cross_check_ratio": 1.2}
+    rising = [0.4 + 0.01 * i for i in range(8)]
+    drifting = {"prefill_s": [0.2] * 8, "itl_s": [[0.1] * 2] * 8, "e2e_s": rising}
+    changes: dict[int, dict[str, Any]] = {
+        0: {"reasons": ("THERMAL_THROTTLE",)},
+        1: {"status": "failed", "reasons": ("OOM",), "message": "no room", "samples": {}},
+        2: {"energy": {"decode": window | contradicted}},
+        3: {"energy": {"decode": window | {"energy_j": 0.0}}},
+        4: {"samples": drifting},
+        5: {"memory": {"peak_host_bytes": 10**9}, "reasons": ("CV",)},
+    }
+    lines = []
+    for name, gpu in cards.items():
+        made = on_machine(name, gpu, n=12, speed=1.0 if gpu == SUPER else 0.8)
+        lines += [to_json(one) for one in made.environments.values()]
+        for index, one in enumerate(made.records):
+            measured = replace(one, energy={"decode": window})
+            lines.append(to_json(replace(measured, **changes.get(index, {}))))
+    path = tmp_path / "machines" / "records.jsonl"
+    path.parent.mkdir()
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_copies_of_a_file_that_is_gone_are_removed_when_others_are_made(tmp_path: Path) -> None:
+    one, other = two_arms(tmp_path, "one", n=2), two_arms(tmp_path, "other", n=3)
+    load(one, large=0)
+    root = tmp_path / "cache" / "gpu-cost-bench" / "columns"
+    (of_one,) = root.iterdir()
+    unnamed, linked = root / "older", root / "linked"
+    for folder in (unnamed, tmp_path / "mine"):
+        folder.mkdir()
+        (folder / "a.parquet").write_bytes(b"")
+    linked.symlink_to(tmp_path / "mine")
+    load(other, large=0)
+    assert of_one.is_dir()
+    assert unnamed.is_dir(), "another process may have made it just now"
+    one.unlink()
+    os.utime(unnamed, (0, 0))
+    load(other, large=0)
+    assert of_one.is_dir(), "nothing new was made"
+    with other.open("a") as stream:
+        stream.write(to_json(record("none", 1, 8)) + "\n")
+    load(other, large=0)
+    (of_other,) = {path.parent for path in root.glob("*/source")}
+    assert set(root.iterdir()) == {of_other, linked}
+    assert (tmp_path / "mine" / "a.parquet").exists()
+    assert (of_other / "source").read_text() == str(other)
 
 
 @pytest.fixture
@@ -398,6 +454,8 @@ def by_copies(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         ["compare", "PAIRS", "AGAIN", "-o", "json"],
         ["compare", "ALL", "--pool", "-o", "json"],
         ["compare", "PAIRS", "ELSEWHERE", "--across", "machine", "-o", "json"],
+        ["compare", "MACHINES", "--across", "machine", "--rent", "0.4", "-o", "json"],
+        ["compare", "MACHINES", "--across", "machine", "--candidate", "a", "-o", "json"],
         ["compare", "AGAIN", "--against", "PAIRS", "-o", "json"],
         ["compare", "PAIRS", "--pareto", "-o", "json"],
         ["cost", "ALL", "PAIRS", "--rent", "0.4", "-o", "json"],
@@ -421,6 +479,7 @@ def test_verbs_say_the_same_by_the_copy(
         "PAIRS": two_arms(tmp_path),
         "AGAIN": two_arms(tmp_path, "again", started_at=day),
         "ELSEWHERE": two_arms(tmp_path, "elsewhere", environment="e9", started_at=day),
+        "MACHINES": of_machines(tmp_path),
     }
     command = [str(places.get(word, word)) for word in verb]
     by_records = said(*command)
