@@ -15,6 +15,7 @@ from bench.predict.sample import device
 from bench.predict.terms import vendor
 from bench.roofline.gpus import gpus
 from bench.roofline.memory import HOST
+from bench.schemes.cache import AUTO, TYPES
 
 TARGETS: Final[tuple[tuple[str, str, float], ...]] = (
     ("dense, fits", "dense", 0.10),
@@ -85,6 +86,8 @@ def predicted(predictor: Predictor, row: PublishedRow) -> Prediction:
         n_gpus=row.n_gpus,
         host=host_of(gpus()[row.host]) if row.host else HOST,
         spilled=spilled(row.on_host),
+        kv_cache_dtype=row.kv_dtype if row.kv_dtype in TYPES else AUTO,
+        ollama=row.ollama,
     )
 
 

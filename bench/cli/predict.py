@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,10 +81,9 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--host-bandwidth",
         type=quantities.host_rate,
-        default=35.0,
         metavar="GB_S",
         help="rate at which the host reads offloaded weights, or its memory's name in `bench "
-        "gpus`, such as cpu-ddr5-6000-2ch (default: 35)",
+        "gpus`, such as cpu-ddr5-6000-2ch (default: a typical desktop's)",
     )
     parser.add_argument(
         "--on-host",
@@ -173,7 +173,7 @@ def run(args: argparse.Namespace) -> int:
     extra, skipped = _own_rows(args.results)
     for line in skipped:
         print(f"bench: {line}", file=sys.stderr)
-    rows = _sought(_rows(Predictor(extra), engines, cards, args), args)
+    rows = _sought(_rows(Predictor(extra), cards, args), args)
     print(render(rows, _columns(args), args.output), end="")
     if args.output == "md":
         for row in rows:
@@ -193,19 +193,18 @@ def _own_rows(results: list[Path]) -> tuple[list[PublishedRow], list[str]]:
     return rows_of(results)
 
 
-def _rows(
-    predictor: Predictor, engines: list[str], cards: list[Gpu], args: argparse.Namespace
-) -> list[dict[str, Any]]:
+def _rows(predictor: Predictor, cards: list[Gpu], args: argparse.Namespace) -> list[dict[str, Any]]:
     from bench import schemes
-    from bench.predict.names import stored_scheme
+    from bench.predict.names import by_ollama, engine_for, stored_scheme
     from bench.roofline.memory import HostMemory
     from bench.schemes.cache import asked
 
-    host = HostMemory(
-        memory_bytes=int(args.host_memory * 2**30), bandwidth=args.host_bandwidth * 1e9
-    )
+    host = HostMemory(memory_bytes=int(args.host_memory * 2**30))
+    if args.host_bandwidth is not None:
+        host = replace(host, bandwidth=args.host_bandwidth * 1e9, stated=True)
     rows = []
-    for engine in engines:
+    for said in args.engine.split(","):
+        engine = engine_for(said)
         for meant in dict.fromkeys(schemes.meant(q, engine) for q in args.quant.split(",")):
             for model in _models(args, meant):
                 quant = stored_scheme(model, meant)
@@ -224,6 +223,7 @@ def _rows(
                             spilled=args.on_host,
                             bytes_known=args.weights_bytes is None,
                             kv_cache_dtype=asked(engine, dict(args.option)),
+                            ollama=by_ollama(said),
                         )
                         rows.append(_row(predictor, model, found, gpu, host, args))
     return rows

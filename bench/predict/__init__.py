@@ -118,12 +118,14 @@ class Predictor:
         spilled: Spilled | None = None,
         bytes_known: bool = True,
         kv_cache_dtype: str = AUTO,
+        ollama: bool = False,
     ) -> Prediction:
         """What to expect of a model in a scheme on an engine and a device.
 
         `spilled`: what is told to stay on the host, in place of as little as possible.
         `bytes_known` False: the card was made up to a size, so that its cache is a guess.
         `kv_cache_dtype`: a type of `bench.schemes.cache`. Raises UnsupportedError for another.
+        `ollama`: llama.cpp's kernels are run by Ollama's engine.
         """
         s, held_as = shape(model), sized(quant)
         limit = bound(
@@ -150,6 +152,7 @@ class Predictor:
             host,
             spilled,
             kv_cache_dtype,
+            ollama,
         )
         kind, new = kind_of(s, placed), self.model.novelty(placed.point)
         absent = dict(limit.absent)
@@ -198,12 +201,14 @@ class Predictor:
         host: HostMemory,
         spilled: Spilled | None = None,
         kv_cache_dtype: str = AUTO,
+        ollama: bool = False,
     ) -> PlacedBytes:
         work = PlacedWorkload(
             context=mean_context(n_prompt, n_gen),
             positions=n_prompt + n_gen,
             n_batch=n_batch,
             kv=type_of(kv_cache_dtype),
+            ollama=ollama,
         )
         memory = memory_of(model, quant, engine, n_prompt, n_gen, n_batch, kv_cache_dtype)
         return place(model, gpu, quant, engine, work, memory, host, n_gpus, spilled)

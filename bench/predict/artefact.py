@@ -100,6 +100,7 @@ def groups_of(kind: str, p: Point) -> tuple[str, ...]:
     return (
         f"{kind}, {p.engine}, {load}, {age}",
         f"{kind}, {p.engine}, {load}",
+        f"{kind}, {load}, {age}",
         f"{kind}, {load}",
         *posts,
         load,

@@ -1,8 +1,8 @@
 """Errors on rows left out of the fit, and the widths of intervals that they call for. Needs numpy.
 
-Each card, each model, each engine, family of schemes and architecture is left out in turn. An
-interval is x e^-q .. x e^q, with q the 90% quantile of the log errors of the group of rows that the
-question belongs to (split conformal prediction).
+Each card, each model, each source, each engine, family of schemes and architecture is left out in
+turn. An interval is x e^-q .. x e^q, with q the 90% quantile of the log errors of the group of rows
+that the question belongs to (split conformal prediction).
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from itertools import combinations
 from typing import Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.predict.artefact import COVERAGE, FEW, LEAST, OFFLOAD, FittedModel, Seen, groups_of
 from bench.predict.fitting import (
     SIGMA,
     SIGMA_BATCH,
     SIGMA_HOST,
+    SIGMA_HOST_STATED,
     SIGMA_POSTED,
     Design,
     Floats,
@@ -35,21 +37,29 @@ Fold = Literal["gpu", "model", "source", "engine", "kernel", "arch"]
 FOLDS: Final[dict[Fold, Callable[[FitSample], str]]] = {
     "gpu": lambda s: s.point.gpu.name,
     "model": lambda s: s.row.model,
-    "source": lambda s: s.row.source,
+    "source": lambda s: owner(s.row),
     "engine": lambda s: s.point.engine,
     "kernel": lambda s: s.point.kernel,
     "arch": lambda s: s.point.gpu.arch,
 }
 POSTS: Final = "localmaxxing"
 """The source whose rows owners of cards posted."""
+WIDENING: Final[tuple[Fold, ...]] = ("gpu", "model", "source")
+"""What is left out in turn for an interval; the widest counts."""
+
+
+def owner(row: PublishedRow) -> str:
+    """Who measured: of posts, the owner of that card."""
+    return f"{row.source}, {row.gpu}" if row.source == POSTS else row.source
 
 
 def _sigma(sample: FitSample) -> float:
     if sample.point.host_bytes:
-        return SIGMA_HOST
+        stated = sample.row.host and "/" in sample.row.on_host
+        return SIGMA_HOST_STATED if stated else SIGMA_HOST
     if sample.point.n_batch > 1:
         return SIGMA_BATCH
-    return SIGMA_POSTED if sample.row.source == POSTS else SIGMA
+    return SIGMA_POSTED if sample.row.measured else SIGMA
 
 
 class Calibration:
@@ -85,7 +95,7 @@ class Calibration:
                 start=self.x,
                 max_steps=12,
             )
-            found[out] = np.log(self.seconds[out] / self.design.parts(x)[:, out].sum(axis=0))
+            found[out] = np.log(self.seconds[out] / self.design.of_points(out).seconds(x))
         return found
 
     @cached_property
@@ -98,15 +108,28 @@ class Calibration:
         """Errors with each sample's model left out."""
         return self.errors("model")
 
-    def width(self, errors: Floats) -> float:
-        """The smallest q that covers 90% of the errors."""
-        size = np.sort(np.abs(errors))
-        at = int(np.ceil(COVERAGE * len(size))) - 1
-        return round(float(size[at]), 4)
+    @cached_property
+    def by_source(self) -> Floats:
+        """Errors with all that the same owner measured left out."""
+        return self.errors("source")
+
+    def width(self, chosen: NDArray[np.bool_], errors: Floats) -> float:
+        """The smallest q that covers 90% of the errors of the chosen rows.
+
+        Rows of one owner err alike, so they count as the root of their number.
+        """
+        owners = [owner(s.row) for s, out in zip(self.samples, chosen, strict=True) if out]
+        counts = Counter(owners)
+        trust = np.array([counts[name] ** -0.5 for name in owners])
+        size = np.abs(errors[chosen])
+        order = np.argsort(size)
+        share = np.cumsum(trust[order]) / trust.sum()
+        at = int(np.searchsorted(share, COVERAGE - 1e-9))
+        return round(float(size[order][at]), 4)
 
     @cached_property
     def widths(self) -> dict[str, float]:
-        """q of every group with LEAST rows or more: the wider of cards and models left out."""
+        """q of every group with LEAST rows or more: the widest of what is left out."""
         return self._widths(LEAST, len(self.samples))
 
     @cached_property
@@ -120,20 +143,40 @@ class Calibration:
         for name in sorted({key for one in keys for key in one}):
             chosen = np.array([name in one for one in keys])
             if least <= chosen.sum() <= most:
-                # Of one card alone, leaving the card out would leave the whole group out.
-                cards = {
-                    s.point.gpu.name for s, out in zip(self.samples, chosen, strict=True) if out
-                }
-                wide = self.width(self.by_model[chosen])
-                if len(cards) > 1:
-                    wide = max(wide, self.width(self.by_gpu[chosen]))
-                found[name] = OFFLOAD if name.startswith("offload") else wide
+                wide = self._widest(chosen)
+                found[name] = min(wide, OFFLOAD) if name.startswith("offload") else wide
         return found
+
+    def _widest(self, chosen: NDArray[np.bool_]) -> float:
+        """q of some rows, with each card, model or source of theirs left out."""
+        errors = {"gpu": self.by_gpu, "model": self.by_model, "source": self.by_source}
+        found = [0.0]
+        for fold in WIDENING:
+            told = chosen & self._told(fold)
+            members = {FOLDS[fold](s) for s, out in zip(self.samples, told, strict=True) if out}
+            # Of one member alone, leaving it out would leave the whole group out.
+            if len(members) > 1:
+                found.append(self.width(told, errors[fold]))
+        return max(found)
+
+    def _told(self, fold: Fold) -> NDArray[np.bool_]:
+        """Rows whose engine has others of their family of schemes and load if theirs are left out.
+
+        Without any, the question is a new one, which `novel` is for.
+        """
+
+        def like(s: FitSample) -> tuple[str, str, bool]:
+            return s.point.engine, s.point.kernel, s.point.n_batch > 1
+
+        members: dict[tuple[str, str, bool], set[str]] = {}
+        for s in self.samples:
+            members.setdefault(like(s), set()).add(FOLDS[fold](s))
+        return np.array([len(members[like(s)]) > 1 for s in self.samples])
 
     def novel(self, fold: Fold) -> float:
         """q of questions with an engine, family or architecture that no row has."""
         single = np.array([s.point.n_batch == 1 and not s.point.host_bytes for s in self.samples])
-        return self.width(self.errors(fold)[single])
+        return self.width(single, self.errors(fold))
 
     def ratio_width(self) -> float:
         """90% quantile of how far the errors of two cards lie apart, all else equal."""

@@ -9,18 +9,20 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.predict.terms import Point, prior, terms
+from bench.predict.terms import OVERLAP, Point, prior, terms
 
 Floats = NDArray[np.float64]
 
 SIGMA: Final = 0.06
 """Expected log residual of a row by whoever measured for a publication, batch 1."""
 SIGMA_POSTED: Final = 0.12
-"""The same of a post, whose machine and lengths are stated loosely."""
+"""The same of a post of 2025 on, whose machine, build and lengths are stated loosely."""
 SIGMA_BATCH: Final = 0.25
 """The same for larger batches, which schedulers decide."""
 SIGMA_HOST: Final = 0.3
-"""The same where the host computes a part: its memory is not stated."""
+"""The same where the host computes a part, and its memory or what is left on it is not stated."""
+SIGMA_HOST_STATED: Final = 0.15
+"""The same where both are: processors reach more or less of their memory's rate."""
 OUTLIER: Final = 2.5
 """Residuals, in sigmas, from which a row counts less than its square."""
 
@@ -32,6 +34,8 @@ class Design:
     names: tuple[str, ...]
     base: Floats
     uses: Floats
+    ahead: NDArray[np.bool_]
+    """Launches that overlap with the device's work [term, point]."""
 
     @classmethod
     def of(cls, points: Sequence[Point]) -> Design:
@@ -41,17 +45,36 @@ class Design:
         most = max(len(one) for one in made)
         base = np.zeros((most, len(points)))
         uses = np.zeros((most, len(points), len(names)))
+        ahead = np.zeros((most, len(points)), dtype=bool)
         for i, one in enumerate(made):
             for k, term in enumerate(one):
                 base[k, i] = term.base
+                ahead[k, i] = term.ahead
                 for name in term.names:
                     uses[k, i, at[name]] = 1
-        return cls(names, base, uses)
+        return cls(names, base, uses, ahead)
+
+    def of_points(self, kept: NDArray[np.bool_]) -> Design:
+        """The same of some points alone."""
+        return Design(self.names, self.base[:, kept], self.uses[:, kept], self.ahead[:, kept])
 
     def parts(self, x: Floats) -> Floats:
         """Seconds [term, point]."""
         found: Floats = self.base * np.exp(self.uses @ x)
         return found
+
+    def seconds(self, x: Floats) -> Floats:
+        """Seconds of each point."""
+        return self.total(self.parts(x))[0]
+
+    def total(self, parts: Floats) -> tuple[Floats, Floats]:
+        """Seconds [point], and how much of a relative change each part passes on [term, point]."""
+        ahead = np.where(self.ahead, parts, 0.0).sum(axis=0)
+        device = np.where(self.ahead, 0.0, parts).sum(axis=0)
+        whole: Floats = (ahead**OVERLAP + device**OVERLAP) ** (1 / OVERLAP)
+        sums = np.where(self.ahead, ahead, device)
+        share: Floats = parts * sums ** (OVERLAP - 1) / whole**OVERLAP
+        return whole, share
 
 
 def fit(
@@ -69,18 +92,17 @@ def fit(
     mean = np.array([prior(name)[0] for name in design.names])
     tight = np.array([prior(name)[1] for name in design.names]) ** -2.0
     kept = weights > 0
-    small = Design(design.names, design.base[:, kept], design.uses[:, kept])
+    small = design.of_points(kept)
     trust, measured = weights[kept] / sigma[kept] ** 2, np.log(seconds[kept])
     limit = OUTLIER * sigma[kept]
 
     def cost(x: Floats) -> tuple[float, Floats, Floats]:
-        parts = small.parts(x)
-        total = parts.sum(axis=0)
+        total, passed = small.total(small.parts(x))
         off = np.log(total) - measured
         size = np.abs(off)
         huber = np.where(size <= limit, off**2, 2 * limit * size - limit**2)
         value = float((trust * huber).sum() + (tight * (x - mean) ** 2).sum())
-        return value, off, parts / total
+        return value, off, passed
 
     x = (mean if start is None else start).copy()
     value, off, share = cost(x)

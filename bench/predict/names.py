@@ -34,10 +34,15 @@ def left_on_host(said: Spilled | None, engines: Sequence[str]) -> Spilled | None
     return said
 
 
+def by_ollama(name: str) -> bool:
+    """Whether a user's name of an engine is Ollama's, whose own engine costs time of its own."""
+    return name.strip().lower() == "ollama"
+
+
 def engine_for(name: str) -> str:
     """The engine's name in lower case."""
     plain = {"llamacpp": "llama.cpp", "trt-llm": "tensorrt-llm", "hf": "transformers"}
-    plain |= dict.fromkeys(("ollama", "lm-studio", "lmstudio", "koboldcpp"), "llama.cpp")
+    plain |= dict.fromkeys(LEAVE_LAYERS, "llama.cpp") | dict.fromkeys(("mlx-lm", "mlx_lm"), "mlx")
     lowered = name.strip().lower()
     if not lowered:
         known = sorted({row.engine for row in rows()})

@@ -41,9 +41,15 @@ has 15,751 MiB free then (mauriziofonte.it, qwen3-6-35b-a3b-rtx-5060-ti-llama-cp
 MARGIN: Final = 2**30
 """What llama.cpp leaves free of a card that a model does not fit (`--fit-target`, 1024 MiB)."""
 
-HOST_SHARE: Final = 0.68
-"""Share of the data sheet's bandwidth at which the host's processor reads weights: a 14B Q4_K_M
-wholly on the host makes 2.89 tok/s with two channels of DDR4-2400 (source `inventivehq`)."""
+HOST_SHARE: Final = {"DDR4": 0.75, "DDR5": 0.60}
+"""Share of the data sheet's bandwidth at which the host's processor reads weights, by the kind of
+memory. DDR4: a 14B Q4_K_M wholly on the host makes 2.89 tok/s with two channels of DDR4-2400
+(source `inventivehq`: 68%) and 3.03 with DDR4-2133 (`insiderllm-3060`: 80%). DDR5 outruns what the
+fabric of a desktop's processor carries (`reddit-1rei65v`)."""
+
+MORE_CHANNELS: Final = 0.5
+"""The same with more than two channels, which outrun the processor's cores: an i9-10900X with four
+of DDR4-3200 reads experts at 41 of 102 GB/s (source `llmfit-755`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +64,10 @@ class Spilled:
 
 def host_of(cpu: Gpu) -> HostMemory:
     """The host with a processor of the catalog (`cpu-ddr5-6000-2ch`)."""
-    return HostMemory(bandwidth=HOST_SHARE * cpu.bandwidth)
+    share = HOST_SHARE.get((cpu.memory or "")[:4], HOST_SHARE["DDR5"])
+    if not cpu.name.endswith("-2ch"):
+        share = MORE_CHANNELS
+    return HostMemory(bandwidth=share * cpu.bandwidth, stated=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +79,7 @@ class PlacedWorkload:
     n_batch: int = 1
     kv: CacheType = SIXTEEN
     new: bool = True
+    ollama: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +224,9 @@ def _split(
     narrow = narrowed(s, work.kv)
     kv = (step.n_bytes - weights.step_bytes - expert_read) * narrow
     experts_out, share = out
+    routed = sum(m.n_params for m in s.matrices if m.part == "expert")
+    chosen = routed * s.n_active_experts / max(s.n_experts, 1)
+    away = experts_out * chosen + share * (s.n_active_params - chosen)
     return Point(
         engine=engine,
         kernel=kernel(quant),
@@ -223,12 +236,15 @@ def _split(
         dense_bytes=weights.step_bytes * (1 - share),
         expert_bytes=expert_read * (1 - experts_out),
         kv_bytes=kv * (1 - share),
-        n_weights=s.n_active_params * (1 - share),
+        n_weights=s.n_active_params - away,
         kv_width=narrow,
         host_bytes=expert_read * experts_out + share * weights.step_bytes,
         host_kv_bytes=kv * share,
         host_bandwidth=host.bandwidth,
         host_share=max(share, experts_out / 2),
+        host_weights=away,
+        host_stated=host.stated,
         new=work.new,
+        ollama=work.ollama,
         latent=s.latent,
     )

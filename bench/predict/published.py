@@ -83,6 +83,11 @@ class PublishedRow:
     """What was left on the host, if stated: `experts 14/40`, `layers 5/49`, or `layers` where the
     engine leaves as few whole ones as it can."""
 
+    @property
+    def ollama(self) -> bool:
+        """Whether Ollama ran it, as `version` says."""
+        return self.version.lower().startswith("ollama")
+
 
 def sources(folder: Path = FOLDER) -> dict[str, PublishedSource]:
     """Every source by its name. InputError lists every problem."""
@@ -101,8 +106,8 @@ POSTED: Final = "measured-2026.csv"
 """Rows that owners of cards posted in 2026, which only the predictor reads."""
 
 COLLECTED: Final = "collected-2026.csv"
-"""Rows of first-hand reports, with the host stated where it holds a part; the predictor alone reads
-them."""
+"""Rows of first-hand reports, with the host stated where it holds a part, and rows that were held
+out until 2026-11-29; the predictor alone reads them."""
 
 HELD_OUT: Final = "held-out.csv"
 """Rows of other sources that no fit reads: `scripts/validate-predictor` predicts them."""

@@ -126,6 +126,7 @@ def _sample(row: PublishedRow) -> FitSample | None:
         n_batch=row.n_batch,
         kv=published_cache(row.kv_dtype),
         new=is_new(row, shape(model).latent),
+        ollama=row.ollama,
     )
     placed = place(
         model,

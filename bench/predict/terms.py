@@ -2,6 +2,8 @@
 
     t = sum over terms of base x exp(sum of its parameters)
 
+An eager engine launches ahead of the device, so the longer of the two decides (`overlapped`).
+
 Bases are physics: bytes over bandwidth, layers over the clock, weights over the processors'
 clocks. Parameters are logs of how far an engine, a family of schemes, a kind of layer or a kind of
 card strays from that; they are fitted (`bench.predict.fitting`) and shipped
@@ -25,12 +27,37 @@ PROCESSORS: Final = 64
 """Streaming multiprocessors taken where a card's are not known."""
 
 NEW: Final = 2025
-"""Builds from this year on are newer ones: CUDA graphs, flash attention by default, fused
-kernels."""
+"""Builds from this year on are newer ones: CUDA graphs, flash attention by default, fused kernels.
+Eager PyTorch launches as before."""
 
 
 HOST_LAUNCHED: Final = frozenset({"transformers"})
-"""Engines whose fixed time is the host's launches."""
+"""Engines whose fixed time is the host's launches: eager PyTorch."""
+
+OVERLAP: Final = 4.0
+"""Power of the mean of launches and work of the device: 4 adds 19% where both take equally long,
+and nothing where one is twice the other."""
+
+LIKE: Final[Mapping[str, str]] = {"sglang": "vllm", "ik_llama.cpp": "llama.cpp"}
+"""Engines without rows -> the engine whose parameters they take: the same kind of kernels."""
+
+DDR5: Final = 2025
+"""Cards released from this year on sit beside DDR5, where the host's memory is not stated."""
+
+CODEBOOK: Final = "i-quant"
+"""The family of schemes that below CODEBOOK_BITS look weights up in a codebook: unpacking, not its
+bytes, takes a processor's time."""
+CODEBOOK_BITS: Final = 4.0
+
+UNPACKED: Final = 4e10
+"""Weights of that family that eight cores multiply in a second, before fitting."""
+
+PYTHON_LOOP: Final = frozenset({"vllm"})
+"""Engines that schedule each step in Python, on the host."""
+
+DEQUANTIZED: Final = "bnb-nf4"
+"""The family that has a kernel for one row only: in a batch each layer is first written to memory
+in 16 bits, and read again (bitsandbytes `gemv_4bit`, `dequantize_4bit`)."""
 
 
 def kernel(quant: str) -> str:
@@ -94,6 +121,12 @@ class Point:
     host_bandwidth: float = 35e9
     host_share: float = 0.0
     """Share of the layers that the host computes."""
+    host_weights: float = 0.0
+    """Weights of a token that the host multiplies."""
+    host_stated: bool = True
+    """Whether the host's memory is known, rather than assumed."""
+    ollama: bool = False
+    """Whether Ollama runs it, whose own engine wraps llama.cpp's kernels."""
     new: bool = True
     """Whether the engine's build is of NEW or later."""
     latent: bool = False
@@ -111,18 +144,25 @@ class Term:
 
     base: float
     names: tuple[str, ...]
+    ahead: bool = False
+    """Launches of the host, which overlap with the device's work."""
 
 
 def terms(p: Point) -> list[Term]:
     """The summands of a step's seconds."""
-    e, card = p.engine, vendor(p.gpu)
+    e, card = LIKE.get(p.engine, p.engine), vendor(p.gpu)
     new = ("new",) if p.new else ()
+    eager = e in HOST_LAUNCHED
     clock = (p.gpu.boost_mhz or CLOCK / 1e6) * 1e6
     # Eager PyTorch waits for launches of the host, whose clock is not the card's.
-    slow = 1.0 if e in HOST_LAUNCHED else CLOCK / clock
+    slow = 1.0 if eager else CLOCK / clock
     rate = clock * (p.gpu.sms or PROCESSORS)
     bandwidth = p.gpu.bandwidth
-    fixed = ("tau", f"tau:{e}", f"tau/{card}", f"launch:{p.kernel}", *(f"tau+{n}" for n in new))
+    fixed: tuple[str, ...] = ("tau", f"tau:{e}", f"tau/{card}", f"launch:{p.kernel}")
+    if not eager:
+        fixed = (*fixed, *(f"tau+{n}" for n in new))
+    elif p.gpu.kind == "datacenter":
+        fixed = (*fixed, "server")
     here = 1 - p.host_share
     stacked = (f"stacked:{e}", "stacked") if p.gpu.hbm else ()
     lost = (
@@ -131,19 +171,25 @@ def terms(p: Point) -> list[Term]:
         *stacked,
     )
     attend = ("attend", f"attend:{e}", f"attend/{card}", *(f"attend+{n}" for n in new))
-    if p.kv_width < 1:
+    if p.kv_width < 1 and e == "llama.cpp":
         attend = (*attend, "narrow")
     unpack = (f"unpack:{p.kernel}", "unpack", f"unpack/{card}", *(f"unpack+{n}" for n in new))
     found = [
-        Term(base=slow, names=("step", f"step:{e}")),
-        Term(base=slow * p.layers.full * here, names=fixed),
-        Term(base=slow * p.layers.linear * here, names=(*fixed, "linear")),
-        Term(base=slow * p.layers.conv * here, names=(*fixed, "conv")),
+        Term(base=slow, names=("step", f"step:{e}"), ahead=eager),
+        Term(base=slow * p.layers.full * here, names=fixed, ahead=eager),
+        Term(base=slow * p.layers.linear * here, names=(*fixed, "linear"), ahead=eager),
+        Term(base=slow * p.layers.conv * here, names=(*fixed, "conv"), ahead=eager),
         Term(
             base=slow * p.layers.experts * here,
-            names=(*fixed, "experts" if p.new or not p.latent else "latent", f"experts:{e}"),
+            names=(
+                *(*fixed, "experts" if p.new or not p.latent else "latent", f"experts:{e}"),
+                *(f"experts/{card}", *(("experts+ollama",) if p.ollama else ())),
+            ),
+            ahead=eager,
         ),
-        Term(base=slow * p.layers.sandwich * here, names=(*fixed, "sandwich")),
+        Term(base=slow * p.layers.sandwich * here, names=(*fixed, "sandwich"), ahead=eager),
+        Term(base=1e-3 * p.ollama, names=("ollama",)),
+        Term(base=1e-3 * (e in PYTHON_LOOP), names=("loop", *(f"loop+{n}" for n in new))),
         Term(base=(p.step_bytes + p.kv_bytes) / bandwidth, names=()),
         Term(base=p.dense_bytes / bandwidth, names=lost),
         Term(base=p.expert_bytes / bandwidth, names=(*lost, "gather")),
@@ -152,18 +198,44 @@ def terms(p: Point) -> list[Term]:
     ]
     if p.kernel != "float":
         found.append(Term(base=p.n_batch * p.n_weights / rate, names=unpack))
+    if p.kernel == DEQUANTIZED and p.n_batch > 1:
+        found.append(Term(base=4 * p.n_weights / bandwidth, names=("dequantize",)))
     if p.host_bytes:
-        found.append(Term(base=p.host_bytes / p.host_bandwidth, names=("host",)))
-        found.append(Term(base=p.host_kv_bytes / p.host_bandwidth, names=("host", "hostattend")))
-        found.append(Term(base=p.host_share * p.layers.total * 1e-4, names=("visit",)))
+        found.extend(_on_host(p))
     return [term for term in found if term.base > 0]
+
+
+def _on_host(p: Point) -> list[Term]:
+    """What the host reads, unpacks and hands over."""
+    reads: tuple[str, ...] = ("host",)
+    if not p.host_stated:
+        late = p.gpu.released is not None and p.gpu.released.year >= DDR5
+        reads = (*reads, "unstated", *(("unstated+ddr5",) if late else ()))
+    if p.ollama:
+        reads = (*reads, "host+ollama")
+    looked_up = p.kernel == CODEBOOK and 8 * p.host_bytes < CODEBOOK_BITS * p.host_weights
+    return [
+        Term(base=p.host_bytes / p.host_bandwidth, names=reads),
+        Term(base=p.host_kv_bytes / p.host_bandwidth, names=(*reads, "hostattend")),
+        Term(base=p.host_share * p.layers.total * 1e-4, names=("visit",)),
+        Term(base=looked_up * p.host_weights / UNPACKED, names=("hostunpack",)),
+    ]
+
+
+def overlapped(ahead: float, device: float) -> float:
+    """Seconds of a step whose launches run ahead of the device: a soft maximum."""
+    if not ahead:
+        return device
+    return float((ahead**OVERLAP + device**OVERLAP) ** (1 / OVERLAP))
 
 
 def seconds(p: Point, fitted: Mapping[str, float]) -> float:
     """Predicted seconds of a step."""
-    return sum(
-        term.base * math.exp(sum(fitted.get(name, 0.0) for name in term.names)) for term in terms(p)
-    )
+    sums = {True: 0.0, False: 0.0}
+    for term in terms(p):
+        scale = math.exp(sum(fitted.get(name, 0.0) for name in term.names))
+        sums[term.ahead] += term.base * scale
+    return overlapped(sums[True], sums[False])
 
 
 PRIORS: Final[Mapping[str, tuple[float, float]]] = {
@@ -178,6 +250,10 @@ PRIORS: Final[Mapping[str, tuple[float, float]]] = {
     "conv": (-0.5, 0.5),
     "experts": (0.0, 0.7),
     "experts:": (0.0, 0.5),
+    "experts/": (0.0, 0.5),
+    "experts+ollama": (0.3, 0.5),
+    "ollama": (math.log(0.5), 0.7),
+    "server": (0.4, 0.4),
     "sandwich": (-1.0, 0.5),
     "latent": (1.5, 1.5),
     "lost": (-1.5, 1.0),
@@ -194,22 +270,32 @@ PRIORS: Final[Mapping[str, tuple[float, float]]] = {
     "narrow": (0.0, 0.7),
     "unpack": (math.log(0.02), 1.0),
     "unpack:": (0.0, 1.0),
+    "unpack:i-quant": (0.0, 0.4),
     "unpack/": (0.0, 0.5),
     "unpack+": (-0.2, 0.4),
     "sequence": (math.log(1e-6), 1.5),
     "sequence:": (0.0, 0.7),
+    "dequantize": (0.0, 0.3),
     "host": (0.0, 0.1),
+    "host+ollama": (0.2, 0.3),
+    "unstated": (0.0, 0.3),
+    "unstated+ddr5": (-0.3, 0.3),
     "hostattend": (1.0, 0.3),
-    "visit": (0.0, 1.0),
+    "hostunpack": (0.0, 0.5),
+    "visit": (-1.2, 0.5),
+    "loop": (0.0, 0.5),
+    "loop+": (-0.7, 0.5),
 }
 """Mean and spread of each kind of parameter, by its name up to the sign that qualifies it: `:`
-engine or family, `/` device, `+` build. What is not measured keeps the mean."""
+engine or family, `/` device, `+` build or host. What is not measured keeps the mean."""
 
 
 def prior(name: str) -> tuple[float, float]:
     """Mean and spread of one parameter."""
+    if name in PRIORS:
+        return PRIORS[name]
     for sign in ":/+":
         head, found, _ = name.partition(sign)
         if found:
             return PRIORS[head + sign]
-    return PRIORS[name]
+    raise KeyError(name)

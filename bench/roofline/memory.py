@@ -64,6 +64,8 @@ class HostMemory:
     memory_bytes: int = 64 * 2**30
     bandwidth: float = 35e9
     """Bytes per second at which the processor reads weights while it computes with them."""
+    stated: bool = False
+    """Whether somebody said so; else a prediction takes what such machines have on average."""
 
 
 HOST: Final = HostMemory()

@@ -12,7 +12,7 @@ from bench.errors import InputError
 from bench.models.shapes import shape
 from bench.predict import Predictor
 from bench.predict.artefact import LEAST, shipped
-from bench.predict.calibration import Calibration
+from bench.predict.calibration import Calibration, owner
 from bench.predict.fitting import Design, fit, parameters
 from bench.predict.names import card_of_size, catalogued, engine_for
 from bench.predict.placement import (
@@ -39,7 +39,16 @@ from bench.predict.published import (
     validate_published,
 )
 from bench.predict.sample import all_rows, samples
-from bench.predict.terms import Layers, Point, kernel, prior, seconds, terms, vendor
+from bench.predict.terms import (
+    Layers,
+    Point,
+    kernel,
+    overlapped,
+    prior,
+    seconds,
+    terms,
+    vendor,
+)
 from bench.roofline import bound
 from bench.roofline.gpus import gpus
 from bench.roofline.memory import HostMemory
@@ -93,7 +102,40 @@ def test_fitting_and_predicting_share_one_formula() -> None:
     x = np.array([prior(name)[0] for name in design.names])
 
     one_by_one = [seconds(p, parameters(design, x)) for p in points]
-    assert list(design.parts(x).sum(axis=0)) == pytest.approx(one_by_one, rel=1e-4)
+    assert list(design.seconds(x)) == pytest.approx(one_by_one, rel=1e-4)
+
+
+def test_launches_of_an_eager_engine_overlap_with_the_device() -> None:
+    """One sum where the device waits for nothing; the longer of the two where it runs behind."""
+    assert overlapped(0, 5e-3) == 5e-3
+    assert overlapped(20e-3, 5e-3) == pytest.approx(20e-3, rel=0.01)
+    assert overlapped(5e-3, 20e-3) == overlapped(20e-3, 5e-3)
+    assert overlapped(10e-3, 10e-3) == pytest.approx(11.9e-3, rel=0.01)
+
+
+def test_a_design_passes_on_relative_changes_as_the_formula_does() -> None:
+    """Against differences of the formula itself, with engines that overlap and others."""
+    points = [
+        point(model, "rtx-4090", "none", engine)
+        for model in ("llama-3.1-8b", "qwen3-0.6b")
+        for engine in ("transformers", "llama.cpp")
+    ]
+    design = Design.of(points)
+    x = np.array([prior(name)[0] for name in design.names])
+    _, passed = design.total(design.parts(x))
+    slopes = np.einsum("kp,kpn->pn", passed, design.uses)
+    for n in range(len(x)):
+        step = np.zeros(len(x))
+        step[n] = 1e-5
+        moved = np.log(design.seconds(x + step) / design.seconds(x - step)) / 2e-5
+        assert slopes[:, n] == pytest.approx(moved, abs=1e-6)
+
+
+def test_a_server_launches_more_slowly_than_a_desktop(predictor) -> None:
+    """bitsandbytes: an 8B in nf4 decodes at 30 tok/s on an H100 and at 68 on an RTX 4090."""
+    for gpu, measured in (("h100-sxm", 30.14), ("rtx-4090", 67.71)):
+        found = predictor.predict(LLAMA, gpus()[gpu], "bnb-nf4", "transformers", n_prompt=192)
+        assert found.decode_tok_s == pytest.approx(measured, rel=0.25)
 
 
 def test_a_point_of_weight_zero_says_nothing() -> None:
@@ -116,7 +158,7 @@ def test_one_absurd_row_hardly_moves_the_fit() -> None:
     absurd = good.copy()
     absurd[3] *= 10
     sigma, weights = np.full(len(points), 0.05), np.ones(len(points))
-    there = design.parts(fit(design, absurd, sigma, weights)).sum(axis=0)
+    there = design.seconds(fit(design, absurd, sigma, weights))
     others = np.arange(len(points)) != 3
 
     assert there[others] == pytest.approx(good[others], rel=0.1)
@@ -202,7 +244,7 @@ def test_a_left_out_card_is_really_left_out(calibration) -> None:
 
     def predicted(measured):
         x = fit(calibration.design, measured, calibration.sigma, without)
-        return calibration.design.parts(x)[:, chosen].sum(axis=0)
+        return calibration.design.of_points(chosen).seconds(x)
 
     assert chosen.any()
     assert predicted(twisted) == pytest.approx(predicted(calibration.seconds))
@@ -237,10 +279,10 @@ def test_what_was_not_measured_widens_the_interval_and_says_so(predictor) -> Non
         return math.log(found.decode_tok_s / found.low)
 
     known = width("none", "vllm")
-    assert known < width("fp8-dynamic", "vllm")
+    assert known < width("bnb-nf4", "vllm")
     assert known < width("none", "an-engine-of-2027")
-    found = predictor.predict(LLAMA, gpus()["h200-sxm"], "fp8-dynamic", "vllm")
-    assert found.extrapolates == ("no measurement of fp8-dynamic or a scheme like it on vllm",)
+    found = predictor.predict(LLAMA, gpus()["h200-sxm"], "bnb-nf4", "vllm")
+    assert found.extrapolates == ("no measurement of bnb-nf4 or a scheme like it on vllm",)
     assert predictor.predict(LLAMA, gpus()["mi300x"], "none", "vllm").extrapolates == (
         "no measurement of vllm on a CDNA3 card",
     )
@@ -347,6 +389,66 @@ def test_layers_on_the_host_cost_what_its_memory_takes(predictor) -> None:
             spilled=spilled(f"layers {layers}/49"),
         )
         assert found.decode_tok_s == pytest.approx(measured, rel=0.15)
+
+
+def test_weights_are_multiplied_where_they_are() -> None:
+    """What the host computes is no unpacking of the card's."""
+    s = shape(card("qwen3-30b-a3b"))
+
+    def split(text: str) -> Point:
+        work = PlacedWorkload(context=500, positions=600)
+        memory = memory_of(card("qwen3-30b-a3b"), "q4_k_m", "llama.cpp", 500, 100, 1)
+        told = spilled(text)
+        gpu, model = gpus()["rtx-4080"], card("qwen3-30b-a3b")
+        return place(model, gpu, "q4_k_m", "llama.cpp", work, memory, spilled=told).point
+
+    for told, least, most in (("experts 48/48", 0.5, 0.7), ("layers 48/48", 1, 1)):
+        at = split(told)
+        assert at.n_weights + at.host_weights == pytest.approx(s.n_active_params)
+        assert least <= at.host_weights / s.n_active_params <= most
+
+
+def test_a_host_that_is_not_stated_is_taken_for_a_typical_one(predictor) -> None:
+    """Beside a card of 2025 memory is faster than beside an older one."""
+
+    def slower(gpu: str) -> float:
+        asked = (card("qwen3.6-35b-a3b"), gpus()[gpu], "q4_k_m", "llama.cpp")
+        told = spilled("experts 40/40")
+        stated = HostMemory(bandwidth=HostMemory().bandwidth, stated=True)
+        rates = [predictor.predict(*asked, host=h, spilled=told) for h in (HostMemory(), stated)]
+        return rates[0].decode_tok_s / rates[1].decode_tok_s
+
+    assert slower("rtx-5070-ti") > slower("rtx-3090")
+
+
+def test_codebooks_cost_the_hosts_time_and_not_its_bytes(predictor) -> None:
+    model, gpu = card("qwen3.6-35b-a3b"), gpus()["rtx-3060"]
+    host = host_of(gpus()["cpu-ddr4-3200-2ch"])
+
+    def rate(quant: str) -> float:
+        told = spilled("experts 40/40")
+        asked = {"host": host, "spilled": told}
+        return predictor.predict(model, gpu, quant, "llama.cpp", **asked).decode_tok_s
+
+    assert rate("iq3_xxs") < rate("q3_k_m")
+
+
+def test_an_engine_without_rows_is_taken_for_one_like_it(predictor) -> None:
+    ours, like = (
+        predictor.predict(LLAMA, gpus()["h100-sxm"], "none", engine)
+        for engine in ("sglang", "vllm")
+    )
+
+    assert ours.decode_tok_s == like.decode_tok_s
+    assert ours.extrapolates == ("no measurement of sglang",)
+    assert ours.high / ours.low > like.high / like.low
+
+
+def test_each_owner_of_a_card_is_a_source_of_posts() -> None:
+    (one, *_), published = rows(file=POSTED), rows()
+
+    assert owner(one) == f"localmaxxing, {one.gpu}"
+    assert owner(published[0]) == "xiongjiedai"
 
 
 def test_a_host_without_room_or_an_engine_without_offload_gives_no_rate(predictor) -> None:

@@ -276,10 +276,21 @@ def test_ollama_leaves_whole_layers_on_the_host(capsys) -> None:
         return found(capsys, "-m", "qwen3-30b-a3b", "-q", "q4_k_m", "--gpu", "rtx-4080", *more)[0]
 
     ollama, told = row("-e", "ollama"), row("--on-host", "layers")
-    assert ollama["decode_tok_s"] == told["decode_tok_s"] < 0.9 * row()["decode_tok_s"]
+    assert ollama["decode_tok_s"] < told["decode_tok_s"] < 0.9 * row()["decode_tok_s"]
+    assert ollama["low"] < 51 < ollama["high"]
     assert (ollama["engine"], ollama["fit"]) == ("llama.cpp", "offload")
-    fits = ("-m", "qwen3-8b", "-q", "q4_k_m", "--gpu", "rtx-4080")
-    assert found(capsys, *fits, "-e", "ollama") == found(capsys, *fits)
+
+
+def test_ollama_costs_time_of_its_own(capsys) -> None:
+    """Posted: gpt-oss-20b on an RTX 4080 by Ollama 0.15 decodes at 139.9 tok/s, far below
+    llama.cpp's rate; a dense 14B by the same at 61.9, as llama.cpp."""
+
+    def slower(model: str, quant: str) -> float:
+        asked = ("-m", model, "-q", quant, "--gpu", "rtx-4080")
+        ((ollama,), (plain,)) = found(capsys, *asked, "-e", "ollama"), found(capsys, *asked)
+        return plain["decode_tok_s"] / ollama["decode_tok_s"]
+
+    assert 1 < slower("qwen3-14b", "q4_k_m") < 1.15 < slower("gpt-oss-20b", "mxfp4_moe")
 
 
 @pytest.mark.parametrize(
