@@ -23,7 +23,7 @@ MATRICES, MERGED = 7, 4
 SMALLEST_MATRIX, LARGEST_MATRIX = 1024 * 4096, 2 * 14336 * 4096
 VOCABULARY = 128256
 
-ADA, HOPPER = "rtx-4080", "h200"
+ADA, HOPPER, MI300 = "rtx-4080", "h200", "mi300x"
 CASES = [
     # scheme, card, how many of its calls are products where those have a name
     ("none", ADA, {}),
@@ -33,6 +33,10 @@ CASES = [
     ("int8-dynamic-fused", HOPPER, {"torch.ops.gpu_cost_bench.int8_matmul": MERGED}),
     ("fp8-dynamic", HOPPER, {"extern_kernels._scaled_mm": MERGED}),
     ("fp8-dynamic-tensor", HOPPER, {"extern_kernels._scaled_mm": MATRICES}),
+    ("none", MI300, {}),
+    ("int8-weight-only", MI300, {}),
+    ("int8-dynamic", MI300, {"triton template": MERGED}),
+    ("int8-dynamic-fused", MI300, {"torch.ops.gpu_cost_bench.int8_matmul": MERGED}),
 ]
 UNCOUNTED = [("int4-weight-only", ADA)]
 """Schemes whose launches have not been counted since products are merged."""
@@ -56,16 +60,26 @@ ALL = [
 ]
 
 
-@cache
+COMBINED = [("none", 6), ("int8-dynamic", 10)]
+"""Scheme, and its calls with `inductor.combo_kernels`: q's rotation, and keys and values with their
+cache, are one launch."""
+
+
 def all_of(card: str) -> dict[str, dict[str, Any]]:
     """Case -> what `bench.engines.graph.written.told` says of it, from one process a card."""
+    return said(card, *(case for name, case in ALL if name == card))
+
+
+@cache
+def said(card: str, *words: str) -> dict[str, dict[str, Any]]:
+    """The same of cases, with options of the compiler (`NAME=VALUE`)."""
     if importlib.util.find_spec("triton") is None:
         pytest.skip("triton is not installed (it is for Linux)")
     if torch.cuda.is_available():
         pytest.skip("there is a card here, and tests/gpu")
-    cases = [case for name, case in ALL if name == card]
+    cases = [word for word in words if "=" not in word]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.pretend_cuda", card, *cases],
+        [sys.executable, "-m", "tests.pretend_cuda", card, *words],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
@@ -128,3 +142,9 @@ def test_a_cache_in_8_bits_is_written_in_place_by_as_many_launches(kind: str, ca
     found = written("none", 1, card, kind)
     assert found["calls"] == row_of("none").launches
     assert found["largest_made"] < SMALLEST_MATRIX
+
+
+def test_rotations_and_the_cache_can_be_one_launch() -> None:
+    """An option: whether it is faster no card has shown."""
+    found = said(ADA, *(f"{scheme}:1" for scheme, _ in COMBINED), "combo_kernels=true")
+    assert [(case.partition(":")[0], one.get("calls")) for case, one in found.items()] == COMBINED
