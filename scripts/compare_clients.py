@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import os
 import re
 import shutil
@@ -36,6 +35,7 @@ from bench.records.file import read
 from tests.ticking_server import ticking, truth
 
 N_PROMPT, N_GEN = 16, 100
+LIMIT_S = 300.0
 MODEL = "smollm2-135m-instruct"
 """Whose tokenizer the others make their prompts with."""
 
@@ -57,12 +57,15 @@ PEERS = (
     Peer(
         "guidellm",
         "guidellm",
-        "*.json",
+        "guidellm.json",
         lambda url, streams, folder, tokenizer: [
-            "guidellm", "benchmark", "run", "--target", url, "--profile", "concurrent",
-            "--rate", str(streams), "--max-requests", str(5 * streams), "--processor", tokenizer,
-            "--data", json.dumps({"prompt_tokens": N_PROMPT, "output_tokens": N_GEN}),
-            "--output-dir", str(folder), "--outputs", "json",
+            "guidellm", "run",
+            "--backend", f"kind=openai_http,target={url},model=m,request_format=/v1/completions",
+            "--profile", f"kind=concurrent,streams={streams}",
+            "--constraint", f"kind=max_requests,count={5 * streams}",
+            "--tokenizer", f"kind=hf_auto,model={tokenizer}",
+            "--data", f"kind=synthetic_text,prompt_tokens={N_PROMPT},output_tokens={N_GEN}",
+            "--output", f"kind=json,path={folder / 'guidellm.json'}", "--disable-console",
         ],
     ),
     Peer(
@@ -166,14 +169,10 @@ def quietly(arguments: list[str]) -> str:
 
 def said(command: list[str]) -> str:
     """Run a program; the last line of what it says where it fails."""
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
-    )
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return f"no end after {LIMIT_S:.0f} s"
     lines = (done.stderr or done.stdout).strip().splitlines() or [""]
     return "" if done.returncode == 0 else f"exit {done.returncode}: {lines[-1][:120]}"
 

@@ -114,6 +114,8 @@ class Connection(asyncio.Protocol):
     def _answer(self, path: str, body: bytes, at: float) -> None:
         if path == "/v1/models":
             self._page({"data": [{"id": "m", "owned_by": "ticking"}]})
+        elif path == "/health":
+            self._page({})
         elif path == "/truth":
             self._page(self._serves.truth())
         elif not body:
