@@ -194,12 +194,20 @@ class Calibration:
         return round(float(np.quantile(apart, COVERAGE)), 4)
 
     def seen(self) -> Seen:
-        """Engines with their families of schemes and architectures."""
+        """Engines with their families of schemes and architectures.
+
+        A family counts if two owners measured it, or one in FEW rows: one figure says little.
+        """
         kernels: dict[str, set[str]] = {}
         archs: dict[str, set[str]] = {}
+        owners: dict[tuple[str, str], set[str]] = {}
+        counts = Counter((s.point.engine, s.point.kernel) for s in self.samples)
         for s in self.samples:
-            kernels.setdefault(s.point.engine, set()).add(s.point.kernel)
+            family = s.point.engine, s.point.kernel
+            owners.setdefault(family, set()).add(owner(s.row))
             archs.setdefault(s.point.engine, set()).add(s.point.gpu.arch)
+            if len(owners[family]) > 1 or counts[family] >= FEW:
+                kernels.setdefault(s.point.engine, set()).add(s.point.kernel)
         return Seen(kernels=_sorted(kernels), archs=_sorted(archs))
 
     def inputs(self) -> str:

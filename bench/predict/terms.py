@@ -271,6 +271,7 @@ PRIORS: Final[Mapping[str, tuple[float, float]]] = {
     "unpack": (math.log(0.02), 1.0),
     "unpack:": (0.0, 1.0),
     "unpack:i-quant": (0.0, 0.4),
+    "unpack:fp8-dynamic": (-2.0, 0.5),
     "unpack/": (0.0, 0.5),
     "unpack+": (-0.2, 0.4),
     "sequence": (math.log(1e-6), 1.5),
@@ -287,7 +288,8 @@ PRIORS: Final[Mapping[str, tuple[float, float]]] = {
     "loop+": (-0.7, 0.5),
 }
 """Mean and spread of each kind of parameter, by its name up to the sign that qualifies it: `:`
-engine or family, `/` device, `+` build or host. What is not measured keeps the mean."""
+engine or family, `/` device, `+` build or host. What is not measured keeps the mean. Tensor
+cores multiply 8-bit floats as they are."""
 
 
 def prior(name: str) -> tuple[float, float]:
