@@ -101,6 +101,9 @@ def test_a_device_that_torch_cannot_use_has_torchs_reason(monkeypatch: pytest.Mo
 def test_torch_is_really_asked() -> None:
     with pytest.raises(Unreadable, match=r"xpu:0: .*(XPU|xpu)"):
         told.facts("xpu:0")
+    if sys.platform != "darwin":
+        with pytest.raises(Unreadable, match="mps:0: torch cannot use Metal here"):
+            told.facts("mps:0")
 
 
 def test_a_plan_knows_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,8 @@ def main(device: str) -> int:
     """Ask, and print."""
     import torch
 
+    if kind_of(device) == "mps" and not torch.backends.mps.is_available():
+        raise SystemExit("torch cannot use Metal here")  # what it would be asked is not built in
     found = KINDS[kind_of(device)](torch, index_of(device))
     sys.stdout.write(json.dumps(found) + "\n")
     return 0
