@@ -472,7 +472,7 @@ def test_gguf_files_of_an_experiment_are_left_out_where_they_cannot_be_had(
     monkeypatch.setattr(hub, "look_up", unreachable)
     (alone,) = pinned(wanted, said.append).variants
     assert alone.model == "qwen3-8b@random"
-    assert sum("left out" in one for one in said) == 3
+    assert sum("skipped" in one for one in said) == 3
     name = Experiment(
         name="x",
         question="?",
