@@ -107,7 +107,7 @@ def test_tokens_past_the_last_are_left_out() -> None:
 
 
 def test_too_few_tokens_are_an_error() -> None:
-    with pytest.raises(UnsupportedError, match="made 2 tokens of 3") as error:
+    with pytest.raises(UnsupportedError, match="made 2 tokens instead of 3") as error:
         instants([(1, 0.0), (2, 20.0)], 3)
     assert error.value.code == "TOKEN_COUNT"
 

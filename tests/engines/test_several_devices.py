@@ -662,7 +662,7 @@ def test_memory_of_other_processes_is_added_or_absent() -> None:
     assert reader.end().memory == {"peak_device_bytes": 160, "peak_host_bytes": 13}
     short = WithOthers(inner, Told(full, {"peak_host_bytes": 3})).end()
     assert short.memory == {"peak_host_bytes": 13}
-    assert "does not tell" in short.absent["peak_device_bytes"]
+    assert "does not report" in short.absent["peak_device_bytes"]
 
 
 def test_memory_of_a_group_is_that_of_its_members(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,7 +143,7 @@ def test_a_pilot_fixes_the_number_of_pairs(
     command = script(tmp_path, 'restart = 0.01\n"speedup.fast" = 1.5')
     assert main([*command, "--target", "2%"]) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "the pilot suggests" in line]
-    pairs = int(said[0].split("asks for ")[1].split()[0])
+    pairs = int(said[0].split("suggests ")[1].split()[0])
     assert pairs >= 6
     records = read(tmp_path / "out").records
     assert len(records) == 2 * pairs  # the pilot's pairs are among them

@@ -284,7 +284,7 @@ def test_a_server_is_started_or_there_already(
 ) -> None:
     both = [*arguments(tmp_path, command(tmp_path)), "--url", "http://localhost:8000"]
     assert main(both) == 2
-    assert "give one" in capsys.readouterr().err
+    assert "give only one of them" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
