@@ -29,7 +29,7 @@ def kept(paths: Sequence[Path]) -> tuple[dict[str, Experiment], list[str]]:
                 problems += error.problems
             else:
                 of_folder[one.name] = one
-        found = of_folder | found
+        found |= {name: one for name, one in of_folder.items() if name not in found}
     return found, problems
 
 

@@ -288,7 +288,7 @@ def _figures(below: Replicate, rate: float) -> dict[str, float | None]:
     record = below.record
     n_in, n_out = tokens_of(record)
     figures: dict[str, float | None] = dict.fromkeys(METRICS)
-    kept_as_they_are = ("ttft_s", "tpot_s", "energy_per_token_j")
+    kept_as_they_are = ("ttft_s", "tpot_s", "energy_per_token_j", "peak_memory_bytes")
     figures |= {name: below.figures[name] for name in kept_as_they_are}
     options: Mapping[str, Any] = record.variant.get("options") or {}
     return figures | {

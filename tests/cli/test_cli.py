@@ -153,7 +153,11 @@ def test_an_empty_name_is_refused() -> None:
         ),
         (["run", "--mode", "fast"], 2, "unknown mode 'fast'"),
         (["run", "--baseline", "nonee"], 2, "unknown baseline 'nonee'; did you mean 'none'"),
-        (["run", "--for", "impossible-throughputs"], 3, "no experiment that decides it can be run yet"),
+        (
+            ["run", "--for", "impossible-throughputs"],
+            3,
+            "no experiment that decides it can be run yet",
+        ),
         (["run", "--for", "unsloth"], 2, "did you mean 'unsloth-r1'"),
         (["plan", "--gpu", "rtx-4080-supr"], 2, "did you mean 'rtx-4080-super'"),
         (["models", "-d", "cuda:99"], 3, "no device 'cuda:99'"),
