@@ -17,7 +17,8 @@ BY_HAND: Final = "experiment.toml"
 
 
 def kept(paths: Sequence[Path]) -> tuple[dict[str, Experiment], list[str]]:
-    """Experiments of results folders, by name, the last of a name; and what could not be read."""
+    """Experiments of results folders, by name, and what could not be read. Of a name the folder's
+    last counts, and of several folders the first."""
     found: dict[str, Experiment] = {}
     problems: list[str] = []
     for folder in dict.fromkeys(path if path.is_dir() else path.parent for path in paths):

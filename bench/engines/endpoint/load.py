@@ -7,6 +7,7 @@ A judge is told of each request as it is sent and as it ends, by one process or 
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -85,19 +86,19 @@ class Window:
         return self.n_failed > allowed * max(planned, len(self.answers))
 
 
-class Judge:
+class Judge(ABC):
     """Fills a window with what it is told of, and says when it is enough."""
 
     def __init__(self) -> None:
         self.window = Window()
         self.command: Command = "go"
 
-    def begin(self, begin_ns: int) -> None:
+    def begin(self, begin_ns: int) -> None:  # noqa: B027  # a closed loop has no plan
         """Times of a plan count from here."""
 
+    @abstractmethod
     def take(self, happened: Sent | Ended) -> None:
         """Of several processes what each tells is in order, and all of it nearly so."""
-        raise NotImplementedError
 
     def closed(self, clients: Sequence[ClientLoad]) -> Window:
         """The window, once all requests have ended or been left."""
