@@ -118,7 +118,7 @@ class Connection(asyncio.Protocol):
             self._page({})
         elif path == "/truth":
             self._page(self._serves.truth())
-        elif not body:
+        elif not (body and path.endswith("/completions")):
             self.transport.write(b"HTTP/1.1 404 No\r\nContent-Length: 2\r\n\r\n{}")
         else:
             asked = json.loads(body)
