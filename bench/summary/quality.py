@@ -42,6 +42,8 @@ class QualityScores:
     continuation_agreement: float | None = None
     """Mean share of a greedy continuation that is the baseline's before the first difference."""
     is_baseline: bool = False
+    baseline_model: str | None = None
+    """Model of the arm that it was compared with; None: not compared, or it is the baseline."""
     absent: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -75,6 +77,7 @@ def summarise(record: QualityRecord, baseline: QualityRecord | None) -> QualityS
         max_kld=max(kld) if kld else None,
         same_top1=wilson(sum(same), len(same)) if same else None,
         continuation_agreement=continuation_agreement(record.figures.get("continuations", ())),
+        baseline_model=baseline.variant.get("model") if baseline and not differs else None,
         absent=absent,
     )
 
@@ -148,24 +151,38 @@ class ArmQuality:
 
 def arm_qualities(records: Sequence[QualityRecord]) -> list[ArmQuality]:
     """The quality of each record; each is compared with the baseline it names."""
-    by_arm = {_arm(record, record.variant["name"]): record for record in records}
+    by_arm: dict[tuple[Any, ...], list[QualityRecord]] = {}
+    for record in records:
+        by_arm.setdefault(_arm(record, record.variant["name"]), []).append(record)
     return [
         ArmQuality(
             arm=record.variant["name"],
             environment=record.environment,
             record=record,
-            figures=summarise(
-                record, by_arm.get(_arm(record, record.baseline)) if record.baseline else None
-            ),
+            figures=summarise(record, _baseline(record, by_arm)),
         )
         for record in records
     ]
 
 
+def _baseline(
+    record: QualityRecord, by_arm: Mapping[tuple[Any, ...], Sequence[QualityRecord]]
+) -> QualityRecord | None:
+    """The latest of the arm that it names: of the same weights, if that is the same model."""
+    named = by_arm.get(_arm(record, record.baseline), ()) if record.baseline else ()
+    model, weights = record.variant.get("model"), record.variant.get("weights")
+    fitting = [
+        one
+        for one in named
+        if one.variant.get("model") != model or one.variant.get("weights") == weights
+    ]
+    return fitting[-1] if fitting else None
+
+
 def _arm(record: QualityRecord, name: str) -> tuple[Any, ...]:
     """What an arm and its baseline have in common, and the arm's name."""
     rules = tuple(record.text.get(part) for part in ("sha256", "max_tokens", "window"))
-    return (record.environment, record.variant.get("weights"), rules, name)
+    return (record.environment, rules, name)
 
 
 def perplexity(nll: Sequence[float]) -> Estimate | None:

@@ -10,9 +10,10 @@ import pytest
 from bench.cli import main
 from bench.cost.hour import stated
 from bench.records.file import read
-from bench.report.tables.pareto import rows, table
+from bench.report.tables.pareto import baseline_model, rows, table
 
 MIXED = Path(__file__).parents[2] / "results/mixed-cpu"
+READY = Path(__file__).parents[2] / "results/ready-w8a8-cpu"
 
 
 def test_mixed_lies_on_the_front_of_size_and_dynamic_int8_does_not() -> None:
@@ -24,6 +25,12 @@ def test_mixed_lies_on_the_front_of_size_and_dynamic_int8_does_not() -> None:
     assert found["int8-dynamic"]["packed_bytes"] == found["int8-dynamic"]["weights_bytes"]
     assert "decode_tok_s" in found["torch-dynamic-int8"]["front"]
     assert all(row["usd_per_mtok"] is None for row in found.values())
+
+
+def test_a_quantized_checkpoint_stands_with_the_model_it_was_made_of() -> None:
+    found = rows(read(READY), None)
+    assert len({row.row.arm.model for row in found}) == 2
+    assert {baseline_model(row.row) for row in found} == {"smollm2-135m-instruct"}
 
 
 def test_cost_is_that_of_an_hour_at_the_price() -> None:

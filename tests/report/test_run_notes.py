@@ -33,6 +33,15 @@ def test_a_scheme_that_leaves_most_of_a_model_out_is_said(share: float, said: bo
     assert all(f"only {share:.0%}" in line and "int8-weight-only" in line for line in text)
 
 
+def test_a_quantized_checkpoint_is_told_against_the_model_it_was_made_of() -> None:
+    folder = Path(__file__).parents[2] / "results/ready-w8a8-cpu"
+    experiment = load_experiment(str(folder / "experiment.toml"))
+    text = show(experiment, read(folder), folder, "md")
+    said = re.findall(r"\*\*.*w8a8-dynamic\*\* at 128\+32 x ([14]): decodes 1.[0-9]+x", text)
+    assert said == ["1", "4"]
+    assert text.count("faster, not at equal quality") == 2
+
+
 def test_two_arms_at_one_level_of_service_are_compared_by_their_rates(tmp_path: Path) -> None:
     folder = write_search(tmp_path / "r", {"m/endpoint/none": 0.2, "m/endpoint/fast": 0.1}, 3)
     grid = replace(Experiment(name="e", question="?").grid, model=("m",), engine=("endpoint",))

@@ -146,6 +146,22 @@ def test_a_failed_record_says_why() -> None:
     assert found.absent["mean_kld"] == "no logits"
 
 
+def test_a_quantized_checkpoint_is_compared_with_the_model_it_was_made_of() -> None:
+    made = {"name": "q/w8a8", "model": "q", "weights": "other"}
+    base = replace(BASE, variant=BASE.variant | {"model": "m"})
+    found = arm_qualities([base, replace(OTHER, variant=made)])[1].figures
+    assert found.ppl_ratio is not None
+    assert found.baseline_model == "m"
+
+
+def test_other_weights_of_one_model_are_not_its_baseline() -> None:
+    old = replace(BASE, variant=BASE.variant | {"model": "m", "weights": "old"})
+    now = replace(OTHER, variant=OTHER.variant | {"model": "m"})
+    assert arm_qualities([old, now])[1].figures.ppl_ratio is None
+    kept = replace(old, key="k", variant=BASE.variant | {"model": "m"})
+    assert arm_qualities([kept, old, now])[2].figures.ppl_ratio is not None
+
+
 def test_records_of_another_environment_are_not_the_baseline() -> None:
     found = arm_qualities([OTHER, replace(BASE, environment="other")])[0].figures
     assert found.ppl_ratio is None

@@ -16,7 +16,7 @@ from bench.report.page import pictures
 from bench.report.page.blocks import Cell, ChartLine, Head, Picture, Section, Table, Tone
 from bench.report.page.machines import Machine, batch, work_of
 from bench.report.page.words import NOTHING, Show, cell, gigabytes, number, ratio
-from bench.report.tables.pareto import Placed, kld_of, placed
+from bench.report.tables.pareto import Placed, baseline_model, kld_of, placed
 from bench.report.tables.row import Shown
 from bench.saving import save
 from bench.statistics import Estimate
@@ -273,11 +273,11 @@ def quality(machine: Machine) -> Section:
         "Filled points are on the front: no other arm is better at equal or lower divergence."
     )
     priced = [replace(row, usd_per_mtok=_usd(machine, row)) for row in known]
-    models = dict.fromkeys(row.arm.model for row in priced)
+    models = dict.fromkeys(baseline_model(row.row) for row in priced)
     marked = [
         row
-        for model in models  # an arm diverges from the baseline of its own model
-        for row in placed([row for row in priced if row.arm.model == model])
+        for model in models
+        for row in placed([row for row in priced if baseline_model(row.row) == model])
     ]
     blocks = (
         _trade(machine, marked, "packed_bytes", "weights", "GB of weights", 1e-9),

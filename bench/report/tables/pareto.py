@@ -36,8 +36,9 @@ class Placed:
 def rows(results: Results | Summary, price: CostAssumption | None) -> list[Placed]:
     """One row an arm, workload and machine, by divergence.
 
-    An arm is on the front of a measure if no other of the same model, workload and machine has as
-    much of it at no more divergence. Cost is that of an hour at this price, or absent.
+    An arm is on the front of a measure if no other at the same workload and machine, and with a
+    baseline of the same model, has as much of it at no more divergence. Cost is that of an hour
+    at this price, or absent.
     """
     found = shown(summarise(results), price)
     if all(kld_of(one.row) is None for one in found):
@@ -49,7 +50,7 @@ def rows(results: Results | Summary, price: CostAssumption | None) -> list[Place
 
 
 def placed(group: Sequence[Shown]) -> list[Placed]:
-    """Arms of one model and workload with their fronts, by divergence; unknown ones last."""
+    """Arms of one baseline's model and workload with their fronts, by divergence; unknown last."""
     trades = [
         Trade(
             mean_kld=kld_of(one.row),
@@ -70,10 +71,15 @@ def kld_of(row: Row) -> float | None:
     return None if found is None else found.value
 
 
+def baseline_model(row: Row) -> str:
+    """The model whose predictions the arm's are compared with: mostly its own."""
+    return (row.quality.baseline_model if row.quality else None) or row.arm.model
+
+
 def _work(one: Shown) -> tuple[str, int, int, int, str]:
     sizes = one.row.sizes
     size = (sizes.n_prompt or 0, sizes.n_gen or 0, sizes.n_batch or 0)
-    return one.row.arm.model, *size, one.row.label
+    return baseline_model(one.row), *size, one.row.label
 
 
 def table(one: Placed) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from bench.comparison import opponents
+from bench.errors import InputError
 from bench.experiment import Experiment, Gate, started_by
 from bench.experiment.selectors import arm_order, short_names
 from bench.records import OWN
@@ -147,13 +149,14 @@ def _ms(seconds: float | None) -> str:
 
 def words(experiment: Experiment, rows: Sequence[Shown]) -> Iterator[str]:
     """What the table means, one sentence each."""
-    bases = {_work(one.row): one for one in rows if one.row.arm.name in experiment.baselines}
+    baseline_of = _baselines(experiment, rows)
+    each = {_measured(one.row, one.row.arm.name): one for one in rows}
     names = short_names([one.row.arm.name for one in rows])
     many = len({one.row.sizes for one in rows}) > 1
     apart = several_machines(one.row for one in rows)
     for one in rows:
-        base = bases.get(_work(one.row))
-        if base is not None and base is not one:
+        base = each.get(_measured(one.row, baseline_of.get(one.row.arm.name, "")))
+        if base is not None:
             sizes = one.row.sizes
             at = f" at {sizes.n_prompt}+{sizes.n_gen} x {sizes.n_batch}" if many else ""
             at += f" on {one.row.label}" if apart else ""
@@ -402,6 +405,14 @@ def _seen_twice(rows: Sequence[Row]) -> Iterator[str]:
             )
 
 
-def _work(row: Row) -> tuple[Any, ...]:
-    """What an arm and its baseline have in common."""
-    return row.host.hardware, row.arm.model, row.sizes
+def _baselines(experiment: Experiment, rows: Sequence[Shown]) -> Mapping[str, str]:
+    """Arm -> its baseline; empty where there is none, or where several could be it."""
+    try:
+        return opponents({one.row.arm.name: one.row.arm for one in rows}, experiment.baseline, None)
+    except InputError:
+        return {}
+
+
+def _measured(row: Row, arm: str) -> tuple[Any, ...]:
+    """An arm at this workload on this machine."""
+    return row.host.hardware, row.sizes, arm
