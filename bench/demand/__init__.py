@@ -15,9 +15,10 @@ import hashlib
 import itertools
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import ceil
 from statistics import fmean
 from typing import Final
 
@@ -53,6 +54,10 @@ class Asked:
     think_s: float = 0.0
     gap: float = 1.0
     """Time since the arrival before it, in mean times between arrivals (of sessions)."""
+
+
+def _length(one: Asked) -> int:
+    return one.n_prompt + one.n_gen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +102,13 @@ class Demand:
         """Tokens of a prompt and of an answer, rounded means: the nominal size in records."""
         each = self.requests("mean", MEAN_OF)
         return round(fmean(a.n_prompt for a in each)), round(fmean(a.n_gen for a in each))
+
+    def peak_lengths(self, seeds: Iterable[str], count: int, n_batch: int) -> tuple[int, int]:
+        """Tokens of a prompt and of an answer, means over the `n_batch` longest of the first
+        `count` requests of a seed, rounded up; of the seed where they are longest."""
+        rounds = (sorted(self.requests(seed, count), key=_length)[-n_batch:] for seed in seeds)
+        longest = max(rounds, key=lambda each: sum(map(_length, each)))
+        return ceil(fmean(a.n_prompt for a in longest)), ceil(fmean(a.n_gen for a in longest))
 
     def _drawn(self, seed: str) -> Iterator[Asked]:
         assert self.prompt is not None

@@ -59,6 +59,8 @@ class Spec:
     """Whether it takes requests that differ together (`bench.engines.Batches`)."""
     one_size: str = ""
     """Why it takes no requests that differ in length; empty: it takes them, one at a time."""
+    limit: str = ""
+    """Option that holds the most tokens of a sequence, prompt and new; empty: it has none."""
     revision: int = 1
     """Of an engine whose code is ours: raised when that computes in another way, so that records
     made before and after are not taken for one arm's."""
@@ -122,6 +124,7 @@ ENGINES: Mapping[str, Spec] = {
         },
         batches=True,
         spreads=True,
+        limit="max_model_len",
     ),
     "endpoint": Spec(
         module="bench.engines.endpoint:EndpointEngine",
@@ -167,21 +170,42 @@ def attribute(where: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def declines(name: str, workloads: Sequence[Workload]) -> str | None:
-    """Why an engine cannot be asked for these workloads, or None."""
-    of = spec(name)
+def declines(variant: Variant, workloads: Sequence[Workload], window: int) -> str | None:
+    """Why an arm cannot be asked for these workloads, or None.
+
+    `window`: tokens that quality scores at once, 0 without quality.
+    """
+    name, of = variant.engine, spec(variant.engine)
     if of.remote:
         return None
     if any(one.slo for one in workloads):
         return f"engine '{name}': only servers take arrivals (--url or --serve); leave --slo out"
     if not any(one.requests for one in workloads):
-        return None
+        return _too_long(variant, workloads, window)
     if of.one_size:
         return f"engine '{name}' takes no requests that differ: {of.one_size}; use -p and -n"
     if not of.batches and any(one.n_batch != 1 for one in workloads):
         return (
             f"engine '{name}' takes requests that differ one at a time: use -b 1, or a server "
             "(--serve)"
+        )
+    return _too_long(variant, workloads, window)
+
+
+def _too_long(variant: Variant, workloads: Sequence[Workload], window: int) -> str | None:
+    """Why the arm's own limit of a sequence is too small, or None. A scored window has one new
+    token as well."""
+    name = spec(variant.engine).limit
+    limit = variant.options.get(name)
+    if not isinstance(limit, int):
+        return None
+    longest = max((one.n_prompt + one.n_gen for one in workloads if not one.requests), default=0)
+    if longest > limit:
+        return f"option {name}={limit}: a request has {longest} tokens, prompt and new"
+    if window >= limit:
+        return (
+            f"option {name}={limit}: quality in windows of {window} tokens needs {window + 1}; "
+            "raise it, or lower `window` under [quality]"
         )
     return None
 

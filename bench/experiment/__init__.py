@@ -227,6 +227,11 @@ class Quality:
     window: int = 512
     """Tokens of context; windows do not overlap, and a window's first token is not scored."""
 
+    @property
+    def longest(self) -> int:
+        """Tokens that are scored at once; 0 without a text."""
+        return min(self.window, self.max_tokens) if self.text else 0
+
     def problems(self) -> Iterator[str]:
         if self.max_tokens < 2 or self.window < 2:
             yield "max_tokens, window: must be at least 2"

@@ -185,15 +185,14 @@ def resolve(experiment: Experiment, say: Callable[[str], None]) -> list[Arm]:
     check_names(experiment)
     device = find_device(experiment)
     place = place_of(device.name)
-    workloads = experiment.workloads
-    return [_resolved(variant, device, place, workloads, say) for variant in experiment.variants]
+    return [_resolved(variant, device, place, experiment, say) for variant in experiment.variants]
 
 
 def _resolved(
     variant: Variant,
     device: schemes.Device,
     place: Here | None,
-    workloads: Sequence[Workload],
+    experiment: Experiment,
     say: Callable[[str], None],
 ) -> Arm:
     model, engine = model_of(variant), spec(variant.engine)
@@ -207,7 +206,7 @@ def _resolved(
     bare = engine.weights == "none" and model.source == "hub"
     identity = key("named", model=model.ref) if bare else weights.identity(model)
     arm = Arm(variant=replace(variant, device=device.name), model=model, identity=identity)
-    if reason := declines(variant.engine, workloads):
+    if reason := declines(variant, experiment.workloads, experiment.quality.longest):
         return replace(arm, refusal=reason)
     if engine.scripted:
         return arm

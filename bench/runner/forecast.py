@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from statistics import median
 from typing import Any, Final
 
+from bench.demand import demand
 from bench.demand.limits import requests_of
 from bench.demand.search import RAMP_SHARE
 from bench.engines.registry import declines, refusal, spec
@@ -40,7 +41,7 @@ def forecast(experiment: Experiment, place: Here, before: Results) -> list[dict[
     for variant in experiment.variants:
         for workload in experiment.workloads:
             rows.append(
-                _about(variant, workload, place)
+                _about(variant, workload, place, experiment.quality.longest)
                 | {
                     "n_prompt": workload.n_prompt,
                     "n_gen": workload.n_gen,
@@ -48,7 +49,7 @@ def forecast(experiment: Experiment, place: Here, before: Results) -> list[dict[
                     "replicates": experiment.measuring.pairs,
                 }
                 | ({"requests": workload.requests} if workload.requests else {})
-                | _limits(variant, workload, place)
+                | _limits(variant, workload, _peak(workload, experiment), place)
             )
             rows[-1] |= _time(experiment, rows[-1], before)
     return rows
@@ -61,14 +62,14 @@ def order(experiment: Experiment) -> list[str]:
     return [f"{names[step.variant.name]} #{step.index + 1}" for step in steps]
 
 
-def _about(variant: Variant, workload: Workload, place: Here) -> dict[str, Any]:
+def _about(variant: Variant, workload: Workload, place: Here, window: int) -> dict[str, Any]:
     return {
         "variant": variant.name,
         "model": variant.model,
         "engine": variant.engine,
         "quant": variant.quant,
         "device": REMOTE if spec(variant.engine).remote else place.name,
-        "refusal": declines(variant.engine, [workload]) or _refusal(variant, place),
+        "refusal": declines(variant, [workload], window) or _refusal(variant, place),
     }
 
 
@@ -85,7 +86,18 @@ def _sized(variant: Variant, model: Model) -> str:
     return variant.quant if told is None else f"{told.mean_bits:.4f}bpw"
 
 
-def _limits(variant: Variant, workload: Workload, place: Here) -> dict[str, Any]:
+def _peak(workload: Workload, experiment: Experiment) -> Workload:
+    """What memory must hold: the workload, or the longest of requests that differ."""
+    if not workload.requests:
+        return workload
+    rules, spec = experiment.measuring, workload.requests
+    seeds = (f"{experiment.seed}/{index}/{spec}" for index in range(rules.pairs))
+    count = rules.iterations * workload.n_batch
+    n_prompt, n_gen = demand(spec).peak_lengths(seeds, count, workload.n_batch)
+    return replace(workload, n_prompt=n_prompt, n_gen=n_gen)
+
+
+def _limits(variant: Variant, workload: Workload, peak: Workload, place: Here) -> dict[str, Any]:
     names = ("memory_bytes", "loading_bytes", "fits", "fit", "bound_decode_tok_s")
     figures: dict[str, Any] = dict.fromkeys(names)
     if spec(variant.engine).remote:
@@ -95,7 +107,7 @@ def _limits(variant: Variant, workload: Workload, place: Here) -> dict[str, Any]
     card, sized = model.card, replace(variant, quant=_sized(variant, model))
     absent: dict[str, str] = {}
     try:
-        found = needs(sized, workload, card, place)
+        found = needs(sized, peak, card, place)
     except UnsupportedError as error:
         absent["memory_bytes"] = str(error)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from math import ceil
 from pathlib import Path
 from statistics import fmean, median
 
@@ -20,6 +21,16 @@ def test_equal_seeds_ask_the_same_and_others_do_not() -> None:
     chat = demand("chat")
     assert chat.requests("0/1", 50) == chat.requests("0/1", 80)[:50]
     assert chat.requests("0/1", 50) != chat.requests("0/2", 50)
+
+
+def test_the_peak_is_of_the_longest_requests() -> None:
+    spec = "prompt=quantiles:100@0:100@90:900@100 gen=10"
+    each = {s: sorted(one.n_prompt for one in demand(spec).requests(s, 40)) for s in "ab"}
+    one, four = (demand(spec).peak_lengths("ab", 40, n_batch) for n_batch in (1, 4))
+    assert one == (max(lengths[-1] for lengths in each.values()), 10)
+    assert four[0] == ceil(max(fmean(lengths[-4:]) for lengths in each.values()))
+    assert one[0] > 2 * demand(spec).mean_lengths()[0]
+    assert demand("prompt=64 gen=8").peak_lengths("a", 40, 8) == (64, 8)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bench.engines.messages import Job
-from bench.engines.registry import refusal
+from bench.engines.registry import declines, refusal
 from bench.engines.vllm import VllmEngine
 from bench.errors import InputError, UnsupportedError
 from bench.experiment import Variant, Workload
@@ -195,6 +195,23 @@ def test_requests_above_the_limit_are_refused(job: Job) -> None:
     runs.start(12, 4, 2)
     with pytest.raises(UnsupportedError, match=r"3 requests at once .* max_num_seqs = 2"):
         runs.start(12, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("limit", "window", "words"),
+    [
+        (100, 0, "a request has 160 tokens, prompt and new"),
+        (512, 512, "quality in windows of 512 tokens needs 513"),
+        (513, 512, None),
+        (160, 0, None),
+    ],
+)
+def test_a_limit_that_is_too_small_is_said_before_anything_starts(
+    limit: int, window: int, words: str | None
+) -> None:
+    arm = Variant(model="m", engine="vllm", options={"max_model_len": limit})
+    why = declines(arm, [Workload(n_prompt=128, n_gen=32)], window)
+    assert why is None if words is None else words in str(why)
 
 
 def test_what_was_aborted_on_its_way_is_no_request_of_ours(job: Job) -> None:

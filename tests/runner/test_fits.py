@@ -81,6 +81,20 @@ def test_the_plan_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert "11.39" in out
 
 
+def test_the_plan_has_room_for_the_longest_of_requests_that_differ(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["plan", "-m", "llama-3.1-8b", "--gpu", "h200", "-o", "json"]
+    spec = "prompt=quantiles:1000@0:1000@50:60000@100 gen=100"
+    assert main([*command, "--requests", spec]) == 0
+    differing = json.loads(capsys.readouterr().out)[0]
+    sizes = ["-p", str(differing["n_prompt"]), "-n", "100"]
+    assert main([*command, *sizes]) == 0
+    alike = json.loads(capsys.readouterr().out)[0]
+    # 131,072 bytes a token: the longest of the nine is far above the mean.
+    assert differing["memory_bytes"] > alike["memory_bytes"] + 2e9
+
+
 @pytest.mark.parametrize(
     ("quant", "engine", "word"),
     [

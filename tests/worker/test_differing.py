@@ -15,7 +15,7 @@ from bench.engines.messages import Answered, Job, Served, TokenCounts
 from bench.engines.registry import declines
 from bench.engines.transformers.engine import TransformersEngine
 from bench.errors import UnsupportedError
-from bench.experiment import Measure, Workload
+from bench.experiment import Measure, Variant, Workload
 from bench.records import Record
 from bench.records.file import read
 from bench.summary import summarise
@@ -163,7 +163,8 @@ def test_a_run_asks_both_arms_the_same_and_adds_up_their_tokens(tmp_path: Path) 
 def test_what_an_engine_cannot_be_asked_is_said_in_a_line(
     engine: str, work: dict[str, object], words: str | None
 ) -> None:
-    why = declines(engine, [Workload(n_prompt=8, n_gen=8, **work)])  # type: ignore[arg-type]  # a table of arguments
+    work = {"n_prompt": 8, "n_gen": 8, **work}
+    why = declines(Variant(model="m", engine=engine), [Workload(**work)], 512)  # type: ignore[arg-type]  # a table of arguments
     assert why is None if words is None else words in str(why)
 
 
