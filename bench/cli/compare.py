@@ -62,7 +62,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         type=float,
         default=0.02,
         metavar="SHARE",
-        help="differences below this are `same` (default: 0.02)",
+        help="`same` if the whole interval is within this margin (default: 0.02)",
     )
     parser.add_argument("--confidence", type=float, default=0.95, metavar="SHARE")
     parser.add_argument(
@@ -70,9 +70,9 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         type=float,
         default=1.02,
         metavar="RATIO",
-        help="what counts as equal quality (default: 1.02)",
+        help="largest perplexity ratio that counts as equal quality (default: 1.02)",
     )
-    pool = "compare records of different machines or versions, marked"
+    pool = "also compare records of different machines or versions, and mark them"
     parser.add_argument("--pool", action="store_true", help=pool)
     parser.add_argument(
         "--pareto",
@@ -82,8 +82,8 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--rent",
         metavar="USD_PER_HOUR",
-        help="price of an hour of the machine, for --pareto and --across; there also CARD=USD,"
-        "CARD=USD (default there: the price book's)",
+        help="price of an hour of the machine, for --pareto and --across; --across also takes "
+        "CARD=USD,CARD=USD (its default: the price book)",
     )
     gate = "exit 1 unless the whole interval (of decode, or of --metric) is at or {} RATIO"
     ratio: dict[str, Any] = {"type": float, "metavar": "RATIO"}

@@ -85,7 +85,9 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     )
     for name, (flag, placeholder, text) in FIGURES.items():
         parser.add_argument(flag, dest=name, metavar=placeholder, help=text)
-    parser.add_argument("--gpus", type=int, metavar="N", help="machines that worked as one")
+    parser.add_argument(
+        "--gpus", type=int, metavar="N", help="cards that worked as one, if records do not say it"
+    )
     parser.add_argument(
         "--gpu", metavar="NAME", help="use this card's prices, whatever card was measured"
     )
@@ -119,7 +121,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="CODE=USD[@DATE]",
-        help="dollars for one unit of a currency on a day (default: of --on), "
+        help="dollars for one unit of a currency, and the day of this rate (default: --on), "
         "such as JPY=0.0067@2026-11-28",
     )
     parser.add_argument("--co2", metavar="G_PER_KWH", help="grams of CO2 per kilowatt-hour")

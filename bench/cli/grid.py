@@ -106,7 +106,7 @@ def add_fleet(parser: argparse.ArgumentParser) -> None:
         "--per-machine",
         type=int,
         metavar="N",
-        help="cards of one machine that measure at once (default: 1); more disturb one another, "
+        help="cards of one machine that measure at once (default: 1); several disturb one another, "
         "and their records say so",
     )
 

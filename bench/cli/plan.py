@@ -37,7 +37,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     add_fleet(parser)
     parser.add_argument("--gpu", metavar="NAME", help="plan for a catalogued card (`bench gpus`)")
     parser.add_argument(
-        "--into", type=Path, metavar="DIR", help="results folder whose finished work is left out"
+        "--into", type=Path, metavar="DIR", help="results folder; finished work in it is left out"
     )
     add_output(parser)
     return parser

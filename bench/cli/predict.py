@@ -34,8 +34,8 @@ examples:
 
 The interval covers 90 of 100 measurements that were left out of the fit (docs/predict.md). No
 prediction is above the bound. `fit` is yes, tight (within 7% of the memory), offload (the host
-holds and computes a part) or no (no rate). For a measured rate below the interval, likely causes
-are listed, each with a command that tests it.
+holds and computes a part) or no (no rate). If the measured rate is below the interval, likely
+causes are listed, each with a command that tests it.
 """
 
 
@@ -89,9 +89,8 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         "--on-host",
         type=quantities.spilled,
         metavar="PART",
-        help="what the engine is told to leave on the host: 'experts 14/40' (--n-cpu-moe 14 of 40 "
-        "layers) or 'layers 9/41' (default: as few experts as possible; of Ollama: 'layers', as "
-        "few as possible)",
+        help="what stays on the host: 'experts 14/40' (--n-cpu-moe 14 of 40 layers) or "
+        "'layers 9/41' (default: as few experts as possible; for Ollama: as few layers)",
     )
     parser.add_argument(
         "--min-tok-s",
@@ -121,8 +120,8 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         type=option,
         default=[],
         metavar="KEY=VALUE",
-        help="type of the key-value cache, as the engine calls it: kv_cache_dtype=fp8, or type_k "
-        "and type_v of llama.cpp",
+        help="type of the key-value cache in the engine's terms: kv_cache_dtype=fp8, or type_k "
+        "and type_v for llama.cpp",
     )
     parser.add_argument(
         "--measured",
@@ -140,7 +139,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         default=[],
         type=Path,
         metavar="RESULTS",
-        help="also fit on these results",
+        help="add these results to the fit",
     )
     add_output(parser)
     return parser

@@ -67,7 +67,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         "--target",
         type=share,
         metavar="SHARE",
-        help="wanted half-width of the interval, such as 1%%; a pilot of 4 pairs sets the number",
+        help="half-width of the interval to aim at: 1%%; a pilot of 4 sets the number of pairs",
     )
     add_fleet(parser)
     parser.add_argument(

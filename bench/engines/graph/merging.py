@@ -6,7 +6,10 @@ quantized once for each. Rows of the weight stay what they are, with their own s
 
 A norm before such a product is a launch of a single program. Its factor, one number for the row, is
 left to the product: sum(w * x * g) / rms(x), where the compiler writes the product itself and sums
-the squares beside it. Imports torch when it is imported: import it only inside functions.
+the squares beside it. Attention's output keeps a launch for its quantization: the scale is the
+largest value of all heads, which no program of the attention has.
+
+Imports torch when it is imported: import it only inside functions.
 """
 
 from __future__ import annotations
