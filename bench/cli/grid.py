@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import sys
 import tomllib
@@ -125,7 +126,7 @@ def per_machine(args: argparse.Namespace) -> int:
 
 def wanted_experiment(args: argparse.Namespace) -> Experiment:
     """The experiment with the flags laid over it, checked again."""
-    from bench.runner.naming import is_quantized, named
+    from bench.runner.naming import named
 
     server = _server(args)
     asks = bool(server or args.serve) or args.engine == (ENDPOINT,)
@@ -173,17 +174,16 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
         changed = _arm_each(changed, args.serve)
         if args.experiment is None:  # "faster" needs "at equal quality"
             changed = replace(changed, quality=Quality())
-    if name == "quickstart" and {"model", "engine", "quant", "mode"} & set(grid):
-        changed = replace(changed, question=_question(changed))
     problems = [*_problems(changed.grid, "grid"), *changed.problems()]
     if problems:
         raise InputError(*(f"{name}: {problem}" for problem in problems))
     for line in changed.moved:
         sys.stderr.write(f"{line}\n")
-    if args.experiment is None and args.quant is None and is_quantized(changed):
-        # A folder holds its own scheme; nobody asked for others on top of it.
-        changed = replace(changed, arm=(), grid=replace(changed.grid, quant=("none",)))
+    if args.experiment is None and not asks:
+        changed = _each_its_schemes(changed, args.quant)
     changed = named(changed)
+    if name == "quickstart" and {"model", "engine", "quant", "mode"} & set(grid):
+        changed = replace(changed, question=_question(changed))
     if args.baseline is None and _tells_arms_apart(experiment) and not _tells_arms_apart(changed):
         # The file's baseline is not among what was asked for: the first arm takes its place.
         changed = replace(changed, baseline=changed.variants[0].name)
@@ -197,6 +197,38 @@ def _server(args: argparse.Namespace) -> dict[str, str]:
     if args.url is not None:
         return {"url": args.url}
     return {"serve": args.serve[0]} if args.serve and len(args.serve) == 1 else {}
+
+
+def _each_its_schemes(experiment: Experiment, asked: Sequence[str] | None) -> Experiment:
+    """Each engine with those of the schemes that it runs. Where nobody `asked` for any, a model
+    that is quantized already has its own alone."""
+    from bench.engines.registry import spec
+    from bench.runner.naming import is_quantized
+    from bench.schemes import scheme
+
+    def runs(engine: str, quant: str) -> bool:
+        of = spec(engine)
+        return quant == "none" or of.weights == "none" or engine in scheme(quant).engines
+
+    g = experiment.grid
+    if asked is None and is_quantized(experiment):
+        return replace(experiment, arm=(), grid=replace(g, quant=("none",)))
+    if asked is not None and not all(any(runs(e, q) for e in g.engine) for q in g.quant):
+        return experiment  # what no engine runs is an error, said where schemes are checked
+    each = list(itertools.product(g.engine, g.quant))
+    left = [(engine, quant) for engine, quant in each if not runs(engine, quant)]
+    if experiment.arm or not left:
+        return experiment
+    if asked is not None:
+        said = ", ".join(f"{engine} {quant}" for engine, quant in left)
+        sys.stderr.write(f"left out, because the engine does not run the scheme: {said}\n")
+    arms = [
+        ArmEntry(engine=engine, quant=quant, mode=mode)
+        for engine, quant in each
+        if (engine, quant) not in left
+        for mode in g.mode or (None,)
+    ]
+    return replace(experiment, arm=tuple(arms))
 
 
 def _arm_each(experiment: Experiment, commands: Sequence[str]) -> Experiment:

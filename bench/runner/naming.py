@@ -42,10 +42,11 @@ def named(experiment: Experiment) -> Experiment:
 
 
 def is_quantized(experiment: Experiment) -> bool:
-    """Whether a model of the experiment was quantized before."""
+    """Whether a model of the experiment is a folder that was quantized before."""
     return any(
-        _scheme(replace(variant, quant="none"), _resolved(variant.model)) != "none"
+        model is not None and stored(variant, model) is not None
         for variant in experiment.variants
+        for model in [_resolved(variant.model)]
     )
 
 
@@ -61,11 +62,19 @@ def _scheme(variant: Variant, model: Model | None) -> str:
     engine = spec(variant.engine)
     if variant.quant != "none" or engine.weights == "none" or model is None:
         return variant.quant
-    if model.source == "gguf" and engine.weights == "gguf":
-        told = weights.header(model)
-        return variant.quant if told is None else told.scheme
+    if engine.weights == "gguf":
+        return _of_file(model) or variant.quant
     found = checkpoint_of(model) if engine.weights == "folder" else None
     return found.scheme if found is not None else "none"
+
+
+def _of_file(model: Model) -> str | None:
+    """The scheme that the model's GGUF file is stored in; of one that is not here yet, by name."""
+    if (told := weights.header(model)) is not None:
+        return told.scheme
+    place = weights.gguf(model)
+    name = place.stem.rpartition(".")[2].lower() if place else ""
+    return name if find(name) is not None else None
 
 
 def stored(variant: Variant, model: Model) -> Checkpoint | None:
