@@ -49,6 +49,8 @@ def _of_speed(row: Row) -> dict[str, str]:
         found["prefill_tok_s"] = "requests overlap: a server's prompts are not timed alone"
     if row.good[0].figures["tpot_s"] is None and row.sizes.n_gen == 1:
         found |= dict.fromkeys(("tpot_s", "decode_tok_s"), "n_gen is 1: there are no gaps")
+    if row.level is not None:
+        found["decode_tok_s"] = "a search gives the rate of requests that meets the limits"
     for name in SPEEDS:
         if name not in found and row.value(name) is None:
             found[name] = "the records do not hold it"

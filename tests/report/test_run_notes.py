@@ -12,6 +12,7 @@ from bench.experiment import Experiment, load_experiment
 from bench.records.file import Results, read
 from bench.report.tables.run import notes, show
 from bench.summary import summarise
+from bench.summary.absence import absent_of
 from tests.campaign.base import full, machine
 from tests.slo_results import write_search
 
@@ -51,4 +52,6 @@ def test_two_arms_at_one_level_of_service_are_compared_by_their_rates(tmp_path: 
     (said,) = re.findall(r"sustains ([0-9.]+)x the requests a second within ttft_p95", text)
     assert 1.6 < float(said) < 2.6
     assert "the records do not hold it" not in text
+    (arm, _) = summarise(read(folder)).rows
+    assert absent_of(arm)["decode_tok_s"] == "a search gives the rate of requests that meets the limits"
     assert "3 pairs estimate a difference" in text
