@@ -4,7 +4,7 @@
 
 A line of JSON for each SCHEME: a step of a decoder layer, or of what follows the last one where
 SCHEME is `choose`, or why it failed. CARD is one of `CARDS` or `AMD_CARDS`, CACHE a
-`kv_cache_dtype`, NAME an option of the compiler.
+`kv_cache_dtype`, NAME an option of the compiler, or `merge`.
 
 A process of its own, because torch is told that there is a card. Much of what it is told it by is
 private to torch, so that this belongs to the versions of constraints.txt.
@@ -205,11 +205,12 @@ def layer_of(scheme: str) -> Any:
     from torch import nn
 
     from bench import schemes
-    from bench.engines.graph import merging
+    from bench.engines.graph import merging, new_token
     from bench.quantization import int8_layer, layers
 
     int8_layer.check = lambda *_: None  # holds results against exact ones
     merging.is_rms = lambda _: True  # computes
+    new_token.agrees = lambda *_: True  # computes
     for kind in (nn.Linear, nn.Embedding):
         kind.reset_parameters = lambda _: None
     transformers.PreTrainedModel.post_init = lambda _: None  # would draw numbers
@@ -262,12 +263,15 @@ def step(
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from bench import schemes
-    from bench.engines.graph import attention, compiling, merging, narrow, static
+    from bench.engines.graph import attention, compiling, merging, narrow, new_token, static
 
+    merges = compiling.merging_of(options, "cuda")
     compiling.leave_out_slow_products()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
         model = layer_of(scheme)
         merging.merge(list(model.get_decoder().layers), norms=True)
+        if merges == "rotation" and not cache:
+            new_token.take(model.get_decoder().layers, torch.bfloat16)
         attention.register()
         model.set_attn_implementation(attention.NAME)
         layer = model.get_decoder().layers[0]
@@ -320,11 +324,10 @@ if __name__ == "__main__":
     pretend(name)
     import transformers  # noqa: F401  # once for all cases
 
-    asked = {
-        f"inductor.{key}": value == "true"
-        for key, mark, value in (word.partition("=") for word in rest)
-        if mark
-    }
+    asked: dict[str, Any] = {}
+    for key, mark, value in (word.partition("=") for word in rest):
+        if mark:
+            asked |= {key: value} if key == "merge" else {f"inductor.{key}": value == "true"}
     for case in rest:
         if "=" not in case:
             told_in_a_fork(case, asked)

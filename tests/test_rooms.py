@@ -30,13 +30,14 @@ KERNELS = {
     "engines/graph/attention.py",
     "engines/graph/attention_kernels.py",
     "engines/graph/merging.py",
+    "engines/graph/new_token.py",
     "quantization/compressed.py",
     "quantization/gemlite_layer.py",
     "quantization/int8_layer.py",
     "quantization/int8_kernels.py",
 }
-"""Define torch modules and Triton kernels, which need both while they are read; hence they are
-imported only inside functions."""
+"""Define torch modules and Triton kernels, which need both while they are read; hence others import
+them only inside functions."""
 
 READING = {"summary", "comparison", "cost", "roofline", "predict", "claims", "report", "exchange"}
 """Never import torch, nor a measuring room."""
@@ -140,7 +141,7 @@ def test_the_towers_meet_in_the_record_format_alone() -> None:
         if extra := needed - sys.stdlib_module_names - BORROWED:
             wrong.append(f"{name} needs {extra}")
         kernels = {f"bench.{file[:-3].replace('/', '.')}" for file in KERNELS}
-        if kernels & imports(path, top_only=True):
+        if name not in KERNELS and kernels & imports(path, top_only=True):
             wrong.append(f"{name} imports kernels while it is read")
     assert wrong == []
 

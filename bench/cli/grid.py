@@ -204,11 +204,12 @@ def _each_its_schemes(experiment: Experiment, asked: Sequence[str] | None) -> Ex
     that is quantized already has its own alone."""
     from bench.engines.registry import spec
     from bench.runner.naming import is_quantized
-    from bench.schemes import scheme
+    from bench.schemes import find
 
     def runs(engine: str, quant: str) -> bool:
-        of = spec(engine)
-        return quant == "none" or of.weights == "none" or engine in scheme(quant).engines
+        row = find(quant)
+        here = row is not None and engine in row.engines
+        return quant == "none" or here or spec(engine).weights == "none"
 
     g = experiment.grid
     if asked is None and is_quantized(experiment):

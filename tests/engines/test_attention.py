@@ -9,7 +9,7 @@ import pytest
 from tests.triton_kernels import kernels
 
 
-@pytest.mark.parametrize("which", ["attention", "narrow"])
+@pytest.mark.parametrize("which", ["attention", "narrow", "new"])
 @pytest.mark.parametrize("task", ["interpret", pytest.param("build", marks=pytest.mark.slow)])
 def test_the_gpu_kernels_without_a_gpu(which: str, task: str, tmp_path: Path) -> None:
     kernels(which, task, tmp_path)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bench import schemes
-from bench.engines.graph import merging
+from bench.engines.graph import merging, new_token
 from bench.engines.graph.compiling import merging_of
 from bench.engines.graph.engine import GraphEngine
 from bench.engines.graph.static import likeliest
@@ -26,6 +26,8 @@ pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning", "default:
 
 QKV, GATE_UP = "q_proj+k_proj+v_proj", "gate_proj+up_proj"
 NORMED = [f"input_layernorm+{QKV}", f"post_attention_layernorm+{GATE_UP}"]
+TAKEN = new_token.TAKEN
+ALL = {"merge": "rotation", "attention": "split"}
 
 
 @pytest.fixture
@@ -50,16 +52,25 @@ def started(job: Job, n_batch: int = 1) -> GraphEngine:
     return runs
 
 
-@pytest.mark.parametrize(("merge", "n_batch"), [("norms", 1), ("norms", 2), ("products", 1)])
+@pytest.mark.parametrize(
+    ("merge", "n_batch", "merged"),
+    [
+        ("rotation", 1, [*NORMED, TAKEN]),
+        ("rotation", 2, [*NORMED, TAKEN]),
+        ("norms", 1, NORMED),
+        ("norms", 2, NORMED),
+        ("products", 1, [QKV, GATE_UP]),
+    ],
+)
 def test_merged_steps_make_the_tokens_of_stock_transformers(
-    job: Job, merge: str, n_batch: int
+    job: Job, merge: str, n_batch: int, merged: list[str]
 ) -> None:
     eager = TransformersEngine()
     eager.load(replace(job, mode="eager"))
     eager.start(n_prompt=12, n_gen=16, n_batch=n_batch)
-    runs = started(replace(job, options={"merge": merge}), n_batch)
+    runs = started(replace(job, options=ALL | {"merge": merge}), n_batch)
     assert generate(runs, 16) == generate(eager, 16)
-    assert runs.notes()["merged"] == (NORMED if merge == "norms" else [QKV, GATE_UP])
+    assert runs.notes()["merged"] == merged
 
 
 def test_nothing_is_held_twice(job: Job) -> None:
@@ -71,8 +82,18 @@ def test_nothing_is_held_twice(job: Job) -> None:
 @pytest.mark.parametrize(
     ("architecture", "merged"),
     [
-        ({"model_type": "qwen3", "head_dim": 8}, NORMED),
-        ({"model_type": "qwen2"}, NORMED),  # with biases
+        ({"model_type": "qwen3", "head_dim": 8}, [*NORMED, TAKEN]),  # queries and keys are normed
+        ({"model_type": "qwen2"}, [*NORMED, TAKEN]),  # with biases
+        ({"model_type": "granite", "attention_multiplier": 0.1}, [*NORMED, TAKEN]),
+        ({"model_type": "cohere"}, [QKV, GATE_UP]),  # rotates pairs, has other norms
+        (
+            {"model_type": "glm", "head_dim": 8, "pad_token_id": 0},
+            [QKV],
+        ),  # rotates a part of each head
+        (
+            {"model_type": "smollm3", "no_rope_layers": [1, 0], "pad_token_id": 0},
+            NORMED,
+        ),  # not all rotate
         (
             {
                 "model_type": "qwen3_moe",
@@ -81,7 +102,7 @@ def test_nothing_is_held_twice(job: Job) -> None:
                 "head_dim": 8,
                 "moe_intermediate_size": 32,
             },
-            [QKV],  # its experts are one tensor, and the router reads the norm too
+            [QKV, TAKEN],  # its experts are one tensor, and the router reads the norm too
         ),
         (
             {
@@ -99,10 +120,70 @@ def test_nothing_is_held_twice(job: Job) -> None:
 def test_what_a_model_has_decides_how_far_it_is_merged(
     job: Job, architecture: dict[str, Any], merged: list[str]
 ) -> None:
-    options = {"merge": "norms"}
-    runs = started(replace(job, folder=None, architecture=TINY | architecture, options=options))
+    runs = started(replace(job, folder=None, architecture=TINY | architecture, options=ALL))
     assert runs.notes()["merged"] == merged
     assert runs.notes()["tokens_as_eager"] == 16
+
+
+@pytest.mark.parametrize("other", [{"attention": "sdpa"}, {"kv_cache_dtype": "int8"}])
+def test_only_our_kernel_rotates_and_only_into_a_cache_of_the_models_dtype(
+    job: Job, other: dict[str, Any]
+) -> None:
+    runs = started(replace(job, options=ALL | other))
+    assert runs.notes()["merged"] == NORMED
+    assert runs.notes()["tokens_as_eager"] == 16
+
+
+@pytest.mark.parametrize("region", ["layer", "model"])
+def test_the_operation_that_rotates_is_what_a_step_calls(
+    job: Job, monkeypatch: pytest.MonkeyPatch, region: str
+) -> None:
+    real, seen = new_token.step, []
+
+    def step(attends: Any, hidden: Any, *args: Any) -> Any:
+        seen.append(hidden.shape[1])
+        return real(attends, hidden, *args)
+
+    monkeypatch.setattr(new_token, "step", step)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    runs = started(replace(job, options=ALL | {"compile": region}))
+    seen.clear()
+    generate(runs, 3)
+    n_layers = job.architecture["num_hidden_layers"]  # type: ignore[index]  # it is TINY
+    assert seen == [1] * 2 * n_layers
+
+
+def test_a_rotation_by_other_rules_shows(tiny_folder: Path) -> None:
+    """What a module does beside the product, the rotation and attention is not done by `step`."""
+    from transformers import AutoModelForCausalLM
+    from transformers.models.llama import modeling_llama
+
+    def layer() -> Any:
+        made = AutoModelForCausalLM.from_pretrained(tiny_folder).eval().requires_grad_(False)
+        found = made.get_decoder().layers[0]
+        merging.merge([found], norms=False)
+        return found
+
+    assert new_token.take([layer()], torch.float32) == [TAKEN]
+    stock = modeling_llama.apply_rotary_pos_emb
+
+    def changed(turned: Any) -> bool:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(modeling_llama, "apply_rotary_pos_emb", turned)
+            return bool(new_token.take([layer()], torch.float32))
+
+    assert changed(stock)
+    assert not changed(lambda q, k, cos, sin: stock(q, k, cos, -sin))
+    assert not changed(
+        lambda q, k, cos, sin: (1.01 * stock(q, k, cos, sin)[0], stock(q, k, cos, sin)[1])
+    )
+    assert not changed(lambda q, k, *_: (q, k))
+    other = layer()
+    other.self_attn.o_proj.bias = nn.Parameter(torch.ones(other.self_attn.o_proj.out_features))
+    assert new_token.take([other], torch.float32) == [TAKEN]  # what the module has, `step` has too
+    other = layer()
+    other.self_attn.gate = nn.Linear(2, 2)
+    assert new_token.take([other], torch.float32) == []
 
 
 @pytest.mark.parametrize("quant", ["int8-weight-only", "int8-dynamic", "int8-dynamic-fused"])
@@ -156,7 +237,7 @@ def test_products_of_one_scale_or_with_hooks_are_left_apart() -> None:
 
 
 def test_how_far_is_an_option() -> None:
-    assert [merging_of({}, kind) for kind in ("cuda", "cpu")] == ["norms", "products"]
+    assert [merging_of({}, kind) for kind in ("cuda", "cpu")] == ["rotation", "products"]
     with pytest.raises(InputError, match="unknown option merge 'all'"):
         merging_of({"merge": "all"}, "cpu")
 

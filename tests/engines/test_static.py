@@ -170,11 +170,15 @@ def test_architectures_agree_with_eager_mode(
     assert runs.notes()["step"] is None  # nothing was compiled here
 
 
-def test_a_step_that_is_told_the_last_place_compiles(job: Job) -> None:
+@pytest.mark.parametrize(("merge", "called"), [("norms", "attend"), ("rotation", "attend_new")])
+def test_a_step_that_is_told_the_last_place_compiles(job: Job, merge: str, called: str) -> None:
     """The operation that a GPU's kernel stands behind, through the compiler; here its reference."""
-    runs = load(replace(job, options={"attention": "split"}))
+    runs = load(replace(job, options={"attention": "split", "merge": merge}))
     runs.start(n_prompt=12, n_gen=20, n_batch=2)
-    assert runs.notes()["tokens_as_eager"] == 16
+    notes = runs.notes()
+    assert notes["tokens_as_eager"] == 16
+    assert notes["step"]["by"][f"torch.ops.gpu_cost_bench.{called}"] == 1
+    assert notes["step"]["copies_weights"] is False
 
 
 @pytest.mark.usefixtures("_trace_only")

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from bench.engines.graph import attention  # noqa: E402  # imports torch
+from bench.engines.graph import attention, new_token  # noqa: E402  # imports torch
 
 pytestmark = [
     pytest.mark.gpu,
@@ -73,3 +73,47 @@ def test_a_captured_kernel_follows_the_position() -> None:
         graph.replay()
         wanted = expected(query, keys, values, last, 0.1)
         torch.testing.assert_close(made.float(), wanted, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    ("batch", "shared", "group", "dim", "length", "filled", "normed"),
+    [
+        (1, 8, 4, 128, 256, 200, False),
+        (1, 8, 4, 64, 256, 1, True),
+        (3, 2, 1, 80, 512, 300, False),
+        (1, 8, 4, 128, 32768, 30001, True),
+        (64, 8, 4, 128, 512, 511, False),
+    ],
+)
+def test_a_new_token_is_rotated_and_kept(
+    batch: int,
+    shared: int,
+    group: int,
+    dim: int,
+    length: int,
+    filled: int,
+    normed: bool,
+    dtype: Any,
+) -> None:
+    torch.manual_seed(0)
+
+    def some(*shape: int) -> Any:
+        return torch.randn(shape, device="cuda").to(dtype)
+
+    projected, angle = some(batch, 1, shared * (group + 2) * dim), some(dim // 2).repeat(2)
+    cos, sin = angle.cos(), angle.sin()
+    norms = some(2, dim).unbind(0) if normed else (None, None)
+    caches = some(2, batch, shared, length, dim)
+    last = torch.full((1, 1, 1, 1), filled - 1, device="cuda")
+    wanted = caches.float()
+    of = [None if one is None else one.float() for one in (projected, cos, sin, *norms)]
+    made = new_token.attend_new(*of, 1e-6, *wanted.unbind(0), last, 0.1)
+    caches[:, :, :, filled - 1 :] = torch.nan
+    found = torch.ops.gpu_cost_bench.attend_new(
+        projected, cos, sin, *norms, 1e-6, *caches.unbind(0), last, 0.1
+    )
+    near = 1e-4 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(found.float(), made, rtol=near, atol=near)
+    kept = caches[:, :, :, :filled].float()
+    torch.testing.assert_close(kept, wanted[:, :, :, :filled], rtol=near, atol=near)

@@ -70,7 +70,7 @@ def test_its_runs_make_every_arm_of_both_experiments_and_no_other(script: Module
     tried = [run for run in runs if run.options]
     assert {run.options for run in tried} == {
         ("inductor.triton.enable_pdl=true",),
-        ("inductor.combo_kernels=true",),
+        ("merge=norms",),
     }
     runs = [run for run in runs if not run.options]
     wanted = {v.name for name in ("gpu-limit-8b",) for v in load_experiment(name).variants}

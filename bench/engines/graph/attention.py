@@ -22,6 +22,8 @@ NAME: Final = "grouped_static"
 
 WAYS: Final = ("split", "sdpa")
 """Of reading the cache at a step: our kernel, or torch's attention under a mask."""
+UNKNOWN: Final = ("softcap", "s_aux", "position_bias")
+"""Arguments of other attentions that this one does not have."""
 KINDS: Final = ("cpu", "cuda")
 """Of devices that our kernel, or its reference, is registered for."""
 
@@ -70,7 +72,7 @@ def attention(
     that counts, an integer [1, 1, 1, 1]. A prompt has none and is causal over itself. Keys and
     values of a cache in 8 bits are `Codes`.
     """
-    for name in ("softcap", "s_aux", "position_bias"):
+    for name in UNKNOWN:
         if rest.get(name) is not None:
             raise UnsupportedError(
                 f"the static cache's attention has no {name}: use -e transformers"

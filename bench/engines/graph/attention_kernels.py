@@ -4,13 +4,14 @@ Torch's fused attention takes a mask only in kernels that give each key head of 
 program, whatever the length: eight programs for an 8B model at batch 1, on a card of 132 SMs. Here
 a long cache is split among programs enough for all SMs, each reads its rows once for all query
 heads that share them, and a second launch joins their sums (Flash-Decoding: Dao et al., 2023).
-What is not filled is not read. Imports triton: import it only inside functions.
+What is not filled is not read. A token that is not in the cache yet may be rotated and put there
+by the same kernel. Imports triton: import it only inside functions.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -20,6 +21,26 @@ ROWS_A_SPLIT = 256
 """Rows of the cache worth a program of its own, and the launch that joins them: by estimate, to be
 set by what `scripts/time-attention` shows on a card."""
 MOST_SPLITS = 64
+
+
+@triton.jit  # type: ignore[untyped-decorator]  # triton has no types
+def turned(  # type: ignore[no-untyped-def]  # a kernel's arguments have no Python types
+    x_at, there, cos_ptr, sin_ptr, weight_ptr, epsilon, DIM: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Vectors [BLOCK_G, BLOCK] in float32 where `there`, at `x_at` [BLOCK_G, 1]: their RMS norm if
+    it has a weight, then rotated by the halves of a vector."""
+    at = tl.arange(0, BLOCK)[None, :]
+    first, inside = at < DIM // 2, at < DIM
+    other = tl.where(first, at + DIM // 2, at - DIM // 2)
+    x = tl.load(x_at + at, mask=there & inside, other=0.0).to(tl.float32)
+    y = tl.load(x_at + other, mask=there & inside, other=0.0).to(tl.float32)
+    if weight_ptr is not None:
+        factor = tl.rsqrt(tl.sum(x * x, axis=1) / DIM + epsilon)[:, None]
+        x *= factor * tl.load(weight_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        y *= factor * tl.load(weight_ptr + other, mask=inside, other=0.0).to(tl.float32)
+    cos = tl.load(cos_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    sin = tl.load(sin_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    return x * cos + tl.where(first, -y, y) * sin
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton has no types
@@ -35,6 +56,12 @@ def attend_kernel(  # type: ignore[no-untyped-def]  # a kernel's arguments have 
     length,
     k_scale_ptr,
     v_scale_ptr,
+    cos_ptr,
+    sin_ptr,
+    q_norm_ptr,
+    k_norm_ptr,
+    epsilon,
+    SHARED: tl.constexpr,
     GROUP: tl.constexpr,
     DIM_K: tl.constexpr,
     DIM_V: tl.constexpr,
@@ -51,20 +78,50 @@ def attend_kernel(  # type: ignore[no-untyped-def]  # a kernel's arguments have 
     sums in float32 [pairs, SPLITS, GROUP, DIM_V], to be joined by `top` and `sum`
     [pairs, SPLITS, GROUP]. Scales [pairs, length] belong to keys and values in int8; None is no
     argument at all of what is built.
+
+    With cos and sin [DIM_K] the token is new: q holds, of each sequence, all its queries, then its
+    keys of SHARED heads, then its values, as they were projected. Queries and key are normed and
+    rotated here; the programs of the last split put key and value in their row, the last, which no
+    program reads, and begin with them.
     """
     pair = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
-    filled = (tl.load(last_ptr) + 1).to(tl.int32)
+    filled = tl.load(last_ptr).to(tl.int32)
+    if cos_ptr is None:
+        filled += 1
     share = tl.cdiv(tl.cdiv(filled, SPLITS), BLOCK_N) * BLOCK_N
     end = tl.minimum((split + 1) * share, filled)
     heads, at = tl.arange(0, BLOCK_G), tl.arange(0, BLOCK_N)
     in_k, in_v = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_V)
     head_there, k_there, v_there = heads < GROUP, in_k < DIM_K, in_v < DIM_V
-    q_at = q_ptr + pair * GROUP * DIM_K + heads[:, None] * DIM_K + in_k[None, :]
-    q = tl.load(q_at, mask=head_there[:, None] & k_there[None, :], other=0.0)
     top = tl.full((BLOCK_G,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_G,), tl.float32)
     sums = tl.zeros((BLOCK_G, BLOCK_V), tl.float32)
+    if cos_ptr is None:
+        q_at = q_ptr + pair * GROUP * DIM_K + heads[:, None] * DIM_K + in_k[None, :]
+        q = tl.load(q_at, mask=head_there[:, None] & k_there[None, :], other=0.0)
+    else:
+        shared = pair % SHARED
+        token = q_ptr + pair // SHARED * SHARED * (GROUP * DIM_K + DIM_K + DIM_V)
+        q_at = token + (shared * GROUP + heads[:, None]) * DIM_K
+        q = turned(
+            q_at, head_there[:, None], cos_ptr, sin_ptr, q_norm_ptr, epsilon, DIM_K, BLOCK_K
+        ).to(q_ptr.dtype.element_ty)
+        one = tl.arange(0, 1)[:, None]
+        key_at = token + (SHARED * GROUP + shared) * DIM_K + one
+        key = turned(key_at, one == 0, cos_ptr, sin_ptr, k_norm_ptr, epsilon, DIM_K, BLOCK_K).to(
+            q.dtype
+        )
+        value_at = token + SHARED * (GROUP + 1) * DIM_K + shared * DIM_V + in_v[None, :]
+        value = tl.load(value_at, mask=v_there[None, :], other=0.0)
+        keeps = split == SPLITS - 1
+        row = pair * length + filled
+        tl.store(k_ptr + row * DIM_K + in_k[None, :], key, mask=k_there[None, :] & keeps)
+        tl.store(v_ptr + row * DIM_V + in_v[None, :], value, mask=v_there[None, :] & keeps)
+        own = tl.sum(q.to(tl.float32) * key.to(tl.float32), axis=1) * scale
+        top = tl.where(keeps, own, top)
+        total = tl.where(keeps, 1.0, total)
+        sums = tl.where(keeps, value.to(tl.float32), sums)
     for begin in range(split * share, end, BLOCK_N):
         rows = begin + at
         there = rows < end
@@ -164,6 +221,23 @@ Launch = tuple[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]]
 LAUNCH = {"num_warps": 4, "num_stages": 2}
 
 
+class NewToken(NamedTuple):
+    """What the kernel does with a token that is not in the cache yet."""
+
+    cos: torch.Tensor
+    """[.., dimension], as `sin`: of the rotation by halves."""
+    sin: torch.Tensor
+    q_norm: torch.Tensor | None
+    """[dimension]: the weight of the RMS norm of each query before it; None if there is none."""
+    k_norm: torch.Tensor | None
+    epsilon: float
+    """Of both norms."""
+
+
+KEPT = NewToken(None, None, None, None, 0.0)  # type: ignore[arg-type]  # no arguments of the kernel
+"""Of a token whose keys and values are in the cache."""
+
+
 def launches(
     query: torch.Tensor,
     keys: torch.Tensor,
@@ -174,21 +248,28 @@ def launches(
     splits: int,
     key_scales: torch.Tensor | None = None,
     value_scales: torch.Tensor | None = None,
+    new: NewToken = KEPT,
 ) -> list[Launch]:
-    """What fills `made` [batch, 1, heads, dimension]; tensors are contiguous."""
-    batch, heads, _, dim_k = query.shape
+    """What fills `made` [batch, 1, heads, dimension]; tensors are contiguous.
+
+    `query` is [batch, heads, 1, dimension], of a new token what was projected
+    [batch, 1, queries and keys and values].
+    """
+    batch, heads = made.shape[0], made.shape[2]
     shared, length, dim_v = values.shape[1:]
+    dim_k = keys.shape[3]
     pairs, group = batch * shared, heads // shared
     tiles = blocks(group, dim_k, dim_v, query.dtype, rdna=is_rdna(query.device))
     shape = {"GROUP": group, "DIM_V": dim_v, "SPLITS": splits}
+    of_first = tiles | {"SHARED": shared, "DIM_K": dim_k}
     parts = tops = sums = made  # of one split there is nothing to join
     if splits > 1:
         places = pairs * splits * group
         parts = query.new_empty((places, dim_v), dtype=torch.float32)
         tops, sums = query.new_empty((2, places), dtype=torch.float32)
     cache = (query, keys, values, last)
-    arguments = (*cache, parts, tops, sums, scale, length, key_scales, value_scales)
-    first: Launch = (attend_kernel, (pairs, splits), arguments, shape | tiles | {"DIM_K": dim_k})
+    arguments = (*cache, parts, tops, sums, scale, length, key_scales, value_scales, *new)
+    first: Launch = (attend_kernel, (pairs, splits), arguments, shape | of_first)
     if splits == 1:
         return [first]
     joined = (parts, tops, sums, made)
@@ -207,13 +288,42 @@ def attend(
     """As `attend` of `bench.engines.graph.attention`, and with 8 bits its `attend_narrow`, which
     are the references."""
     query, keys, values = query.contiguous(), keys.contiguous(), values.contiguous()
-    batch, heads = query.shape[:2]
-    shared, length, dim_v = values.shape[1:]
-    made = query.new_empty((batch, 1, heads, dim_v))
-    splits = splits_for(batch * shared, length, n_sm(query.device))
-    with torch.cuda.device(query.device):
+    made = query.new_empty((query.shape[0], 1, query.shape[1], values.shape[-1]))
+    return launched(query, keys, values, last, scale, made, key_scales, value_scales)
+
+
+def attend_new(
+    projected: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    last: torch.Tensor,
+    scale: float,
+    new: NewToken,
+) -> torch.Tensor:
+    """As `attend_new` of `bench.engines.graph.new_token`, which is the reference."""
+    shared, dim_v = values.shape[1], values.shape[3]
+    heads = (projected.shape[-1] - shared * dim_v) // keys.shape[3] - shared
+    made = projected.new_empty((projected.shape[0], 1, heads, dim_v))
+    return launched(projected.contiguous(), keys, values, last, scale, made, new=new)
+
+
+def launched(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    last: torch.Tensor,
+    scale: float,
+    made: torch.Tensor,
+    key_scales: torch.Tensor | None = None,
+    value_scales: torch.Tensor | None = None,
+    new: NewToken = KEPT,
+) -> torch.Tensor:
+    """`made`, filled by kernels on its device; arguments as of `launches`."""
+    batch, shared, length, _ = values.shape
+    splits = splits_for(batch * shared, length, n_sm(made.device))
+    with torch.cuda.device(made.device):
         for kernel, grid, arguments, constants in launches(
-            query, keys, values, last, scale, made, splits, key_scales, value_scales
+            query, keys, values, last, scale, made, splits, key_scales, value_scales, new
         ):
             kernel[grid](*arguments, **constants, **LAUNCH)
     return made

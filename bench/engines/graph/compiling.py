@@ -54,17 +54,18 @@ REGIONS: Final = ("layer", "model", "none")
 OWN: Final = ("compile", "attention", "merge", cache.OPTION)
 """Options of these modes, beside those handed to the compiler."""
 
-MERGES: Final = ("norms", "products", "none")
-"""What becomes one launch: products of the same vector, with the norm before them or without."""
+MERGES: Final = ("rotation", "norms", "products", "none")
+"""What becomes one launch: products of the same vector, the norm before them, and attention with
+the rotation before it. Each includes those after it."""
 
 
 def merging_of(options: Mapping[str, Any], kind: str) -> str:
     """How far layers are merged on a kind of device. InputError for another word.
 
     The norm's factor is computed beside each row of a product, which costs nothing where the
-    compiler writes the product itself: at one row on a GPU.
+    compiler writes the product itself: at one row on a GPU, where our kernel also attends.
     """
-    asked = str(options.get("merge", "norms" if kind == "cuda" else "products"))
+    asked = str(options.get("merge", "rotation" if kind == "cuda" else "products"))
     if asked not in MERGES:
         raise InputError(unknown("option merge", asked, MERGES))
     return asked

@@ -135,10 +135,9 @@ class Static:
         """What a step's layer was compiled to, by batch and length of the cache."""
         refuse_form(model)
         kind = model.device.type
+        self._attention = attention.way_of(options.get("attention"), kind)
         if (merges := merging_of(options, kind)) != "none":
-            from bench.engines.graph.merging import merge
-
-            self._merged = merge(layers_of(model), norms=merges == "norms")
+            self._merge(merges)
         self._decoder, self._head = model.get_decoder(), model.get_output_embeddings()
         self._kept: list[Any] | None = None
         """What the last layer says of each token while the workload is checked."""
@@ -147,7 +146,6 @@ class Static:
         attention.register()
         model.set_attn_implementation(attention.NAME)
         self._norm_is_last = True
-        self._attention = attention.way_of(options.get("attention"), kind)
         # One graph for each prompt length, batch and layer form, and one for the step.
         torch._dynamo.config.recompile_limit = 256
         if kind == "cuda":
@@ -161,6 +159,16 @@ class Static:
         elif how.region == "model":
             self._body = how.by_length(self._hidden, lambda tokens, *_: tokens)
             self._choose = how(choose)
+
+    def _merge(self, merges: str) -> None:
+        """Merge what can be, as far as an option says (`compiling.MERGES`)."""
+        from bench.engines.graph import new_token
+        from bench.engines.graph.merging import merge
+
+        layers = layers_of(self._model)
+        self._merged = merge(layers, norms=merges in ("rotation", "norms"))
+        if merges == "rotation" and self._attention == "split" and self._kv == cache.AUTO:
+            self._merged += new_token.take(layers, self._model.dtype)
 
     def start(self, prompt: Any, n_gen: int) -> None:
         import torch

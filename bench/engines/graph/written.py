@@ -34,6 +34,7 @@ OPEN: Final = frozenset(
         "torch.ops.gemlite.forward_functional",
         "torch.ops.gpu_cost_bench.attend",
         "torch.ops.gpu_cost_bench.attend_narrow",
+        "torch.ops.gpu_cost_bench.attend_new",
         "torch.ops.aten._scaled_dot_product_flash_attention",
         "torch.ops.aten._scaled_dot_product_efficient_attention",
         "torch.ops.aten._scaled_dot_product_cudnn_attention",
