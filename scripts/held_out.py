@@ -12,7 +12,7 @@ from bench.predict import Prediction, Predictor
 from bench.predict.placement import host_of
 from bench.predict.published import HELD_OUT, PublishedRow, card, rows, spilled
 from bench.predict.sample import device
-from bench.predict.terms import vendor
+from bench.predict.terms import Build, vendor
 from bench.roofline.gpus import gpus
 from bench.roofline.memory import HOST
 from bench.schemes.cache import AUTO, TYPES
@@ -87,7 +87,7 @@ def predicted(predictor: Predictor, row: PublishedRow) -> Prediction:
         host=host_of(gpus()[row.host]) if row.host else HOST,
         spilled=spilled(row.on_host),
         kv_cache_dtype=row.kv_dtype if row.kv_dtype in TYPES else AUTO,
-        ollama=row.ollama,
+        build=Build(backend=row.backend, ollama=row.ollama, fused=row.ollama != "own"),
     )
 
 

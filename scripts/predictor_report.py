@@ -227,7 +227,7 @@ class Validation:
 
 def _group(sample: FitSample) -> str:
     load = "one sequence" if sample.point.n_batch == 1 else "batch"
-    who = "posted 2026" if sample.row.source == POSTS else "published"
+    who = "posted 2026" if sample.row.source in POSTS else "published"
     return f"{sample.kind}, {sample.point.engine}, {load}, {who}"
 
 

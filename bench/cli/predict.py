@@ -15,7 +15,9 @@ from bench.cli.grid import option
 if TYPE_CHECKING:
     from bench.models import ModelCard
     from bench.predict import Prediction, Predictor
+    from bench.predict.causes import Question
     from bench.predict.published import PublishedRow
+    from bench.predict.terms import Build
     from bench.roofline.gpus import Gpu
     from bench.roofline.memory import HostMemory
 
@@ -63,7 +65,13 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "-q", "--quant", default="none", help="comma-separated schemes (default: none)"
     )
-    parser.add_argument("-e", "--engine", default="llama.cpp", help="engines (default: llama.cpp)")
+    parser.add_argument(
+        "-e",
+        "--engine",
+        default="llama.cpp",
+        help="engines, some with their build: ollama-0.24, llama.cpp-vulkan, llama.cpp-rocm "
+        "(default: llama.cpp)",
+    )
     parser.add_argument("--gpu", default="all", help="comma-separated cards (default: all)")
     parser.add_argument(
         "--memory",
@@ -89,8 +97,16 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         "--on-host",
         type=quantities.spilled,
         metavar="PART",
-        help="what stays on the host: 'experts 14/40' (--n-cpu-moe 14 of 40 layers) or "
-        "'layers 9/41' (default: as few experts as possible; for Ollama: as few layers)",
+        help="what stays on the host: 'experts 14/40' (--n-cpu-moe 14 of 40 "
+        "layers) or 'layers 9/41' (default: as few experts as possible; of Ollama before 0.30: "
+        "'layers', as few as possible)",
+    )
+    parser.add_argument(
+        "--num-ctx",
+        type=quantities.whole,
+        metavar="N",
+        help="tokens that Ollama reserves the cache for (default: 4096; 32768 from 24 GiB of the "
+        "card on, 262144 from 48 GiB on)",
     )
     parser.add_argument(
         "--min-tok-s",
@@ -194,7 +210,7 @@ def _own_rows(results: list[Path]) -> tuple[list[PublishedRow], list[str]]:
 
 def _rows(predictor: Predictor, cards: list[Gpu], args: argparse.Namespace) -> list[dict[str, Any]]:
     from bench import schemes
-    from bench.predict.names import by_ollama, engine_for, stored_scheme
+    from bench.predict.names import build_of, engine_for, stored_scheme
     from bench.roofline.memory import HostMemory
     from bench.schemes.cache import asked
 
@@ -203,7 +219,7 @@ def _rows(predictor: Predictor, cards: list[Gpu], args: argparse.Namespace) -> l
         host = replace(host, bandwidth=args.host_bandwidth * 1e9, stated=True)
     rows = []
     for said in args.engine.split(","):
-        engine = engine_for(said)
+        engine, build = engine_for(said), build_of(said)
         for meant in dict.fromkeys(schemes.meant(q, engine) for q in args.quant.split(",")):
             for model in _models(args, meant):
                 quant = stored_scheme(model, meant)
@@ -222,9 +238,10 @@ def _rows(predictor: Predictor, cards: list[Gpu], args: argparse.Namespace) -> l
                             spilled=args.on_host,
                             bytes_known=args.weights_bytes is None,
                             kv_cache_dtype=asked(engine, dict(args.option)),
-                            ollama=by_ollama(said),
+                            build=build,
+                            reserved=args.num_ctx,
                         )
-                        rows.append(_row(predictor, model, found, gpu, host, args))
+                        rows.append(_row(predictor, model, found, gpu, host, build, args))
     return rows
 
 
@@ -284,6 +301,7 @@ def _row(
     found: Prediction,
     gpu: Gpu,
     host: HostMemory,
+    build: Build,
     args: argparse.Namespace,
 ) -> dict[str, Any]:
     import dataclasses
@@ -294,7 +312,19 @@ def _row(
     _add_energy(row, found, gpu)
     _add_cost(row, found, gpu, args)
     if args.measured is not None:
-        _add_measured(row, predictor, model, found, gpu, host, args.measured)
+        from bench.predict.causes import Question
+
+        asked = Question(
+            predictor=predictor,
+            model=model,
+            gpu=gpu,
+            found=found,
+            measured_tok_s=args.measured,
+            host=host,
+            build=build,
+            reserved=args.num_ctx,
+        )
+        _add_measured(row, asked)
     return row
 
 
@@ -321,31 +351,21 @@ def _add_cost(row: dict[str, Any], found: Prediction, gpu: Gpu, args: argparse.N
         row[key] = usd_per_hour / 3600 / rate * 1e6 if known else None
 
 
-def _add_measured(
-    row: dict[str, Any],
-    predictor: Predictor,
-    model: ModelCard,
-    found: Prediction,
-    gpu: Gpu,
-    host: HostMemory,
-    measured: float,
-) -> None:
+def _add_measured(row: dict[str, Any], asked: Question) -> None:
     """A stated rate against the bound and the interval, with the causes that would explain it."""
     import dataclasses
 
-    from bench.predict.causes import Question, causes
+    from bench.predict.causes import causes
     from bench.roofline import above_bound
 
+    measured, found = asked.measured_tok_s, asked.found
     row["measured_tok_s"] = measured
     row["share_of_bound"] = measured / found.bound_decode_tok_s
     above = above_bound(measured, found.bound_decode_tok_s)
     row["reasons"] = ["ABOVE_BOUND"] if above and found.bound_sure else []
     row["share_of_expected"] = None if found.decode_tok_s is None else measured / found.decode_tok_s
     row["against_interval"] = _against(measured, found)
-    question = Question(
-        predictor=predictor, model=model, gpu=gpu, found=found, measured_tok_s=measured, host=host
-    )
-    row["causes"] = [dataclasses.asdict(cause) for cause in causes(question)]
+    row["causes"] = [dataclasses.asdict(cause) for cause in causes(asked)]
     if above and not found.bound_sure:
         why = "the bytes of weights or cache are a guess, so a figure above the bound may be right"
         row["absent"] = [*row["absent"], f"reasons: {why}"]

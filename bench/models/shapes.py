@@ -57,6 +57,8 @@ class Shape:
     """Layers that mix tokens: attention, a state space, a convolution."""
     n_ffns: Count = 0
     """Layers with a feed-forward part; Nemotron-H's layers have one of the two."""
+    n_delta_nets: Count = 0
+    """Layers that mix tokens with a gated delta net."""
     sandwich: bool = False
     """Four norms a layer, before and after each part."""
     latent: bool = False
@@ -206,6 +208,7 @@ def _count(a: Mapping[str, Any], name: str) -> Shape:
         n_layers=len(plan),
         n_mixers=sum(layer.mixer != "none" for layer in plan),
         n_ffns=sum(layer.kind in ("moe", "mlp") for layer in plan) or len(plan),
+        n_delta_nets=sum(layer.mixer == "delta" for layer in plan),
         sandwich=family.norms_per_layer >= 4,
         latent=is_latent(a),
         mtp=tuple(_mtp(a, many)),

@@ -18,7 +18,7 @@ from bench.predict.placement import PlacedBytes, PlacedWorkload, Spilled, memory
 from bench.predict.prefill import MIN_PROMPT, Prompt, prefill_seconds
 from bench.predict.published import PublishedRow, sized
 from bench.predict.sample import kind_of
-from bench.predict.terms import kernel, seconds
+from bench.predict.terms import CURRENT, Build, kernel, seconds
 from bench.roofline import Bound, bound, mean_context, prefill_work
 from bench.roofline.gpus import Gpu
 from bench.roofline.memory import HOST, Fit, HostMemory
@@ -118,14 +118,15 @@ class Predictor:
         spilled: Spilled | None = None,
         bytes_known: bool = True,
         kv_cache_dtype: str = AUTO,
-        ollama: bool = False,
+        build: Build = CURRENT,
+        reserved: int | None = None,
     ) -> Prediction:
         """What to expect of a model in a scheme on an engine and a device.
 
         `spilled`: what is told to stay on the host, in place of as little as possible.
         `bytes_known` False: the card was made up to a size, so that its cache is a guess.
         `kv_cache_dtype`: a type of `bench.schemes.cache`. Raises UnsupportedError for another.
-        `ollama`: llama.cpp's kernels are run by Ollama's engine.
+        `build`: of the engine. `reserved`: tokens that Ollama reserves the cache for (`num_ctx`).
         """
         s, held_as = shape(model), sized(quant)
         limit = bound(
@@ -152,7 +153,8 @@ class Predictor:
             host,
             spilled,
             kv_cache_dtype,
-            ollama,
+            build,
+            reserved,
         )
         kind, new = kind_of(s, placed), self.model.novelty(placed.point)
         absent = dict(limit.absent)
@@ -201,14 +203,16 @@ class Predictor:
         host: HostMemory,
         spilled: Spilled | None = None,
         kv_cache_dtype: str = AUTO,
-        ollama: bool = False,
+        build: Build = CURRENT,
+        reserved: int | None = None,
     ) -> PlacedBytes:
         work = PlacedWorkload(
             context=mean_context(n_prompt, n_gen),
             positions=n_prompt + n_gen,
             n_batch=n_batch,
             kv=type_of(kv_cache_dtype),
-            ollama=ollama,
+            build=build,
+            reserved=reserved,
         )
         memory = memory_of(model, quant, engine, n_prompt, n_gen, n_batch, kv_cache_dtype)
         return place(model, gpu, quant, engine, work, memory, host, n_gpus, spilled)

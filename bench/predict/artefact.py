@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 from bench import fields
 from bench.data import DATA
 from bench.errors import InputError
-from bench.predict.terms import Point
+from bench.predict.terms import Point, fixed_share
 
 FILE: Final = DATA / "predict" / "model.json"
 COVERAGE: Final = 0.90
@@ -26,9 +26,10 @@ LEAST: Final = 20
 """Rows that a group needs for a width of its own."""
 FEW: Final = 8
 """Rows from which a group's own errors may widen the interval of the group above it."""
-OFFLOAD: Final = 0.549
-"""q of offload, three times from end to end: its rows come from three hosts and say little of
-others, and whoever asks can state the host's rate and what is left on it."""
+WIDEST: Final = 0.549
+"""The largest q of offload, and of what one source alone measured: three times from end to end.
+Rows of offload come from few hosts, and whoever asks can state the host's rate and what is left on
+it; a wider interval would say nothing."""
 Novelty = Literal["engine", "kernel", "arch"]
 
 
@@ -55,6 +56,8 @@ class FittedModel:
     """The same of groups with FEW rows, but not LEAST."""
     novel: Mapping[str, float]
     """q of a question with an engine, family of schemes or architecture that no row has."""
+    launches: float
+    """q over the share of fixed time, where that is large: hosts and drivers differ most in it."""
     ratio: float
     """q of a ratio of two cards."""
     seen: Seen
@@ -83,6 +86,8 @@ class FittedModel:
             own = max(own, self.widths.get("posts", 0.0))
         groups = groups_of(kind, p)
         own = max(own, *(self.few.get(group, 0.0) for group in groups))
+        if p.n_batch == 1 and not p.host_bytes:
+            own = max(own, min(self.launches * fixed_share(p, self.parameters), WIDEST))
         # Errors of other engines say little of an engine with hardly a row of this kind.
         if not any(group in self.widths or group in self.few for group in groups[:2]):
             own = max(own, self.novel["engine"])

@@ -17,7 +17,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.predict.artefact import COVERAGE, FEW, LEAST, OFFLOAD, FittedModel, Seen, groups_of
+from bench.predict.artefact import COVERAGE, FEW, LEAST, WIDEST, FittedModel, Seen, groups_of
 from bench.predict.fitting import (
     SIGMA,
     SIGMA_BATCH,
@@ -32,6 +32,7 @@ from bench.predict.fitting import (
 from bench.predict.prefill import prefill_fit
 from bench.predict.published import PublishedRow
 from bench.predict.sample import FitSample, all_rows, samples
+from bench.predict.terms import fixed_share
 
 Fold = Literal["gpu", "model", "source", "engine", "kernel", "arch"]
 FOLDS: Final[dict[Fold, Callable[[FitSample], str]]] = {
@@ -42,15 +43,20 @@ FOLDS: Final[dict[Fold, Callable[[FitSample], str]]] = {
     "kernel": lambda s: s.point.kernel,
     "arch": lambda s: s.point.gpu.arch,
 }
-POSTS: Final = "localmaxxing"
-"""The source whose rows owners of cards posted."""
+POSTS: Final = frozenset({"localmaxxing", "qwen38-mtp"})
+"""Sources whose rows owners of cards posted, each of their own."""
 WIDENING: Final[tuple[Fold, ...]] = ("gpu", "model", "source")
 """What is left out in turn for an interval; the widest counts."""
+LAUNCHED: Final = 0.3
+"""Share of fixed time from which a step counts as bound by launches."""
+SERVERS: Final = frozenset({"vllm", "tensorrt-llm"})
+"""Engines whose rows come from one source each, in batches all of them, whose server, scheduler and
+clients made them: how far they lie from what the rest of the data says tells how far others may."""
 
 
 def owner(row: PublishedRow) -> str:
     """Who measured: of posts, the owner of that card."""
-    return f"{row.source}, {row.gpu}" if row.source == POSTS else row.source
+    return f"{row.source}, {row.gpu}" if row.source in POSTS else row.source
 
 
 def _sigma(sample: FitSample) -> float:
@@ -144,18 +150,25 @@ class Calibration:
             chosen = np.array([name in one for one in keys])
             if least <= chosen.sum() <= most:
                 wide = self._widest(chosen)
-                found[name] = min(wide, OFFLOAD) if name.startswith("offload") else wide
+                capped = name.startswith("offload") or self._single(chosen)
+                found[name] = min(wide, WIDEST) if capped else wide
         return found
+
+    def _single(self, chosen: NDArray[np.bool_]) -> bool:
+        """Whether these are all of servers or in batches, which one source measures each."""
+        points = [s.point for s, out in zip(self.samples, chosen, strict=True) if out]
+        return all(p.n_batch > 1 or p.engine in SERVERS for p in points)
 
     def _widest(self, chosen: NDArray[np.bool_]) -> float:
         """q of some rows, with each card, model or source of theirs left out."""
         errors = {"gpu": self.by_gpu, "model": self.by_model, "source": self.by_source}
         found = [0.0]
         for fold in WIDENING:
-            told = chosen & self._told(fold)
+            alone = fold == "source" and self._single(chosen)
+            told = chosen if alone else chosen & self._told(fold)
             members = {FOLDS[fold](s) for s, out in zip(self.samples, told, strict=True) if out}
             # Of one member alone, leaving it out would leave the whole group out.
-            if len(members) > 1:
+            if alone or len(members) > 1:
                 found.append(self.width(told, errors[fold]))
         return max(found)
 
@@ -177,6 +190,23 @@ class Calibration:
         """q of questions with an engine, family or architecture that no row has."""
         single = np.array([s.point.n_batch == 1 and not s.point.host_bytes for s in self.samples])
         return self.width(single, self.errors(fold))
+
+    def launches(self) -> float:
+        """90% quantile of errors over the share of fixed time, where that is LAUNCHED or more.
+
+        Of current builds of llama.cpp, which many owners measured.
+        """
+        table = parameters(self.design, self.x)
+        shares = np.array([fixed_share(s.point, table) for s in self.samples])
+        chosen = np.array(
+            [
+                p.engine == "llama.cpp" and p.new and p.n_batch == 1 and not p.host_bytes
+                for p in (s.point for s in self.samples)
+            ]
+        )
+        chosen &= shares >= LAUNCHED
+        errors = np.maximum(np.abs(self.by_gpu), np.abs(self.by_source))
+        return self.width(chosen, errors / np.maximum(shares, LAUNCHED))
 
     def ratio_width(self) -> float:
         """90% quantile of how far the errors of two cards lie apart, all else equal."""
@@ -232,6 +262,7 @@ class Calibration:
             widths=self.widths,
             few=self.few,
             novel={fold: self.novel(fold) for fold in ("engine", "kernel", "arch")},
+            launches=self.launches(),
             ratio=self.ratio_width(),
             seen=self.seen(),
             prefill=prefill.parameters,

@@ -17,7 +17,7 @@ from bench.models.shapes import shape
 from bench.predict import Prediction, Predictor
 from bench.predict.placement import PlacedWorkload, memory_of, place
 from bench.predict.published import sized
-from bench.predict.terms import Point, seconds
+from bench.predict.terms import CURRENT, Build, Point, seconds
 from bench.roofline import mean_context
 from bench.roofline.gpus import Gpu, gpus
 from bench.roofline.memory import HOST, HostMemory
@@ -28,6 +28,8 @@ NEAR: Final = 0.35
 """Log distance within which a cause explains a rate."""
 DEEP: Final = 32_768
 """Context that the question about a long conversation is asked at."""
+CONTEXTS: Final = (16_384, 32_768, 65_536, 131_072, 262_144)
+"""What Ollama may have been told to reserve the cache for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,13 +53,17 @@ class Question:
     found: Prediction
     measured_tok_s: float
     host: HostMemory = HOST
+    build: Build = CURRENT
+    reserved: int | None = None
+    """Tokens that Ollama is said to reserve the cache for."""
 
     @property
     def quant(self) -> str:
         return sized(self.found.quant)
 
-    def point(self, n_prompt: int | None = None) -> Point:
-        """The question as the formula sees it, at another length of the prompt if given."""
+    def point(self, n_prompt: int | None = None, reserved: int | None = None) -> Point:
+        """The question as the formula sees it, at another length of the prompt, or of what Ollama
+        reserves, if given."""
         at, length = self.found, n_prompt or self.found.n_prompt
         kv = at.kv_cache_dtype
         memory = memory_of(self.model, self.quant, at.engine, length, at.n_gen, at.n_batch, kv)
@@ -66,6 +72,8 @@ class Question:
             positions=length + at.n_gen,
             n_batch=at.n_batch,
             kv=type_of(kv),
+            build=self.build,
+            reserved=reserved or self.reserved,
         )
         return place(self.model, self.gpu, self.quant, at.engine, work, memory, self.host).point
 
@@ -78,7 +86,7 @@ def causes(q: Question) -> list[Cause]:
     """Causes that fit, most likely first; empty where the rate is within the interval."""
     if q.found.low is None or q.measured_tok_s >= q.found.low:
         return []
-    first = (_eager, _weights_out) if q.found.engine in PYTORCH else (_host,)
+    first = (_eager, _weights_out) if q.found.engine in PYTORCH else (_reserved, _host)
     asked = (*first, _old_build, _other_card, _depth, _limit, _link)
     return [cause for ask in asked for cause in ask(q)]
 
@@ -90,6 +98,29 @@ def _fits(expected: float, measured: float) -> bool:
 LLAMA: Final = "llama.cpp"
 PYTORCH: Final = frozenset({"gpt-fast", "transformers"})
 """Engines in which a compiler, or its absence, decides most; they leave nothing to the host."""
+
+
+OLLAMA_PS: Final = "ollama ps while it runs: PROCESSOR must be 100% GPU; CONTEXT is reserved"
+"""What tells from Ollama's side whether the host computes a part."""
+
+
+def _reserved(q: Question) -> Iterator[Cause]:
+    """A cache that Ollama reserves for so many tokens that layers make room for it."""
+    if not q.build.ollama or q.gpu.unified:
+        return
+    usual = q.point()
+    for tokens in CONTEXTS:
+        point = q.point(reserved=tokens)
+        expected = q.rate(point)
+        if point.host_bytes > usual.host_bytes and _fits(expected, q.measured_tok_s):
+            yield Cause(
+                cause=f"Ollama reserves the cache of {tokens} tokens, so that the host computes "
+                f"{point.host_share:.0%} of the layers",
+                expected_tok_s=expected,
+                check=f"{OLLAMA_PS}; a smaller num_ctx or OLLAMA_CONTEXT_LENGTH, or "
+                "OLLAMA_FLASH_ATTENTION=1 with OLLAMA_KV_CACHE_TYPE=q8_0",
+            )
+            return
 
 
 def _host(q: Question) -> Iterator[Cause]:
@@ -107,9 +138,12 @@ def _host(q: Question) -> Iterator[Cause]:
         yield Cause(
             cause=f"about {min(share, 1):.0%} of the {what}"
             if share < 0.85
-            else f"{what}: a build without the card's backend, or -ngl 0",
+            else f"{what}: a build without the card's backend, or "
+            f"{'num_gpu 0' if q.build.ollama else '-ngl 0'}",
             expected_tok_s=q.measured_tok_s,
-            check="in the log: 'offloaded N/N layers to GPU' and 'CUDA0 model buffer size'; "
+            check=f"{OLLAMA_PS}; num_gpu must not be set, in the Modelfile or the request"
+            if q.build.ollama
+            else "in the log: 'offloaded N/N layers to GPU' and 'CUDA0 model buffer size'; "
             "llama-bench -ngl 99",
         )
     if q.found.fit == "tight" or share > 0.05:
@@ -158,8 +192,19 @@ def _weights_out(q: Question) -> Iterator[Cause]:
 
 
 def _old_build(q: Question) -> Iterator[Cause]:
-    """A build of 2024 or older."""
-    expected = q.rate(replace(q.point(), new=False))
+    """A build of 2024 or older; of Ollama one before 0.30."""
+    point = q.point()
+    if q.build.ollama == "server":
+        own = replace(point.build, ollama="own", fused=False)
+        expected = q.rate(replace(point, build=own))
+        if _fits(expected, q.measured_tok_s):
+            yield Cause(
+                cause="an Ollama before 0.30, whose own engine ran experts and delta nets slower",
+                expected_tok_s=expected,
+                check="ollama --version",
+            )
+        return
+    expected = q.rate(replace(point, build=replace(point.build, new=False, fused=False)))
     if q.found.engine == LLAMA and _fits(expected, q.measured_tok_s):
         yield Cause(
             cause="an old build, or flash attention or CUDA graphs are off",

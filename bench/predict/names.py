@@ -13,12 +13,15 @@ from bench.models import ModelCard, model_cards
 from bench.models.checkpoint import stated
 from bench.models.shapes import shape
 from bench.predict.placement import Spilled
-from bench.predict.published import card, rows
+from bench.predict.published import card, ollama_of, rows
+from bench.predict.terms import Build
 from bench.roofline.memory import OFFLOADING
 from bench.schemes.bytes import held
 
-LEAVE_LAYERS: Final = frozenset({"ollama", "lm-studio", "lmstudio", "koboldcpp"})
-"""What is built on llama.cpp and leaves whole layers on the host, not experts first."""
+ON_LLAMA_CPP: Final = frozenset({"ollama", "lm-studio", "lmstudio", "koboldcpp"})
+"""What is built on llama.cpp."""
+TODAY: Final = "2026-12"
+"""The age of an Ollama whose version is not said."""
 
 
 def left_on_host(said: Spilled | None, engines: Sequence[str]) -> Spilled | None:
@@ -27,23 +30,47 @@ def left_on_host(said: Spilled | None, engines: Sequence[str]) -> Spilled | None
     InputError for an engine that leaves nothing there.
     """
     if said is None:
-        whole = all(name.strip().lower() in LEAVE_LAYERS for name in engines)
+        whole = all(_leaves_layers(name) for name in engines)
         return Spilled(part="layers") if whole else None
     if others := {engine_for(name) for name in engines} - OFFLOADING:
         raise InputError(f"--on-host: {sorted(others)[0]} leaves nothing on the host")
     return said
 
 
-def by_ollama(name: str) -> bool:
-    """Whether a user's name of an engine is Ollama's, whose own engine costs time of its own."""
-    return name.strip().lower() == "ollama"
+def _leaves_layers(name: str) -> bool:
+    """Whether an engine leaves whole layers on the host, not experts first as llama.cpp does."""
+    if _plain(name) == "ollama":
+        return build_of(name).ollama == "own"
+    return _plain(name) in ON_LLAMA_CPP
+
+
+def build_of(name: str) -> Build:
+    """What a user's name of an engine says of its build: `ollama-0.24`, `llama.cpp-vulkan`."""
+    said = name.strip().lower()
+    if said.endswith("-vulkan"):
+        return Build(backend="vulkan")
+    if said.endswith("-rocm"):
+        return Build(backend="rocm")
+    ollama = ollama_of(said, TODAY)
+    return Build(ollama=ollama, fused=ollama != "own")
+
+
+NAMED: Final = re.compile(r"(ollama)-v?\d+\.\d+[.\w]*|(llama\.?cpp)-(?:vulkan|rocm|cuda|metal)")
+"""Engines with what is said of their build behind them."""
+
+
+def _plain(name: str) -> str:
+    """A user's name of an engine without what it says of its build."""
+    said = name.strip().lower()
+    found = NAMED.fullmatch(said)
+    return (found[1] or found[2]) if found else said
 
 
 def engine_for(name: str) -> str:
     """The engine's name in lower case."""
     plain = {"llamacpp": "llama.cpp", "trt-llm": "tensorrt-llm", "hf": "transformers"}
-    plain |= dict.fromkeys(LEAVE_LAYERS, "llama.cpp") | dict.fromkeys(("mlx-lm", "mlx_lm"), "mlx")
-    lowered = name.strip().lower()
+    plain |= dict.fromkeys(ON_LLAMA_CPP, "llama.cpp") | dict.fromkeys(("mlx-lm", "mlx_lm"), "mlx")
+    lowered = _plain(name)
     if not lowered:
         known = sorted({row.engine for row in rows()})
         raise InputError(f"engine: empty; known: {', '.join(known)}")

@@ -6,17 +6,20 @@ them; beyond that, whole layers with their part of the cache.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from bench.models import ModelCard
+from bench.models.families import settings
+from bench.models.layers import delta_net_matrices
 from bench.models.shapes import Shape, shape
-from bench.predict.terms import Layers, Point, kernel
+from bench.predict.terms import CURRENT, Build, Layers, Point, kernel
 from bench.roofline import decode_work
 from bench.roofline.gpus import Gpu
 from bench.roofline.memory import (
     HOST,
     OFFLOADING,
+    STATE_BYTES,
     Fit,
     HostMemory,
     Memory,
@@ -40,6 +43,23 @@ has 15,751 MiB free then (mauriziofonte.it, qwen3-6-35b-a3b-rtx-5060-ti-llama-cp
 
 MARGIN: Final = 2**30
 """What llama.cpp leaves free of a card that a model does not fit (`--fit-target`, 1024 MiB)."""
+
+OLLAMA_CONTEXT: Final = ((47 * 2**30, 262_144), (23 * 2**30, 32_768), (0, 4096))
+"""Memory of the card from which Ollama reserves a cache of that many tokens, if nobody sets
+`num_ctx` (docs/context-length.mdx and server/routes.go of ollama/ollama at 948f69330acf)."""
+
+PROJECTOR: Final = 930_000_000
+"""Bytes that Ollama keeps free for the vision tower of a model (llm/llama_server.go at
+00f6d6204325): 928 MB of Qwen3.8-27B (MiaAI-Lab/Qwen3.8-Flash-Next-Dual-DGX-Sparks issue 57)."""
+
+SEES: Final = frozenset(
+    {"qwen3_5_text", "qwen3_5_moe_text", "gemma3_text", "gemma4_text", "ministral3"}
+)
+"""Types of language models whose files in Ollama's library hold a vision tower too."""
+
+LEFT: Final = "compressed-tensors/nvfp4a16"
+"""Checkpoints of this scheme leave delta nets in 16 bits beside the head: 22.07 GiB of Qwen3.6-27B
+(source `hugflare-nvfp4`)."""
 
 HOST_SHARE: Final = {"DDR4": 0.75, "DDR5": 0.60}
 """Share of the data sheet's bandwidth at which the host's processor reads weights, by the kind of
@@ -78,8 +98,9 @@ class PlacedWorkload:
     positions: int
     n_batch: int = 1
     kv: CacheType = SIXTEEN
-    new: bool = True
-    ollama: bool = False
+    build: Build = CURRENT
+    reserved: int | None = None
+    """Tokens that the cache is reserved for, where somebody said so (Ollama's `num_ctx`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,8 +138,18 @@ def memory_of(
         kv_dtype=kv_dtype,
     )
     if engine != EMBEDDING_ON_HOST:
-        return found
+        more = round(left_bytes(model, quant))
+        return replace(found, weights_bytes=found.weights_bytes + more)
     return on_device(shape(model), quant, engine, found, n_prompt)
+
+
+def left_bytes(model: ModelCard, quant: str) -> float:
+    """Bytes beyond a scheme's own that a checkpoint takes for delta nets which it leaves."""
+    n = shape(model).n_delta_nets
+    if quant != LEFT or not n:
+        return 0.0
+    weights = sum(m.n_params for m in delta_net_matrices(settings(model.architecture), n))
+    return weights * (2 - 4.5 / 8)
 
 
 def on_device(s: Shape, quant: str, engine: str, memory: Memory, n_prompt: int) -> Memory:
@@ -165,8 +196,12 @@ def place(
     """Split a model between device and host, as little to the host as possible or as `spilled`."""
     s = shape(model)
     beside = None if gpu.unified else host
+    if work.build.ollama and beside is not None:
+        memory = by_ollama(model, gpu, memory, work)
     word = fit(memory, gpu.usable_bytes, n_devices=n_gpus, engine=engine, host=beside)
-    over = max(0.0, memory.needed_bytes(n_gpus) - gpu.usable_bytes * n_gpus) + MARGIN * n_gpus
+    over = memory.needed_bytes(n_gpus) + (MARGIN - gpu.usable_bytes) * n_gpus
+    if word == "tight" and over > 0 and work.build.ollama == "server" and beside is not None:
+        word = "offload"  # the server that Ollama starts keeps the margin free of any model
     share = None if spilled is None else spilled.share
     whole = spilled is not None and spilled.part == "layers"
     if share is not None and beside is not None and engine in OFFLOADING:
@@ -174,16 +209,29 @@ def place(
         out = share, share if whole else 0.0
     else:
         weights = held(s, quant, "float16", engine)
-        out = _shares(s, weights, work, over if word == "offload" else 0.0, whole)
+        out = _shares(weights, memory.cache_bytes, over if word == "offload" else 0.0, whole)
     point = _split(model, s, gpu, quant, engine, work, out, host)
     return PlacedBytes(point=point, fit=word, memory=memory)
 
 
-def _shares(
-    s: Shape, weights: Held, work: PlacedWorkload, over: float, whole: bool
-) -> tuple[float, float]:
+def by_ollama(model: ModelCard, gpu: Gpu, memory: Memory, work: PlacedWorkload) -> Memory:
+    """The same with the cache that Ollama reserves, and room for a vision tower."""
+    most = int(model.architecture.get("max_position_embeddings") or 2**31)
+    usual = next(n for least, n in OLLAMA_CONTEXT if gpu.usable_bytes >= least)
+    if work.build.ollama == "own":
+        usual = OLLAMA_CONTEXT[-1][1]
+    tokens = max(work.positions, min(work.reserved or usual, most))
+    sees = model.architecture.get("model_type") in SEES and work.build.ollama == "server"
+    return replace(
+        memory,
+        cache_bytes=round(work.n_batch * cache_bytes(shape(model), tokens, work.kv)),
+        reserve_bytes=memory.reserve_bytes + PROJECTOR * sees,
+    )
+
+
+def _shares(weights: Held, reserved_bytes: float, over: float, whole: bool) -> tuple[float, float]:
     """Shares of the experts and of the rest, with its cache, that leave `over` bytes out."""
-    others = weights.step_bytes + work.n_batch * cache_bytes(s, work.positions, work.kv)
+    others = weights.step_bytes + reserved_bytes
     if whole:
         share = min(1.0, over / (weights.expert_bytes + others))
         return share, share
@@ -222,7 +270,8 @@ def _split(
         kv_dtype="float16",
     )
     narrow = narrowed(s, work.kv)
-    kv = (step.n_bytes - weights.step_bytes - expert_read) * narrow
+    state = 2.0 * STATE_BYTES * work.n_batch * sum(a.layers * a.state_width for a in s.attention)
+    kv = (step.n_bytes - weights.step_bytes - expert_read - state) * narrow
     experts_out, share = out
     routed = sum(m.n_params for m in s.matrices if m.part == "expert")
     chosen = routed * s.n_active_experts / max(s.n_experts, 1)
@@ -233,18 +282,19 @@ def _split(
         gpu=gpu,
         layers=layers_of(s),
         n_batch=work.n_batch,
-        dense_bytes=weights.step_bytes * (1 - share),
+        dense_bytes=(weights.step_bytes + left_bytes(model, quant)) * (1 - share),
         expert_bytes=expert_read * (1 - experts_out),
         kv_bytes=kv * (1 - share),
+        state_bytes=state * (1 - share),
         n_weights=s.n_active_params - away,
         kv_width=narrow,
         host_bytes=expert_read * experts_out + share * weights.step_bytes,
-        host_kv_bytes=kv * share,
+        host_kv_bytes=(kv + state) * share,
         host_bandwidth=host.bandwidth,
         host_share=max(share, experts_out / 2),
         host_weights=away,
         host_stated=host.stated,
-        new=work.new,
-        ollama=work.ollama,
+        build=work.build,
+        delta_nets=s.n_delta_nets > 0,
         latent=s.latent,
     )

@@ -20,6 +20,7 @@ from bench.data import DATA
 from bench.errors import InputError
 from bench.models import ModelCard, load_card, model_cards
 from bench.predict.placement import Spilled
+from bench.predict.terms import Backend, Ollama
 from bench.roofline import above_bound, bound
 from bench.roofline.gpus import gpus
 from bench.schemes.bytes import check_quant, has_layout
@@ -84,9 +85,32 @@ class PublishedRow:
     engine leaves as few whole ones as it can."""
 
     @property
-    def ollama(self) -> bool:
-        """Whether Ollama ran it, as `version` says."""
-        return self.version.lower().startswith("ollama")
+    def ollama(self) -> Ollama:
+        """How Ollama ran it, if `version` names Ollama, by its number or the day."""
+        return ollama_of(self.version, self.measured) if self.engine == "llama.cpp" else ""
+
+    @property
+    def backend(self) -> Backend:
+        """What llama.cpp was built for, if `version` names one thing."""
+        vulkan, rocm = (name in self.version.lower() for name in ("vulkan", "rocm"))
+        if self.engine != "llama.cpp" or vulkan == rocm:
+            return ""
+        return "vulkan" if vulkan else "rocm"
+
+
+OWN_UNTIL: Final = (0, 30)
+"""Ollama's version from which it starts llama.cpp's server, in June 2026."""
+OWN_UNTIL_DAY: Final = "2026-06"
+
+
+def ollama_of(said: str, measured: str) -> Ollama:
+    """How Ollama ran a model, from words such as `Ollama 0.24` and a day; empty: it did not."""
+    found = re.match(r"ollama(?:\D*?(\d+)\.(\d+))?", said.lower())
+    if found is None:
+        return ""
+    if found[1]:
+        return "own" if (int(found[1]), int(found[2])) < OWN_UNTIL else "server"
+    return "own" if measured < OWN_UNTIL_DAY else "server"
 
 
 def sources(folder: Path = FOLDER) -> dict[str, PublishedSource]:
@@ -171,7 +195,8 @@ def sized(quant: str) -> str:
     """A scheme whose bytes are known in place of one whose bytes depend on the file.
 
     `ud-q5_k_xl` takes about what `q5_k_m` does: mixes keep the mean near the recipe's and differ in
-    which tensors get more. `nvfp4` is taken as 4-bit weights beside an unquantized head.
+    which tensors get more. `nvfp4` is taken as 4-bit weights beside an unquantized head, and
+    `nvfp4-gguf` as 4 bits beside Q8_0.
     """
     name = quant.lower()
     if has_layout(name):
@@ -192,6 +217,7 @@ NEAR: Final[Mapping[str, str]] = {
     "q8_k_xl": "q8-9.12bpw",
     "q4_k_m": "q4_k_m",
     "nvfp4": "compressed-tensors/nvfp4a16",
+    "nvfp4-gguf": "q8-5.15bpw",
     "mlx-4bit": "4.5bpw",
     "mlx-6bit": "6.5bpw",
     "mlx-8bit": "8.5bpw",
@@ -199,8 +225,10 @@ NEAR: Final[Mapping[str, str]] = {
 """Schemes whose bytes depend on the file -> one of about the same size. `q4_k_xl`: the median of
 5.24 bits (Qwen3.8-27B), 5.14 (Qwen3.6-35B-A3B), 5.41 and 4.88 (gemma-4 26B-A4B, 31B); `q8_k_xl`: of
 10.47 (Qwen3.6-27B), 8.87 (35B-A3B), 8.83, 9.12 (gemma-4) and 9.38 (GLM-4.7-Flash), as llama-bench
-prints their sizes (sources `kyuz0-strix-halo` and `qwen38-mtp`). MLX: groups of 64 with a
-16-bit scale and offset."""
+prints their sizes (sources `kyuz0-strix-halo` and `qwen38-mtp`). `nvfp4-gguf`: llama.cpp has no
+recipe, so that files differ: 4.6 bits where nothing was left (Qwen3.6-27B, 14.64 GiB, source
+`notwitcheer-5090`), 5.15 with Q8_0 beside (Nemotron 75B, llama.cpp pull request 25446), and more
+where a checkpoint is converted. MLX: groups of 64 with a 16-bit scale and offset."""
 
 
 def spilled(text: str) -> Spilled | None:

@@ -27,7 +27,7 @@ from bench.predict.published import (
     sources,
     spilled,
 )
-from bench.predict.terms import NEW, Point
+from bench.predict.terms import NEW, Build, Point
 from bench.roofline import prefill_work
 from bench.roofline.gpus import Gpu, gpus
 from bench.roofline.memory import HOST
@@ -105,6 +105,25 @@ def is_new(row: PublishedRow, latent: bool = False) -> bool:
     return int(date[:4]) >= NEW and not (latent and date < LATENT)
 
 
+FUSED: Final = "2026-03-15"
+"""From this day on builds of llama.cpp compute a delta net as one operation: on CUDA and the CPU
+since pull request 19504, with Vulkan since 20334."""
+
+
+def build_of(row: PublishedRow, latent: bool = False) -> Build:
+    """What a row says of the engine's build."""
+    day = row.measured or _date(row.source)
+    fused = "fused delta" in row.version or day >= FUSED
+    if row.ollama == "own" or "single operations" in row.version:
+        fused = False
+    return Build(
+        new=is_new(row, latent),
+        fused=fused or row.engine != "llama.cpp",
+        backend=row.backend,
+        ollama=row.ollama,
+    )
+
+
 def device(row: PublishedRow) -> Gpu:
     """The card of a row, with the memory that it says."""
     gpu = gpus()[row.gpu]
@@ -125,8 +144,7 @@ def _sample(row: PublishedRow) -> FitSample | None:
         positions=positions,
         n_batch=row.n_batch,
         kv=published_cache(row.kv_dtype),
-        new=is_new(row, shape(model).latent),
-        ollama=row.ollama,
+        build=build_of(row, shape(model).latent),
     )
     placed = place(
         model,

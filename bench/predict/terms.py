@@ -13,9 +13,10 @@ card strays from that; they are fitted (`bench.predict.fitting`) and shipped
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from bench import schemes
 from bench.roofline.gpus import Gpu
@@ -66,6 +67,17 @@ def kernel(quant: str) -> str:
     return quant.lower() if row is None else row.family or row.name
 
 
+def generation(gpu: Gpu) -> int:
+    """Of Apple's processors: 5 of an M5 Max; 0 of others. Each launches faster than the last."""
+    found = re.match(r"apple-m(\d+)", gpu.name)
+    return int(found[1]) if found else 0
+
+
+def foreign(card: str, backend: str) -> str:
+    """The backend of llama.cpp, where it is not the one that most rows of that vendor ran."""
+    return backend if (card, backend) in (("nvidia", "vulkan"), ("amd", "rocm")) else ""
+
+
 def vendor(gpu: Gpu) -> str:
     """Whose kernels and memory a device has: nvidia, amd, intel, apple or cpu."""
     if gpu.kind in ("apple", "cpu"):
@@ -95,6 +107,32 @@ class Layers:
         return self.full + self.linear + self.conv
 
 
+Ollama = Literal["", "own", "server"]
+"""Who runs llama.cpp's kernels: not Ollama, the engine that it had before 0.30, or llama.cpp's own
+server, which it starts since (Ollama's pull request 16031 of June 2026)."""
+
+
+Backend = Literal["", "vulkan", "rocm"]
+"""What llama.cpp was built for; empty: the vendor's own, or not stated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """What is known of an engine's build."""
+
+    new: bool = True
+    """Whether it is of NEW or later."""
+    fused: bool = True
+    """Whether a delta net is one operation. In llama.cpp before March 2026, and in Ollama's own
+    engine, it is a dozen (llama.cpp's pull requests 19504, 20091 and 20334)."""
+    backend: Backend = ""
+    ollama: Ollama = ""
+
+
+CURRENT: Final = Build()
+"""What predictions are made for, where nothing else is said."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
     """One workload on one device, as the formula sees it."""
@@ -109,7 +147,9 @@ class Point:
     expert_bytes: float
     """Routed experts read by a step on the device."""
     kv_bytes: float
-    """Cached keys, values and constant state on the device, over the whole batch."""
+    """Cached keys and values on the device, over the whole batch."""
+    state_bytes: float = 0.0
+    """Constant state on the device, which a step reads and writes."""
     kv_width: float = 1.0
     """Bytes of a cached number over those of a 16-bit one."""
     n_weights: float
@@ -117,7 +157,7 @@ class Point:
     host_bytes: float = 0.0
     """Weights that a step reads in the host's memory."""
     host_kv_bytes: float = 0.0
-    """Cache that a step reads there."""
+    """Cache and state that a step reads there."""
     host_bandwidth: float = 35e9
     host_share: float = 0.0
     """Share of the layers that the host computes."""
@@ -125,10 +165,9 @@ class Point:
     """Weights of a token that the host multiplies."""
     host_stated: bool = True
     """Whether the host's memory is known, rather than assumed."""
-    ollama: bool = False
-    """Whether Ollama runs it, whose own engine wraps llama.cpp's kernels."""
-    new: bool = True
-    """Whether the engine's build is of NEW or later."""
+    build: Build = CURRENT
+    delta_nets: bool = False
+    """Whether the linear layers are delta nets, rather than state spaces."""
     latent: bool = False
     """Multi-head latent attention, which older builds of llama.cpp compute on full heads."""
 
@@ -136,6 +175,15 @@ class Point:
     def step_bytes(self) -> float:
         """Weights read by a step, wherever they are."""
         return self.dense_bytes + self.expert_bytes
+
+    @property
+    def new(self) -> bool:
+        return self.build.new
+
+    @property
+    def own_engine(self) -> bool:
+        """Whether Ollama's own engine runs the kernels."""
+        return self.build.ollama == "own"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,16 +206,21 @@ def terms(p: Point) -> list[Term]:
     slow = 1.0 if eager else CLOCK / clock
     rate = clock * (p.gpu.sms or PROCESSORS)
     bandwidth = p.gpu.bandwidth
+    port = foreign(card, p.build.backend) if e == "llama.cpp" else ""
     fixed: tuple[str, ...] = ("tau", f"tau:{e}", f"tau/{card}", f"launch:{p.kernel}")
     if not eager:
         fixed = (*fixed, *(f"tau+{n}" for n in new))
     elif p.gpu.kind == "datacenter":
         fixed = (*fixed, "server")
+    if port:
+        fixed = (*fixed, f"tau+{port}")
+    fixed = (*fixed, *(f"tau/m{n}" for n in range(2, generation(p.gpu) + 1)))
     here = 1 - p.host_share
     stacked = (f"stacked:{e}", "stacked") if p.gpu.hbm else ()
     lost = (
         *("lost", f"lost:{e}", f"lost/{card}", f"lost/{p.gpu.arch}"),
         *(f"lost+{n}" for n in new),
+        *((f"lost+{port}",) if port else ()),
         *stacked,
     )
     attend = ("attend", f"attend:{e}", f"attend/{card}", *(f"attend+{n}" for n in new))
@@ -177,21 +230,26 @@ def terms(p: Point) -> list[Term]:
     found = [
         Term(base=slow, names=("step", f"step:{e}"), ahead=eager),
         Term(base=slow * p.layers.full * here, names=fixed, ahead=eager),
-        Term(base=slow * p.layers.linear * here, names=(*fixed, "linear"), ahead=eager),
+        Term(
+            base=slow * p.layers.linear * here,
+            names=(*fixed, "linear", *(("pieces",) if p.delta_nets and not p.build.fused else ())),
+            ahead=eager,
+        ),
         Term(base=slow * p.layers.conv * here, names=(*fixed, "conv"), ahead=eager),
         Term(
             base=slow * p.layers.experts * here,
             names=(
                 *(*fixed, "experts" if p.new or not p.latent else "latent", f"experts:{e}"),
-                *(f"experts/{card}", *(("experts+ollama",) if p.ollama else ())),
+                *(f"experts/{card}", *(("experts+ollama",) if p.own_engine else ())),
+                *(("experts+triton",) if e in PYTHON_LOOP and card != "nvidia" else ()),
             ),
             ahead=eager,
         ),
         Term(base=slow * p.layers.sandwich * here, names=(*fixed, "sandwich"), ahead=eager),
-        Term(base=1e-3 * p.ollama, names=("ollama",)),
+        Term(base=1e-3 * p.own_engine, names=("ollama",)),
         Term(base=1e-3 * (e in PYTHON_LOOP), names=("loop", *(f"loop+{n}" for n in new))),
-        Term(base=(p.step_bytes + p.kv_bytes) / bandwidth, names=()),
-        Term(base=p.dense_bytes / bandwidth, names=lost),
+        Term(base=(p.step_bytes + p.kv_bytes + p.state_bytes) / bandwidth, names=()),
+        Term(base=(p.dense_bytes + p.state_bytes) / bandwidth, names=lost),
         Term(base=p.expert_bytes / bandwidth, names=(*lost, "gather")),
         Term(base=p.kv_bytes / p.kv_width / rate, names=attend),
         Term(base=(p.n_batch - 1) * p.layers.total * slow, names=("sequence", f"sequence:{e}")),
@@ -211,7 +269,7 @@ def _on_host(p: Point) -> list[Term]:
     if not p.host_stated:
         late = p.gpu.released is not None and p.gpu.released.year >= DDR5
         reads = (*reads, "unstated", *(("unstated+ddr5",) if late else ()))
-    if p.ollama:
+    if p.own_engine:
         reads = (*reads, "host+ollama")
     looked_up = p.kernel == CODEBOOK and 8 * p.host_bytes < CODEBOOK_BITS * p.host_weights
     return [
@@ -238,20 +296,44 @@ def seconds(p: Point, fitted: Mapping[str, float]) -> float:
     return overlapped(sums[True], sums[False])
 
 
+def fixed_share(p: Point, fitted: Mapping[str, float]) -> float:
+    """Share of a step that is fixed time: launches and what the host does for each token.
+
+    0 for eager engines, whose launches are a term of their own.
+    """
+    if LIKE.get(p.engine, p.engine) in HOST_LAUNCHED:
+        return 0.0
+    fixed = whole = 0.0
+    for term in terms(p):
+        part = term.base * math.exp(sum(fitted.get(name, 0.0) for name in term.names))
+        whole += part
+        fixed += part * (not FIXED.isdisjoint(term.names))
+    return fixed / whole
+
+
+FIXED: Final = frozenset({"tau", "step", "loop", "ollama"})
+"""Parameters of terms that neither bytes nor products make."""
+
+
 PRIORS: Final[Mapping[str, tuple[float, float]]] = {
     "tau": (math.log(15e-6), 1.0),
     "tau:": (0.0, 0.7),
     "tau/": (0.0, 0.5),
+    **{f"tau/m{n}": (-0.1, 0.2) for n in range(2, 10)},
     "tau+": (-0.3, 0.4),
+    "tau+vulkan": (0.0, 0.3),
+    "tau+rocm": (0.0, 0.3),
     "launch:": (0.0, 0.5),
     "step": (math.log(200e-6), 1.0),
     "step:": (0.0, 0.5),
     "linear": (0.0, 0.5),
+    "pieces": (0.4, 0.4),
     "conv": (-0.5, 0.5),
     "experts": (0.0, 0.7),
     "experts:": (0.0, 0.5),
     "experts/": (0.0, 0.5),
     "experts+ollama": (0.3, 0.5),
+    "experts+triton": (0.7, 0.7),
     "ollama": (math.log(0.5), 0.7),
     "server": (0.4, 0.4),
     "sandwich": (-1.0, 0.5),
@@ -260,6 +342,8 @@ PRIORS: Final[Mapping[str, tuple[float, float]]] = {
     "lost:": (0.0, 0.7),
     "lost/": (0.0, 0.5),
     "lost+": (-0.3, 0.4),
+    "lost+vulkan": (0.0, 0.3),
+    "lost+rocm": (0.0, 0.3),
     "stacked": (0.5, 1.0),
     "stacked:": (0.0, 0.5),
     "gather": (0.5, 0.7),
@@ -289,7 +373,8 @@ PRIORS: Final[Mapping[str, tuple[float, float]]] = {
 }
 """Mean and spread of each kind of parameter, by its name up to the sign that qualifies it: `:`
 engine or family, `/` device, `+` build or host. What is not measured keeps the mean. Tensor
-cores multiply 8-bit floats as they are."""
+cores multiply 8-bit floats as they are. `experts+triton`: vLLM's kernels for other cards than
+NVIDIA's."""
 
 
 def prior(name: str) -> tuple[float, float]:

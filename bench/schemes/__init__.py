@@ -43,7 +43,7 @@ MIXED: Final = ("mixed:5.0bit", "mixed:kld<0.02")
 
 GROUP: Final = re.compile(r"(.+)-g(\d+)")
 """`gptq-int4-g32`: another group than the row's."""
-LLAMA_CPP: Final = {"none": "f16", "mxfp4": "mxfp4_moe"}
+LLAMA_CPP: Final = {"none": "f16", "mxfp4": "mxfp4_moe", "nvfp4": "nvfp4-gguf"}
 """What words of other engines mean there."""
 DEQUANTIZED: Final = "-dequantized"
 """Ends the name of a checkpoint that its loader turned into floats: it is called by what it is."""
@@ -147,7 +147,8 @@ def of_engine(engine: str) -> list[str]:
 def meant(word: str, engine: str) -> str:
     """The name of the scheme that a user's word means: itself, or the one it is an alias of.
 
-    llama.cpp's unquantized files are `f16`, its files of fp4 experts `mxfp4_moe`. A word that
+    llama.cpp's unquantized files are `f16`, its files of fp4 experts `mxfp4_moe`, its files of
+    NVIDIA's fp4, whose other tensors differ, `nvfp4-gguf`. A word that
     nobody knows is returned in lower case.
     """
     lowered = word.lower()

@@ -14,7 +14,7 @@ from bench.predict import Predictor
 from bench.predict.artefact import LEAST, shipped
 from bench.predict.calibration import Calibration, owner
 from bench.predict.fitting import Design, fit, parameters
-from bench.predict.names import card_of_size, catalogued, engine_for
+from bench.predict.names import build_of, card_of_size, catalogued, engine_for
 from bench.predict.placement import (
     PIECE,
     TAKEN,
@@ -39,7 +39,9 @@ from bench.predict.published import (
     validate_published,
 )
 from bench.predict.sample import all_rows, samples
+from bench.predict.sample import build_of as made_by
 from bench.predict.terms import (
+    Build,
     Layers,
     Point,
     kernel,
@@ -53,6 +55,7 @@ from bench.roofline import bound
 from bench.roofline.gpus import gpus
 from bench.roofline.memory import HostMemory
 from bench.schemes import meant
+from bench.schemes.cache import TYPES
 from scripts.held_out import held, p90, table
 from scripts.predictor_report import BEGIN, END, spliced
 
@@ -307,7 +310,8 @@ def test_latent_attention_is_slow_by_the_builds_that_computed_it_on_full_heads()
 
     assert not old.point.new
     assert 1 / seconds(old.point, table) == pytest.approx(11.89, rel=0.3)  # two H100, 2025-01-29
-    assert seconds(replace(old.point, new=True), table) < seconds(old.point, table) / 3
+    newer = replace(old.point, build=replace(old.point.build, new=True))
+    assert seconds(newer, table) < seconds(old.point, table) / 3
 
 
 def test_several_cards_on_another_engine_are_not_predicted(predictor) -> None:
@@ -535,6 +539,45 @@ def test_names_that_people_use() -> None:
         engine_for(" ")
     assert meant("MXFP4", "llama.cpp") == "mxfp4_moe"
     assert meant("MXFP4", "vllm") == "mxfp4"
+    assert meant("NVFP4", "llama.cpp") == "nvfp4-gguf"
+    assert engine_for("ollama-0.24") == engine_for("llama.cpp-rocm") == "llama.cpp"
+
+
+def test_builds_are_read_from_names_and_rows() -> None:
+    assert build_of("ollama") == Build(ollama="server")
+    assert build_of("Ollama-0.24.1") == Build(ollama="own", fused=False)
+    assert build_of("ollama-0.30") == Build(ollama="server")
+    assert build_of("llama.cpp-rocm") == Build(backend="rocm")
+    assert build_of("vllm") == Build()
+    row = next(r for r in rows(file=COLLECTED) if r.version == "Ollama 0.24")
+    assert made_by(row) == Build(ollama="own", fused=False)
+    pieces, fused = (
+        next(r for r in rows(file=COLLECTED) if r.source == "llamacpp-20334" and word in r.version)
+        for word in ("single operations", "fused delta")
+    )
+    assert (made_by(pieces).fused, made_by(fused).fused) == (False, True)
+    assert made_by(fused).backend == "vulkan"
+
+
+def test_a_delta_net_of_single_operations_is_slower() -> None:
+    """Measured (llama.cpp pull request 20334): 17 to 23% on Strix Halo with Vulkan."""
+    table = shipped().parameters
+    fused = next(s for s in samples() if s.row.version == "llama-bench, Vulkan, fused delta nets")
+    pieces = replace(fused.point, build=replace(fused.point.build, fused=False))
+
+    assert 1.05 < seconds(pieces, table) / seconds(fused.point, table) < 1.4
+
+
+def test_a_narrow_cache_leaves_the_constant_state_as_wide() -> None:
+    def states(kv: str) -> Point:
+        work = PlacedWorkload(context=4000, positions=4100, kv=TYPES[kv])
+        memory = memory_of(card("qwen3.6-27b"), "q4_k_m", "llama.cpp", 4000, 100, 1)
+        gpu, model = gpus()["rtx-5090"], card("qwen3.6-27b")
+        return place(model, gpu, "q4_k_m", "llama.cpp", work, memory).point
+
+    wide, narrow = states("f16"), states("q4_0")
+    assert narrow.state_bytes == wide.state_bytes > 3e8
+    assert narrow.kv_bytes == pytest.approx(wide.kv_bytes * 18 / 64)
 
 
 @pytest.mark.parametrize(

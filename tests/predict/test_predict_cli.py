@@ -269,28 +269,86 @@ def test_what_stays_on_the_host_can_be_said(capsys) -> None:
     assert most < some < rate("--on-host", "experts 30/48", "--host-bandwidth", "cpu-ddr5-6000-2ch")
 
 
-def test_ollama_leaves_whole_layers_on_the_host(capsys) -> None:
-    """Posted: Ollama decodes Qwen3-VL-30B-A3B on an RTX 4080 at 51 tok/s."""
+def test_ollama_before_030_leaves_whole_layers_on_the_host(capsys) -> None:
+    """Posted: Ollama 0.15 decodes Qwen3-VL-30B-A3B on an RTX 4080 at 51 tok/s."""
 
     def row(*more: str) -> dict:
         return found(capsys, "-m", "qwen3-30b-a3b", "-q", "q4_k_m", "--gpu", "rtx-4080", *more)[0]
 
-    ollama, told = row("-e", "ollama"), row("--on-host", "layers")
+    ollama, told = row("-e", "ollama-0.15"), row("--on-host", "layers")
     assert ollama["decode_tok_s"] < told["decode_tok_s"] < 0.9 * row()["decode_tok_s"]
     assert ollama["low"] < 51 < ollama["high"]
     assert (ollama["engine"], ollama["fit"]) == ("llama.cpp", "offload")
 
 
-def test_ollama_costs_time_of_its_own(capsys) -> None:
+def test_ollama_since_030_leaves_experts_on_the_host_as_llama_cpp_does(capsys) -> None:
+    """It starts llama.cpp's server, which moves experts first (Ollama's pull request 16031)."""
+    asked = ("-m", "qwen3-30b-a3b", "-q", "q4_k_m", "--gpu", "rtx-4080")
+    ((now,), (before,), (plain,)) = (
+        found(capsys, *asked, *more) for more in (("-e", "ollama"), ("-e", "ollama-0.24"), ())
+    )
+
+    assert before["decode_tok_s"] < now["decode_tok_s"] <= plain["decode_tok_s"]
+    assert before["host_bytes"] > now["host_bytes"] >= plain["host_bytes"]
+
+
+def test_ollama_reserves_the_cache_of_its_context(capsys) -> None:
+    """A 32B on 24 GiB spills since 0.15.5, which reserves 32,768 tokens (Ollama issue 14082)."""
+    asked = ("-m", "qwen2.5-32b", "-q", "q4_k_m", "--gpu", "rtx-4090")
+    ((usual,), (small,), (plain,)) = (
+        found(capsys, *asked, *more)
+        for more in (("-e", "ollama"), ("-e", "ollama", "--num-ctx", "4096"), ())
+    )
+
+    assert [row["fit"] for row in (usual, small, plain)] == ["offload", "yes", "yes"]
+    assert usual["decode_tok_s"] < 0.7 * small["decode_tok_s"]
+
+
+def test_ollama_keeps_a_margin_free(capsys) -> None:
+    """Posted: Qwen3.8-27B on an RTX 5070 Ti by Ollama decodes at 16.8 tok/s, a part on the host,
+    where llama.cpp holds all of it."""
+    asked = ("-m", "qwen3.6-27b", "-q", "q4_k_m", "--gpu", "rtx-5070-ti", "-p", "128")
+    ((ollama,), (plain,)) = found(capsys, *asked, "-e", "ollama"), found(capsys, *asked)
+
+    assert (ollama["fit"], plain["fit"]) == ("offload", "tight")
+    assert ollama["low"] < 16.8 < ollama["high"]
+
+
+def test_ollama_has_causes_of_its_own(capsys) -> None:
+    """A context that somebody set, layers on the host, and an old version."""
+    asked = ("-m", "llama-3.1-8b", "-q", "q4_k_m", "--gpu", "rtx-4060", "-e", "ollama")
+    (row,) = found(capsys, *asked, "--measured", "16")
+    told = [cause["cause"] for cause in row["causes"]]
+
+    assert "Ollama reserves the cache of" in told[0]
+    assert all("ollama ps" in cause["check"] for cause in row["causes"][:2])
+    assert "OLLAMA_KV_CACHE_TYPE" in row["causes"][0]["check"]
+    assert "num_gpu" in row["causes"][1]["check"]
+
+
+def test_builds_of_llama_cpp_can_be_named(capsys) -> None:
+    asked = ("-m", "llama-3.1-8b", "-q", "q4_k_m", "--gpu", "rtx-4090,rx-7900-xtx")
+    plain, vulkan, rocm = (
+        [row["decode_tok_s"] for row in found(capsys, *asked, "-e", engine)]
+        for engine in ("llama.cpp", "llama.cpp-vulkan", "llama.cpp-rocm")
+    )
+
+    assert vulkan[0] != plain[0] == rocm[0]
+    assert rocm[1] != plain[1] == vulkan[1]
+
+
+def test_ollama_before_030_costs_time_of_its_own(capsys) -> None:
     """Posted: gpt-oss-20b on an RTX 4080 by Ollama 0.15 decodes at 139.9 tok/s, far below
     llama.cpp's rate; a dense 14B by the same at 61.9, as llama.cpp."""
 
-    def slower(model: str, quant: str) -> float:
+    def slower(model: str, quant: str, measured: float) -> float:
         asked = ("-m", model, "-q", quant, "--gpu", "rtx-4080")
-        ((ollama,), (plain,)) = found(capsys, *asked, "-e", "ollama"), found(capsys, *asked)
+        ((ollama,), (plain,)) = found(capsys, *asked, "-e", "ollama-0.15"), found(capsys, *asked)
+        assert ollama["low"] < measured < ollama["high"]
         return plain["decode_tok_s"] / ollama["decode_tok_s"]
 
-    assert 1 < slower("qwen3-14b", "q4_k_m") < 1.15 < slower("gpt-oss-20b", "mxfp4_moe")
+    dense, experts = slower("qwen3-14b", "q4_k_m", 61.9), slower("gpt-oss-20b", "mxfp4_moe", 139.9)
+    assert 1 < dense < 1.05 < experts
 
 
 @pytest.mark.parametrize(
