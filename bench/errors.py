@@ -103,13 +103,14 @@ MANY: Final = 16
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """One line for a name that is not known, with the nearest that are."""
+    """One line for a name that is not known, with those that begin so, or the nearest."""
     from difflib import get_close_matches
 
     names = sorted(known)
     shown = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
     shown = shown.replace("\r", "\\r").replace("\n", "\\n")
-    near = get_close_matches(name, names, n=3)
+    begun = [one for one in names if len(name) > 1 and one.startswith(name.lower())]
+    near = begun[:3] or get_close_matches(name, names, n=3)
     if near:
         hint = f"did you mean {' or '.join(repr(one) for one in near)}?"
     elif len(names) > MANY:

@@ -63,7 +63,9 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         help="instead of -m: bytes of a dense model's weights in this scheme",
     )
     parser.add_argument(
-        "-q", "--quant", default="none", help="comma-separated schemes (default: none)"
+        "-q",
+        "--quant",
+        help="comma-separated schemes (default: what the model is published in, mostly none)",
     )
     parser.add_argument(
         "-e",
@@ -181,7 +183,7 @@ def run(args: argparse.Namespace) -> int:
     engines = [engine_for(name) for name in args.engine.split(",")]
     args.on_host = left_on_host(args.on_host, args.engine.split(","))
     for engine in engines:
-        for quant in args.quant.split(","):
+        for quant in _quants(args):
             check_quant(sized(schemes.meant(quant, engine)))
         check_stated(engine, dict(args.option))
     cards = _cards(args.gpu, args.memory)
@@ -208,6 +210,10 @@ def _own_rows(results: list[Path]) -> tuple[list[PublishedRow], list[str]]:
     return rows_of(results)
 
 
+def _quants(args: argparse.Namespace) -> list[str]:
+    return (args.quant or "none").split(",")
+
+
 def _rows(predictor: Predictor, cards: list[Gpu], args: argparse.Namespace) -> list[dict[str, Any]]:
     from bench import schemes
     from bench.predict.names import build_of, engine_for, stored_scheme
@@ -220,9 +226,9 @@ def _rows(predictor: Predictor, cards: list[Gpu], args: argparse.Namespace) -> l
     rows = []
     for said in args.engine.split(","):
         engine, build = engine_for(said), build_of(said)
-        for meant in dict.fromkeys(schemes.meant(q, engine) for q in args.quant.split(",")):
+        for meant in dict.fromkeys(schemes.meant(q, engine) for q in _quants(args)):
             for model in _models(args, meant):
-                quant = stored_scheme(model, meant)
+                quant = stored_scheme(model, meant, engine, asked=args.quant is not None)
                 for gpu in cards:
                     for n_batch in args.n_batch:
                         found = predictor.predict(

@@ -123,6 +123,10 @@ class ModelCard:
     figure_sources: Mapping[str, str] = field(default_factory=dict)
     """Source of single figures that come from elsewhere."""
     weights: Weights
+    published_in: str = ""
+    """Scheme of the weights that its makers publish; empty: floats."""
+    same_shape: tuple[str, ...] = ()
+    """Other models of this very shape, which `bench predict` therefore knows."""
     note: str = ""
 
     def problems(self) -> Iterator[str]:

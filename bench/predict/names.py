@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Final
 
 from bench.errors import InputError
-from bench.models import ModelCard, model_cards
+from bench.models import ModelCard, load_card, model_cards
 from bench.models.checkpoint import stated
 from bench.models.shapes import shape
 from bench.predict.placement import Spilled
 from bench.predict.published import card, ollama_of, rows
 from bench.predict.terms import Build
 from bench.roofline.memory import OFFLOADING
+from bench.schemes import meant
 from bench.schemes.bytes import held
 
 ON_LLAMA_CPP: Final = frozenset({"ollama", "lm-studio", "lmstudio", "koboldcpp"})
@@ -77,7 +78,9 @@ def engine_for(name: str) -> str:
     return plain.get(lowered, lowered)
 
 
-TUNED: Final = re.compile(r"[-:](?:it|chat|latest|(?:instruct|thinking)(?:-\d{4})?)$")
+TUNED: Final = re.compile(
+    r"(?:[-:](?:it|chat|latest|qat|reasoning|(?:instruct|thinking)(?:-\d{4})?))+$"
+)
 """What names of fine-tuned models end with: the shape is the same."""
 
 
@@ -95,7 +98,14 @@ def catalogued(name: str) -> str:
         found = [known for known, key in keys.items() if re.fullmatch(form, key)]
         if len(found) == 1:
             return found[0]
-    return name
+    return next(
+        (
+            known
+            for known, path in model_cards().items()
+            if wanted in map(_letters, load_card(path).same_shape)
+        ),
+        name,
+    )
 
 
 def _letters(name: str) -> str:
@@ -138,9 +148,14 @@ def card_of_size(n_bytes: int, quant: str) -> ModelCard:
     return sized(max(64, round(1024 * (1 + (n_bytes - least) / (more - least)))))
 
 
-def stored_scheme(card: ModelCard, quant: str) -> str:
-    """The scheme that a folder is quantized in already, where none was asked for."""
+def stored_scheme(card: ModelCard, quant: str, engine: str, *, asked: bool) -> str:
+    """The scheme that a folder is quantized in already, or that a model is published in, where
+    none was `asked` for."""
     found = stated(card.architecture)
-    if found is None or quant in ("none", "f16", found.scheme):
-        return found.scheme if found is not None else quant
-    raise InputError(f"{card.name} is quantized already, in '{found.scheme}': remove -q")
+    if found is not None:
+        if quant in ("none", "f16", found.scheme):
+            return found.scheme
+        raise InputError(f"{card.name} is quantized already, in '{found.scheme}': remove -q")
+    if asked or not card.published_in:
+        return quant
+    return meant(card.published_in, engine)

@@ -188,11 +188,27 @@ def validate_gpus(path: Path = FILE) -> list[str]:
 
 
 def resolve_gpu(name: str) -> Gpu:
-    """The card a user means: a catalog name, a title, or what a driver reports."""
-    card = gpus().get(name) or match(name)
+    """The card a user means: a catalog name, a title, what a driver reports, or one of these
+    without its series (`4060 Ti`, `5090`)."""
+    card = gpus().get(name) or match(name) or match(f"{_series(name)}{name}")
     if card is None:
+        if several := re.fullmatch(r"(\d+)\s*x\s*(\D.*|\d{4}.*)", name.strip().lower()):
+            raise InputError(
+                f"gpu '{name}': name one card, and their number by --n-gpus {several[1]}"
+            )
         raise InputError(unknown("gpu", name, gpus()))
     return card
+
+
+def _series(name: str) -> str:
+    """What four digits stand behind where only one series has a card of that name."""
+    wanted = _plain(name)
+    found = {
+        series
+        for series in ("rtx", "gtx", "rx", "arc")
+        if any(f"{series}{wanted}" in _names(card) for card in gpus().values())
+    }
+    return f"{found.pop()} " if len(found) == 1 and wanted[:1].isalnum() else ""
 
 
 @cache

@@ -10,7 +10,7 @@ import pytest
 from bench.errors import InputError, UnsupportedError
 from bench.models import load_card, model_cards
 from bench.models.shapes import Matrix, Shape, shape, validate_models
-from bench.schemes import SCHEMES
+from bench.schemes import SCHEMES, find
 from bench.schemes import scheme as scheme_of
 from bench.schemes.bytes import held, layout, sized
 from tests.quantized import quantize
@@ -44,6 +44,14 @@ def meta_counts() -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised on import inside torchao
+def test_other_models_of_a_shape_are_of_one_card_and_have_none_of_their_own() -> None:
+    cards = [load_card(path) for path in model_cards().values()]
+    others = [name for card in cards for name in card.same_shape]
+    assert len(others) == len(set(others)) > 10
+    assert not set(others) & set(model_cards())
+    assert all(find(card.published_in) for card in cards if card.published_in)
+
+
 @pytest.mark.parametrize("name", sorted(model_cards()))
 def test_parameters_are_those_of_the_transformers_model(name, meta_counts) -> None:
     counted = shape(load_card(model_cards()[name]))

@@ -591,6 +591,9 @@ def test_a_narrow_cache_leaves_the_constant_state_as_wide() -> None:
         ("qwen3:30b-a3b-instruct-2507", "qwen3-30b-a3b"),
         ("qwen3:8b-q4_K_M", "qwen3:8b-q4_K_M"),  # its scheme is -q's to say
         ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
+        ("Llama-3.3-70B-Instruct", "llama-3.1-70b"),
+        ("deepseek-r1-distill-llama-8b", "llama-3.1-8b"),
+        ("gemma-3-27b-it-qat", "gemma-3-27b"),
         ("deepseek-r1:14b", "deepseek-r1:14b"),  # a distillation, which the tag does not say
         ("", ""),
     ],

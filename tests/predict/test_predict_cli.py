@@ -46,6 +46,17 @@ def found(capsys, *args: str) -> list[dict]:
     return json.loads(out)
 
 
+def test_a_model_that_is_published_in_a_scheme_is_predicted_in_it(capsys) -> None:
+    (row,) = found(capsys, "-m", "gpt-oss-20b", "--gpu", "rtx-4070")
+    assert (row["quant"], row["fit"]) == ("mxfp4_moe", "tight")
+    (row,) = found(capsys, "-m", "gpt-oss-20b", "--gpu", "h100-sxm", "-e", "vllm")
+    assert row["quant"] == "mxfp4"
+    (row,) = found(capsys, "-m", "gpt-oss-20b", "--gpu", "rtx-4070", "-q", "none")
+    assert (row["quant"], row["fit"]) == ("f16", "offload")
+    (row,) = found(capsys, "-m", "llama-3.1-8b", "--gpu", "rtx-4070")
+    assert row["quant"] == "f16"
+
+
 def test_the_verb_prints_the_contract(capsys) -> None:
     rows = found(
         capsys,

@@ -53,5 +53,8 @@ def test_two_arms_at_one_level_of_service_are_compared_by_their_rates(tmp_path: 
     assert 1.6 < float(said) < 2.6
     assert "the records do not hold it" not in text
     (arm, _) = summarise(read(folder)).rows
-    assert absent_of(arm)["decode_tok_s"] == "a search gives the rate of requests that meets the limits"
+    assert (
+        absent_of(arm)["decode_tok_s"]
+        == "a search gives the rate of requests that meets the limits"
+    )
     assert "3 pairs estimate a difference" in text

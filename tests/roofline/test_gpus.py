@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from bench.errors import InputError
@@ -43,6 +45,37 @@ def test_a_card_that_is_not_in_the_catalog_is_not_guessed(reported) -> None:
 def test_an_unknown_card_is_an_input_error_with_a_hint() -> None:
     with pytest.raises(InputError, match="did you mean 'rtx-4080-super'"):
         resolve_gpu("rtx-4080-supr")
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("4060 Ti", "rtx-4060-ti"),
+        ("5080", "rtx-5080"),
+        ("7900 XTX", "rx-7900-xtx"),
+        ("B580", "arc-b580"),
+        ("RTX 3090", "rtx-3090"),
+    ],
+)
+def test_a_card_is_known_without_its_series(said: str, name: str) -> None:
+    assert resolve_gpu(said).name == name
+    assert match("GeForce 5080x") is None  # what a driver reports is taken at its word
+    assert match("5080") is None
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("2x3090", "name one card, and their number by --n-gpus 2"),
+        ("8 x h100-sxm", "name one card, and their number by --n-gpus 8"),
+        ("a100", "did you mean 'a100-pcie-40gb' or "),
+        ("", "known: "),
+        ("4080x", "did you mean 'rtx-4080'"),
+    ],
+)
+def test_what_is_not_one_card_is_refused(said: str, hint: str) -> None:
+    with pytest.raises(InputError, match=re.escape(hint)):
+        resolve_gpu(said)
 
 
 def test_every_figure_has_a_source_or_a_reason() -> None:
