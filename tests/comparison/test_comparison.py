@@ -22,7 +22,7 @@ from bench.records import Environment
 from bench.records.file import Results, Writer
 from bench.report.tables import to_markdown
 from bench.report.tables.compare import columns, table, to_read, words
-from bench.summary import replicate
+from bench.summary import Replicate, replicate
 from tests.summary.test_summary import quality, record
 
 Change = Callable[[int, str], dict[str, Any]]
@@ -391,8 +391,38 @@ def test_the_same_work_on_two_machines_is_refused_and_pairs_stay_on_their_machin
         [replicate(r) for r in both if r.variant["quant"] == "int8"],
     )
     assert len(pairs) == 15
-    assert all(pair.baseline.environment == pair.candidate.environment for pair in pairs)
-    assert len({id(pair.baseline) for pair in pairs}) == 15
+    assert all(one.environment == other.environment for one, other in pairs)
+    assert len({id(one) for one, _ in pairs}) == 15
+
+
+def test_an_index_of_two_runs_pairs_with_the_nearest_in_time() -> None:
+    def arm(quant: str, *starts: tuple[str, int, str]) -> list[Replicate]:
+        return [
+            replicate(record(quant, index, experiment=name, started_at=f"2026-11-{day}T00:00:00Z"))
+            for name, index, day in starts
+        ]
+
+    one = arm("none", ("e", 1, "23"), ("e", 0, "21"), ("e", 0, "25"), ("f", 0, "24"))
+    other = arm("int8", ("f", 0, "29"), ("e", 0, "26"), ("e", 1, "30"), ("e", 0, "22"))
+    paired = [(a.started_at[8:10], b.started_at[8:10]) for a, b in pairs_of(one, other)]
+    assert sorted(paired) == [("21", "22"), ("23", "30"), ("24", "29"), ("25", "26")]
+    # Each experiment once, and one left over on each side: those go together.
+    rest = pairs_of(one[1:2] + arm("none", ("g", 0, "27")), other[:1] + other[3:])
+    assert [(a.started_at[8:10], b.started_at[8:10]) for a, b in rest] == [
+        ("21", "22"),
+        ("27", "29"),
+    ]
+
+
+def test_a_workload_of_one_arm_alone_has_no_row() -> None:
+    results = arms(1.5)
+    alone = [
+        replace(r, key=f"long{r.key}", workload=r.workload | {"n_prompt": 64})
+        for r in results.records
+        if r.variant["quant"] == "none"
+    ]
+    both = Results(records=[*alone, *results.records], environments=results.environments)
+    assert {found["n_prompt"] for found in compare(both, Rules())} == {8}
 
 
 def test_a_counter_that_did_not_move_costs_its_pair_only() -> None:
