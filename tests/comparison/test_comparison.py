@@ -89,6 +89,19 @@ def test_a_wide_interval_is_ambiguous() -> None:
     assert "CV" in found["reasons"]
 
 
+def test_replicates_of_one_new_token_vary_by_their_prefill() -> None:
+    def prompts(noise: float) -> Results:
+        def only(index: int, quant: str) -> dict[str, Any]:
+            slow = 1 + noise * (index % 2)
+            samples = {"prefill_s": [0.2 * slow] * 3, "itl_s": [[]] * 3, "e2e_s": [0.2 * slow] * 3}
+            return {"samples": samples, "workload": {"n_prompt": 8, "n_gen": 1, "n_batch": 2}}
+
+        return arms(change=only)
+
+    assert "CV" not in row(prompts(0.05), "prefill")["reasons"]
+    assert "CV" in row(prompts(0.2), "prefill")["reasons"]
+
+
 @pytest.mark.parametrize("pairs", [1, 3, 5])
 def test_too_few_pairs_give_no_verdict_and_say_so(pairs: int) -> None:
     found = row(arms(3.0, pairs=pairs))

@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import mannwhitneyu, ttest_ind, wilcoxon
 
 from bench.errors import InputError
+from bench.statistics import unpaired
 from bench.statistics.paired import paired_ratio, rank_sum_counts
 from bench.statistics.unpaired import (
     card_ratio,
@@ -75,6 +76,18 @@ def test_the_interval_holds_what_the_test_does_not_reject(n: int) -> None:
     assert 0.95 <= found.coverage < 0.98
 
 
+@pytest.mark.parametrize(("n", "m"), [(31, 31), (6, 60)])
+def test_beyond_the_exact_law_the_interval_is_as_wide(
+    n: int, m: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = still(drawn(1, n)), still(drawn(2, m))
+    normal = unpaired._depth(n, m, 0.95)[0]
+    monkeypatch.setattr(unpaired, "EXACT_UP_TO", n + m)
+    exact = unpaired._depth.__wrapped__(n, m, 0.95)[0]
+    assert abs(normal - exact) <= 1
+    assert unpaired_ratio(x, y).enough
+
+
 def test_three_and_three_have_no_interval() -> None:
     found = unpaired_ratio(still(drawn(1, 3)), still(drawn(2, 3)))
     assert found.ci_low is found.coverage is None
@@ -127,13 +140,17 @@ def test_a_drift_over_a_run_is_seen_and_noise_is_not() -> None:
 
 def test_a_random_effect_is_the_t_test_of_the_machines_centres() -> None:
     base = [still([v] * 8) for v in (1.0, 1.1, 0.9)]
-    other = [still([v] * 8) for v in (2.0, 2.3, 1.9)]
+    other = [still([v * math.exp(-0.01), v * math.exp(0.01)]) for v in (2.0, 2.3, 1.9)]
     found = card_ratio(base, other)
     t = ttest_ind(np.log([2.0, 2.3, 1.9]), np.log([1.0, 1.1, 0.9]), equal_var=False)
     ends = t.confidence_interval(0.95)
     assert (found.ci_low, found.ci_high) == pytest.approx((math.exp(ends.low), math.exp(ends.high)))
     assert found.machine_sd_baseline == pytest.approx(np.std(np.log([1.0, 1.1, 0.9]), ddof=1))
     assert found.restart_sd_baseline == 0.0
+    assert found.restart_sd_candidate == pytest.approx(0.01 * math.sqrt(2))
+    centres = np.var(np.log([2.0, 2.3, 1.9]), ddof=1)
+    assert found.machine_sd_candidate == pytest.approx(math.sqrt(centres - 0.01**2))
+    assert (found.n_baseline, found.n_candidate) == (24, 6)
     assert found.enough
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from bench.errors import InputError, UnsupportedError
-from bench.records import FILE, SCHEMA, Environment, QualityRecord, Record, from_json, to_json
+from bench.records import FILE, SCHEMA, Environment, QualityRecord, Record, file, from_json, to_json
 from bench.records.file import Writer, read
 
 VARIANT = {
@@ -256,6 +257,22 @@ def test_a_file_that_somebody_takes_away_is_started_again_with_its_machine(
     results = read(tmp_path)
     assert results.environments == {"e1": ENVIRONMENT}
     assert [record.key for record in results.records] == ["next", "last"]
+
+
+def test_a_line_that_is_too_long_costs_only_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file, "MOST_BYTES", 20)
+    path = tmp_path / FILE
+    path.write_bytes(b"first\n" + b"x" * 20 * 3 + b"\n" + b"y" * 20 + b"\n\nlast")
+    found = [(number, begin, text[:5]) for number, begin, text in file.placed_lines(path)]
+    assert found == [(1, 0, b"first"), (2, 6, b"xxxxx"), (3, 67, b"yyyyy"), (5, 89, b"last")]
+
+
+def test_a_pipe_holds_no_results(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / FILE)
+    with pytest.raises(InputError, match="Illegal seek"):
+        Writer(tmp_path).__enter__()
 
 
 def test_a_second_writer_is_refused_in_one_line(tmp_path: Path) -> None:

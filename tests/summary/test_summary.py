@@ -78,6 +78,40 @@ def test_definitions() -> None:
     )
 
 
+def served(energy: dict[str, float] | None = None, **options: float) -> dict[str, Any]:
+    """The row of a server that answered two requests in 2 s, the second slowly."""
+    times = {"prefill_s": [0.2, 0.4], "itl_s": [[0.1, 0.1], [0.3, 0.3]], "e2e_s": [0.4, 1.0]}
+    one = record("none", samples=times | {"wall_s": 2.0}, energy=energy or {})
+    (row,) = summarise(Results(records=[replace(one, variant=one.variant | {"options": options})]))
+    return row
+
+
+@pytest.mark.parametrize(
+    ("limits", "goodput"),
+    [
+        ({}, None),
+        ({"ttft_limit_s": 0.4}, 1.0),
+        ({"ttft_limit_s": 0.39}, 0.5),
+        ({"tpot_limit_s": 0.2}, 0.5),
+        ({"e2e_limit_s": 1.0}, 1.0),
+        ({"ttft_limit_s": 0.4, "tpot_limit_s": 0.05}, 0.0),
+    ],
+)
+def test_requests_within_every_limit_are_counted(
+    limits: dict[str, float], goodput: float | None
+) -> None:
+    row = served(**limits)
+    assert row["goodput_req_s"] == (None if goodput is None else pytest.approx(goodput))
+    assert row["requests_s"] == pytest.approx(1.0)
+
+
+def test_a_server_is_shared_by_its_devices_and_pays_joules_for_all_tokens() -> None:
+    row = served({"energy_j": 50.0, "window_s": 2.0}, n_devices=2)
+    assert row["device_output_tok_s"] == pytest.approx(row["output_tok_s"] / 2)
+    assert row["energy_per_token_j"] == pytest.approx(25.0 / row["total_tok_s"])
+    assert served()["energy_per_token_j"] is None
+
+
 def test_a_row_is_the_geometric_mean_of_its_replicates() -> None:
     records = [record("none", i, gap=gap) for i, gap in enumerate([0.1, 0.2, 0.4])]
     (row,) = summarise(Results(records=records))
