@@ -154,6 +154,17 @@ def test_a_random_effect_is_the_t_test_of_the_machines_centres() -> None:
     assert found.enough
 
 
+def test_restart_scatter_of_machines_is_pooled_by_their_degrees_of_freedom() -> None:
+    few, many = [1.0, 1.1], drawn(6, 5)
+    found = card_ratio([still(few), still(many), still([1.05])], [still([2.0] * 6)])
+    squares = [np.var(np.log(each), ddof=1) for each in (few, many)]
+    assert found.restart_sd_baseline == pytest.approx(math.sqrt((squares[0] + 4 * squares[1]) / 5))
+    assert found.restart_sd_candidate == 0.0
+    assert found.machine_sd_candidate is None
+    alone = card_ratio([still([v]) for v in (1.0, 1.1, 0.9)], [still([2.0] * 6)])
+    assert alone.restart_sd_baseline is None
+
+
 def test_what_has_no_logarithm_is_refused_with_its_place() -> None:
     with pytest.raises(InputError, match=r"candidate\[1\]: 0\.0 is not a finite number above 0"):
         unpaired_ratio(still([1.0]), still([1.0, 0.0]))

@@ -267,6 +267,8 @@ def test_a_line_that_is_too_long_costs_only_itself(
     path.write_bytes(b"first\n" + b"x" * 20 * 3 + b"\n" + b"y" * 20 + b"\n\nlast")
     found = [(number, begin, text[:5]) for number, begin, text in file.placed_lines(path)]
     assert found == [(1, 0, b"first"), (2, 6, b"xxxxx"), (3, 67, b"yyyyy"), (5, 89, b"last")]
+    assert [number for number, _, _ in file.placed_lines(path, 6, 88)] == [1, 2]
+    assert list(file.placed_lines(path, 6, 6)) == []
 
 
 def test_a_pipe_holds_no_results(tmp_path: Path) -> None:
