@@ -106,6 +106,9 @@ def test_welch_stands_beside_it_and_widens_it_where_the_machines_scatter_unalike
     assert found.ci_high is not None
     assert found.ci_low <= math.exp(ends.low)
     assert found.ci_high >= math.exp(ends.high)
+    rank_p = mannwhitneyu(np.log(x), np.log(y), method="exact").pvalue
+    assert found.p_value == pytest.approx(t.pvalue)
+    assert t.pvalue > 2 * rank_p
 
 
 def test_constant_figures_have_a_ratio_and_no_spread() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ from bench.demand.search import Probe
 from bench.records.file import read
 from bench.report.page import assemble
 from bench.summary import summarise
-from bench.summary.service import ServiceLevel, probe_of
+from bench.summary.service import LoadPoint, ServiceLevel, probe_of
 from tests.queues import mgk
 from tests.slo_results import SLO, SLOTS, made, write_search
 
@@ -212,6 +214,28 @@ def test_a_search_in_which_a_lower_rate_did_worse_is_marked(folder: Path) -> Non
     assert len(marked.good) == 7
     for row, codes in ((marked, {"NOT_MONOTONE"}), (other, set())):
         assert {doubt.code for one in row.replicates for doubt in one.doubts} == codes
+
+
+def test_a_user_has_no_speed_where_few_answered_or_all_at_once(folder: Path) -> None:
+    results = read(folder)
+
+    def curve(change: Callable[[Mapping[str, Any]], dict[str, Any]]) -> list[LoadPoint]:
+        one = [
+            replace(r, samples={**r.samples, **change(r.samples)})
+            for r in results.records
+            if r.replicate == 0 and "none" in r.variant["name"]
+        ]
+        level = summarise(replace(results, records=one)).rows[0].level
+        assert level is not None
+        return level.curve
+
+    def first_five(samples: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: each[:5] for name, each in samples.items() if isinstance(each, list)}
+
+    assert all(point.user_tok_s is not None for point in curve(lambda _: {}))
+    assert {point.user_tok_s for point in curve(first_five)} == {None}
+    in_one_piece = curve(lambda samples: {"e2e_s": samples["prefill_s"]})
+    assert {point.user_tok_s for point in in_one_piece} == {None}
 
 
 def test_the_cost_of_the_highest_load_is_a_verdict(

@@ -110,6 +110,7 @@ def test_a_server_is_shared_by_its_devices_and_pays_joules_for_all_tokens() -> N
     assert row["device_output_tok_s"] == pytest.approx(row["output_tok_s"] / 2)
     assert row["energy_per_token_j"] == pytest.approx(25.0 / row["total_tok_s"])
     assert row["absent"]["goodput_req_s"].startswith("no limit was given")
+    assert row["absent"]["ttft_p99_s"].startswith("2 values; a 99th percentile needs")
     assert row["absent"]["energy_per_output_token_j"].startswith("a server's prompts and new")
     assert served()["energy_per_token_j"] is None
     assert served()["absent"]["energy_per_token_j"] == "no counter read"
