@@ -438,9 +438,11 @@ def test_a_workload_of_one_arm_alone_has_no_row() -> None:
     assert {found["n_prompt"] for found in compare(both, Rules())} == {8}
 
 
-def test_a_counter_that_did_not_move_costs_its_pair_only() -> None:
+@pytest.mark.parametrize("still", ["none", "int8"])
+def test_a_counter_that_did_not_move_costs_its_pair_only(still: str) -> None:
     def energy(index: int, quant: str) -> dict[str, Any]:
-        return {"energy": {"decode": {"energy_j": 0.0 if index == 3 else 5.0, "tokens": 10}}}
+        joules = 0.0 if (index, quant) == (3, still) else 5.0
+        return {"energy": {"decode": {"energy_j": joules, "tokens": 10}}}
 
     results = arms(1.5, change=energy)
     assert row(results)["n_pairs"] == 8

@@ -139,6 +139,8 @@ def test_a_drift_over_a_run_is_seen_and_noise_is_not() -> None:
     assert not drifts([(v, 600.0 * i) for i, v in enumerate(noise)])
     assert drifts([(v * (1 - 0.01 * i), 600.0 * i) for i, v in enumerate(noise)])
     assert not drifts([(1 - 0.001 * i, 600.0 * i) for i in range(8)]), "below 1%: no matter"
+    assert drifts([(1 - 0.01 * i, 600.0 * i) for i in range(6)])
+    assert not drifts([(1 - 0.01 * i, 600.0 * (i // 2)) for i in range(8)]), "four moments only"
 
 
 def test_a_random_effect_is_the_t_test_of_the_machines_centres() -> None:
