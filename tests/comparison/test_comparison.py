@@ -419,6 +419,11 @@ def test_an_index_of_two_runs_pairs_with_the_nearest_in_time() -> None:
     other = arm("int8", ("f", 0, "29"), ("e", 0, "26"), ("e", 1, "30"), ("e", 0, "22"))
     paired = [(a.started_at[8:10], b.started_at[8:10]) for a, b in pairs_of(one, other)]
     assert sorted(paired) == [("21", "22"), ("23", "30"), ("24", "29"), ("25", "26")]
+    # The machine comes before the time.
+    there = [replicate(replace(a.record, environment="e2")) for a in arm("none", ("e", 0, "22"))]
+    theirs = [replicate(replace(a.record, environment="e2")) for a in arm("int8", ("e", 0, "24"))]
+    places = [(a.environment, b.environment) for a, b in pairs_of(one + there, theirs + other)]
+    assert sorted(places) == [("e1", "e1")] * 4 + [("e2", "e2")]
     # Each experiment once, and one left over on each side: those go together.
     rest = pairs_of(one[1:2] + arm("none", ("g", 0, "27")), other[:1] + other[3:])
     assert [(a.started_at[8:10], b.started_at[8:10]) for a, b in rest] == [

@@ -115,6 +115,14 @@ def test_a_year_of_an_owned_machine_by_hand() -> None:
     assert bought.usd_per_powered_hour() == pytest.approx((payment + 100) / 4380)
 
 
+def test_a_card_may_keep_all_of_its_value_and_no_more() -> None:
+    kept = replace(RTX_4080, salvage_share=1, rate_of_return=0, years=4)
+
+    assert kept.usd_per_year() == pytest.approx(800 / 4)
+    with pytest.raises(InputError, match=r"salvage_share: 1\.01 must be at most 1"):
+        replace(RTX_4080, salvage_share=1.01)
+
+
 def test_the_run_table_and_the_machine_agree() -> None:
     card = rented(0.42, utilization=0.3)
 

@@ -232,7 +232,17 @@ def test_a_user_has_no_speed_where_few_answered_or_all_at_once(folder: Path) -> 
     def first_five(samples: Mapping[str, Any]) -> dict[str, Any]:
         return {name: each[:5] for name, each in samples.items() if isinstance(each, list)}
 
-    assert all(point.user_tok_s is not None for point in curve(lambda _: {}))
+    points = curve(lambda _: {})
+    assert all(point.user_tok_s is not None for point in points)
+    served = curve(
+        lambda samples: {
+            "prefill_s": [0.1] * len(samples["e2e_s"]),
+            "e2e_s": [0.2] * len(samples["e2e_s"]),
+        }
+    )
+    for point in served:  # every request within the limits
+        assert point.goodput_req_s == pytest.approx(point.requests_s)
+    assert points[-1].goodput_req_s < points[-1].requests_s
     assert {point.user_tok_s for point in curve(first_five)} == {None}
     in_one_piece = curve(lambda samples: {"e2e_s": samples["prefill_s"]})
     assert {point.user_tok_s for point in in_one_piece} == {None}

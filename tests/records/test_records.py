@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import subprocess
@@ -9,12 +10,25 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from bench import records
 from bench.errors import InputError, UnsupportedError
-from bench.records import FILE, SCHEMA, Environment, QualityRecord, Record, file, from_json, to_json
+from bench.records import (
+    EPOCH,
+    FILE,
+    SCHEMA,
+    Environment,
+    QualityRecord,
+    Record,
+    file,
+    from_json,
+    to_json,
+    utc_now,
+)
 from bench.records.file import Writer, read
 
 VARIANT = {
@@ -223,6 +237,23 @@ def test_what_readers_can_do_without_is_accepted(
     line: Record | QualityRecord, keys: dict[str, Any]
 ) -> None:
     assert isinstance(from_json(changed(line, keys)), type(line))
+
+
+def test_a_clock_that_stands_wrong_still_gives_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock(datetime.datetime):
+        @classmethod
+        def now(cls, _: object = None) -> Any:
+            return told()
+
+    def beyond() -> None:
+        raise OverflowError("year 10000 is out of range")
+
+    clock = SimpleNamespace(datetime=Clock, UTC=datetime.UTC)
+    monkeypatch.setattr(records, "datetime", clock)
+    told: Callable[[], object] = beyond
+    assert utc_now().startswith("9999-12-31T23:59:59")
+    told = lambda: EPOCH - datetime.timedelta(days=400)  # noqa: E731
+    assert utc_now() == EPOCH.isoformat()
 
 
 def test_nan_is_never_written(tmp_path: Path) -> None:

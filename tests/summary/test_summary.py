@@ -16,6 +16,8 @@ from bench.experiment.selectors import short_names
 from bench.records import QualityRecord, Record
 from bench.records.file import Results
 from bench.report.tables.run import show
+from bench.summary import replicate
+from bench.summary import summarise as rows_of
 from bench.summary.replicate import speeds
 
 EXPERIMENT = Experiment(
@@ -114,6 +116,18 @@ def test_a_server_is_shared_by_its_devices_and_pays_joules_for_all_tokens() -> N
     assert row["absent"]["energy_per_output_token_j"].startswith("a server's prompts and new")
     assert served()["energy_per_token_j"] is None
     assert served()["absent"]["energy_per_token_j"] == "no counter read"
+    (without,) = rows_of(Results(records=[record("none")]))
+    assert (without.systematic_error, without.energy_disagreement) == (0.0, None)
+
+
+def test_a_replicate_is_valid_if_it_finished_and_its_decoding_stands() -> None:
+    assert replicate(record("none")).valid
+    assert not replicate(record("none", status="failed", samples={})).valid
+    assert not replicate(record("none", reasons=("DRIFT",))).valid
+    unsteady = {"reasons": ("NO_STEADY_STATE",), "warmup": {"unsteady": ["prefill"]}}
+    assert replicate(record("none", **unsteady)).valid
+    one_token = {"n_prompt": 8, "n_gen": 1, "n_batch": 2}
+    assert not replicate(record("none", workload=one_token, **unsteady)).valid
 
 
 def test_a_row_is_the_geometric_mean_of_its_replicates() -> None:
