@@ -212,6 +212,17 @@ def test_imports_of_two_machines_give_a_ratio_at_their_prices_and_no_verdict() -
         assert "NOT_PAIRED" in row["reasons"]
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_what_speaks_against_either_import_is_said(which: int) -> None:
+    parts = [changed(one, range(8), origin="tool") for one in (machine("a"), machine("b", TI))]
+    changed(parts[which], [3], reasons=("DRIFT",))
+    found = rows(together(*parts))
+    assert found["decode"]["reasons"] == ["DRIFT", "NOT_PAIRED"]
+    assert found["memory"]["reasons"] == ["NOT_PAIRED"]
+    changed(parts[which], [3], reasons=("ABOVE_BOUND",))
+    assert rows(together(*parts))["decode"]["verdict"] == "invalid"
+
+
 def test_other_weights_are_another_arm() -> None:
     results = two()
     results.records = [
