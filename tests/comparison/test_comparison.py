@@ -443,6 +443,17 @@ def test_a_workload_of_one_arm_alone_has_no_row() -> None:
     assert {found["n_prompt"] for found in compare(both, Rules())} == {8}
 
 
+def test_machines_that_are_pooled_give_the_pairs_of_each() -> None:
+    parts = [arms(1.5), another_day(arms(1.5, noise=0.006), "e2")]
+    both = Results(
+        records=[one for part in parts for one in part.records],
+        environments={id_: one for part in parts for id_, one in part.environments.items()},
+    )
+    found = row(both, rules=Rules(pool=True))
+    assert (found["n_pairs"], found["verdict"]) == (16, "higher")
+    assert found["reasons"] == ["CONFIG_DIFFERS"]
+
+
 @pytest.mark.parametrize("still", ["none", "int8"])
 def test_a_counter_that_did_not_move_costs_its_pair_only(still: str) -> None:
     def energy(index: int, quant: str) -> dict[str, Any]:
