@@ -229,7 +229,7 @@ def test_what_readers_cannot_compute_with_is_refused_by_its_key(
         (RECORD, {"origin": "tool", "status": "failed", "samples": {}}),
         (RECORD, {"origin": "tool", "samples": {"decode_tok_s": [9.0], "itl_s": [[0.0]]}}),
         (RECORD, {"origin": "tool", "samples": SERVED, "workload.n_gen": 0}),
-        (QUALITY, {"kld": None, "same_top1": None}),
+        (QUALITY, {"kld": None, "same_top1": None, "figures": None}),
         (QUALITY, {"figures": {"continuations": [{"new_tokens": 3, "agreed_tokens": 0}, {}]}}),
     ],
 )
