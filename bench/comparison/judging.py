@@ -5,11 +5,10 @@ Pairs are held as columns, so that a hundred thousand of them are judged as quic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
 from statistics import fmean
-from typing import TYPE_CHECKING, Final, overload
+from typing import TYPE_CHECKING, Final
 
 from bench.records.codes import Part, excludes, touches
 from bench.statistics import deviation
@@ -35,33 +34,9 @@ POWER_CAP_LIMIT: Final = 0.1
 """Share of the samples; one sample in ten of a short window is chance."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """A replicate of each arm, measured side by side."""
-
-    baseline: Replicate
-    candidate: Replicate
-    doubts: tuple[Doubt, ...]
-    """Of both, and those that only the two together show."""
-
-    @property
-    def times(self) -> tuple[datetime, datetime]:
-        """When the first and the second of the two started."""
-        first, second = self.baseline.started, self.candidate.started
-        return (first, second) if first <= second else (second, first)
-
-    def against(self, parts: frozenset[Part]) -> tuple[str, ...]:
-        """The codes that touch figures made of these parts."""
-        return against(self.doubts, parts)
-
-    def counts(self, parts: frozenset[Part]) -> bool:
-        """Whether the pair is evidence for figures made of these parts."""
-        return not any(excludes(code) for code in self.against(parts))
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class Pairs(Sequence[Pair]):
-    """Pairs of two arms; the i-th is the i-th of either side."""
+class Pairs:
+    """Pairs of two arms, measured side by side; the i-th is the i-th of either side."""
 
     baseline: Pooling
     candidate: Pooling
@@ -71,19 +46,8 @@ class Pairs(Sequence[Pair]):
     def __len__(self) -> int:
         return len(self.baseline)
 
-    @overload
-    def __getitem__(self, at: int) -> Pair: ...
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[Pair]: ...
-    def __getitem__(self, at: int | slice) -> Pair | Sequence[Pair]:
-        if isinstance(at, slice):
-            return [self[i] for i in range(*at.indices(len(self)))]
-        if at >= len(self):
-            raise IndexError(at)
-        one, other = self.baseline[at], self.candidate[at]
-        own = (doubt for each in (one, other) for doubt in each.doubts)
-        marks = (doubt for doubt, seen in self.marks if seen[at])
-        return Pair(baseline=one, candidate=other, doubts=(*own, *marks))
+    def __iter__(self) -> Iterator[tuple[Replicate, Replicate]]:
+        return zip(self.baseline, self.candidate, strict=True)
 
     def counts(self, parts: frozenset[Part]) -> Flags:
         """Which pairs are evidence for figures made of these parts."""

@@ -55,7 +55,7 @@ def pairs_wanted(experiment: Experiment, results: Results, target: float) -> int
 
 
 def _pairs(base: Pooling, other: Pooling, target: float) -> int | None:
-    speeds = [(_speed(pair.baseline), _speed(pair.candidate)) for pair in pairs_of(base, other)]
+    speeds = [(_speed(one), _speed(two)) for one, two in pairs_of(base, other)]
     if len(speeds) < 3:
         return None
     return pairs_for(target, log_ratios([b for b, _ in speeds], [c for _, c in speeds]))

@@ -198,7 +198,7 @@ def _normal_p(d: Sequence[float]) -> float:
     tied = float((ties.astype(np.float64) ** 3 - ties).sum())
     variance = (n * (n + 1) * (2 * n + 1) - tied / 2) / 24
     z = (positive - n * (n + 1) / 4) / math.sqrt(variance)
-    return min(1.0, 2 * float(ndtr(-abs(z))))
+    return 2 * float(ndtr(-abs(z)))
 
 
 def _paired_t(

@@ -59,12 +59,6 @@ class EnergyFigures:
     def windows(self) -> tuple[EnergyWindow, ...]:
         return tuple(w for w in (self.prefill, self.decode) if w is not NO_WINDOW)
 
-    @property
-    def idle_w(self) -> float | None:
-        """Measured once a replicate, so that every window of it carries the same figure."""
-        each = (w.idle_power_w for w in (self.whole, self.decode, self.prefill))
-        return next((watts for watts in each if watts is not None), None)
-
 
 NO_ENERGY: Final = EnergyFigures()
 WHOLE: Final = frozenset({"energy_j", "idle_power_w", "scope"})

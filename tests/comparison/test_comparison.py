@@ -22,7 +22,7 @@ from bench.records import Environment
 from bench.records.file import Results, Writer
 from bench.report.tables import to_markdown
 from bench.report.tables.compare import columns, table, to_read, words
-from bench.summary import replicate
+from bench.summary import Replicate, replicate
 from tests.summary.test_summary import quality, record
 
 Change = Callable[[int, str], dict[str, Any]]
@@ -87,6 +87,19 @@ def test_a_wide_interval_is_ambiguous() -> None:
     found = row(arms(1.0, noise=0.1))
     assert (found["verdict"], found["significant"]) == ("ambiguous", False)
     assert "CV" in found["reasons"]
+
+
+def test_replicates_of_one_new_token_vary_by_their_prefill() -> None:
+    def prompts(noise: float) -> Results:
+        def only(index: int, quant: str) -> dict[str, Any]:
+            slow = 1 + noise * (index % 2)
+            samples = {"prefill_s": [0.2 * slow] * 3, "itl_s": [[]] * 3, "e2e_s": [0.2 * slow] * 3}
+            return {"samples": samples, "workload": {"n_prompt": 8, "n_gen": 1, "n_batch": 2}}
+
+        return arms(change=only)
+
+    assert "CV" not in row(prompts(0.05), "prefill")["reasons"]
+    assert "CV" in row(prompts(0.2), "prefill")["reasons"]
 
 
 @pytest.mark.parametrize("pairs", [1, 3, 5])
@@ -391,13 +404,61 @@ def test_the_same_work_on_two_machines_is_refused_and_pairs_stay_on_their_machin
         [replicate(r) for r in both if r.variant["quant"] == "int8"],
     )
     assert len(pairs) == 15
-    assert all(pair.baseline.environment == pair.candidate.environment for pair in pairs)
-    assert len({id(pair.baseline) for pair in pairs}) == 15
+    assert all(one.environment == other.environment for one, other in pairs)
+    assert len({id(one) for one, _ in pairs}) == 15
 
 
-def test_a_counter_that_did_not_move_costs_its_pair_only() -> None:
+def test_an_index_of_two_runs_pairs_with_the_nearest_in_time() -> None:
+    def arm(quant: str, *starts: tuple[str, int, str]) -> list[Replicate]:
+        return [
+            replicate(record(quant, index, experiment=name, started_at=f"2026-11-{day}T00:00:00Z"))
+            for name, index, day in starts
+        ]
+
+    one = arm("none", ("e", 1, "23"), ("e", 0, "21"), ("e", 0, "25"), ("f", 0, "24"))
+    other = arm("int8", ("f", 0, "29"), ("e", 0, "26"), ("e", 1, "30"), ("e", 0, "22"))
+    paired = [(a.started_at[8:10], b.started_at[8:10]) for a, b in pairs_of(one, other)]
+    assert sorted(paired) == [("21", "22"), ("23", "30"), ("24", "29"), ("25", "26")]
+    # The machine comes before the time.
+    there = [replicate(replace(a.record, environment="e2")) for a in arm("none", ("e", 0, "22"))]
+    theirs = [replicate(replace(a.record, environment="e2")) for a in arm("int8", ("e", 0, "24"))]
+    places = [(a.environment, b.environment) for a, b in pairs_of(one + there, theirs + other)]
+    assert sorted(places) == [("e1", "e1")] * 4 + [("e2", "e2")]
+    # Each experiment once, and one left over on each side: those go together.
+    rest = pairs_of(one[1:2] + arm("none", ("g", 0, "27")), other[:1] + other[3:])
+    assert [(a.started_at[8:10], b.started_at[8:10]) for a, b in rest] == [
+        ("21", "22"),
+        ("27", "29"),
+    ]
+
+
+def test_a_workload_of_one_arm_alone_has_no_row() -> None:
+    results = arms(1.5)
+    alone = [
+        replace(r, key=f"long{r.key}", workload=r.workload | {"n_prompt": 64})
+        for r in results.records
+        if r.variant["quant"] == "none"
+    ]
+    both = Results(records=[*alone, *results.records], environments=results.environments)
+    assert {found["n_prompt"] for found in compare(both, Rules())} == {8}
+
+
+def test_machines_that_are_pooled_give_the_pairs_of_each() -> None:
+    parts = [arms(1.5), another_day(arms(1.5, noise=0.006), "e2")]
+    both = Results(
+        records=[one for part in parts for one in part.records],
+        environments={id_: one for part in parts for id_, one in part.environments.items()},
+    )
+    found = row(both, rules=Rules(pool=True))
+    assert (found["n_pairs"], found["verdict"]) == (16, "higher")
+    assert found["reasons"] == ["CONFIG_DIFFERS"]
+
+
+@pytest.mark.parametrize("still", ["none", "int8"])
+def test_a_counter_that_did_not_move_costs_its_pair_only(still: str) -> None:
     def energy(index: int, quant: str) -> dict[str, Any]:
-        return {"energy": {"decode": {"energy_j": 0.0 if index == 3 else 5.0, "tokens": 10}}}
+        joules = 0.0 if (index, quant) == (3, still) else 5.0
+        return {"energy": {"decode": {"energy_j": joules, "tokens": 10}}}
 
     results = arms(1.5, change=energy)
     assert row(results)["n_pairs"] == 8

@@ -145,6 +145,84 @@ def test_what_computes_must_agree_and_what_else_differs_is_named() -> None:
     assert (driver["reasons"], driver["verdict"]) == (["CONFIG_DIFFERS"], "lower")
 
 
+def test_devices_of_two_kinds_are_named() -> None:
+    results = two()
+    results.records = [
+        replace(one, variant=one.variant | {"device": "cpu"})
+        if one.environment == "env-right"
+        else one
+        for one in results.records
+    ]
+    assert rows(results)["decode"]["differs"] == ["device cuda / cpu"]
+    assert rows(two())["decode"]["differs"] == []
+
+
+def with_energy(results: Results, joules: float) -> Results:
+    window = {"energy_j": joules, "tokens": 10, "systematic_error": 0.01}
+    return changed(results, range(len(results.records)), energy={"decode": window})
+
+
+def with_worse_counter(results: Results) -> Results:
+    """One replicate of which may be off by 30%."""
+    energy = {"decode": results.records[3].energy["decode"] | {"systematic_error": 0.3}}
+    return replace(results, records=changed(replace(results), [3], energy=energy).records)
+
+
+def test_a_difference_within_the_worst_counters_error_is_no_verdict() -> None:
+    fleet = [with_energy(machine(f"s{i}"), 5.0 + i / 1e3) for i in range(3)]
+    others = [with_energy(machine(f"t{i}", TI), 6.0 + i / 1e3) for i in range(3)]
+    assert rows(together(*fleet, *others))["energy"]["verdict"] == "higher"
+    for place in (1, 4):
+        parts = [*fleet, *others]
+        parts[place] = with_worse_counter(parts[place])
+        found = rows(together(*parts))["energy"]
+        assert (found["verdict"], found["significant"]) == ("ambiguous", False)
+        assert "SYSTEMATIC_ERROR" in found["reasons"]
+
+
+def test_a_card_of_several_machines_is_no_baseline_to_choose_from() -> None:
+    results = together(machine("a"), machine("b"), machine("t", TI, speed=0.8))
+    with pytest.raises(InputError, match="baseline 'rtx-4080-super' means several machines: "):
+        rows(results, baseline="rtx-4080-super")
+
+
+def test_machines_without_a_workload_in_common_are_said() -> None:
+    right = machine("right", TI)
+    longer = {"n_prompt": 64, "n_gen": 3, "n_batch": 2}
+    results = together(machine("left"), changed(right, range(8), workload=longer))
+    with pytest.raises(InputError, match="no arm was measured at the same workload"):
+        rows(results)
+
+
+def test_machines_of_different_origin_are_not_compared() -> None:
+    made_up = changed(machine("right", TI), range(8), origin="synthetic")
+    with pytest.raises(InputError, match="different origin are not mixed: measured, synthetic"):
+        rows(together(machine("left"), made_up))
+
+
+def test_imports_of_two_machines_give_a_ratio_at_their_prices_and_no_verdict() -> None:
+    parts = (machine("left"), machine("right", TI, speed=0.5))
+    imported = together(*(changed(part, range(8), origin="tool") for part in parts))
+    prices = Prices(usd_per_hour={"rtx-4080-super": 0.40, "rtx-3080-ti": 0.10}, source="test")
+    found = rows(imported, prices=prices)
+    assert found["decode"]["ratio"] == pytest.approx(0.5, rel=0.02)
+    assert found["cost"]["ratio"] == pytest.approx(0.25 / 0.5, rel=0.02)
+    for row in found.values():
+        assert (row["verdict"], row["ci_low"]) == ("ambiguous", None)
+        assert "NOT_PAIRED" in row["reasons"]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_what_speaks_against_either_import_is_said(which: int) -> None:
+    parts = [changed(one, range(8), origin="tool") for one in (machine("a"), machine("b", TI))]
+    changed(parts[which], [3], reasons=("DRIFT",))
+    found = rows(together(*parts))
+    assert found["decode"]["reasons"] == ["DRIFT", "NOT_PAIRED"]
+    assert found["memory"]["reasons"] == ["NOT_PAIRED"]
+    changed(parts[which], [3], reasons=("ABOVE_BOUND",))
+    assert rows(together(*parts))["decode"]["verdict"] == "invalid"
+
+
 def test_other_weights_are_another_arm() -> None:
     results = two()
     results.records = [
@@ -186,7 +264,7 @@ def test_replicates_that_are_no_evidence_are_left_out() -> None:
     assert (found["n_baseline"], found["n_left_out"], found["verdict"]) == (7, 1, "lower")
     assert found["reasons"] == ["THERMAL_THROTTLE"]
     spoilt = rows(changed(two(), range(5), reasons=("THERMAL_THROTTLE",)))
-    assert spoilt["decode"]["verdict"] == "invalid"
+    assert (spoilt["decode"]["verdict"], spoilt["decode"]["n_left_out"]) == ("invalid", 0)
     assert spoilt["memory"]["verdict"] == "same"
 
 

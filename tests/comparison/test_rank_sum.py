@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import mannwhitneyu, ttest_ind, wilcoxon
 
 from bench.errors import InputError
+from bench.statistics import unpaired
 from bench.statistics.paired import paired_ratio, rank_sum_counts
 from bench.statistics.unpaired import (
     card_ratio,
@@ -75,6 +76,18 @@ def test_the_interval_holds_what_the_test_does_not_reject(n: int) -> None:
     assert 0.95 <= found.coverage < 0.98
 
 
+@pytest.mark.parametrize(("n", "m"), [(31, 31), (6, 60)])
+def test_beyond_the_exact_law_the_interval_is_as_wide(
+    n: int, m: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = still(drawn(1, n)), still(drawn(2, m))
+    normal = unpaired._depth(n, m, 0.95)[0]
+    monkeypatch.setattr(unpaired, "EXACT_UP_TO", n + m)
+    exact = unpaired._depth.__wrapped__(n, m, 0.95)[0]
+    assert abs(normal - exact) <= 1
+    assert unpaired_ratio(x, y).enough
+
+
 def test_three_and_three_have_no_interval() -> None:
     found = unpaired_ratio(still(drawn(1, 3)), still(drawn(2, 3)))
     assert found.ci_low is found.coverage is None
@@ -93,6 +106,9 @@ def test_welch_stands_beside_it_and_widens_it_where_the_machines_scatter_unalike
     assert found.ci_high is not None
     assert found.ci_low <= math.exp(ends.low)
     assert found.ci_high >= math.exp(ends.high)
+    rank_p = mannwhitneyu(np.log(x), np.log(y), method="exact").pvalue
+    assert found.p_value == pytest.approx(t.pvalue)
+    assert t.pvalue > 2 * rank_p
 
 
 def test_constant_figures_have_a_ratio_and_no_spread() -> None:
@@ -123,18 +139,35 @@ def test_a_drift_over_a_run_is_seen_and_noise_is_not() -> None:
     assert not drifts([(v, 600.0 * i) for i, v in enumerate(noise)])
     assert drifts([(v * (1 - 0.01 * i), 600.0 * i) for i, v in enumerate(noise)])
     assert not drifts([(1 - 0.001 * i, 600.0 * i) for i in range(8)]), "below 1%: no matter"
+    assert drifts([(1 - 0.01 * i, 600.0 * i) for i in range(6)])
+    assert not drifts([(1 - 0.01 * i, 600.0 * (i // 2)) for i in range(8)]), "four moments only"
 
 
 def test_a_random_effect_is_the_t_test_of_the_machines_centres() -> None:
     base = [still([v] * 8) for v in (1.0, 1.1, 0.9)]
-    other = [still([v] * 8) for v in (2.0, 2.3, 1.9)]
+    other = [still([v * math.exp(-0.01), v * math.exp(0.01)]) for v in (2.0, 2.3, 1.9)]
     found = card_ratio(base, other)
     t = ttest_ind(np.log([2.0, 2.3, 1.9]), np.log([1.0, 1.1, 0.9]), equal_var=False)
     ends = t.confidence_interval(0.95)
     assert (found.ci_low, found.ci_high) == pytest.approx((math.exp(ends.low), math.exp(ends.high)))
     assert found.machine_sd_baseline == pytest.approx(np.std(np.log([1.0, 1.1, 0.9]), ddof=1))
     assert found.restart_sd_baseline == 0.0
+    assert found.restart_sd_candidate == pytest.approx(0.01 * math.sqrt(2))
+    centres = np.var(np.log([2.0, 2.3, 1.9]), ddof=1)
+    assert found.machine_sd_candidate == pytest.approx(math.sqrt(centres - 0.01**2))
+    assert (found.n_baseline, found.n_candidate) == (24, 6)
     assert found.enough
+
+
+def test_restart_scatter_of_machines_is_pooled_by_their_degrees_of_freedom() -> None:
+    few, many = [1.0, 1.1], drawn(6, 5)
+    found = card_ratio([still(few), still(many), still([1.05])], [still([2.0] * 6)])
+    squares = [np.var(np.log(each), ddof=1) for each in (few, many)]
+    assert found.restart_sd_baseline == pytest.approx(math.sqrt((squares[0] + 4 * squares[1]) / 5))
+    assert found.restart_sd_candidate == 0.0
+    assert found.machine_sd_candidate is None
+    alone = card_ratio([still([v]) for v in (1.0, 1.1, 0.9)], [still([2.0] * 6)])
+    assert alone.restart_sd_baseline is None
 
 
 def test_what_has_no_logarithm_is_refused_with_its_place() -> None:

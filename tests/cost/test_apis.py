@@ -89,6 +89,12 @@ def test_a_price_with_history_is_that_of_the_day() -> None:
         api_on(model, datetime.date(2026, 10, 17))  # until then 0.05, nobody says since when
 
 
+def test_an_undated_price_counts_from_the_day_of_the_release() -> None:
+    assert api_on("openai/gpt-5", as_of()).since == as_of()
+    with pytest.raises(InputError, match="no price of openai/gpt-5 is in force"):
+        api_on("openai/gpt-5", as_of() - datetime.timedelta(days=1))
+
+
 def test_the_historic_rows_stay_ours_where_the_package_has_no_history() -> None:
     before = api_on("openai/o1-mini", datetime.date(2025, 1, 30))
     after = api_on("openai/o1-mini", datetime.date(2025, 1, 31))

@@ -98,6 +98,31 @@ def test_payments_are_worth_the_price(rate, years) -> None:
     assert payment * worth == pytest.approx(1)
 
 
+def test_a_year_of_an_owned_machine_by_hand() -> None:
+    # 10% a year on 1,200 + 800 dollars for 2 years; the card is then worth 30% of its price.
+    bought = Ownership(
+        price_usd=1200,
+        host_usd=800,
+        years=2,
+        rate_of_return=0.1,
+        salvage_share=0.3,
+        opex_usd_per_year=100,
+        powered_share=0.5,
+    )
+    payment = 0.1 * 1.1**2 / (1.1**2 - 1) * (2000 - 360 / 1.1**2)
+
+    assert bought.usd_per_year() == pytest.approx(payment + 100)
+    assert bought.usd_per_powered_hour() == pytest.approx((payment + 100) / 4380)
+
+
+def test_a_card_may_keep_all_of_its_value_and_no_more() -> None:
+    kept = replace(RTX_4080, salvage_share=1, rate_of_return=0, years=4)
+
+    assert kept.usd_per_year() == pytest.approx(800 / 4)
+    with pytest.raises(InputError, match=r"salvage_share: 1\.01 must be at most 1"):
+        replace(RTX_4080, salvage_share=1.01)
+
+
 def test_the_run_table_and_the_machine_agree() -> None:
     card = rented(0.42, utilization=0.3)
 
@@ -183,6 +208,8 @@ def test_months_to_pay_back_by_hand() -> None:
     months = cost.months_to_pay_back(RTX_4080, always, 100, 5)
 
     assert months == pytest.approx(2000 / saved)
+    dear = replace(RTX_4080, opex_usd_per_year=1200, powered_share=0.5)
+    assert cost.months_to_pay_back(dear, always, 100, 5) == pytest.approx(2000 / (saved / 2 - 100))
 
 
 def test_what_costs_more_to_run_than_the_api_is_never_paid_back() -> None:

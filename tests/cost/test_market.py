@@ -20,11 +20,11 @@ from typing import Any
 import pytest
 
 from bench.cli import main
-from bench.cost import offers
+from bench.cost import market, offers
 from bench.cost.books import book, own_book, own_folder
 from bench.cost.market import update
 from bench.cost.prices import gpu_rent
-from bench.errors import InputError
+from bench.errors import InputError, UnsupportedError
 from tests.cost_results import write_results
 
 TODAY = datetime.date(2026, 11, 29)
@@ -256,6 +256,14 @@ def test_a_wrong_answer_is_no_price(served: Served, page: bytes, says: str) -> N
 def test_an_unknown_provider_is_named() -> None:
     with pytest.raises(InputError, match="unknown provider 'runpot'; did you mean 'runpod'"):
         update(TODAY, ("runpot",))
+
+
+def test_without_its_package_an_update_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(market, "find_spec", lambda _: None)
+    with pytest.raises(UnsupportedError, match="--update needs gpuhunt: pip install"):
+        update(TODAY, ("runpod",))
 
 
 # ---- vast.ai, which is asked itself ------------------------------------------------------------

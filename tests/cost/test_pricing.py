@@ -120,6 +120,67 @@ def test_without_a_split_only_the_total_is_priced() -> None:
     assert pricing.NO_MIX in mixed.absent
 
 
+def alone(n_prompt: int, n_gen: int, total_tok_s: float, **changes: Any) -> Throughput:
+    """A row of llama-bench: prompts alone, or new tokens alone."""
+    only = measured(n_prompt=n_prompt, n_gen=n_gen, total_tok_s=total_tok_s, prefill_s=None)
+    return dataclasses.replace(only, low=None, high=None, **changes)
+
+
+def test_input_and_output_timed_in_two_rows_make_one_price() -> None:
+    prompt, new = alone(512, 0, 4000.0), alone(0, 128, 100.0)
+    # $0.36 an hour is $1e-4 a second: an input token takes 1/4000 s, an output token 1/100 s.
+    for row in pricing.price([prompt, new], fixed(), Terms(mix=(3.0, 1.0))):
+        assert (row.split_method, row.split_rho) == ("rows-apart", pytest.approx(40.0))
+        assert row.usd_per_mtok_input == pytest.approx(0.025)
+        assert row.usd_per_mtok_output == pytest.approx(1.0)
+        assert row.usd_per_mtok == pytest.approx((3 * 0.025 + 1.0) / 4)
+
+
+def test_a_price_of_two_rows_has_no_interval_of_one_of_them() -> None:
+    items = [alone(512, 0, 4000.0), alone(0, 128, 100.0)]
+    items = [dataclasses.replace(one, low=50.0, high=5000.0) for one in items]
+    for row in pricing.price(items, rent(), Terms(mix=(3.0, 1.0))):
+        assert (row.ci_low, row.ci_high, row.band_low, row.band_high) == (None,) * 4
+        assert f"ci_low, band_low: {pricing.TWO_ROWS}" in row.absent
+    for row in pricing.price(items, rent(), Terms()):
+        assert None not in (row.ci_low, row.band_low)  # its own tokens: of one row
+
+
+def test_of_several_rows_of_the_other_kind_that_nearest_to_the_mix_counts() -> None:
+    long, short = alone(4096, 0, 1000.0), alone(128, 0, 4000.0)
+    new = alone(0, 512, 100.0)
+    for mix, rho in (((8.0, 1.0), 10.0), ((1.0, 4.0), 40.0), (None, 40.0)):
+        rows = pricing.price([long, short, new], fixed(), Terms(mix=mix))
+        assert rows[2].split_rho == pytest.approx(rho), mix
+    longer, shorter = alone(0, 4096, 50.0), alone(0, 64, 100.0)
+    prompt = alone(512, 0, 1000.0)
+    for mix, rho in (((8.0, 1.0), 10.0), ((1.0, 8.0), 20.0), (None, 10.0)):
+        rows = pricing.price([prompt, longer, shorter], fixed(), Terms(mix=mix))
+        assert rows[0].split_rho == pytest.approx(rho), mix
+
+
+def test_one_kind_of_token_alone_prices_that_kind_and_no_mix() -> None:
+    [row] = pricing.price([alone(512, 0, 4000.0)], fixed(), Terms())
+    assert (row.usd_per_mtok_input, row.usd_per_mtok_output) == (pytest.approx(0.025), None)
+    assert row.usd_per_mtok == pytest.approx(0.025)
+    assert pricing.NO_OTHER_HALF in row.absent
+    [row] = pricing.price([alone(0, 128, 100.0)], fixed(), Terms(mix=(3.0, 1.0), against=(GPT_4O,)))
+    assert (row.usd_per_mtok_input, row.usd_per_mtok_output) == (None, pytest.approx(1.0))
+    assert row.usd_per_mtok is None
+    assert (row.ci_low, row.break_even_utilization, row.break_even_tok_s) == (None, None, None)
+    assert row.against_usd_per_mtok == pytest.approx(4.375)
+
+
+def test_what_costs_more_to_run_than_the_api_is_never_paid_back_and_says_so() -> None:
+    cheap = Against(name="0.01:0.01", rates=cost.ApiRates(input=0.01, output=0.01))
+    powered = own(watts_busy=figure(420.0), watts_idle=figure(80.0))
+
+    [row] = pricing.price([measured()], powered, Terms(against=(cheap,)))
+
+    assert row.months_to_pay_back is None
+    assert "months_to_pay_back: running it costs more than the API" in row.absent
+
+
 def test_the_measured_mix_costs_what_was_measured() -> None:
     [plain] = pricing.price([measured()], fixed(), Terms(against=(GPT_4O,)))
     [mixed] = pricing.price([measured()], fixed(), Terms(against=(GPT_4O,), mix=(3, 1)))

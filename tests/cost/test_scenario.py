@@ -39,6 +39,28 @@ def hourly(values) -> float:
     return scenario.machine("rent", values, 0.0, 0.0).usd_per_busy_hour()
 
 
+@pytest.mark.parametrize(
+    ("one", "problem"),
+    [
+        (Range(low=1, mode=1, high=1), "low, high: are equal; write a number"),
+        (Range(low=1, mode=3, high=2), "low, mode, high: 1, 3, 2 are not in order"),
+        (figure(1.0, "usd"), "currency: 'usd' is not a code such as USD"),
+        (
+            rent(utilization=figure(0.5, "EUR")),
+            "utilization: is not money, so it takes no currency",
+        ),
+        (rent(utilization=figure(0.0)), "utilization: 0 must be above 0 and at most 1"),
+        (rent(utilization=figure(1.5)), "utilization: 1.5 must be above 0 and at most 1"),
+        (rent(rent_per_hour=figure(math.inf)), "rent_per_hour: inf is not a finite number"),
+        (rent(years=figure(3.0)), "years: does not belong in a scenario of basis 'rent'"),
+    ],
+)
+def test_a_problem_of_a_scenario_is_named(
+    one: Range | SourcedFigure | Scenario, problem: str
+) -> None:
+    assert list(one.problems()) == [problem]
+
+
 def test_the_shipped_scenarios_have_no_problems() -> None:
     assert scenario.validate_scenarios() == []
     assert len(scenario.scenarios()) == 5

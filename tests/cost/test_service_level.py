@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench.cli import main
 from bench.comparison import Rules, compare
+from bench.demand.search import Probe
 from bench.records.file import read
 from bench.report.page import assemble
 from bench.summary import summarise
-from bench.summary.service import probe_of
+from bench.summary.service import LoadPoint, ServiceLevel, probe_of
 from tests.queues import mgk
 from tests.slo_results import SLO, SLOTS, made, write_search
 
@@ -139,6 +142,112 @@ def test_a_rate_that_is_not_served_keeps_no_limit_however_lax() -> None:
         assert probe is not None
         assert probe.n == found.n
         assert probe.keeps((0.95, 0.95)) == keeps
+
+
+def test_requests_that_failed_kept_no_limit() -> None:
+    record = made("m/endpoint/none", 1.0, 0, 0, 4.0)
+    whole = probe_of(record, SLO)
+    some = probe_of(replace(record, device={"requests": {"n_failed": 3}}), SLO)
+    assert whole is not None
+    assert some == replace(whole, n=whole.n + 3)
+    none = replace(record, status="failed", reasons=("REQUESTS_FAILED",), samples={})
+    all_failed = replace(none, device={"requests": {"n_failed": 7}})
+    assert probe_of(all_failed, SLO) == Probe(rate=4.0, n=7, kept=(0, 0))
+    # What says nothing of the server is no probe.
+    assert probe_of(none, SLO) is None
+    assert probe_of(replace(all_failed, reasons=("CRASH",)), SLO) is None
+    assert probe_of(made("m/endpoint/none", 1.0, 0, 0, None), SLO) is None
+
+
+def level(*replicates: dict[float, int]) -> ServiceLevel:
+    """Rate -> requests of 400 that kept the first limit; all kept the second."""
+    held = {
+        index: tuple(Probe(rate=rate, n=400, kept=(kept, 400)) for rate, kept in each.items())
+        for index, each in enumerate(replicates)
+    }
+    return ServiceLevel(slo=SLO, probes=(), held=held)
+
+
+@pytest.mark.parametrize(
+    ("kept", "monotone"),
+    [
+        ({1.0: 400, 2.0: 200}, True),
+        ({1.0: 200, 2.0: 200}, True),
+        ({1.0: 200, 2.0: 250}, True),  # 3.6 standard deviations
+        ({2.0: 264, 1.0: 200}, False),  # 4.6
+        ({1.0: 400, 2.0: 200, 3.0: 264}, False),
+    ],
+)
+def test_a_lower_rate_that_did_worse_by_more_than_chance_is_seen(
+    kept: dict[float, int], monotone: bool
+) -> None:
+    assert level(kept).monotone is monotone
+    assert level({1.0: 400}, kept).monotone is monotone
+
+
+@pytest.mark.parametrize(
+    ("replicates", "why"),
+    [
+        ([], "no rate of arrivals was measured"),
+        ([{1.0: 200, 2.0: 100}, {4.0: 0}], f"even 1 requests a second do not meet {SLO}"),
+        ([{1.0: 400}, {2.0: 400}], f"every rate tried meets {SLO}"),
+        ([{1.0: 400}, {2.0: 100}], "the search is unfinished; run it again to continue"),
+        ([{1.0: 400, 100.0: 0}], "the search is unfinished; run it again to continue"),
+        ([{1.0: 400, 1.4: 0}], ""),
+    ],
+)
+def test_a_search_without_a_rate_says_why(replicates: list[dict[float, int]], why: str) -> None:
+    assert level(*replicates).absent == why
+
+
+def test_a_search_in_which_a_lower_rate_did_worse_is_marked(folder: Path) -> None:
+    results = read(folder)
+    first = [r for r in results.records if r.replicate == 0 and "none" in r.variant["name"]]
+    rate = min(r.workload["rate"] for r in first if "rate" in r.workload)
+    slow = [
+        replace(r, samples=r.samples | {"prefill_s": [100 * s for s in r.samples["prefill_s"]]})
+        if r in first and r.workload.get("rate") == rate
+        else r
+        for r in results.records
+    ]
+    marked, other = summarise(replace(results, records=slow)).rows
+    assert len(marked.good) == 7
+    for row, codes in ((marked, {"NOT_MONOTONE"}), (other, set())):
+        assert {doubt.code for one in row.replicates for doubt in one.doubts} == codes
+
+
+def curve(folder: Path, change: Callable[[Mapping[str, Any]], dict[str, Any]]) -> list[LoadPoint]:
+    """Of the first replicate of the slow arm, with other samples."""
+    results = read(folder)
+    one = [
+        replace(r, samples={**r.samples, **change(r.samples)})
+        for r in results.records
+        if r.replicate == 0 and "none" in r.variant["name"]
+    ]
+    found = summarise(replace(results, records=one)).rows[0].level
+    assert found is not None
+    return found.curve
+
+
+def test_a_user_has_no_speed_where_few_answered_or_all_at_once(folder: Path) -> None:
+    def first_five(samples: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: each[:5] for name, each in samples.items() if isinstance(each, list)}
+
+    assert all(point.user_tok_s is not None for point in curve(folder, lambda _: {}))
+    assert {point.user_tok_s for point in curve(folder, first_five)} == {None}
+    in_one_piece = curve(folder, lambda samples: {"e2e_s": samples["prefill_s"]})
+    assert {point.user_tok_s for point in in_one_piece} == {None}
+
+
+def test_the_goodput_of_a_load_is_all_that_it_answers_where_each_is_in_time(folder: Path) -> None:
+    def in_time(samples: Mapping[str, Any]) -> dict[str, Any]:
+        n = len(samples["e2e_s"])
+        return {"prefill_s": [0.1] * n, "e2e_s": [0.2] * n}
+
+    for point in curve(folder, in_time):
+        assert point.goodput_req_s == pytest.approx(point.requests_s)
+    last = curve(folder, lambda _: {})[-1]
+    assert (last.goodput_req_s or 0) < (last.requests_s or 0)
 
 
 def test_the_cost_of_the_highest_load_is_a_verdict(

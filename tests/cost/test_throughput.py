@@ -101,6 +101,18 @@ def test_power_weighs_prefill_and_decode_by_their_time() -> None:
     assert found.power_scope == "gpu"
 
 
+def test_a_first_token_later_than_the_request_is_all_prefill() -> None:
+    energy = {
+        "prefill": {"energy_j": 3000.0, "window_s": 10.0, "scope": "gpu"},
+        "decode": {"energy_j": 2000.0, "window_s": 10.0, "scope": "gpu"},
+    }
+    stated = {"prefill_s": [2.0], "e2e_s": [1.0]}  # a tool's own, of different requests
+
+    [found] = throughputs(results(record(energy=energy, samples=stated, origin="tool")))
+
+    assert found.power_w == pytest.approx(300)
+
+
 def test_power_of_the_whole_window_where_the_phases_were_not_read() -> None:
     energy = {"energy_j": 500.0, "window_s": 2.0, "scope": "wall"}
 

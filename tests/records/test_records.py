@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from bench import records
 from bench.errors import InputError, UnsupportedError
-from bench.records import FILE, SCHEMA, Environment, QualityRecord, Record, from_json, to_json
+from bench.records import (
+    EPOCH,
+    FILE,
+    SCHEMA,
+    Environment,
+    QualityRecord,
+    Record,
+    file,
+    from_json,
+    to_json,
+    utc_now,
+)
 from bench.records.file import Writer, read
 
 VARIANT = {
@@ -119,6 +136,131 @@ def test_a_foreign_line_is_named(text: str, words: str) -> None:
         from_json(text)
 
 
+TWICE = {"prefill_s": [0.25] * 2, "itl_s": [[0.5] * 3] * 2, "e2e_s": [1.75] * 2}
+SERVED = TWICE | {"wall_s": 4.0}
+
+
+def changed(line: Record | QualityRecord, keys: dict[str, Any]) -> str:
+    """A line with some keys of its table as given, None for left out; `a.b`: of an inner table."""
+    table = json.loads(to_json(line))
+    for path, value in keys.items():
+        *outer, last = path.split(".")
+        inner = table
+        for name in outer:
+            inner = inner[name]
+        inner |= {last: value}
+        if value is None:
+            del inner[last]
+    return json.dumps(table)
+
+
+@pytest.mark.parametrize(
+    ("line", "keys", "words"),
+    [
+        (RECORD, {"workload.n_gen": 0}, "workload.n_gen: expected a whole number of at least 1"),
+        (RECORD, {"workload.n_prompt": 0, "status": "failed"}, "workload.n_prompt: expected"),
+        (RECORD, {"workload.speed": 1}, "workload: unknown keys: speed"),
+        (RECORD, {"replicate": -1}, "replicate: "),
+        (RECORD, {"reasons": [""]}, "reasons"),
+        (RECORD, {"started_at": "2026-11-23"}, "started_at: not a time"),
+        (RECORD, {"started_at": "2026-13-45T00:00:00Z"}, "started_at: not a time"),
+        (RECORD, {"started_at": "1969-12-31T00:00:00Z"}, "started_at: not a time"),
+        (QUALITY, {"started_at": "yesterday"}, "started_at: not a time"),
+        (RECORD, {"samples": {}}, "one entry for each iteration"),
+        (RECORD, {"samples": TWICE | {"e2e_s": [1.75]}}, "one entry for each iteration"),
+        (RECORD, {"samples": TWICE | {"itl_s": [[0.5] * 3]}}, "one entry for each iteration"),
+        (RECORD, {"samples": TWICE | {"itl_s": [[0.5] * 3, [0.5] * 2]}}, "n_gen - 1 gaps"),
+        (RECORD, {"samples": SERVED | {"itl_s": [[0.5] * 3, [0.5] * 4]}}, "n_gen - 1 gaps"),
+        (RECORD, {"samples": TWICE | {"n_gen": [4, 3]}}, "n_gen - 1 gaps"),
+        (RECORD, {"samples": TWICE | {"n_prompt": [8]}}, "samples.n_prompt: must hold one entry"),
+        (RECORD, {"samples": TWICE | {"n_prompt": [8, None]}}, "samples.n_prompt"),
+        (RECORD, {"samples": TWICE | {"e2e_s": [1.75, 0.0]}}, "samples.e2e_s"),
+        (RECORD, {"samples": TWICE | {"itl_s": [[0.5, 0.5, 0.0]] * 2}}, "samples.itl_s"),
+        (RECORD, {"samples": SERVED | {"wall_s": 0.0}}, "samples.wall_s"),
+        (RECORD, {"energy": {"decode": 5.0}}, "energy.decode: expected a table"),
+        (RECORD, {"energy": {"decode": {"energy_j": 5.0}}}, "energy.decode.tokens: missing"),
+        (
+            RECORD,
+            {"energy": {"prefill": {"energy_j": 5.0, "tokens": 8, "idle_power_w": 1.0}}},
+            "energy.prefill.window_s: missing",
+        ),
+        (RECORD, {"energy": {"host": {"energy_j": -5.0}}}, "energy.host.energy_j"),
+        (RECORD, {"origin": "tool", "samples": {}}, "samples: there are none"),
+        (RECORD, {"origin": "tool", "samples": {"decode_tok_s": []}}, "decode_tok_s: is empty"),
+        (RECORD, {"origin": "tool", "samples": {"decode_tok_s": [0.0]}}, "samples.decode_tok_s"),
+        (
+            RECORD,
+            {"origin": "tool", "samples": SERVED | {"e2e_s": [1.75]}},
+            "prefill_s and e2e_s must hold one entry for each request",
+        ),
+        (
+            RECORD,
+            {"origin": "tool", "samples": {"wall_s": 4.0, "decode_tok_s": [9.0]}},
+            "prefill_s and e2e_s must hold one entry for each request",
+        ),
+        (QUALITY, {"kld": [0.1]}, "kld, nll: not of one length"),
+        (QUALITY, {"same_top1": [1, 2]}, "same_top1"),
+        (
+            QUALITY,
+            {"figures": {"continuations": [{"new_tokens": 3}]}},
+            r"figures.continuations\[0\].agreed_tokens: missing",
+        ),
+    ],
+)
+def test_what_readers_cannot_compute_with_is_refused_by_its_key(
+    line: Record | QualityRecord, keys: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        from_json(changed(line, keys))
+
+
+@pytest.mark.parametrize(
+    ("line", "keys"),
+    [
+        (RECORD, {"started_at": "2026-11-23T00:00:00.5Z"}),
+        (RECORD, {"status": "failed", "samples": {}}),
+        (RECORD, {"samples": TWICE}),
+        (RECORD, {"samples": TWICE | {"n_gen": [4, 3], "itl_s": [[0.5] * 3, [0.5] * 2]}}),
+        (RECORD, {"samples": TWICE | {"n_cached": [8, None]}}),
+        (RECORD, {"samples": SERVED | {"itl_s": [[0.0, 0.5, 0.5], [0.5]]}}),
+        (RECORD, {"energy": {"host": {"energy_j": 5.0}}}),
+        (RECORD, {"energy": {"decode": {"absent": {"energy_j": "no counter"}}}}),
+        (RECORD, {"energy": {"decode": {"energy_j": 5.0, "tokens": 8}}}),
+        (RECORD, {"origin": "tool", "status": "failed", "samples": {}}),
+        (RECORD, {"origin": "tool", "samples": {"decode_tok_s": [9.0], "itl_s": [[0.0]]}}),
+        (RECORD, {"origin": "tool", "samples": SERVED, "workload.n_gen": 0}),
+        (QUALITY, {"kld": None, "same_top1": None, "figures": None}),
+        (QUALITY, {"figures": {"continuations": [{"new_tokens": 3, "agreed_tokens": 0}, {}]}}),
+    ],
+)
+def test_what_readers_can_do_without_is_accepted(
+    line: Record | QualityRecord, keys: dict[str, Any]
+) -> None:
+    assert isinstance(from_json(changed(line, keys)), type(line))
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (datetime.datetime(1969, 7, 20, tzinfo=datetime.UTC), EPOCH.isoformat()),
+        (OverflowError("year 10000 is out of range"), "9999-12-31T23:59:59.999999+00:00"),
+    ],
+)
+def test_a_clock_that_stands_wrong_still_gives_a_time(
+    told: datetime.datetime | OverflowError, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock(datetime.datetime):
+        @classmethod
+        def now(cls, _: object = None) -> Any:
+            if isinstance(told, OverflowError):
+                raise told
+            return told
+
+    clock = SimpleNamespace(datetime=Clock, UTC=datetime.UTC)
+    monkeypatch.setattr(records, "datetime", clock)
+    assert utc_now() == said
+
+
 def test_nan_is_never_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write(tmp_path, replace(RECORD, samples={"prefill_s": [float("nan")]}))
@@ -127,6 +269,48 @@ def test_nan_is_never_written(tmp_path: Path) -> None:
 
 def test_a_record_holds_no_price() -> None:
     assert "usd" not in to_json(RECORD)
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda file: file.unlink(), "was removed"),
+        (lambda file: (file.unlink(), file.write_bytes(b"")), "was replaced"),
+        (lambda file: file.write_bytes(b""), "was cut short"),
+    ],
+)
+def test_a_file_that_somebody_takes_away_is_started_again_with_its_machine(
+    harm: Callable[[Path], object], words: str, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    with Writer(tmp_path, said.append) as writer:
+        writer.append(ENVIRONMENT)
+        writer.append(RECORD)
+        harm(tmp_path / FILE)
+        writer.append(replace(RECORD, key="next"))
+        writer.append(replace(RECORD, key="last"))
+    assert said == [f"{tmp_path / FILE} {words} during the run; a new one was started"]
+    results = read(tmp_path)
+    assert results.environments == {"e1": ENVIRONMENT}
+    assert [record.key for record in results.records] == ["next", "last"]
+
+
+def test_a_line_that_is_too_long_costs_only_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file, "MOST_BYTES", 20)
+    path = tmp_path / FILE
+    path.write_bytes(b"first\n" + b"x" * 20 * 3 + b"\n" + b"y" * 20 + b"\n\nlast")
+    found = [(number, begin, text[:5]) for number, begin, text in file.placed_lines(path)]
+    assert found == [(1, 0, b"first"), (2, 6, b"xxxxx"), (3, 67, b"yyyyy"), (5, 89, b"last")]
+    assert [number for number, _, _ in file.placed_lines(path, 6, 88)] == [1, 2]
+    assert list(file.placed_lines(path, 6, 6)) == []
+
+
+def test_a_pipe_holds_no_results(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / FILE)
+    with pytest.raises(InputError, match="Illegal seek"):
+        Writer(tmp_path).__enter__()
 
 
 def test_a_second_writer_is_refused_in_one_line(tmp_path: Path) -> None:

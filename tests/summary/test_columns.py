@@ -240,6 +240,24 @@ def test_several_files_are_read_as_their_records_are(tmp_path: Path) -> None:
         assert_same(load(*paths), load(*paths, large=0))
 
 
+def test_machines_origins_arms_and_sizes_are_kept_apart(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    kinds = [
+        replace(
+            one, environment=place, origin=origin, workload=one.workload | {"n_prompt": n_prompt}
+        )
+        for one in (record(q, 1, i) for i in range(2) for q in ("none", "int8-weight-only"))
+        for place in ("e1", "e2", "e3", "e4")
+        for origin in ("measured", "synthetic")
+        for n_prompt in (8, 64, 512)
+    ]
+    lines = [replace(one, key=f"k{number}") for number, one in enumerate(kinds)]
+    path.write_text("".join(to_json(one) + "\n" for one in lines))
+    found = load(path, large=0)
+    assert_same(load(path), found)
+    assert [len(row.replicates) for row in found] == [2] * 48
+
+
 def test_a_search_is_read_from_its_records(tmp_path: Path) -> None:
     path = write_search(tmp_path / "search", {"none": 0.5, "int8": 0.4}, replicates=2)
     plain, kept = load(path), load(path, large=0)

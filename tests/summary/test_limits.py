@@ -93,6 +93,14 @@ def test_without_a_data_sheet_or_card_there_is_a_reason(
     assert words in row["absent"]["mbu"]
 
 
+def test_a_context_filled_before_has_no_bound() -> None:
+    row = rows(0.001, gpu="NVIDIA H200", state={"peaks": PEAKS}, options={"n_depth": 4096})
+    assert row["mbu"] is row["mbu_measured"] is row["bound_decode_tok_s"] is None
+    assert "n_depth" in row["absent"]["mbu"]
+    assert "n_depth" in row["absent"]["mbu_measured"]
+    assert row["valid"] is True
+
+
 NEEDED = 2 * (8_030_261_248 - 128_256 * 4096)
 """Bytes of a step: all weights but the input embedding (the cache adds less than 0.1%)."""
 

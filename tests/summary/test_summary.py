@@ -16,6 +16,8 @@ from bench.experiment.selectors import short_names
 from bench.records import QualityRecord, Record
 from bench.records.file import Results
 from bench.report.tables.run import show
+from bench.summary import replicate
+from bench.summary import summarise as rows_of
 from bench.summary.replicate import speeds
 
 EXPERIMENT = Experiment(
@@ -76,6 +78,56 @@ def test_definitions() -> None:
             "total_tok_s": 2 * 11 / 0.5,
         }
     )
+
+
+def served(energy: dict[str, float] | None = None, **options: float) -> dict[str, Any]:
+    """The row of a server that answered two requests in 2 s, the second slowly."""
+    times = {"prefill_s": [0.2, 0.4], "itl_s": [[0.1, 0.1], [0.3, 0.3]], "e2e_s": [0.4, 1.0]}
+    one = record("none", samples=times | {"wall_s": 2.0}, energy=energy or {})
+    (row,) = summarise(Results(records=[replace(one, variant=one.variant | {"options": options})]))
+    return row
+
+
+@pytest.mark.parametrize(
+    ("limits", "goodput"),
+    [
+        ({}, None),
+        ({"ttft_limit_s": 0.4}, 1.0),
+        ({"ttft_limit_s": 0.39}, 0.5),
+        ({"tpot_limit_s": 0.2}, 0.5),
+        ({"e2e_limit_s": 1.0}, 1.0),
+        ({"ttft_limit_s": 0.4, "tpot_limit_s": 0.05}, 0.0),
+    ],
+)
+def test_requests_within_every_limit_are_counted(
+    limits: dict[str, float], goodput: float | None
+) -> None:
+    row = served(**limits)
+    assert row["goodput_req_s"] == (None if goodput is None else pytest.approx(goodput))
+    assert row["requests_s"] == pytest.approx(1.0)
+
+
+def test_a_server_is_shared_by_its_devices_and_pays_joules_for_all_tokens() -> None:
+    row = served({"energy_j": 50.0, "window_s": 2.0}, n_devices=2)
+    assert row["device_output_tok_s"] == pytest.approx(row["output_tok_s"] / 2)
+    assert row["energy_per_token_j"] == pytest.approx(25.0 / row["total_tok_s"])
+    assert row["absent"]["goodput_req_s"].startswith("no limit was given")
+    assert row["absent"]["ttft_p99_s"].startswith("2 values; a 99th percentile needs")
+    assert row["absent"]["energy_per_output_token_j"].startswith("a server's prompts and new")
+    assert served()["energy_per_token_j"] is None
+    assert served()["absent"]["energy_per_token_j"] == "no counter read"
+    (without,) = rows_of(Results(records=[record("none")]))
+    assert (without.systematic_error, without.energy_disagreement) == (0.0, None)
+
+
+def test_a_replicate_is_valid_if_it_finished_and_its_decoding_stands() -> None:
+    assert replicate(record("none")).valid
+    assert not replicate(record("none", status="failed", samples={})).valid
+    assert not replicate(record("none", reasons=("DRIFT",))).valid
+    unsteady = {"reasons": ("NO_STEADY_STATE",), "warmup": {"unsteady": ["prefill"]}}
+    assert replicate(record("none", **unsteady)).valid
+    one_token = {"n_prompt": 8, "n_gen": 1, "n_batch": 2}
+    assert not replicate(record("none", workload=one_token, **unsteady)).valid
 
 
 def test_a_row_is_the_geometric_mean_of_its_replicates() -> None:
