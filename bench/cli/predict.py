@@ -190,7 +190,10 @@ def run(args: argparse.Namespace) -> int:
     extra, skipped = _own_rows(args.results)
     for line in skipped:
         print(f"bench: {line}", file=sys.stderr)
-    rows = _sought(_rows(Predictor(extra), cards, args), args)
+    every = _rows(Predictor(extra), cards, args)
+    rows = _sought(every, args)
+    if not rows:
+        print(f"bench: {_nearest(every)}", file=sys.stderr)
     print(render(rows, _columns(args), args.output), end="")
     if args.output == "md":
         for row in rows:
@@ -275,6 +278,23 @@ def _sought(rows: list[dict[str, Any]], args: argparse.Namespace) -> list[dict[s
         return usd is None, usd or 0.0, -row["decode_tok_s"]
 
     return sorted(kept, key=order)
+
+
+def _nearest(rows: list[dict[str, Any]]) -> str:
+    """The ends of what there is, where nothing is fast and cheap enough."""
+    fast = max(rows, key=lambda row: row["decode_tok_s"] or 0.0)
+    priced = [row for row in rows if row.get("usd_per_mtok") is not None]
+    said = "nothing meets this"
+    if fast["decode_tok_s"]:
+        said += f"; the fastest is {_of(fast)}: {fast['decode_tok_s']:.3g} tok/s"
+    if priced:
+        cheap = min(priced, key=lambda row: row["usd_per_mtok"])
+        said += f"; the cheapest is {_of(cheap)}: {cheap['usd_per_mtok']:.3g} $/Mtok"
+    return said
+
+
+def _of(row: dict[str, Any]) -> str:
+    return f"{row['model']} in {row['quant']} on {row['gpu']}"
 
 
 def _cards(names: str, memory_gib: float | None) -> list[Gpu]:

@@ -160,7 +160,10 @@ def header(model: Model) -> GgufFile | None:
 
 def no_gguf(model: Model) -> str:
     """One line for a model that has no GGUF file."""
-    return f"model '{model.ref}' has no GGUF file; give one as a path: -m path/to/model.gguf"
+    return (
+        f"model '{model.ref}' has no GGUF file; give one as a path, -m path/to/model.gguf, or of "
+        "the hub, -m ORG/NAME-GGUF:Q4_K_M"
+    )
 
 
 def _wheel_place(weights: WheelWeights) -> Path:

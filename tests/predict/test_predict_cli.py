@@ -57,6 +57,15 @@ def test_a_model_that_is_published_in_a_scheme_is_predicted_in_it(capsys) -> Non
     assert row["quant"] == "f16"
 
 
+def test_where_nothing_is_fast_and_cheap_enough_the_nearest_are_named(capsys) -> None:
+    asked = ("-m", "llama-3.3-70b", "-q", "q4_k_m", "--gpu", "rtx-5090,h100-sxm")
+    code, out, err = run(capsys, *asked, "--min-tok-s", "500", "--rent", "1")
+    assert code == 0
+    assert len(out.splitlines()) == 2  # the head alone
+    assert "nothing meets this; the fastest is llama-3.1-70b in q4_k_m on h100-sxm: " in err
+    assert " tok/s; the cheapest is llama-3.1-70b in q4_k_m on " in err
+
+
 def test_the_verb_prints_the_contract(capsys) -> None:
     rows = found(
         capsys,
