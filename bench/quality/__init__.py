@@ -35,6 +35,9 @@ PROMPT_TOKENS: Final = 64
 NEW_TOKENS: Final = 64
 
 
+OWN_ALONE: Final = "the server tells the probability of the text's own tokens alone (`echo`)"
+
+
 @runtime_checkable
 class Continues(Protocol):
     """An engine (`bench.engines.Steps`) that can continue a given prompt."""
@@ -95,11 +98,14 @@ def evaluate(
             reader = stack.enter_context(store.StoreReader(Path(base), parts))
         else:
             absent["kld"] = "the baseline arm's predictions were not made"
-        told_k = None
+        if reader and not reader.meta["windows"]:
+            absent["kld"] = f"of the baseline, {OWN_ALONE}"
+            reader = None
+        how = None
         for number, part in enumerate(parts):
             base_part = reader.window(number) if reader else None
             if isinstance(runs, TellsTop):
-                told_k = score_top(runs.top_log_probs(part), base_part, writer, scores)
+                how = score_top(runs.top_log_probs(part), base_part, writer, scores)
                 continue
             log_probs = finite(runs.log_probs(part))
             if writer:
@@ -111,7 +117,11 @@ def evaluate(
         if writer:
             writer.meta["continuations"] = [new for _, new in continuations]
         expected = reader.meta.get("continuations", []) if reader else []
-        k = writer.k if writer else reader.k if reader else None
+        if isinstance(runs, TellsTop):
+            if how is None:
+                absent.setdefault("kld", OWN_ALONE)
+        elif kept := writer or reader:
+            how = method(kept.k)
     return {
         "nll": [rounded(value) for value in scores.nll],
         "kld": [rounded(value) for value in scores.kld],
@@ -119,7 +129,7 @@ def evaluate(
         "tokens": len(tokens),
         "scored_tokens": len(scores.nll),
         "window": window,
-        "method": (method_of_top(told_k) if told_k else method(k)) if writer or reader else None,
+        "method": how if writer or reader else None,
         "rest_mass": mean(scores.rest_mass),
         "continuations": told(runs, continuations, expected),
         "absent": absent,
@@ -184,12 +194,15 @@ def score_top(
     base: store.StoredPrediction | None,
     writer: store.StoreWriter | None,
     scores: Scores,
-) -> int:
-    """Add figures of an engine that tells its likeliest tokens alone; how many those are."""
+) -> str | None:
+    """Add figures of an engine that tells its likeliest tokens alone, and say how they were
+    computed; None if it tells the text's own alone, which give no divergence."""
     given = [-value for value in told.given]
     if not all(map(math.isfinite, given)):
         raise UnsupportedError("a token of the text has no finite probability", "NONFINITE")
     scores.nll += given
+    if not told.indices:
+        return None
     kept = top.stored(told)
     if writer:
         writer.keep(kept)
@@ -198,7 +211,7 @@ def score_top(
         scores.kld += kld
         scores.rest_mass += left
         scores.same_top1 += (kept.top1 == base.top1).int().tolist()
-    return len(told.indices[0])
+    return method_of_top(len(told.indices[0]))
 
 
 def method_of_top(k: int) -> str:

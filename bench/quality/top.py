@@ -26,7 +26,7 @@ class TopPrediction:
     """The likeliest next tokens at each position of a window but its last."""
 
     indices: Sequence[Sequence[int]]
-    """[position, k]: tokens, the likeliest first."""
+    """[position, k]: tokens, the likeliest first; empty if only `given` is told."""
     log_probs: Sequence[Sequence[float]]
     """[position, k]: theirs, natural logarithms over the whole vocabulary."""
     given: Sequence[float]

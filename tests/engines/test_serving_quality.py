@@ -88,6 +88,68 @@ def test_sglang_is_asked_in_its_own_words() -> None:
         assert len(server.asked) - asked <= 1  # what it answers is remembered
 
 
+def echoing(doubt: float = 0.0, *, extra: int = 0):
+    """A server that tells texts of tokens, and the log-probability of each."""
+
+    async def answer(to: Exchange) -> None:
+        if "prompt_logprobs" in to.body:
+            await to.status(400, json.dumps({"error": {"message": "unknown field"}}))
+        elif not to.body.get("echo"):
+            await good(to)
+        else:
+            prompt = to.body["prompt"]
+            own = [-(abs(b - a) + 1) * (math.log(2) + doubt) for a, b in pairwise(prompt)]
+            told = {"tokens": ["?"] * (len(prompt) + 1), "token_logprobs": [None, *own, -0.1]}
+            usage = {"prompt_tokens": len(prompt) + extra}
+            choices = [{"text": "?", "logprobs": told}]
+            await to.status(200, json.dumps({"choices": choices, "usage": usage}))
+
+    return answer
+
+
+def test_a_server_that_echoes_tells_the_texts_own_tokens() -> None:
+    with scripted(echoing(), pages={"/tokenize": tokenize}) as server, engine(server.url) as runs:
+        found = runs.top_log_probs([97, 98, 200])
+        assert found.given == pytest.approx([-2 * math.log(2), -103 * math.log(2)])
+        assert not found.indices
+    for wrong in (good, echoing(extra=1)):
+        with (
+            scripted(wrong, pages={"/tokenize": tokenize}) as server,
+            engine(server.url) as runs,
+            pytest.raises(UnsupportedError, match="no log-probabilities of a prompt"),
+        ):
+            runs.top_log_probs([97, 98, 200])
+
+
+@pytest.mark.parametrize("which", ["both", "baseline", "other"])
+def test_servers_that_echo_have_a_ratio_of_perplexities_without_divergence(
+    which: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("abcabd" * 20)
+    pages = {"/tokenize": tokenize}
+    base = telling(20) if which == "other" else echoing()
+    other = telling(20) if which == "baseline" else echoing(0.01)
+    with scripted(base, pages=pages) as one, scripted(other, pages=pages) as two:
+        arms = "".join(
+            f'[[arm]]\nengine = "endpoint"\nquant = "{quant}"\n'
+            f'options = {{ url = "{server.url}" }}\n'
+            for quant, server in (("as-served", one), ("other", two))
+        )
+        path = quick(tmp_path, pairs=1, arms=arms)
+        path.write_text(path.read_text().replace('text = ""', f'text = "{text}"'))
+        assert main(["run", str(path), "--into", str(tmp_path / "out"), "-o", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    found, candidate = read(tmp_path / "out").qualities
+    assert found.status == candidate.status == "ok"
+    assert len(found.nll) == len(candidate.nll) == 119
+    assert candidate.kld == ()
+    assert candidate.figures["method"] is None
+    assert "the text's own tokens alone" in candidate.absent["kld"]
+    expected = 1.0 if which == "baseline" else math.exp(0.01 * sum(found.nll) / 119 / math.log(2))
+    assert rows[1]["ppl_ratio"] == pytest.approx(expected, rel=1e-6)
+
+
 def test_a_server_that_tells_nothing_of_prompts_has_no_quality() -> None:
     with scripted(good) as server, engine(server.url) as runs:
         with pytest.raises(UnsupportedError, match=r"no log-probabilities of a prompt.*HTTP 404"):

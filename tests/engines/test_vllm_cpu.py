@@ -18,6 +18,7 @@ import pytest
 from bench.cli import main
 from bench.devices.figures import Unreadable
 from bench.devices.host import machine
+from bench.engines.endpoint import quality
 from bench.engines.messages import Job
 from bench.engines.transformers.engine import TransformersEngine
 from bench.errors import UnsupportedError
@@ -27,6 +28,7 @@ from bench.records.file import read
 from bench.runner import venvs
 from bench.runner.venvs import Home
 from tests.checkpoints import make
+from tests.engines.test_serving import engine
 
 pytestmark = pytest.mark.vllm
 ROOT = Path(__file__).parents[2]
@@ -348,6 +350,18 @@ def test_vllm_bench_serve_has_our_figures_on_the_same_load(
     # On a machine that others use, its speed changes meanwhile: theirs lies between ours.
     low, high = sorted((before, after))
     assert low * 0.97 < tpot < high * 1.03
+
+
+def test_what_a_server_echoes_is_what_it_tells_of_its_prompt(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = [504, 338, 253, 1145, 30, 216, 198, 1043]
+    with engine(address) as runs:
+        told = runs.top_log_probs(window).given
+    for question in ("VLLM", "SGLANG"):
+        monkeypatch.setattr(quality, question, quality.ECHO)
+    with engine(address) as runs:
+        assert runs.top_log_probs(window).given == pytest.approx(told, abs=0.05)  # bf16
 
 
 def test_a_server_tells_its_own_quality(

@@ -1,8 +1,9 @@
 """Quality of a server by its own log-probabilities, where it tells those of a prompt.
 
 vLLM does: `prompt_logprobs` of a completion, by token number. SGLang does: `input_top_logprobs` of
-its own `/generate`. Both have `/tokenize`. llama.cpp's server, TGI and Ollama tell those of new
-tokens alone, and `echo` of the completions API tells texts of tokens, not which tokens they are.
+its own `/generate`. `echo` of the completions API tells texts of the likeliest tokens, not which
+they are, but the log-probability of each of the prompt: perplexity without divergence. All this
+needs `/tokenize`. llama.cpp's server, TGI and Ollama tell those of new tokens alone.
 Sources: vLLM's OpenAI-compatible server; SGLang's native API, seen 2026-11-29.
 """
 
@@ -34,8 +35,8 @@ class PromptQuestion:
     path: str
     body: Callable[[Sequence[int], int], dict[str, Any]]
     """Of the prompt's tokens, and how many to tell of each position."""
-    positions: Callable[[dict[str, Any]], list[dict[int, float]]]
-    """Of an answer: token -> log-probability, of each position but the first."""
+    answer: Callable[[dict[str, Any], Sequence[int], int], TopPrediction]
+    """Of what was answered, the prompt's tokens, and as many."""
 
 
 class PromptScores:
@@ -63,7 +64,12 @@ class PromptScores:
         if self._known is not None:
             return await self._answer(*self._known, window)
         refusal = UnsupportedError(NOT_TOLD)
-        for question, k in ((VLLM, TOP_K), (VLLM, FEWEST), (SGLANG, TOP_K)):
+        for question, k in (
+            (VLLM, TOP_K),
+            (VLLM, FEWEST),
+            (SGLANG, TOP_K),
+            (ECHO, 1),
+        ):
             try:
                 found = await self._answer(question, k, window)
             except UnsupportedError as error:
@@ -79,10 +85,9 @@ class PromptScores:
         asked = {"model": self._client.model, **question.body(window, k)}
         table = await self._asked(question.path, asked, NOT_TOLD)
         try:
-            positions = question.positions(table)
+            return question.answer(table, window, k)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise UnsupportedError(NOT_TOLD) from error
-        return top_prediction(positions, window, k)
 
     async def _asked(self, path: str, asked: dict[str, Any], why: str) -> dict[str, Any]:
         sink = ResponseText(limit=MOST_BYTES)
@@ -101,19 +106,30 @@ class PromptScores:
         return table if isinstance(table, dict) else {}
 
 
-def _of_vllm(table: Mapping[str, Any]) -> list[dict[int, float]]:
+def _of_vllm(table: Mapping[str, Any], window: Sequence[int], k: int) -> TopPrediction:
     told = table["choices"][0]["prompt_logprobs"][1:]
-    return [{int(t): float(one["logprob"]) for t, one in each.items()} for each in told]
+    positions = [{int(t): float(one["logprob"]) for t, one in each.items()} for each in told]
+    return top_prediction(positions, window, k)
 
 
-def _of_sglang(table: Mapping[str, Any]) -> list[dict[int, float]]:
+def _of_sglang(table: Mapping[str, Any], window: Sequence[int], k: int) -> TopPrediction:
     """Entries are [log-probability, token, its text]; the text's own token stands apart."""
     meta = table["meta_info"]
     own, likeliest = meta["input_token_logprobs"][1:], meta["input_top_logprobs"][1:]
-    return [
+    positions = [
         {int(token): float(log_prob) for log_prob, token, *_ in [*tops, one]}
         for tops, one in zip(likeliest, own, strict=True)
     ]
+    return top_prediction(positions, window, k)
+
+
+def _of_echo(table: Mapping[str, Any], window: Sequence[int], _: int) -> TopPrediction:
+    """The prompt's tokens stand before the new one; a server that ignores `echo` tells that
+    alone."""
+    told = table["choices"][0]["logprobs"]["token_logprobs"]
+    if len(told) != len(window) + 1 or table["usage"]["prompt_tokens"] != len(window):
+        raise ValueError("another number of tokens")
+    return TopPrediction(indices=(), log_probs=(), given=[float(one) for one in told[1:-1]])
 
 
 VLLM: Final = PromptQuestion(
@@ -136,4 +152,15 @@ SGLANG: Final = PromptQuestion(
         "top_logprobs_num": k,
     },
     _of_sglang,
+)
+ECHO: Final = PromptQuestion(
+    "/v1/completions",
+    lambda window, k: {
+        "prompt": list(window),
+        "max_tokens": 1,
+        "temperature": 0,
+        "echo": True,
+        "logprobs": k,
+    },
+    _of_echo,
 )
