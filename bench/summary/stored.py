@@ -393,8 +393,6 @@ class StoredReplicates(Pooling):
         if name in (*INTEGERS, *FLAGS):
             plain: list[Any] = columns.array(name)[numbers].tolist()
             return plain
-        if name == "energy_scope":
-            return self._by_words(lambda one: one.energy_scope)
         return [getattr(one, name) for one in self]
 
     def once(self, name: str) -> list[Any]:
@@ -437,9 +435,3 @@ class StoredReplicates(Pooling):
             _, code = np.unique(code * count + mine, return_inverse=True)
         found, first, inverse = np.unique(code, return_index=True, return_inverse=True)
         return found, first, inverse.reshape(-1)
-
-    def _by_words(self, of: Any) -> list[Any]:
-        """What hangs only on the words about the windows of energy, of each replicate."""
-        _, first, inverse = self.combinations(("energy", "ok"))
-        values = [of(self[at]) for at in first.tolist()]
-        return [values[at] for at in inverse.tolist()]

@@ -138,6 +138,7 @@ def test_a_row_is_the_geometric_mean_of_its_replicates() -> None:
     assert row["n_replicates"] == 3
     assert row["valid"] is True
     assert row["absent"]["ppl"] == "quality was not measured"
+    assert "machine_s_per_token" not in row  # what `compare` calls cost, and no figure of a run
 
 
 def test_noise_within_a_process_stands_apart_from_that_between_them() -> None:
