@@ -21,6 +21,9 @@ PUBLISHED = {
     "qwen3-30b-a3b": (30.5, 3.3),
     "gpt-oss-20b": (20.9, 3.6),
     "deepseek-r1": (671, 37),
+    "mixtral-8x7b": (46.7, 12.9),
+    "mixtral-8x22b": (141, 39),
+    "qwen3-coder-480b-a35b": (480, 35),
 }
 
 
