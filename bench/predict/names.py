@@ -93,8 +93,10 @@ def catalogued(name: str) -> str:
         return name
     wanted = _letters(TUNED.sub("", name.lower()))
     keys = {known: _letters(known) for known in model_cards()}
-    # Tags leave the active parameters out: `qwen3.6:35b` is `qwen3.6-35b-a3b`.
-    for form in (re.escape(wanted), re.escape(wanted) + r"a\d+b"):
+    # Tags leave the active parameters out, `qwen3.6:35b` is `qwen3.6-35b-a3b`, or all of them where
+    # there is one size: `mistral-nemo`.
+    for more in ("", r"a\d+b", r"(?:mini)?(?:\d+b)?(?:a\d+b)?"):
+        form = re.escape(wanted) + more
         found = [known for known, key in keys.items() if re.fullmatch(form, key)]
         if len(found) == 1:
             return found[0]

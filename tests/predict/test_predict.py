@@ -594,6 +594,10 @@ def test_a_narrow_cache_leaves_the_constant_state_as_wide() -> None:
         ("Llama-3.3-70B-Instruct", "llama-3.1-70b"),
         ("deepseek-r1-distill-llama-8b", "llama-3.1-8b"),
         ("gemma-3-27b-it-qat", "gemma-3-27b"),
+        ("mistral-nemo", "mistral-nemo-12b"),
+        ("phi3.5", "phi-3.5-mini"),
+        ("QwQ-32B", "qwen2.5-32b"),
+        ("llama3", "llama3"),  # of several sizes
         ("deepseek-r1:14b", "deepseek-r1:14b"),  # a distillation, which the tag does not say
         ("", ""),
     ],
