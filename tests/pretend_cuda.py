@@ -122,6 +122,7 @@ def pretend(name: str = "h200") -> None:
         ("get_device_capability", (card.major, card.minor)),
         ("get_device_name", card.name),
         ("synchronize", None),
+        ("is_current_stream_capturing", False),
         ("_lazy_init", None),
         ("_exchange_device", 0),
         ("_maybe_exchange_device", 0),
