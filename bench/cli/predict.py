@@ -172,6 +172,7 @@ def run(args: argparse.Namespace) -> int:
     from bench.predict import Predictor
     from bench.predict.names import engine_for, left_on_host
     from bench.predict.published import sized
+    from bench.predict.seeking import nearest, sought
     from bench.report.tables import render
     from bench.schemes.bytes import check_quant
     from bench.schemes.cache import check_stated
@@ -191,9 +192,9 @@ def run(args: argparse.Namespace) -> int:
     for line in skipped:
         print(f"bench: {line}", file=sys.stderr)
     every = _rows(Predictor(extra), cards, args)
-    rows = _sought(every, args)
+    rows = sought(every, args.min_tok_s, args.max_usd_per_mtok)
     if not rows:
-        print(f"bench: {_nearest(every)}", file=sys.stderr)
+        print(f"bench: {nearest(every)}", file=sys.stderr)
     print(render(rows, _columns(args), args.output), end="")
     if args.output == "md":
         for row in rows:
@@ -252,49 +253,6 @@ def _rows(predictor: Predictor, cards: list[Gpu], args: argparse.Namespace) -> l
                         )
                         rows.append(_row(predictor, model, found, gpu, host, build, args))
     return rows
-
-
-def _sought(rows: list[dict[str, Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
-    """What is fast and cheap enough, the cheapest first; every row where nothing is sought."""
-    if args.min_tok_s is None and args.max_usd_per_mtok is None:
-        return rows
-    kept = []
-    for row in rows:
-        rate, low, usd = row["decode_tok_s"], row["low"], row.get("usd_per_mtok")
-        if rate is None or (args.min_tok_s is not None and rate < args.min_tok_s):
-            continue
-        if args.max_usd_per_mtok is not None and (usd is None or usd > args.max_usd_per_mtok):
-            continue
-        sure = args.min_tok_s is None or low >= args.min_tok_s
-        dear = row.get("usd_per_mtok_high")
-        cheap = args.max_usd_per_mtok is None or (
-            dear is not None and dear <= args.max_usd_per_mtok
-        )
-        row["meets"] = "yes" if sure and cheap and row["fit"] != "tight" else "likely"
-        kept.append(row)
-
-    def order(row: dict[str, Any]) -> tuple[bool, float, float]:
-        usd = row.get("usd_per_mtok")
-        return usd is None, usd or 0.0, -row["decode_tok_s"]
-
-    return sorted(kept, key=order)
-
-
-def _nearest(rows: list[dict[str, Any]]) -> str:
-    """The ends of what there is, where nothing is fast and cheap enough."""
-    fast = max(rows, key=lambda row: row["decode_tok_s"] or 0.0)
-    priced = [row for row in rows if row.get("usd_per_mtok") is not None]
-    said = "nothing meets this"
-    if fast["decode_tok_s"]:
-        said += f"; the fastest is {_of(fast)}: {fast['decode_tok_s']:.3g} tok/s"
-    if priced:
-        cheap = min(priced, key=lambda row: row["usd_per_mtok"])
-        said += f"; the cheapest is {_of(cheap)}: {cheap['usd_per_mtok']:.3g} $/Mtok"
-    return said
-
-
-def _of(row: dict[str, Any]) -> str:
-    return f"{row['model']} in {row['quant']} on {row['gpu']}"
 
 
 def _cards(names: str, memory_gib: float | None) -> list[Gpu]:
@@ -390,19 +348,11 @@ def _add_measured(row: dict[str, Any], asked: Question) -> None:
     above = above_bound(measured, found.bound_decode_tok_s)
     row["reasons"] = ["ABOVE_BOUND"] if above and found.bound_sure else []
     row["share_of_expected"] = None if found.decode_tok_s is None else measured / found.decode_tok_s
-    row["against_interval"] = _against(measured, found)
+    row["against_interval"] = found.against(measured)
     row["causes"] = [dataclasses.asdict(cause) for cause in causes(asked)]
     if above and not found.bound_sure:
         why = "the bytes of weights or cache are a guess, so a figure above the bound may be right"
         row["absent"] = [*row["absent"], f"reasons: {why}"]
-
-
-def _against(measured: float, found: Prediction) -> str | None:
-    if found.low is None or found.high is None:
-        return None
-    if measured < found.low:
-        return "below"
-    return "above" if measured > found.high else "within"
 
 
 def _why_lines(row: dict[str, Any]) -> list[str]:

@@ -65,6 +65,14 @@ class Prediction:
     """Type of the cache (`bench.schemes.cache`); `auto`: 16 bits."""
     absent: dict[str, str] = field(default_factory=dict)
 
+    def against(self, measured_tok_s: float) -> str | None:
+        """Whether a rate lies `below`, `within` or `above` the interval; None without one."""
+        if self.low is None or self.high is None:
+            return None
+        if measured_tok_s < self.low:
+            return "below"
+        return "above" if measured_tok_s > self.high else "within"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
