@@ -82,6 +82,10 @@ TUNED: Final = re.compile(
     r"(?:[-:](?:it|chat|latest|qat|reasoning|(?:instruct|thinking)(?:-\d{4})?))+$"
 )
 """What names of fine-tuned models end with: the shape is the same."""
+NOTHING: Final = re.compile(r"$")
+ACTIVE: Final = re.compile(r"-a\d+b$")
+SIZE: Final = re.compile(r"(?:-mini)?(?:-[\d.]+b)?(?:-a\d+b)?$")
+"""Ends of the catalog's names that others leave out."""
 
 
 def catalogued(name: str) -> str:
@@ -92,12 +96,10 @@ def catalogued(name: str) -> str:
     if name in model_cards() or "/" in name or "@" in name or Path(name).exists():
         return name
     wanted = _letters(TUNED.sub("", name.lower()))
-    keys = {known: _letters(known) for known in model_cards()}
-    # Tags leave the active parameters out, `qwen3.6:35b` is `qwen3.6-35b-a3b`, or all of them where
-    # there is one size: `mistral-nemo`.
-    for more in ("", r"a\d+b", r"(?:mini)?(?:\d+b)?(?:a\d+b)?"):
-        form = re.escape(wanted) + more
-        found = [known for known, key in keys.items() if re.fullmatch(form, key)]
+    # Tags leave the active parameters out, `qwen3.6:35b` is `qwen3.6-35b-a3b`, or the size where
+    # there is one: `mistral-nemo`.
+    for left_out in (NOTHING, ACTIVE, SIZE):
+        found = [one for one in model_cards() if _letters(left_out.sub("", one)) == wanted]
         if len(found) == 1:
             return found[0]
     return next(

@@ -201,14 +201,14 @@ def resolve_gpu(name: str) -> Gpu:
 
 
 def _series(name: str) -> str:
-    """What four digits stand behind where only one series has a card of that name."""
+    """The series of the card of that name, where only one has such a card; else nothing."""
     wanted = _plain(name)
     found = {
         series
         for series in ("rtx", "gtx", "rx", "arc")
         if any(f"{series}{wanted}" in _names(card) for card in gpus().values())
     }
-    return f"{found.pop()} " if len(found) == 1 and wanted[:1].isalnum() else ""
+    return f"{found.pop()} " if len(found) == 1 else ""
 
 
 @cache

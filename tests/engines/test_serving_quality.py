@@ -121,24 +121,28 @@ def test_a_server_that_echoes_tells_the_texts_own_tokens() -> None:
             runs.top_log_probs([97, 98, 200])
 
 
+def measure(folder: Path, *urls: str) -> None:
+    """The quality of two servers, the first the baseline, into `folder`/out."""
+    text = folder / "text.txt"
+    text.write_text("abcabd" * 20)
+    arms = "".join(
+        f'[[arm]]\nengine = "endpoint"\nquant = "{quant}"\noptions = {{ url = "{url}" }}\n'
+        for quant, url in zip(("as-served", "other"), urls, strict=True)
+    )
+    path = quick(folder, pairs=1, arms=arms)
+    path.write_text(path.read_text().replace('text = ""', f'text = "{text}"'))
+    assert main(["run", str(path), "--into", str(folder / "out"), "-o", "json"]) == 0
+
+
 @pytest.mark.parametrize("which", ["both", "baseline", "other"])
 def test_servers_that_echo_have_a_ratio_of_perplexities_without_divergence(
     which: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = tmp_path / "text.txt"
-    text.write_text("abcabd" * 20)
     pages = {"/tokenize": tokenize}
     base = telling(20) if which == "other" else echoing()
     other = telling(20) if which == "baseline" else echoing(0.01)
     with scripted(base, pages=pages) as one, scripted(other, pages=pages) as two:
-        arms = "".join(
-            f'[[arm]]\nengine = "endpoint"\nquant = "{quant}"\n'
-            f'options = {{ url = "{server.url}" }}\n'
-            for quant, server in (("as-served", one), ("other", two))
-        )
-        path = quick(tmp_path, pairs=1, arms=arms)
-        path.write_text(path.read_text().replace('text = ""', f'text = "{text}"'))
-        assert main(["run", str(path), "--into", str(tmp_path / "out"), "-o", "json"]) == 0
+        measure(tmp_path, one.url, two.url)
     rows = json.loads(capsys.readouterr().out)
     found, candidate = read(tmp_path / "out").qualities
     assert found.status == candidate.status == "ok"
@@ -161,21 +165,12 @@ def test_a_server_that_tells_nothing_of_prompts_has_no_quality() -> None:
 def test_two_servers_are_held_against_each_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = tmp_path / "text.txt"
-    text.write_text("abcabd" * 20)
     pages = {"/tokenize": tokenize}
     with (
         scripted(telling(20), pages=pages) as one,
         scripted(telling(20, doubt=0.05), pages=pages) as two,
     ):
-        arms = "".join(
-            f'[[arm]]\nengine = "endpoint"\nquant = "{quant}"\n'
-            f'options = {{ url = "{server.url}" }}\n'
-            for quant, server in (("as-served", one), ("other", two))
-        )
-        path = quick(tmp_path, pairs=1, arms=arms)
-        path.write_text(path.read_text().replace('text = ""', f'text = "{text}"'))
-        assert main(["run", str(path), "--into", str(tmp_path / "out"), "-o", "json"]) == 0
+        measure(tmp_path, one.url, two.url)
     capsys.readouterr()
     base, other = read(tmp_path / "out").qualities
     assert base.status == other.status == "ok"

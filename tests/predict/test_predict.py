@@ -598,6 +598,7 @@ def test_a_narrow_cache_leaves_the_constant_state_as_wide() -> None:
         ("phi3.5", "phi-3.5-mini"),
         ("QwQ-32B", "qwen2.5-32b"),
         ("llama3", "llama3"),  # of several sizes
+        ("gemma-2-2", "gemma-2-2"),  # no part of 27b
         ("deepseek-r1:14b", "deepseek-r1:14b"),  # a distillation, which the tag does not say
         ("", ""),
     ],
