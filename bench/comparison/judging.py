@@ -196,6 +196,16 @@ def _marks(one: Pooling, other: Pooling) -> Iterator[tuple[Doubt, Flags]]:
     ):
         # A figure that one side lacks is nan, and so is a difference to it, which is above nothing.
         yield _doubt(code), abs(one.number(name) - other.number(name)) > limit
+    ours, theirs = (side.listed("requests_id") for side in (one, other))
+    yield _doubt("REQUESTS_DIFFER"), _told_apart(ours, theirs)
+
+
+def _told_apart(ours: list[str | None], theirs: list[str | None]) -> Flags:
+    """Where both are known and differ; older records do not tell their requests."""
+    import numpy as np
+
+    both = zip(ours, theirs, strict=True)
+    return np.array([None not in (a, b) and a != b for a, b in both], dtype=bool)
 
 
 def _doubt(code: str) -> Doubt:

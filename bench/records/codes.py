@@ -146,6 +146,12 @@ CODES: Final[dict[str, Code]] = {
             "the pair was not measured back to back: others ran between its arms, or there was a "
             "long break",
         ),
+        _excluding(
+            "REQUESTS_DIFFER",
+            "the arms of the pair were asked requests of different lengths (another seed, or a "
+            "trace that changed)",
+            ALL,
+        ),
         Code(
             name="STORED_BASELINE",
             sentence="the baseline comes from another run, not measured in turns with this one",

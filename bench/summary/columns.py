@@ -52,7 +52,15 @@ FLOATS: Final = (
 INTEGERS: Final = ("index", "position", "n_requests", "started_us")
 FLAGS: Final = ("ok", "overlaps", "served", "on_device", "drifts")
 PLAIN: Final = ("key", "started_at")
-TEXTS: Final = ("environment", "experiment", "origin", "status", "message", "clock")
+TEXTS: Final = (
+    "environment",
+    "experiment",
+    "origin",
+    "status",
+    "message",
+    "clock",
+    "requests_id",
+)
 """Properties of a replicate, by how they are kept; texts that repeat are kept once each."""
 TAILS: Final = ("ttft_p99_s", "tpot_p99_s", "itl_p99_s")
 """Of one record alone."""

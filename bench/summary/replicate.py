@@ -173,6 +173,12 @@ class Replicate:
         return found
 
     @property
+    def requests_id(self) -> str | None:
+        """SHA-256 of the lengths of the requests, where they differ (`bench.demand`)."""
+        found: str | None = self.record.model.get("notes", {}).get("requests_sha256")
+        return found
+
+    @property
     def copies_weights(self) -> bool | None:
         """Whether its compiled step writes weights out in floats; None where that is not known."""
         step = self.record.model.get("notes", {}).get("step") or {}

@@ -23,6 +23,7 @@ from bench.records.file import Results, Writer
 from bench.report.tables import to_markdown
 from bench.report.tables.compare import columns, table, to_read, words
 from bench.summary import Replicate, replicate
+from bench.summary.loading import load
 from tests.summary.test_summary import quality, record
 
 Change = Callable[[int, str], dict[str, Any]]
@@ -363,6 +364,33 @@ def test_pairs_that_were_not_side_by_side_in_time_are_no_evidence(
     else:
         assert (found["verdict"], found["n_pairs"]) == ("higher", 8 - left_out)
     assert found["reasons"] == (["OUT_OF_TURN"] if left_out else [])
+
+
+@pytest.mark.parametrize(
+    ("told", "left_out"),
+    [
+        (lambda i, q: f"of {i}", 0),  # drawn anew for each pair
+        (lambda i, q: f"of {i}{q if i == 3 else ''}", 1),
+        (lambda i, q: q, 8),  # another seed
+        (lambda i, q: q if q == "none" else None, 0),  # an older record does not tell
+    ],
+)
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_pair_that_was_asked_different_requests_is_no_evidence(
+    told: Callable[[int, str], str | None], left_out: int, stored: bool, tmp_path: Path
+) -> None:
+    def asked(index: int, quant: str) -> dict[str, Any]:
+        requests = told(index, quant)
+        return {"model": {"notes": {"requests_sha256": requests} if requests else {}}}
+
+    results: Any = arms(1.5, change=asked)
+    if stored:
+        results = load(Path(saved(results, tmp_path)), large=0)
+    for metric in ("decode", "memory"):
+        found = row(results, metric)
+        assert found["reasons"] == (["REQUESTS_DIFFER"] if left_out else [])
+        assert found["n_pairs"] == (8 if left_out == 8 else 8 - left_out)
+        assert (found["verdict"] == "invalid") == (left_out == 8)
 
 
 def test_memory_does_not_mind_when_it_was_measured() -> None:
