@@ -22,9 +22,11 @@ from bench.models import NAME
 FILE: Final = DATA / "gpus.toml"
 GIB: Final = 2**30
 GEFORCE: Final = frozenset({"Turing", "Ampere", "Ada", "Blackwell"})
-APPLE_SHARE: Final = 0.75
-"""Metal's `recommendedMaxWorkingSetSize` is about three quarters of the memory; llama.cpp warns
-above it."""
+APPLE_SMALL_GIB: Final = 32
+APPLE_SHARES: Final = (2 / 3, 3 / 4)
+"""Metal's `recommendedMaxWorkingSetSize` by memory, up to `APPLE_SMALL_GIB` and above: 10,923 MB of
+16 GB, 21,845 of 32, 73,728 of 96 (logs in abetlen/llama-cpp-python#687, ollama/ollama#434,
+ggml-org/llama.cpp#3213). macOS 26 gives more: 107.5 GiB of 128 (antirez/ds4#893)."""
 Precision = Literal["bf16", "fp8", "int8"]
 
 FIGURES: Final = (
@@ -109,8 +111,10 @@ class Gpu:
 
     @property
     def usable_bytes(self) -> int:
-        """What a model may take: macOS leaves three quarters of unified memory to the GPU."""
-        return int(self.vram_bytes * (APPLE_SHARE if self.kind == "apple" else 1))
+        """What a model may take: macOS keeps a part of unified memory."""
+        if self.kind != "apple":
+            return self.vram_bytes
+        return int(self.vram_bytes * APPLE_SHARES[self.vram_gib > APPLE_SMALL_GIB])
 
     def with_memory(self, gib: float) -> Gpu:
         """The same with another amount of memory."""

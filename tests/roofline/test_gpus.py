@@ -169,10 +169,12 @@ def test_a_processor_s_bandwidth_is_channels_by_eight_bytes_by_transfers() -> No
     assert gpus()["cpu-ddr5-6000-2ch"].bandwidth == 2 * 8 * 6000e6
 
 
-def test_macos_keeps_a_quarter_of_the_memory() -> None:
-    mac = gpus()["apple-m4-max"].with_memory(64)
+@pytest.mark.parametrize(("gib", "mib"), [(16, 10922), (32, 21845), (36, 27648), (96, 73728)])
+def test_macos_keeps_a_third_or_a_quarter_of_the_memory(gib: int, mib: int) -> None:
+    """As llama.cpp logs it: `recommendedMaxWorkingSetSize`."""
+    mac = gpus()["apple-m4-max"].with_memory(gib)
 
-    assert mac.usable_bytes == 48 * 2**30
+    assert mac.usable_bytes // 2**20 == mib
 
 
 @pytest.mark.parametrize(
