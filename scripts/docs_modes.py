@@ -32,7 +32,7 @@ def _columns(gpu: str, model: str) -> list[Column]:
     copy = SHEET_SHARE * here.bandwidth
 
     def seconds(name: str) -> float:
-        return step_s(card, name, copy, SIZES, "bfloat16")
+        return step_s(card, name, copy, SIZES, "bfloat16", {})
 
     def share(name: str) -> str:
         return f"{_bytes(name, card, here) / seconds(name) / copy:.0%}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from bench.models import ModelCard
 from bench.models.shapes import shape
 from bench.roofline import MeasuredRates, bound
@@ -14,16 +16,29 @@ SHEET_SHARE = 0.9
 """Of the data sheet's bandwidth that a copy reaches, where none was measured on the card."""
 
 
-def launches(quant: str) -> int:
-    """Launches of a compiled layer in a scheme; of one that was never looked at, a guess."""
-    return scheme(quant).launches or UNKNOWN_LAUNCHES
+APART = 2
+"""Launches more where rotation and cache are not in attention's own (docs/modes.md)."""
+
+
+def launches(quant: str, options: Mapping[str, object]) -> int:
+    """Launches of a compiled layer in a scheme; of one that was never looked at, a guess.
+
+    `options`: of engine graph.
+    """
+    apart = options.get("merge") == "norms" or options.get("attention") == "sdpa"
+    return (scheme(quant).launches or UNKNOWN_LAUNCHES) + APART * apart
 
 
 def step_s(
-    card: ModelCard, quant: str, copy_bytes_s: float, sizes: tuple[int, int, int], dtype: str
+    card: ModelCard,
+    quant: str,
+    copy_bytes_s: float,
+    sizes: tuple[int, int, int],
+    dtype: str,
+    options: Mapping[str, object],
 ) -> float:
     """Seconds of a decode step of `sizes`: n_prompt, n_gen, n_batch. Raises BenchError."""
     here = MeasuredRates(name="card", bandwidth=copy_bytes_s, vram_bytes=0)
     most = bound(card, here, quant, *sizes, dtype=dtype)
     layers = sum(attention.layers for attention in shape(card).attention)
-    return sizes[2] / most.decode_tok_s + layers * launches(quant) * GAP_S
+    return sizes[2] / most.decode_tok_s + layers * launches(quant, options) * GAP_S
