@@ -9,6 +9,8 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -367,48 +369,48 @@ def stack_bytes(cubin: bytes) -> int:
     return max(int(n) for n in re.findall(r"STACK:(\d+)", said))
 
 
+HEADS = (
+    (torch.bfloat16, "*bf16", 128),
+    (torch.float16, "*fp16", 64),
+    (torch.bfloat16, "*bf16", 80),
+    (torch.bfloat16, "*bf16", 256),
+    (torch.float32, "*fp32", 128),
+    (torch.float32, "*fp32", 256),
+)
+"""Types and widths of heads that kernels are built for."""
+Head = tuple[torch.dtype, str, int]
+EVERY = sys.argv[2:] == ["build-all"]
+
+
+def spread(heads: Sequence[Head], cards: Iterable[Any], ways: Sequence[Any]) -> Iterator[Any]:
+    """(head, card, way): every head for every card, in ways that take turns; in EVERY way if asked.
+
+    Any two of the three meet if there are as many cards as ways.
+    """
+    for (i, head), (j, card) in product(enumerate(heads), enumerate(cards)):
+        for way in ways if EVERY else [ways[(i + j) % len(ways)]]:
+            yield head, card, way
+
+
 def build_attention() -> None:
     """Machine code for the same cards, of a step of Llama 8B, 16-byte loads; fits shared memory."""
-    for dtype, name, dim in (
-        (torch.bfloat16, "*bf16", 128),
-        (torch.float16, "*fp16", 64),
-        (torch.bfloat16, "*bf16", 80),
-        (torch.bfloat16, "*bf16", 256),
-        (torch.float32, "*fp32", 128),
-        (torch.float32, "*fp32", 256),
-    ):
-        for capability in SHARED:
-            for splits in (1, 32):
-                built_attention(capability, splits, dtype, name, dim)
+    for head, capability, splits in spread(HEADS, SHARED, (1, 32)):
+        built_attention(capability, splits, *head)
 
 
 def build_new() -> None:
     """The same of a token that is not in the cache yet, with norms and without."""
-    for dtype, name, dim in (
-        (torch.bfloat16, "*bf16", 128),
-        (torch.float16, "*fp16", 64),
-        (torch.bfloat16, "*bf16", 80),
-        (torch.bfloat16, "*bf16", 256),
-        (torch.float32, "*fp32", 128),
-    ):
-        for capability in SHARED:
-            for splits, new in ((1, "normed"), (32, "rotated")):
-                built_attention(capability, splits, dtype, name, dim, new=new)
+    for head, capability, way in spread(HEADS[:5], SHARED, ((1, "normed"), (32, "rotated"))):
+        splits, new = way
+        built_attention(capability, splits, *head, new=new)
 
 
 def build_narrow() -> None:
     """The same of a cache in 8 bits, e4m3 from Ada on."""
-    for dtype, name, dim in (
-        (torch.bfloat16, "*bf16", 128),
-        (torch.float16, "*fp16", 64),
-        (torch.bfloat16, "*bf16", 80),
-        (torch.bfloat16, "*bf16", 256),
-    ):
-        for capability in SHARED:
-            for splits in (1, 32):
-                built_attention(capability, splits, dtype, name, dim, "*i8", scaled=True)
-                if capability >= 89:
-                    built_attention(capability, splits, dtype, name, dim, "*fp8e4nv")
+    for head, capability, splits in spread(HEADS[:4], SHARED, (1, 32)):
+        built_attention(capability, splits, *head, "*i8", scaled=True)
+    for head, capability, splits in spread(HEADS[:4], (89, 90), (1, 32)):
+        built_attention(capability, splits, *head, "*fp8e4nv")
 
 
 def built_attention(
@@ -477,32 +479,21 @@ def attention_source(
 def build_attention_for_amd() -> None:
     """Machine code for AMD's chips, where a program has 64 KB of memory; caches in 8 bits too. No
     register is spilled, but for long rows and such caches on RDNA."""
-    for dtype, name, dim in (
-        (torch.bfloat16, "*bf16", 128),
-        (torch.float16, "*fp16", 64),
-        (torch.bfloat16, "*bf16", 256),
-        (torch.float32, "*fp32", 128),
-    ):
-        for arch, (wavefront, local) in LOCAL.items():
-            for cache, scaled, new in (
-                ("", False, ""),
-                ("", False, "normed"),
-                ("*i8", True, ""),
-                ("*fp8e4nv", False, ""),
-            ):
-                if cache and name == "*fp32":
-                    continue
-                rdna = wavefront == 32
-                source = attention_source(
-                    32, dtype, name, dim, cache, scaled=scaled, rdna=rdna, new=new
-                )
-                built = built_for_amd(source, arch, attention_kernels.LAUNCH)
-                what = (arch, name, cache, dim, new)
-                assert built.metadata.shared <= local, what
-                spilled = re.search(r"\.vgpr_spill_count:\s*(\d+)", built.asm["amdgcn"])
-                assert spilled is not None, what
-                if not rdna or (not cache and dtype.itemsize * dim <= 256):
-                    assert int(spilled[1]) == 0, what
+    own = [("", False, ""), ("", False, "normed")]
+    narrow = [("*i8", True, ""), ("*fp8e4nv", False, "")]
+    heads = [HEADS[n] for n in (0, 1, 3, 4)]
+    for head, arch, way in (*spread(heads, LOCAL, own), *spread(heads[:3], LOCAL, narrow)):
+        (dtype, name, dim), (cache, scaled, new) = head, way
+        wavefront, local = LOCAL[arch]
+        rdna = wavefront == 32
+        source = attention_source(32, dtype, name, dim, cache, scaled=scaled, rdna=rdna, new=new)
+        built = built_for_amd(source, arch, attention_kernels.LAUNCH)
+        what = (arch, name, cache, dim, new)
+        assert built.metadata.shared <= local, what
+        spilled = re.search(r"\.vgpr_spill_count:\s*(\d+)", built.asm["amdgcn"])
+        assert spilled is not None, what
+        if not rdna or (not cache and dtype.itemsize * dim <= 256):
+            assert int(spilled[1]) == 0, what
 
 
 if __name__ == "__main__":
@@ -515,4 +506,4 @@ if __name__ == "__main__":
         "int8-amd": (interpret, build_for_amd),
         "attention-amd": (interpret_attention, build_attention_for_amd),
     }
-    tasks[sys.argv[1]][sys.argv[2] == "build"]()
+    tasks[sys.argv[1]][sys.argv[2].startswith("build")]()

@@ -14,7 +14,8 @@ SCRIPT = Path(__file__).parent / "interpret_kernels.py"
 
 
 def kernels(which: str, task: str, cache: Path) -> None:
-    """`interpret` on the CPU against the reference, or `build` for the cards that are aimed at."""
+    """`interpret` on the CPU against the reference, or `build` for the cards that are aimed at:
+    every pair of properties; every combination with `build-all`."""
     if importlib.util.find_spec("triton") is None:
         pytest.skip("triton is not installed (it is for Linux)")
     env = {**os.environ, "TRITON_CACHE_DIR": str(cache), "TRITON_DEFAULT_FP_FUSION": "1"}

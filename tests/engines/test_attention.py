@@ -8,16 +8,19 @@ import pytest
 
 from tests.triton_kernels import kernels
 
+BUILD = pytest.param("build", marks=pytest.mark.slow)
+BUILD_ALL = pytest.param("build-all", marks=pytest.mark.zoo)
+
 
 @pytest.mark.parametrize("which", ["attention", "narrow", "new"])
-@pytest.mark.parametrize("task", ["interpret", pytest.param("build", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("task", ["interpret", BUILD, BUILD_ALL])
 def test_the_gpu_kernels_without_a_gpu(which: str, task: str, tmp_path: Path) -> None:
     kernels(which, task, tmp_path)
 
 
-@pytest.mark.slow
-def test_the_kernel_is_built_for_amds_chips(tmp_path: Path) -> None:
-    kernels("attention-amd", "build", tmp_path)
+@pytest.mark.parametrize("task", [BUILD, BUILD_ALL])
+def test_the_kernel_is_built_for_amds_chips(task: str, tmp_path: Path) -> None:
+    kernels("attention-amd", task, tmp_path)
 
 
 def test_programs_for_all_of_a_card() -> None:
