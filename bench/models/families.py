@@ -46,6 +46,8 @@ class Family:
     """Queries are projected twice as wide; half of them gate the output."""
     output_gate: Literal["none", "width", "heads"] = "none"
     """A projection of its own that gates the output: as wide as it, or one number a head."""
+    shared_expert: bool = False
+    """Each layer of experts has one that all tokens take, as wide as the others."""
     shared_gate: bool = False
     """The shared expert's output has a gate of one number."""
     pattern: Pattern = "all"
@@ -119,6 +121,12 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "lfm2": Family(qk_norm="head", other="conv"),
     "lfm2_moe": Family(qk_norm="head", other="conv"),
     "llama": _LLAMA,
+    "llama4_text": Family(
+        shared_expert=True,
+        pattern="every",
+        every=("no_rope_layer_interval", 4),
+        other="chunked_attention",
+    ),
     "minimax_m2": Family(qk_norm="width"),
     "ministral3": Family(pattern="sliding"),
     "mistral": Family(pattern="sliding"),
@@ -159,6 +167,7 @@ TEXT_OF: Final[Mapping[str, str]] = {
     "gemma4_unified": "gemma4_unified_text",
     "qwen3_5": "qwen3_5_text",
     "qwen3_5_moe": "qwen3_5_moe_text",
+    "llama4": "llama4_text",
     "mistral3": "mistral",
     "llava": "llama",
     "qwen3_vl": "qwen3",
@@ -208,16 +217,23 @@ def settings(a: Mapping[str, Any]) -> dict[str, Any]:
     return {**defaults().get(kind, {}), **text_config(a), "model_type": kind}
 
 
+def window_of(a: Mapping[str, Any]) -> int | None:
+    """Positions that a sliding layer keeps, or a chunk has at most."""
+    found = a.get("sliding_window") or a.get("attention_chunk_size")
+    return None if found is None else int(found)
+
+
 def layer_kinds(a: Mapping[str, Any], n: int) -> list[str]:
     """Kind of each layer: full_attention, sliding_attention, linear_attention, conv, mamba, ..."""
     family = FAMILIES[a["model_type"]]
     if given := _given_kinds(a, n, family):
         return given
     full, other = "full_attention", family.other
-    window = a.get("sliding_window")
+    window = window_of(a)
     if family.pattern == "every":
         step = a.get(family.every[0]) or family.every[1]
-        if not step or (other == "sliding_attention" and window is None):
+        windowed = other in ("sliding_attention", "chunked_attention")
+        if not step or (windowed and window is None):
             return [full] * n
         kinds = [other if (i + 1) % int(step) else full for i in range(n)]
         return [*kinds[:-1], full] if family.last_full and kinds else kinds
@@ -251,6 +267,9 @@ def _given_kinds(a: Mapping[str, Any], n: int, family: Family) -> list[str]:
         return ["full_attention" if i in attends else family.other for i in range(n)]
     if a["model_type"] == "granitemoehybrid":
         return ["mamba"] * n
+    rotated = a.get("no_rope_layers")
+    if isinstance(rotated, list) and rotated and a["model_type"] == "llama4_text":
+        return [family.other if one and window_of(a) else "full_attention" for one in rotated]
     if a["model_type"] == "nemotron_h" and n == 0:
         return ["mamba", "moe", "attention", "mlp"]
     return []
@@ -266,6 +285,10 @@ def sparse_layers(a: Mapping[str, Any], n: int) -> list[bool]:
     dense = int(a.get("first_k_dense_replace") or a.get("num_dense_layers") or 0)
     if a["model_type"] == "ernie4_5_moe":
         dense = int(a.get("moe_layer_start_index") or 0)
-    step = int(a.get("decoder_sparse_step") or a.get("moe_layer_interval") or 1)
+    listed = a.get("moe_layers")
+    if isinstance(listed, list):
+        return [i in listed for i in range(n)]
+    steps = ("decoder_sparse_step", "moe_layer_interval", "interleave_moe_layer_step")
+    step = next((int(a[key]) for key in steps if a.get(key)), 1)
     only = set(a.get("mlp_only_layers") or ())
     return [i >= dense and i not in only and (i + 1) % step == 0 for i in range(n)]

@@ -150,7 +150,8 @@ def _query_norms(
     a: Mapping[str, Any], family: Family, heads: Heads, n: int, shared: bool
 ) -> Iterator[Matrix]:
     norms = family.qk_norm
-    if norms == "none" and a.get("use_qk_norm") and a["model_type"] != "ernie4_5_moe":
+    unweighted = ("ernie4_5_moe", "llama4_text")
+    if norms == "none" and a.get("use_qk_norm") and a["model_type"] not in unweighted:
         norms = "head"
     one = 1 if norms == "head" else None
     if norms != "none":

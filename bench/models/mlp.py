@@ -25,7 +25,7 @@ def n_active(a: Mapping[str, Any]) -> int:
 
 def inner_size(a: Mapping[str, Any]) -> int:
     """Width of a dense layer, in the forms that configs give it."""
-    size = first(a, "block_ff_dim", "intermediate_size")
+    size = first(a, "block_ff_dim", "intermediate_size_mlp", "intermediate_size")
     if isinstance(size, list):
         size = size[0]
     size = int(size)
@@ -82,6 +82,5 @@ def shared_size(a: Mapping[str, Any], inner: int) -> int:
     own = ("shared_expert_intermediate_size", "moe_shared_expert_intermediate_size")
     if size := first(a, *own, "shared_intermediate_size"):
         return int(size)
-    return inner * int(
-        first(a, "n_shared_experts", "num_shared_experts", "moe_num_shared_experts") or 0
-    )
+    keys = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
+    return inner * int(first(a, *keys) or FAMILIES[a["model_type"]].shared_expert)

@@ -16,7 +16,14 @@ from typing import Any, Final
 from bench import fields
 from bench.errors import InputError, UnsupportedError, unknown
 from bench.models import ModelCard, counted, load_card, model_cards
-from bench.models.families import FAMILIES, kind_of, layer_kinds, settings, sparse_layers
+from bench.models.families import (
+    FAMILIES,
+    kind_of,
+    layer_kinds,
+    settings,
+    sparse_layers,
+    window_of,
+)
 from bench.models.layers import Attention as Attention
 from bench.models.layers import (
     Count,
@@ -238,6 +245,7 @@ MIXERS: Final = {
     "attention": "full",
     "hybrid": "full",
     "sliding_attention": "sliding",
+    "chunked_attention": "sliding",
     "linear_attention": "delta",
     "mamba": "mamba",
     "conv": "conv",
@@ -343,7 +351,7 @@ def _attention(a: Mapping[str, Any], plan: Sequence[Layer]) -> Iterator[Attentio
                 yield from latent_attention(a, n)
             else:
                 stored = sum(not p.shared for p in plan if (p.mixer, p.heads) == (mixer, n_heads))
-                window = int(a["sliding_window"]) if mixer == "sliding" else None
+                window = window_of(a) if mixer == "sliding" else None
                 heads = heads_of(a, mixer == "sliding", n_heads)
                 yield full_attention(heads, window, n, stored)
         if mixer == "delta":

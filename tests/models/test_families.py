@@ -57,6 +57,11 @@ SPECIAL: dict[str, list[dict[str, Any]]] = {
     "deepseek_v3": [{**LATENT, **ROUTED}, {**LATENT, **ROUTED, "attention_bias": True}],
     "deepseek_v32": [{**LATENT, **ROUTED, "index_n_heads": 4, "index_head_dim": 16}],
     "ernie4_5_moe": [{"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 32}],
+    "llama4_text": [
+        {"num_local_experts": 4, "intermediate_size_mlp": 160},
+        {"num_local_experts": 4, "intermediate_size_mlp": 160, "interleave_moe_layer_step": 2},
+        {"num_local_experts": 4, "moe_layers": [1, 5], "no_rope_layers": [1, 0, 1, 1, 1, 0, 1]},
+    ],
     "falcon_h1": [
         {**MAMBA, "mamba_d_ssm": 128},
         {**MAMBA, "mamba_d_ssm": 128, "mamba_rms_norm": True},
@@ -152,6 +157,7 @@ CACHED = (
     "lfm2",
     "lfm2_moe",
     "llama",
+    "llama4_text",
     "mistral",
     "nemotron_h",
     "qwen3_5_moe_text",
