@@ -52,7 +52,7 @@ LEAST_BYTES: Final = 512 << 20
 
 EPILOG = """\
 examples:
-  bench run                             the quickstart: a small real model, four schemes
+  bench run                             the quickstart: a small real model, three schemes
   bench run -q none,int8-dynamic -p 128-512*2 -n 64
   bench plan -m llama-3.1-8b@random -q none,fp8-dynamic
   bench models
