@@ -7,6 +7,7 @@ python -m bench.models.convert expected FOLDER FILE.npz
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
 
 from bench.models.prompts import random_tokens
@@ -14,8 +15,12 @@ from bench.models.prompts import random_tokens
 
 def from_gguf(file: Path, folder: Path) -> None:
     """Dequantize a GGUF file to float32 safetensors, with its tokenizer."""
+    import gguf
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    # transformers reads the file three times, and makes the table of names for each module.
+    gguf.GGUFReader = cache(gguf.GGUFReader)
+    gguf.get_tensor_name_map = cache(gguf.get_tensor_name_map)
     where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     tokenizer = AutoTokenizer.from_pretrained(**where, local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(**where, local_files_only=True)
