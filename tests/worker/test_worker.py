@@ -116,6 +116,23 @@ def test_warm_up_that_only_scatters_is_steady_at_its_limit_and_says_so() -> None
     assert (found["steady"], found["agreed"]) == (False, False)
 
 
+def test_warm_up_of_a_machine_that_scatters_ends_when_medians_agree() -> None:
+    scatter = [1.0, 1.0, 1.1, 1.1, 1.3, 1.3, 0.9, 0.9, 1.2, 1.2]
+    rules = Measure(pairs=1, iterations=1, window_s=0.0, warmup_max_s=999.0, warmup_window=2)
+    found = warm_up(FakeEngine(), FakeClock(scatter), Workload(n_prompt=8, n_gen=2), rules)
+    assert (found["steady"], found["agreed"]) == (True, True)
+    assert len(found["prefill_s"]) == 12
+
+
+def test_warm_up_that_scatters_goes_on_while_it_gets_faster() -> None:
+    faster = [1.08**-n * (1.1 if n % 2 else 1.0) for n in range(40)]
+    times = [seconds for one in [*faster, *[faster[-1]] * 20] for seconds in (one, one)]
+    rules = Measure(pairs=1, iterations=1, window_s=0.0, warmup_max_s=99.0)
+    found = warm_up(FakeEngine(), FakeClock(times), Workload(n_prompt=8, n_gen=2), rules)
+    assert found["agreed"]
+    assert len(found["prefill_s"]) > 38
+
+
 @pytest.mark.parametrize(
     ("prefill", "decode", "unsteady"),
     [
