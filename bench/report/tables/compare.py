@@ -148,7 +148,8 @@ def words(rows: Sequence[Compared], rules: Rules) -> Iterator[str]:
         yield f"A verdict needs {MIN_PAIRS} good pairs: `bench run --level standard` measures 8."
     left_out = max((row.n_left_out for row in rows), default=0)
     if left_out:
-        yield f"Up to {left_out} pairs were left out because of the reasons shown."
+        pairs = "pair was" if left_out == 1 else "pairs were"
+        yield f"Up to {left_out} {pairs} left out because of the reasons shown."
     everywhere = _everywhere(rows)
     for reason in sorted({reason for row in rows for reason in row.reasons}):
         where = " (every workload)" if reason in everywhere else ""
