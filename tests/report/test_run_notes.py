@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.comparison import Rules, compare
 from bench.experiment import Experiment, load_experiment
 from bench.records.file import Results, read
+from bench.report.tables import run
 from bench.report.tables.run import notes, show
 from bench.summary import summarise
 from bench.summary.absence import absent_of
@@ -41,6 +43,39 @@ def test_a_quantized_checkpoint_is_told_against_the_model_it_was_made_of() -> No
     said = re.findall(r"\*\*.*w8a8-dynamic\*\* at 128\+32 x ([14]): decodes 1.[0-9]+x", text)
     assert said == ["1", "4"]
     assert text.count("faster, not at equal quality") == 2
+
+
+def test_a_run_says_what_compare_says() -> None:
+    """Of 12 arms and workloads in these records, some have a verdict and some have none."""
+    folder = Path(__file__).parents[2] / "results/engines-standard-cpu"
+    experiment = load_experiment(str(folder / "experiment.toml"))
+    text = show(experiment, read(folder), folder, "md")
+    rows = compare(read(folder), Rules(), experiment.baseline)
+    words = {"higher": "faster", "lower": "slower", "ambiguous": "no verdict: the interval"}
+    seen = set()
+    for row in (row for row in rows if row.metric == "decode"):
+        name = row.candidate.removeprefix("smollm2-135m-instruct/")
+        assert row.sizes is not None
+        start = f"- **{name}** at 128+32 x {row.sizes.n_batch}: "
+        (said,) = [line for line in text.splitlines() if line.startswith(start)]
+        assert words.get(row.verdict, "no verdict: `") in said
+        seen.add(row.verdict)
+    assert seen == {"higher", "ambiguous", "invalid"}
+    assert "- `DRIFT`: speed changed" in text
+
+
+def test_without_its_statistics_a_run_says_how_its_pairs_lie(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise ImportError("scipy")
+
+    monkeypatch.setattr(run, "compare", missing)
+    folder = Path(__file__).parents[2] / "results/engines-standard-cpu"
+    experiment = load_experiment(str(folder / "experiment.toml"))
+    text = show(experiment, read(folder), folder, "md")
+    assert "no verdict" not in text
+    assert "faster, at equal quality" in text
 
 
 def test_two_arms_at_one_level_of_service_are_compared_by_their_rates(tmp_path: Path) -> None:

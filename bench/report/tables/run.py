@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench.comparison import opponents
+from bench.comparison import Rules, compare, opponents
+from bench.comparison.row import Compared
 from bench.errors import InputError
 from bench.experiment import Experiment, Gate, started_by
 from bench.experiment.selectors import arm_order, short_names
 from bench.records import OWN
-from bench.records.codes import sentence
+from bench.records.codes import excludes, sentence
 from bench.records.file import Results
 from bench.report.tables import Column, figure, render, sweeps
 from bench.report.tables.row import (
@@ -23,7 +24,7 @@ from bench.report.tables.row import (
 )
 from bench.statistics import log_interval
 from bench.statistics.paired import MIN_PAIRS
-from bench.summary import METRICS, Row, summarise
+from bench.summary import METRICS, Row, Sizes, summarise
 from bench.summary.quality import check_gate
 
 ALIKE = 0.05
@@ -36,7 +37,7 @@ def show(experiment: Experiment, results: Results, folder: Path, output: str) ->
     made = render(rows, columns(rows), output, table)
     if output != "md":
         return made
-    text = "\n".join(f"- {line}" for line in words(experiment, rows))
+    text = "\n".join(f"- {line}" for line in words(experiment, rows, results))
     return f"{experiment.question}\n\n{made}\n{text}\n\nRecords: {folder}\n"
 
 
@@ -147,9 +148,10 @@ def _ms(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds * 1e3:,.1f}"
 
 
-def words(experiment: Experiment, rows: Sequence[Shown]) -> Iterator[str]:
+def words(experiment: Experiment, rows: Sequence[Shown], results: Results) -> Iterator[str]:
     """What the table means, one sentence each."""
     baseline_of = _baselines(experiment, rows)
+    verdict_of = _verdicts(experiment, rows, results, baseline_of)
     each = {_measured(one.row, one.row.arm.name): one for one in rows}
     names = short_names([one.row.arm.name for one in rows])
     many = len({one.row.sizes for one in rows}) > 1
@@ -160,7 +162,7 @@ def words(experiment: Experiment, rows: Sequence[Shown]) -> Iterator[str]:
             sizes = one.row.sizes
             at = f" at {sizes.n_prompt}+{sizes.n_gen} x {sizes.n_batch}" if many else ""
             at += f" on {one.row.label}" if apart else ""
-            said = meaning(experiment.gate, one, base)
+            said = meaning(experiment.gate, one, base, verdict_of.get((one.row.arm.name, sizes)))
             yield f"**{names[one.row.arm.name]}**{at}: {said}."
     yield from curve([one.row for one in rows], names)
     for one in rows:
@@ -170,6 +172,10 @@ def words(experiment: Experiment, rows: Sequence[Shown]) -> Iterator[str]:
         if one.limits.diagnosis:
             yield f"{names[one.row.arm.name]}: {one.limits.diagnosis}."
     yield from notes(experiment, [one.row for one in rows])
+    told = {code for one in rows for code in one.row.reasons}
+    against = {code for verdict in verdict_of.values() for code in _against(verdict)}
+    for code in sorted(against - told):
+        yield f"`{code}`: {sentence(code)}."
 
 
 def _asked(row: Row) -> str:
@@ -219,8 +225,8 @@ def _over(row: Row, base: Row, name: str) -> float | None:
     return ours / theirs if ours and theirs else None
 
 
-def meaning(gate: Gate, one: Shown, base: Shown) -> str:
-    """One arm against its baseline, in words."""
+def meaning(gate: Gate, one: Shown, base: Shown, verdict: Compared | None) -> str:
+    """One arm against its baseline, in words; `verdict`: on decoding, where there is one."""
     if one.row.level is not None:
         return _rates(one, base)
     speed = _over(one.row, base.row, "decode_tok_s")
@@ -237,7 +243,8 @@ def meaning(gate: Gate, one: Shown, base: Shown) -> str:
         return f"{', '.join(parts)}; {one.absent.get('ppl', 'quality was not compared')}"
     parts.append(f"perplexity {figures.ppl_ratio.value:.2f}x")
     quality = "not at equal quality" if check_gate(gate, figures) else "at equal quality"
-    return f"{', '.join(parts)}: {_direction(speed, _few_ratios(one.row, base.row))}, {quality}"
+    said = _direction(speed, pair_ratios(one.row, base.row)) if verdict is None else _said(verdict)
+    return f"{', '.join(parts)}: {said}, {quality}"
 
 
 def _rates(one: Shown, base: Shown) -> str:
@@ -251,8 +258,24 @@ def _rates(one: Shown, base: Shown) -> str:
     return said
 
 
+SAID: Final = {"higher": "faster", "lower": "slower", "same": "as fast"}
+
+
+def _said(verdict: Compared) -> str:
+    """A verdict as `bench compare` has it, with what keeps it from being one."""
+    if verdict.verdict in SAID:
+        return SAID[verdict.verdict]
+    codes = ", ".join(f"`{code}`" for code in _against(verdict))
+    return f"no verdict: {codes or 'the interval does not decide'}"
+
+
+def _against(verdict: Compared) -> list[str]:
+    """The codes because of which there is no verdict."""
+    return [code for code in verdict.reasons if verdict.verdict == "invalid" and excludes(code)]
+
+
 def _direction(speed: float, ratios: Sequence[float]) -> str:
-    """Faster or slower, where pairs that are too few for a verdict do not contradict each other."""
+    """Faster or slower, where pairs without a verdict do not contradict each other."""
     if abs(speed - 1) <= ALIKE:
         return "no faster"
     if ratios and min(ratios) < 1 < max(ratios):
@@ -334,16 +357,10 @@ def pair_ratios(row: Row, base: Row) -> list[float]:
     ]
 
 
-def _few_ratios(row: Row, base: Row) -> list[float]:
-    """The ratios of pairs that are too few for a verdict; empty where there are enough, or one."""
-    ratios = pair_ratios(row, base)
-    return ratios if 1 < len(ratios) < MIN_PAIRS else []
-
-
 def _each_pair(row: Row, base: Row) -> str:
     """How pairs that are too few for a verdict agree."""
-    ratios = _few_ratios(row, base)
-    if not ratios:
+    ratios = pair_ratios(row, base)
+    if not 1 < len(ratios) < MIN_PAIRS:
         return ""
     faster = sum(ratio > 1 for ratio in ratios)
     slower = len(ratios) - faster
@@ -411,6 +428,26 @@ def _baselines(experiment: Experiment, rows: Sequence[Shown]) -> Mapping[str, st
         return opponents({one.row.arm.name: one.row.arm for one in rows}, experiment.baseline, None)
     except InputError:
         return {}
+
+
+def _verdicts(
+    experiment: Experiment, rows: Sequence[Shown], results: Results, versus: Mapping[str, str]
+) -> Mapping[tuple[str, Sizes], Compared]:
+    """Arm and workload -> the verdict on decoding, where there are pairs enough for one.
+
+    Empty where `bench compare` would refuse, or its statistics are not installed.
+    """
+    if max((_n_replicates(one.row) for one in rows), default=0) < MIN_PAIRS or not versus:
+        return {}
+    try:
+        found = compare(results, Rules(gate=experiment.gate), versus=versus)
+    except (InputError, ImportError):
+        return {}
+    return {
+        (row.candidate, row.sizes): row
+        for row in found
+        if row.metric == "decode" and row.sizes and "TOO_FEW_PAIRS" not in row.reasons
+    }
 
 
 def _measured(row: Row, arm: str) -> tuple[Any, ...]:
