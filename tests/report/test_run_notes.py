@@ -11,7 +11,7 @@ import pytest
 from bench.comparison import Rules, compare
 from bench.experiment import Experiment, load_experiment
 from bench.records.file import Results, read
-from bench.report.tables import run
+from bench.report.tables import verdicts
 from bench.report.tables.run import notes, show
 from bench.summary import summarise
 from bench.summary.absence import absent_of
@@ -70,7 +70,7 @@ def test_without_its_statistics_a_run_says_how_its_pairs_lie(
     def missing(*_: object, **__: object) -> None:
         raise ImportError("scipy")
 
-    monkeypatch.setattr(run, "compare", missing)
+    monkeypatch.setattr(verdicts, "compare", missing)
     folder = Path(__file__).parents[2] / "results/engines-standard-cpu"
     experiment = load_experiment(str(folder / "experiment.toml"))
     text = show(experiment, read(folder), folder, "md")

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench.comparison import Rules, compare, opponents
+from bench.comparison import opponents
 from bench.comparison.row import Compared
 from bench.errors import InputError
 from bench.experiment import Experiment, Gate, started_by
 from bench.experiment.selectors import arm_order, short_names
 from bench.records import OWN
-from bench.records.codes import excludes, sentence
+from bench.records.codes import sentence
 from bench.records.file import Results
 from bench.report.tables import Column, figure, render, sweeps
 from bench.report.tables.row import (
@@ -22,9 +22,10 @@ from bench.report.tables.row import (
     table,
     valid_words,
 )
+from bench.report.tables.verdicts import against, in_words, verdicts
 from bench.statistics import log_interval
 from bench.statistics.paired import MIN_PAIRS
-from bench.summary import METRICS, Row, Sizes, summarise
+from bench.summary import METRICS, Row, summarise
 from bench.summary.quality import check_gate
 
 ALIKE = 0.05
@@ -151,7 +152,8 @@ def _ms(seconds: float | None) -> str:
 def words(experiment: Experiment, rows: Sequence[Shown], results: Results) -> Iterator[str]:
     """What the table means, one sentence each."""
     baseline_of = _baselines(experiment, rows)
-    verdict_of = _verdicts(experiment, rows, results, baseline_of)
+    enough = max((_n_replicates(one.row) for one in rows), default=0) >= MIN_PAIRS
+    verdict_of = verdicts(results, experiment.gate, baseline_of) if enough and baseline_of else {}
     each = {_measured(one.row, one.row.arm.name): one for one in rows}
     names = short_names([one.row.arm.name for one in rows])
     many = len({one.row.sizes for one in rows}) > 1
@@ -173,8 +175,8 @@ def words(experiment: Experiment, rows: Sequence[Shown], results: Results) -> It
             yield f"{names[one.row.arm.name]}: {one.limits.diagnosis}."
     yield from notes(experiment, [one.row for one in rows])
     told = {code for one in rows for code in one.row.reasons}
-    against = {code for verdict in verdict_of.values() for code in _against(verdict)}
-    for code in sorted(against - told):
+    blocking = {code for verdict in verdict_of.values() for code in against(verdict)}
+    for code in sorted(blocking - told):
         yield f"`{code}`: {sentence(code)}."
 
 
@@ -243,7 +245,9 @@ def meaning(gate: Gate, one: Shown, base: Shown, verdict: Compared | None) -> st
         return f"{', '.join(parts)}; {one.absent.get('ppl', 'quality was not compared')}"
     parts.append(f"perplexity {figures.ppl_ratio.value:.2f}x")
     quality = "not at equal quality" if check_gate(gate, figures) else "at equal quality"
-    said = _direction(speed, pair_ratios(one.row, base.row)) if verdict is None else _said(verdict)
+    said = (
+        _direction(speed, pair_ratios(one.row, base.row)) if verdict is None else in_words(verdict)
+    )
     return f"{', '.join(parts)}: {said}, {quality}"
 
 
@@ -256,22 +260,6 @@ def _rates(one: Shown, base: Shown) -> str:
     if one.usd_per_mtok and base.usd_per_mtok:
         said += f", a token costs {one.usd_per_mtok / base.usd_per_mtok:.2f}x"
     return said
-
-
-SAID: Final = {"higher": "faster", "lower": "slower", "same": "as fast"}
-
-
-def _said(verdict: Compared) -> str:
-    """A verdict as `bench compare` has it, with what keeps it from being one."""
-    if verdict.verdict in SAID:
-        return SAID[verdict.verdict]
-    codes = ", ".join(f"`{code}`" for code in _against(verdict))
-    return f"no verdict: {codes or 'the interval does not decide'}"
-
-
-def _against(verdict: Compared) -> list[str]:
-    """The codes because of which there is no verdict."""
-    return [code for code in verdict.reasons if verdict.verdict == "invalid" and excludes(code)]
 
 
 def _direction(speed: float, ratios: Sequence[float]) -> str:
@@ -428,26 +416,6 @@ def _baselines(experiment: Experiment, rows: Sequence[Shown]) -> Mapping[str, st
         return opponents({one.row.arm.name: one.row.arm for one in rows}, experiment.baseline, None)
     except InputError:
         return {}
-
-
-def _verdicts(
-    experiment: Experiment, rows: Sequence[Shown], results: Results, versus: Mapping[str, str]
-) -> Mapping[tuple[str, Sizes], Compared]:
-    """Arm and workload -> the verdict on decoding, where there are pairs enough for one.
-
-    Empty where `bench compare` would refuse, or its statistics are not installed.
-    """
-    if max((_n_replicates(one.row) for one in rows), default=0) < MIN_PAIRS or not versus:
-        return {}
-    try:
-        found = compare(results, Rules(gate=experiment.gate), versus=versus)
-    except (InputError, ImportError):
-        return {}
-    return {
-        (row.candidate, row.sizes): row
-        for row in found
-        if row.metric == "decode" and row.sizes and "TOO_FEW_PAIRS" not in row.reasons
-    }
 
 
 def _measured(row: Row, arm: str) -> tuple[Any, ...]:
