@@ -29,7 +29,7 @@ from bench.report.page.words import between, number, ratio
 from tests.report_results import ARMS, environment, quality, record, write, write_card
 
 ROOT = Path(__file__).parents[2]
-QUICKSTART = load_experiment("quickstart")
+QUICKSTART = load_experiment(str(ROOT / "results" / "quickstart-cpu" / "experiment.toml"))
 EVIL = '</script><img src=x onerror="alert(1)">&lt;b>'
 
 
