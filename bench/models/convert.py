@@ -15,12 +15,9 @@ from bench.models.prompts import random_tokens
 
 def from_gguf(file: Path, folder: Path) -> None:
     """Dequantize a GGUF file to float32 safetensors, with its tokenizer."""
-    import gguf
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    # transformers reads the file three times, and makes the table of names for each module.
-    gguf.GGUFReader = cache(gguf.GGUFReader)
-    gguf.get_tensor_name_map = cache(gguf.get_tensor_name_map)
+    _read_once()
     where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     tokenizer = AutoTokenizer.from_pretrained(**where, local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(**where, local_files_only=True)
@@ -30,6 +27,15 @@ def from_gguf(file: Path, folder: Path) -> None:
         del model.config.quantization_config
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _read_once() -> None:
+    """Keep what transformers makes anew: it reads the file three times, and makes the table of
+    names for each module."""
+    import gguf
+
+    gguf.GGUFReader = cache(gguf.GGUFReader)
+    gguf.get_tensor_name_map = cache(gguf.get_tensor_name_map)
 
 
 def expected(folder: Path, file: Path) -> None:
