@@ -9,7 +9,7 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from bench.errors import InputError
 from bench.experiment import ArmEntry, Experiment, Grid, Quality, load_experiment
@@ -199,6 +199,9 @@ def _server(args: argparse.Namespace) -> dict[str, str]:
     return {"serve": args.serve[0]} if args.serve and len(args.serve) == 1 else {}
 
 
+DYNAMIC: Final = "int8-dynamic"
+
+
 def _each_its_schemes(experiment: Experiment, asked: Sequence[str] | None) -> Experiment:
     """Each engine with those of the schemes that it runs. Where nobody `asked` for any, a model
     that is quantized already has its own alone."""
@@ -220,6 +223,9 @@ def _each_its_schemes(experiment: Experiment, asked: Sequence[str] | None) -> Ex
     left = [(engine, quant) for engine, quant in each if not runs(engine, quant)]
     if experiment.arm or not left:
         return experiment
+    if asked is None:  # of an engine with none of the quickstart's, its own dynamic int8
+        plain = [e for e in g.engine if not any(runs(e, q) for q in g.quant if q != "none")]
+        each += [(engine, DYNAMIC) for engine in plain if runs(engine, DYNAMIC)]
     if asked is not None:
         said = ", ".join(f"{engine} {quant}" for engine, quant in left)
         sys.stderr.write(f"left out, because the engine does not run the scheme: {said}\n")

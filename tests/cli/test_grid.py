@@ -9,7 +9,7 @@ import pytest
 from bench.cli import main
 
 MODEL = "smollm2-135m-instruct"
-QUICKSTART = ["none", "torch-dynamic-int8", "int8-dynamic", "int8-dynamic-fused"]
+QUICKSTART = ["none", "torch-dynamic-int8", "int8-dynamic-fused"]
 
 
 def planned(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[list[tuple[str, str]], str]:
