@@ -10,6 +10,7 @@ from bench.experiment.selectors import short_names
 from bench.records.codes import sentence
 from bench.report.tables import Column, figure, sweeps
 from bench.report.tables.compare import interval, percent
+from bench.report.tables.verdicts import SAID
 from bench.statistics.unpaired import MIN_EACH
 
 
@@ -83,7 +84,7 @@ def _said(decode: Compared, cost: Compared | None) -> str:
         f"**{across.candidate_machine}** against {across.baseline_machine} at "
         f"{sizes.n_prompt}+{sizes.n_gen}{batch}: "
     )
-    speed = {"higher": "faster", "lower": "slower", "same": "as fast"}.get(decode.verdict)
+    speed = SAID.get(decode.verdict)
     price = None
     if cost is not None:
         price = {"higher": "dearer", "lower": "cheaper", "same": "as dear"}.get(cost.verdict)
