@@ -311,13 +311,14 @@ def matmul_source(tile: Any, block_m: int) -> tuple[Any, dict[str, int]]:
 
 
 def build_for_amd() -> None:
-    """Machine code for AMD's chips: matrix instructions on integers, and a tile that fits."""
-    kernel = int8_kernels.matmul_kernel
-    for arch, (_, local) in LOCAL.items():
+    """Machine code for AMD's chips: matrix instructions on integers, and a tile that fits. Larger
+    tiles take turns: a third at each chip and number of rows; all with EVERY."""
+    smallest, *larger = int8_kernels.matmul_kernel.configs
+    for i, (arch, (_, local)) in enumerate(LOCAL.items()):
         built_for_amd(rows_source(), arch)
-        for block_m in (16, 64):
+        for j, block_m in enumerate((16, 64)):
             sizes = []
-            for tile in kernel.configs:
+            for tile in (smallest, *(larger if EVERY else larger[(i + j) % 3 :: 3])):
                 source, options = matmul_source(tile, block_m)
                 built = built_for_amd(source, arch, options)
                 asm = built.asm["amdgcn"]

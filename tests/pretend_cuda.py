@@ -323,7 +323,9 @@ def told_in_a_fork(case: str, options: dict[str, Any]) -> None:
 if __name__ == "__main__":
     name, *rest = sys.argv[1:]
     pretend(name)
-    import transformers  # noqa: F401  # once for all cases
+    # Once for all cases.
+    import torchao.quantization  # noqa: F401
+    import transformers.models.llama.modeling_llama  # noqa: F401
 
     asked: dict[str, Any] = {}
     for key, mark, value in (word.partition("=") for word in rest):

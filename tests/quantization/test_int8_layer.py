@@ -15,7 +15,7 @@ from torch import nn
 from bench.errors import UnsupportedError
 from bench.quantization import int8_layer
 from bench.quantization.int8_layer import LEVELS, Int8Linear, int8_matmul, quantize_rows
-from tests.triton_kernels import kernels
+from tests.triton_kernels import BUILD, BUILD_ALL, kernels
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -150,11 +150,11 @@ def test_a_cpu_that_saturates_pairs_gets_fewer_levels(monkeypatch: pytest.Monkey
         int8_layer.cpu_levels.cache_clear()
 
 
-@pytest.mark.parametrize("task", ["interpret", pytest.param("build", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("task", ["interpret", BUILD])
 def test_the_gpu_kernels_without_a_gpu(task: str, tmp_path: Path) -> None:
     kernels("int8", task, tmp_path)
 
 
-@pytest.mark.slow
-def test_the_kernels_are_built_for_amds_chips(tmp_path: Path) -> None:
-    kernels("int8-amd", "build", tmp_path)
+@pytest.mark.parametrize("task", [BUILD, BUILD_ALL])
+def test_the_kernels_are_built_for_amds_chips(task: str, tmp_path: Path) -> None:
+    kernels("int8-amd", task, tmp_path)
