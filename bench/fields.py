@@ -82,7 +82,7 @@ def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
     """A regular file's text; InputError that names the file where there is none or it is large."""
     try:
         if path.exists() and not path.is_file():
-            raise InputError(f"{path}: is no file")  # a pipe or a device could be read for ever
+            raise InputError(f"{path}: is not a file")  # a pipe or a device could be read for ever
         with path.open("rb") as stream:
             data = stream.read(most_bytes + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name

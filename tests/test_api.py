@@ -193,4 +193,4 @@ def test_the_command_gates_on_a_stored_run(folder: Path, tmp_path: Path, capsys)
     assert {row["verdict"] for row in json.loads(capsys.readouterr().out)} == {"same"}
     assert main([*command, "--fail-below", "1.01"]) == 1
     assert main([*command, "--baseline", "none"]) == 2
-    assert "--baseline: not with --against" in capsys.readouterr().err
+    assert "--baseline: cannot be combined with --against" in capsys.readouterr().err

@@ -121,7 +121,7 @@ def check_names(args: argparse.Namespace, words: Sequence[str]) -> None:
             if set("\n\r\0") & set(str(one)):
                 raise InputError(f"{one_line(str(one))}: a name must not contain a line break")
             if one == "" and flag in ("experiment", "model"):
-                raise InputError(f"{flag}: is empty; leave it out, or name one")
+                raise InputError(f"{flag}: is empty; give a name or leave it out")
 
 
 def _told(error: Exception) -> tuple[int, str] | None:

@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--rent: needs --pareto or --across machine")
     if args.against is not None and args.baseline is not None:
         raise InputError(
-            "--baseline: not with --against, which takes each arm's baseline from there"
+            "--baseline: cannot be combined with --against, which has a baseline for each arm"
         )
     results = _read(*args.results)
     if args.against is None:
@@ -187,7 +187,7 @@ def _across(args: argparse.Namespace, rules: Rules) -> int:
 
     for flag in ("against", "plot"):
         if getattr(args, flag) is not None:
-            raise InputError(f"--{flag}: not with --across")
+            raise InputError(f"--{flag}: cannot be combined with --across")
     summary = _read(*args.results)
     rows = across(summary, rules, args.baseline, args.candidate, _prices(args.rent, summary))
     print(render(rows, columns(rows, rules), args.output, table), end="")

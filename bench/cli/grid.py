@@ -117,7 +117,7 @@ def per_machine(args: argparse.Namespace) -> int:
     if args.per_machine is None:
         return 1
     if args.on is None:
-        raise InputError("--per-machine: is of a cluster's machines; --on ray names the cluster")
+        raise InputError("--per-machine: needs a cluster, such as --on ray")
     if args.per_machine < 1:
         raise InputError(f"--per-machine {args.per_machine}: must be at least 1")
     found: int = args.per_machine

@@ -30,7 +30,7 @@ def against(
         yield _at_price(text, None, args, cached)
     elif text == "hosted":
         if args.batch:
-            raise InputError("--batch: not with `hosted`; name one provider")
+            raise InputError("--batch: cannot be combined with `hosted`; name one provider")
         found = hosted(model, amounts.day(args.on), *weights)
         of = f"of {found.count} hosters"
         yield _at_price(f"{found.cheapest.item} (cheapest {of})", found.cheapest, args, cached)

@@ -193,7 +193,7 @@ def check_poolable(base: Sequence[Row], other: Sequence[Row]) -> None:
     what = f" ({', '.join(told + more)})" if told else ""
     raise InputError(
         f"{base[0].arm.name} and {other[0].arm.name} were measured on different "
-        f"machines, drivers or versions{what}; --pool compares them anyway, marked"
+        f"machines, drivers or versions{what}; --pool compares them anyway and marks the result"
     )
 
 

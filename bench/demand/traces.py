@@ -141,4 +141,4 @@ def _seconds(row: Mapping[str, Any], at: str) -> float:
             return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
         return float(value)
     except (TypeError, ValueError):
-        raise InputError(f"{at}: {shown(value)} is no time of arrival") from None
+        raise InputError(f"{at}: {shown(value)} is not an arrival time") from None

@@ -179,7 +179,7 @@ def declines(variant: Variant, workloads: Sequence[Workload], window: int) -> st
     if of.remote:
         return None
     if any(one.slo for one in workloads):
-        return f"engine '{name}': only servers take arrivals (--url or --serve); leave --slo out"
+        return f"engine '{name}': --slo needs a server (--url or --serve)"
     if not any(one.requests for one in workloads):
         return _too_long(variant, workloads, window)
     if of.one_size:

@@ -72,7 +72,9 @@ def _found(source: SourceText, run: Json) -> ForeignRun:
     if n_batch and made_all:
         n_batch = min(n_batch, round(number(source, "request_count", made_all)))
     if n_batch is None:
-        absent["n_batch"] = "the load was not set by concurrency: the file has no number at once"
+        absent["n_batch"] = (
+            "the load was not set by concurrency, so the number of requests at once is unknown"
+        )
     failed = _average(run, "error_request_count") or _average(run, "request_error_rate")
     good = _average(run, "request_count")
     if failed:

@@ -20,7 +20,7 @@ def filled(tool: str, source: SourceText, one: ForeignRun, given: Given) -> Fore
     and for what nobody says and no record can lack."""
     if one.whole:
         if given != Given():
-            raise InputError(f"{source}: says all of it; no flag goes with {tool}")
+            raise InputError(f"{source}: files of {tool} are complete; leave out the flags")
         return one
     n_prompt, n_gen = _lengths(tool, source, one, given)
     n_batch = _batch(tool, source, one, given)

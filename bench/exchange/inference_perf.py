@@ -68,7 +68,7 @@ def _found(source: SourceText, run: Json) -> ForeignRun:
     if not fixed:
         absent["n_batch"] = "a rate does not fix how many requests run at once"
     if failed:
-        absent["requests"] = f"{failed} of {n + failed} requests failed: figures are of the rest"
+        absent["requests"] = f"{failed} of {n + failed} requests failed: figures are of the others"
     return ForeignRun(
         options={"rate": rate} if rate and not fixed else {},
         n_prompt=round(n_in),

@@ -38,7 +38,9 @@ def _found(source: SourceText, run: Json) -> ForeignRun:
     output = number(source, "output_tput_per_gpu", run["output_tput_per_gpu"]) * n_decode
     total = number(source, "tput_per_gpu", run["tput_per_gpu"]) * (n_all or 1)
     samples: dict[str, list[float]] = {"output_tok_s": [output], "total_tok_s": [total]}
-    absent = {**NOT_READ, **SERVED} | {"samples": "an aggregate holds no single requests: medians"}
+    absent = {**NOT_READ, **SERVED} | {
+        "samples": "an aggregate has no single requests, only medians"
+    }
     for name, key in TIMES:
         if value := maybe(source, run, f"median_{key}"):
             samples[name] = [value]

@@ -70,7 +70,7 @@ KNOWS_AUTO: Final = 6325
 
 ONE_TIME = "llama-bench takes one time for prompt and new tokens together"
 APART = "llama-bench times the prompt apart from new tokens"
-MEAN_ALONE = "this output of llama-bench holds the mean alone; -o json holds all"
+MEAN_ALONE = "this output of llama-bench has only the mean; -o json has every repeat"
 OWN: Final = re.compile(
     r"^(build_|model_|avg_|stddev_|samples_)|^(cpu_info|gpu_info|backends|test_time|n_prompt|n_gen"
     r"|n_depth|split_mode|cuda|opencl|vulkan|kompute|metal|sycl|rpc|gpu_blas|blas|tensor_split)$"

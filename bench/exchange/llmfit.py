@@ -41,7 +41,7 @@ def _found(source: SourceText, value: Json, one: Json) -> ForeignRun:
     rate = number(source, "avgTps", run["avgTps"])
     n_out, whole = maybe(source, run, "avgOutputTokens"), maybe(source, run, "avgTotalMs", 1e-3)
     ttft = maybe(source, run, "avgTtftMs", 1e-3)
-    absent = {**NOT_READ, **SERVED} | {"samples": "the file holds the mean of its runs alone"}
+    absent = {**NOT_READ, **SERVED} | {"samples": "the file has only the mean of its runs"}
     samples: dict[str, list[float]] = {"output_tok_s": [rate]}
     if whole:
         samples["e2e_s"] = [whole]

@@ -61,7 +61,9 @@ def _found(source: SourceText, run: Json) -> ForeignRun:
     if n_in:
         samples["total_tok_s"] = [rate * (n_in + n_out) / n_out]
     if failed:
-        absent["requests"] = f"{failed} of {done + failed} requests failed: figures are of the rest"
+        absent["requests"] = (
+            f"{failed} of {done + failed} requests failed: figures are of the others"
+        )
     moment = run.get("timestamp")
     return ForeignRun(
         model=str(run["model"]),

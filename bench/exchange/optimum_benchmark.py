@@ -33,7 +33,7 @@ SETTINGS: Final = (
 """Backend settings that make another arm where they are set."""
 
 PER_TOKEN = "its per-token list holds each iteration's gaps several times (0.5.0 and newer)"
-NO_ENERGY = "no energy of a GPU in the report; codecarbon models that of CPU and memory"
+NO_ENERGY = "the report has no GPU energy; codecarbon models CPU and memory only"
 JOULES: Final = {"kWh": 3.6e6, "Wh": 3600.0, "J": 1.0}
 MB: Final = 1e6
 
@@ -60,7 +60,7 @@ def read(source: SourceText) -> list[ForeignRun]:
         and "report" not in value
         and {"prefill", "load_model"} & value.keys()
     ):
-        raise InputError(f"{source}: is only the report; import the benchmark.json beside it")
+        raise InputError(f"{source}: is only the report; import benchmark.json instead")
     table = expect(source, TOOL, value, ("config", "report"))
     config = expect(source, TOOL, table["config"], ("backend", "scenario", "environment"))
     return [_found(source, config, expect(source, TOOL, table["report"], ()))]
@@ -154,7 +154,7 @@ def _old(row: dict[str, str]) -> Json:
 def _found(source: SourceText, config: Json, report: Json) -> ForeignRun:
     backend, scenario = config["backend"], config["scenario"]
     if scenario.get("name") != "inference" or not report.get("generate"):
-        raise InputError(f"{source}: is no text generation: nothing to take a token's time from")
+        raise InputError(f"{source}: does not generate text, so it has no time per token")
     shapes, asked = scenario.get("input_shapes") or {}, scenario.get("generate_kwargs") or {}
     n_gen = count(source, "max_new_tokens", asked.get("max_new_tokens"))
     samples, absent = _samples(source, report, n_gen)

@@ -216,7 +216,9 @@ def _found(path: SourceText, entry: Json, machine: Json) -> list[ForeignRun]:
             f"{NAME}): only files of `bench export` can be imported"
         )
     if ours.get("schema", 0) > SCHEMA:
-        raise InputError(f"{path}: schema {ours['schema']} is newer than {SCHEMA}; update this")
+        raise InputError(
+            f"{path}: schema {ours['schema']} is newer than {SCHEMA}; update gpu-cost-bench"
+        )
     table = expect(path, TOOL, ours, ("variant", "workload", "replicates", "model"))
     seconds = numbers(path, "stats.data", (entry.get("stats") or {}).get("data"))
     if len(seconds) != len(table["replicates"]):

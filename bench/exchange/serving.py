@@ -173,7 +173,7 @@ def _said(completed: int, failed: int, empty: int) -> str | None:
     """What the user should know of requests without an answer."""
     said = []
     if failed:
-        said.append(f"{failed} of {completed + failed} requests failed: figures are of the rest")
+        said.append(f"{failed} of {completed + failed} requests failed: figures are of the others")
     if empty:
         said.append(
             f"{empty} of {completed} requests gave no token: times are of those that gave one, "
@@ -196,7 +196,7 @@ def at_once(source: SourceText, run: Json) -> tuple[int | None, str | None]:
     if cap is None:
         return (
             None,
-            "no --max-concurrency was set: the file has no number of requests at once",
+            "--max-concurrency was not set, so the number of requests at once is unknown",
         )
     most = count(source, "max_concurrency", cap)
     rate = _rate(run)

@@ -336,7 +336,7 @@ def _explain(
 ) -> tuple[str, ...]:
     texts = {
         "engine": f"no measurement of {engine}",
-        "kernel": f"hardly a measurement of {quant} or a scheme like it on {engine}",
+        "kernel": f"almost no measurement of {quant}, or of a scheme like it, on {engine}",
         "arch": f"no measurement of {engine} on a {gpu.arch} card",
     }
     found = [texts[fold] for fold in new]

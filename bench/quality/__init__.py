@@ -35,7 +35,7 @@ PROMPT_TOKENS: Final = 64
 NEW_TOKENS: Final = 64
 
 
-OWN_ALONE: Final = "the server tells the probability of the text's own tokens alone (`echo`)"
+OWN_ALONE: Final = "the server returns the probability of the text's own tokens only (`echo`)"
 
 
 @runtime_checkable

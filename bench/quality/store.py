@@ -203,7 +203,7 @@ class StoreReader:
             if self.meta["version"] != VERSION:
                 raise ValueError("another version wrote it")
             if self.meta["fingerprint"] != fingerprint(windows):
-                raise ValueError("it is of other tokens or windows")
+                raise ValueError("it was made from other tokens or windows")
             self.k: int | None = self.meta["k"]
 
     def __enter__(self) -> StoreReader:

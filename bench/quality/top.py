@@ -50,7 +50,7 @@ def top_prediction(
     Raises UnsupportedError if a position or token is missing.
     """
     if len(positions) != len(window) - 1 or any(len(told) < k for told in positions):
-        raise UnsupportedError(f"the engine did not tell {k} tokens of each position")
+        raise UnsupportedError(f"the engine did not return {k} tokens for each position")
     pairs = list(zip(positions, window[1:], strict=True))
     if any(token not in told for told, token in pairs):
         raise UnsupportedError("the engine did not return the probability of a token of the text")

@@ -267,8 +267,7 @@ def _wait(leash: Leash, port: int, asked: EndpointSettings, log: Path, deadline:
             )
     if leash.ended() or processes.listens(leash.pid, port) is False:
         raise _PortTakenError(
-            f"another process answers on port {port}, which the server was to have; "
-            f"its log: {_told(log)}",
+            f"another process already uses port {port}; the server's log: {_told(log)}",
             "NOT_LOADED",
         )
 

@@ -29,7 +29,7 @@ def differing(runs: Engine, workload: Workload, rules: Measure, seed: str) -> li
     if isinstance(runs, Server):
         return []
     if workload.slo:
-        raise UnsupportedError("only servers take arrivals (--url or --serve): leave --slo out")
+        raise UnsupportedError("--slo needs a server (--url or --serve)")
     if not workload.requests:
         return []
     count = rules.iterations * workload.n_batch

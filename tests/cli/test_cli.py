@@ -162,7 +162,7 @@ def test_an_empty_name_is_refused() -> None:
         (["plan", "--gpu", "rtx-4080-supr"], 2, "did you mean 'rtx-4080-super'"),
         (["models", "-d", "cuda:99"], 3, "no device 'cuda:99'"),
         (["validate", "nowhere"], 2, "nowhere"),
-        (["run", ""], 2, "experiment: is empty; leave it out, or name one"),
+        (["run", ""], 2, "experiment: is empty; give a name or leave it out"),
         (["compare", "two\nlines"], 2, "two lines: a name must not contain a line break"),
         (["run", "--pairs", "9" * 20], 2, "measure.pairs: must be at least 1 and at most 10,000"),
         (["run", "x" * 5000], 2, "File name too long"),

@@ -277,7 +277,7 @@ def test_csv_has_the_same_keys(bench_cost) -> None:
         ("--tornado --against 1:2", "--tornado: needs --scenario"),
         ("--against 1:2 --tokens-per-day 1M", "--tokens-per-day: needs --scenario"),
         ("--rent 1 --mix 3:1 --tokens-per-day 1M", "remove --mix"),
-        ("--rent 1 --against hosted --batch", "--batch: not with `hosted`"),
+        ("--rent 1 --against hosted --batch", "--batch: cannot be combined with `hosted`"),
         ("--rent 1 --against openrouter/qwen/qwen3-8b --batch", "no batch price of openrouter/"),
     ],
 )

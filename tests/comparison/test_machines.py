@@ -371,7 +371,7 @@ def test_the_verb_says_slower_but_cheaper_and_the_gate_holds(
         (["--rent", "rtx-9=1"], "--rent: no machine here is a rtx-9"),
         (["--rent", "cheap"], "--rent: 'cheap' is not a number above 0"),
         (["--baseline", "nobody"], "baseline machine 'nobody'"),
-        (["--against", "."], "--against: not with --across"),
+        (["--against", "."], "--against: cannot be combined with --across"),
     ],
 )
 def test_wrong_flags_are_one_line(

@@ -167,7 +167,7 @@ def test_what_is_wrong_is_said_in_a_line(spec: str, words: str) -> None:
         ('{"timestamp": 0, "output_length": 5}\n', "t:1: n_prompt .*null|None"),
         (
             '{"timestamp": "x", "input_length": 3, "output_length": 5}\n',
-            "t:1: .*no time of arrival",
+            "t:1: .*not an arrival time",
         ),
         ('{"input_length": 3, "output_length": 5, "hash_ids": ["a"]}\n', "t:1: hash_ids"),
         ("{broken\n", "t:1"),

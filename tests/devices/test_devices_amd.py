@@ -170,7 +170,10 @@ def test_in_a_container_one_of_the_hosts_processes_is_this_one(
     mine, others = [{"pid": 4_000_001}], [{"pid": 4_000_001}, {"pid": 4_000_002}]
     assert read(FakeAmd(amdsmi_get_gpu_process_list=mine)).reasons == ()
     assert read(FakeAmd(amdsmi_get_gpu_process_list=others)).reasons == ("FOREIGN_PROCESS",)
-    assert "namespace" in read(FakeAmd(amdsmi_get_gpu_process_list=[])).absent["foreign_processes"]
+    assert (
+        "lists no processes here"
+        in read(FakeAmd(amdsmi_get_gpu_process_list=[])).absent["foreign_processes"]
+    )
 
 
 def test_another_power_cap_is_another_machine() -> None:
@@ -224,7 +227,7 @@ def test_what_is_free_of_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cards.used_bytes("cuda:0") == 12 << 30
     mute = FakeAmd(amdsmi_get_gpu_memory_total="N/A")
     monkeypatch.setattr(cards, "open_card", lambda device: AmdCard(device, mute))
-    with pytest.raises(Unreadable, match="does not tell"):
+    with pytest.raises(Unreadable, match="does not report"):
         cards.free_bytes("cuda:0")
 
 

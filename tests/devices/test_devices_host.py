@@ -290,7 +290,7 @@ def test_energy_of_two_packages_one_of_which_wrapped(tmp_path: Path) -> None:
     ("after", "seconds", "why"),
     [
         (5, 10, "did not move"),
-        (6, 1000, "may wrap round twice"),
+        (6, 1000, "may wrap around twice"),
     ],
 )
 def test_energy_that_cannot_be_known_is_absent(

@@ -107,8 +107,8 @@ def test_heads_for_several_tokens_are_left_out_and_said(folder: Path) -> None:
         ),
         ({"architectures": ["LlamaModel"]}, InputError, "its weights are of LlamaModel"),
         ({"model_type": "llama9"}, UnsupportedError, "is not one of transformers"),
-        ({"model_type": "t5"}, UnsupportedError, "is an encoder and a decoder"),
-        ({"model_type": "modernbert"}, UnsupportedError, "is no causal language model"),
+        ({"model_type": "t5"}, UnsupportedError, "is an encoder-decoder"),
+        ({"model_type": "modernbert"}, UnsupportedError, "is not a causal language model"),
     ],
 )
 def test_a_model_that_predicts_no_next_token_is_refused(

@@ -279,7 +279,7 @@ def test_auto_adds_processes_where_one_could_not_read_all(monkeypatch: pytest.Mo
 def test_processes_without_a_common_clock_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with scripted() as server, engine(server.url, clients=2) as runs:
         monkeypatch.setattr(crew, "time", SimpleNamespace(perf_counter_ns=lambda: 0))
-        with pytest.raises(UnsupportedError, match="share no clock"):
+        with pytest.raises(UnsupportedError, match="no common clock"):
             runs.start(8, 4, 2)
 
 

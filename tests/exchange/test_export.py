@@ -259,7 +259,10 @@ def test_a_file_of_pytest_benchmark_that_is_not_ours_is_one_line(
     path.write_bytes(export(results(record("none")), "pytest-benchmark").data)
     path.write_text(path.read_text().replace('"schema": 1', '"schema": 2'))
     assert main(["import", "pytest-benchmark", str(path), "--into", str(into)]) == 2
-    assert capsys.readouterr().err == f"bench: {path}: schema 2 is newer than 1; update this\n"
+    assert (
+        capsys.readouterr().err
+        == f"bench: {path}: schema 2 is newer than 1; update gpu-cost-bench\n"
+    )
     assert not into.exists()
 
 

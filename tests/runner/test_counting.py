@@ -126,7 +126,7 @@ def test_a_type_that_transformers_cannot_make_is_one_line_and_asked_once(
     file.write_text(json.dumps({**BLOOM, "model_type": "bart", "num_hidden_layers": 2}))
     predict = ["predict", "-m", str(file), "--gpu", "rtx-4080"]
     assert main(predict) == 3
-    assert "is an encoder and a decoder" in capsys.readouterr().err
+    assert "is an encoder-decoder" in capsys.readouterr().err
     monkeypatch.setattr(counting, "events", lambda *_, **__: pytest.fail("asked again"))
     forget()
     assert main(predict) == 3

@@ -154,7 +154,7 @@ def test_a_run_asks_both_arms_the_same_and_adds_up_their_tokens(tmp_path: Path) 
     [
         ("graph", {"requests": SPEC}, "compiled for one prompt length"),
         ("transformers", {"requests": SPEC, "n_batch": 4}, "one at a time: use -b 1"),
-        ("llama.cpp", {"slo": "ttft_p95=1"}, "only servers take arrivals"),
+        ("llama.cpp", {"slo": "ttft_p95=1"}, "--slo needs a server"),
         ("transformers", {"requests": SPEC}, None),
         ("vllm", {"requests": SPEC, "n_batch": 4}, None),
         ("endpoint", {"requests": SPEC, "n_batch": 4}, None),
@@ -172,7 +172,7 @@ def test_what_an_engine_cannot_be_asked_is_said_in_a_line(
     ("flags", "words"),
     [
         (["--requests", SPEC, "-b", "2"], "one at a time: use -b 1"),
-        (["--slo", "ttft_p95=1"], "only servers take arrivals"),
+        (["--slo", "ttft_p95=1"], "--slo needs a server"),
     ],
 )
 def test_an_arm_is_refused_before_anything_is_loaded(

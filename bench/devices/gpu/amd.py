@@ -87,7 +87,7 @@ class AmdCard:
         ticks = count.get("energy_accumulator", count.get("power"))  # `power` until ROCm 6.0
         try:
             if not 0 < ticks < NO_COUNT:
-                raise Unreadable(f"amdsmi_get_energy_count: {ticks} is no count")
+                raise Unreadable(f"amdsmi_get_energy_count: {ticks} is not a count")
             return int(ticks * count["counter_resolution"] / 1e3)
         except (KeyError, TypeError, ValueError) as error:
             raise Unreadable(f"amdsmi_get_energy_count: {error!r}") from error
@@ -110,7 +110,7 @@ class AmdCard:
 
     def held_s(self) -> Mapping[str, float]:
         """amdsmi gives no cumulative seconds."""
-        raise Unreadable("amdsmi counts no seconds of throttling")
+        raise Unreadable("amdsmi does not report the time of throttling")
 
     def foreign(self, *, computing: bool = True) -> Sequence[int]:
         """Process ids of others that compute on the card. Raises Unreadable."""
@@ -176,7 +176,7 @@ class AmdCard:
             raise Unreadable(f"there is no device {entry}: the driver shows {len(handles)}")
         if not told and len({self._name(handle) for handle in handles}) > 1:
             raise Unreadable(
-                f"cards of several models, and this amdsmi does not tell which is device {index}"
+                f"cards of several models, and this amdsmi does not say which is device {index}"
             )
         # A container that was given some of the cards counts those, in the same order.
         return sorted(handles, key=lambda one: (ids[one] or 0) if told else 0)[int(entry)]
@@ -253,7 +253,7 @@ class AmdCard:
     def _events(self) -> frozenset[str]:
         answer = self._ask("amdsmi_get_violation_status")
         if all(answer.get(key, "N/A") == "N/A" for key in VIOLATIONS):
-            raise Unreadable("amdsmi_get_violation_status gives nothing for this card")
+            raise Unreadable("amdsmi_get_violation_status reports nothing for this card")
         return frozenset(word for key, word in VIOLATIONS.items() if answer.get(key) is True)
 
     def _why_no_energy(self) -> str | None:

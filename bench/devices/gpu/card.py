@@ -100,5 +100,5 @@ def free_bytes(device: str) -> int:
     with _opened(device) as card:
         total = card.identity()["gpu_memory_bytes"]
         if total is None:
-            raise Unreadable("the driver does not tell the card's memory")
+            raise Unreadable("the driver does not report the card's memory")
         return int(total) - card.used_bytes()

@@ -27,7 +27,7 @@ def strangers(listed: Iterable[int], *, computing: bool) -> Sequence[int]:
     if len(others) < len(pids) or not in_container():
         return others
     if not pids:
-        raise Unreadable("the driver lists no processes to this namespace: a container, or WSL2")
+        raise Unreadable("the driver lists no processes here (a container, or WSL2)")
     return others[1:] if computing else others
 
 

@@ -120,11 +120,11 @@ def integral(samples: Sequence[Sample], opened_s: float, closed_s: float) -> flo
     points = [(s.at_s, s.power_w) for s in samples if s.power_w is not None]
     points = [(at, power) for at, power in points if opened_s <= at <= closed_s]
     if not points:
-        raise Unreadable("no sample of the power in the window")
+        raise Unreadable("no power sample in the window")
     points = [(opened_s, points[0][1]), *points, (closed_s, points[-1][1])]
     pairs = list(pairwise(points))
     if any(after[0] - before[0] > GAP_S for before, after in pairs):
-        raise Unreadable(f"samples of the power are more than {GAP_S:.0f} s apart")
+        raise Unreadable(f"power samples are more than {GAP_S:.0f} s apart")
     return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairs)
 
 

@@ -118,7 +118,7 @@ class NvidiaCard:
     def held_by(self, pids: Sequence[int]) -> int:
         """Bytes of the card's memory that these processes hold, contexts and all.
 
-        Raises Unreadable, also where a driver tells no process's memory: WSL2, WDDM.
+        Raises Unreadable, also where a driver does not report the memory of processes: WSL2, WDDM.
         """
         found = [*self._ask("nvmlDeviceGetComputeRunningProcesses")]
         with contextlib.suppress(Unreadable):  # one that computes by Vulkan stands there alone
@@ -128,7 +128,9 @@ class NvidiaCard:
         if not held:
             raise Unreadable(NOT_LISTED)
         if None in held:
-            raise Unreadable("the driver tells no process's memory (WSL2, or WDDM on Windows)")
+            raise Unreadable(
+                "the driver does not report the memory of processes (WSL2, or WDDM on Windows)"
+            )
         return sum(map(int, held))
 
     def missing(self) -> Mapping[str, str]:

@@ -36,16 +36,16 @@ def facts(device: str, timeout_s: float = 120.0) -> Mapping[str, Any]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise Unreadable(f"torch told nothing of {device} in {timeout_s:.0f} s") from None
+        raise Unreadable(f"torch did not describe {device} in {timeout_s:.0f} s") from None
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["torch died without a word"]
+        lines = done.stderr.strip().splitlines() or ["torch ended without a message"]
         raise Unreadable(f"{device}: {lines[-1][:200]}")
     try:
         found = parse_json(done.stdout.strip().rpartition("\n")[2])
     except InputError as error:
         raise Unreadable(f"{device}: {error}") from None
     if not isinstance(found, dict):
-        raise Unreadable(f"{device}: torch told {found!r}")
+        raise Unreadable(f"{device}: unexpected answer from torch: {found!r}")
     return found
 
 

@@ -126,7 +126,7 @@ class HostReader:
             raise Unreadable("RAPL could not be read at the start of the window")
         ranges = self._rapl.ranges_uj()
         if window_s > (most := rapl.most_s(ranges)):
-            raise Unreadable(f"RAPL may wrap round twice unseen in a window above {most:.0f} s")
+            raise Unreadable(f"RAPL's counter may wrap around twice in a window above {most:.0f} s")
         after = self._rapl.read_uj()
         pairs = zip(self._before["energy_uj"], after, ranges, strict=True)
         joules = sum(rapl.unwrap(*pair) for pair in pairs) / 1e6
@@ -227,7 +227,7 @@ def _psutil_peak() -> int:
     try:
         import psutil
     except ImportError:
-        raise Unreadable("neither /proc, getrusage nor psutil is there") from None
+        raise Unreadable("neither /proc, getrusage nor psutil is available") from None
     peak = getattr(psutil.Process().memory_info(), "peak_wset", None)
     if peak is None:
         raise Unreadable("psutil gives no peak of memory on this system")

@@ -345,7 +345,7 @@ class EndpointEngine:
         return found
 
     def detokenize(self, tokens: Sequence[int]) -> str:
-        raise UnsupportedError("a server is not asked to turn tokens into text")
+        raise UnsupportedError("a server does not turn tokens into text")
 
 
 def in_step(answers: Sequence[Answer]) -> Timed:

@@ -114,7 +114,7 @@ class Crew:
             assert isinstance(said, Set)
             if not before_ns <= said.clock_ns <= time.perf_counter_ns():
                 raise UnsupportedError(
-                    "options.clients: processes of this system share no clock; use clients = 1"
+                    "options.clients: processes have no common clock here; use clients = 1"
                 )
 
     def _tell_all(self, order: Begin | Command) -> None:

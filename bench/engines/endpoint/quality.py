@@ -102,7 +102,7 @@ class PromptScores:
         try:
             table = parse_json(bytes(sink.body), MOST_BYTES)
         except InputError as error:
-            raise UnsupportedError(f"{why}: {path} answers no JSON") from error
+            raise UnsupportedError(f"{why}: {path} does not answer with JSON") from error
         return table if isinstance(table, dict) else {}
 
 

@@ -151,7 +151,7 @@ class Stream:
         if not usage:
             return
         if before is not None and self._contradicts(before, usage):
-            self.trouble = ("malformed", "two counts of tokens that differ (`usage`)")
+            self.trouble = ("malformed", "two token counts that differ (`usage`)")
         self.usage, self._counted_at_end = usage, self.finished
 
     def _contradicts(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
@@ -209,7 +209,7 @@ class Stream:
             found = table(parse_json(bytes(self.other)))
         except InputError:
             start = " ".join(bytes(self.other[:80]).decode(errors="replace").split())
-            return "malformed", f"the answer is no stream of events: {start!r}"
+            return "malformed", f"the answer is not a stream of events: {start!r}"
         if error := found.get("error"):
             return "server_error", message_of(error)
         return "malformed", "the server does not stream"

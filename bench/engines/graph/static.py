@@ -323,7 +323,7 @@ class Static:
         worst = float(self_check.shortfall(made, logits).amax(0).median())
         if not worst <= 10 * tolerance:
             raise UnsupportedError(
-                f"{what} makes other tokens than a pass over the same tokens would", "WRONG_MODEL"
+                f"{what} generates other tokens than one pass over the same tokens", "WRONG_MODEL"
             )
 
     def _built(self, memory: SlotMemory) -> dict[str, Any]:

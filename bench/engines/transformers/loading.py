@@ -133,11 +133,13 @@ def auto_class(config: Any, folder: Path | None) -> Any:
 
     kind = config.model_type
     if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedError(f"model type '{kind}' is an encoder and a decoder, not a decoder")
+        raise UnsupportedError(f"model type '{kind}' is an encoder-decoder, not a decoder")
     known: tuple[Any, ...] = (AutoModelForCausalLM, AutoModelForImageTextToText)
     auto = next((one for one in known if type(config) in one._model_mapping), None)
     if auto is None:
-        raise UnsupportedError(f"model type '{kind}' is no causal language model in transformers")
+        raise UnsupportedError(
+            f"model type '{kind}' is not a causal language model in transformers"
+        )
     written = list(getattr(config, "architectures", None) or ())
     made = auto._model_mapping[type(config)]
     classes = {one.__name__ for one in (made if isinstance(made, tuple) else (made,))}
@@ -164,7 +166,7 @@ def refusing(kind: str) -> Iterator[None]:
         if (why := toolchain.explained(error)) is not None:
             raise UnsupportedError(why, toolchain.CODE) from error
         raise UnsupportedError(
-            f"{kind} cannot be stepped here: {type(error).__name__}: {first_line(error)}"
+            f"{kind} cannot run one step here: {type(error).__name__}: {first_line(error)}"
         ) from error
 
 

@@ -254,7 +254,6 @@ def method(machine: Machine) -> Prose:
             f"cancels. Replicates of each arm and workload: {replicates}.",
             f"Clock: {', '.join(clocks) or 'as recorded'}. Exactly the asked-for number of tokens "
             "is made; tokenizing and sampling on the host are outside prefill and decode.",
-            "One machine is one machine: cards of one model differ from each other by several "
-            "percent.",
+            "Results hold for this machine: cards of one model differ by several percent.",
         ),
     )
