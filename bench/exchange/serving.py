@@ -51,6 +51,14 @@ LABELS: Final[Mapping[str, str]] = {
 """Labels of the printed block -> keys of the files; times are made of their names."""
 
 TIME: Final = re.compile(r"(mean|median|p\d+) (ttft|tpot|itl|e2el|e2e latency) \(ms\)")
+END: Final = re.compile(r"\s*={10,}\s*")
+"""The last line of a block."""
+AHEAD: Final = frozenset({"max_concurrency", "request_rate"})
+"""What vLLM's client prints before its run, and in older versions nowhere else."""
+UNSET: Final = frozenset({"none", "not set"})
+PRINTED: Final = 0.005
+"""What two decimals may hide."""
+
 MODEL: Final = re.compile(r"Namespace\(.*\bmodel='([^']+)'")
 """What both clients print of their arguments before they begin."""
 
@@ -98,21 +106,32 @@ ABOUT: Final = frozenset(
 def blocks(source: SourceText) -> list[Json]:
     """The printed results in a text, as tables with the keys of the files."""
     found: list[Json] = []
-    model: str | None = None
+    ahead: Json = {}
+    inside = False
     for line in source.text.splitlines():
         if named := MODEL.search(line):
-            model = named[1]
+            ahead["model_id"] = named[1]
         if TITLE in line:
-            found.append({"model_id": model} if model else {})
-        label, colon, value = line.partition(":")
-        name = " ".join(label.lower().split())
-        if found and colon:
-            key = LABELS.get(name)
-            if time := TIME.fullmatch(name):
-                key = f"{time[1]}_{time[2].replace(' ', '_')}_ms"
-            if key and value.strip():
-                found[-1].setdefault(key, typed(value.replace(",", "")))
+            found.append(dict(ahead))
+            ahead = {key: value for key, value in ahead.items() if key == "model_id"}
+        inside = TITLE in line or (inside and not END.fullmatch(line))
+        key, value = _labelled(line)
+        if key and inside:
+            found[-1].setdefault(key, value)
+        elif key in AHEAD:
+            ahead[str(key)] = value
     return [block for block in found if {"completed", "duration"} <= block.keys()]
+
+
+def _labelled(line: str) -> tuple[str | None, Any]:
+    """The key of a printed line and its value; None where there is none."""
+    label, _, text = line.partition(":")
+    name = " ".join(label.lower().split())
+    key = LABELS.get(name)
+    if time := TIME.fullmatch(name):
+        key = f"{time[1]}_{time[2].replace(' ', '_')}_ms"
+    known = text.strip() and text.strip().lower() not in UNSET
+    return (key, typed(text.replace(",", ""))) if known else (None, None)
 
 
 def served(source: SourceText, run: Json, engine: str | None) -> ForeignRun:
@@ -288,9 +307,11 @@ def _twice(
 ) -> list[Twice]:
     """Rates and totals that the file gives beside what they are made of."""
     found: list[Twice] = []
+    hidden = PRINTED if TITLE in source.text else 0.0
 
-    def add(key: str, made: float, of: str, within: float = 0.02) -> None:
+    def add(key: str, made: float, of: str) -> None:
         if (stated := maybe(source, run, key)) is not None:
+            within = 0.02 + hidden / max(abs(stated), abs(made), PRINTED)
             found.append(Twice(what=key, stated=stated, made=made, of=of, within=within))
 
     n_in, n_out = float(run["total_input_tokens"]), float(run["total_output_tokens"])

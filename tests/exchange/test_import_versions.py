@@ -20,6 +20,7 @@ CASES = DATA / "cases"
 def records(text: str, folder: Path, name: str = "file.txt", **said: Any) -> list[Record]:
     """The records of a file with this text."""
     path, into = folder / name, folder / "into"
+    folder.mkdir(exist_ok=True)
     path.write_text(text)
     import_file("auto", path, into, Given(**said))
     return read(into).records
@@ -77,3 +78,45 @@ def test_mlperfs_offline_latencies_are_waiting(tmp_path: Path) -> None:
     (record,) = records(text, tmp_path, model="gpt-j-6b", n_prompt=900)
     assert "e2e_s" not in record.samples
     assert "wait from the start" in record.absent["e2e_s"]
+
+
+# ---- what the serving clients print ----------------------------------------------------------
+
+BLOCK = """
+============ Serving Benchmark Result ============
+Successful requests:                     500
+Benchmark duration (s):                  10821.24
+Total input tokens:                      193761
+Total generated tokens:                  2048000
+Request throughput (req/s):              0.05
+Output token throughput (tok/s):         189.26
+---------------Time to First Token----------------
+Median TTFT (ms):                        461.96
+==================================================
+"""
+RETOKENIZED = BLOCK.replace("Request", "Total generated tokens (retokenized): 2041161\nRequest", 1)
+
+
+def test_two_decimals_of_a_small_rate_contradict_nothing(tmp_path: Path) -> None:
+    (record,) = records(BLOCK, tmp_path, model="llama-3.1-8b")
+    assert record.reasons == ()
+    wrong = BLOCK.replace("0.05", "0.06")
+    (record,) = records(wrong, tmp_path / "wrong", model="llama-3.1-8b")
+    assert "request_throughput is 0.06" in record.absent["self_check"]
+
+
+def test_a_concurrency_that_was_not_set_is_none(tmp_path: Path) -> None:
+    text = RETOKENIZED.replace("Successful", "Max request concurrency: not set\nSuccessful")
+    (record,) = records(text, tmp_path, model="llama-3.1-8b")
+    assert record.workload["n_batch"] is None
+    assert "--max-concurrency was not set" in record.absent["n_batch"]
+
+
+def test_what_is_printed_before_a_block_is_of_that_block(tmp_path: Path) -> None:
+    text = (
+        f"Traffic request rate: inf\nMaximum request concurrency: 32\n{BLOCK}"
+        f"Traffic request rate: 2.0\nMaximum request concurrency: None\n{BLOCK}"
+    )
+    closed, open_ = records(text, tmp_path, model="llama-3.1-8b")
+    assert (closed.workload["n_batch"], closed.variant["options"]) == (32, {})
+    assert (open_.workload["n_batch"], open_.variant["options"]) == (None, {"rate": 2.0})
