@@ -73,6 +73,7 @@ MEASURED: Final = re.compile(
 )
 """Keys that are measured, or say how much was; other plain keys are settings of a sweep."""
 
+NOT_AMONG: Final = "not among the run's figures ({})"
 FULL: Final = 4
 """Requests for each stream, from which on the streams are seldom idle."""
 
@@ -247,7 +248,8 @@ def requests(source: SourceText, run: Json) -> tuple[dict[str, list[Any]], dict[
         if value:
             samples[name] = [value]
         else:
-            absent[name] = f"not among the run's figures ({keys[0]})"
+            zero = any(run.get(f"median_{key}_ms") is not None for key in keys)
+            absent[name] = f"the run's {keys[0]} is 0" if zero else NOT_AMONG.format(keys[0])
     return samples, absent, _lengths_vary(run)
 
 

@@ -120,3 +120,10 @@ def test_what_is_printed_before_a_block_is_of_that_block(tmp_path: Path) -> None
     closed, open_ = records(text, tmp_path, model="llama-3.1-8b")
     assert (closed.workload["n_batch"], closed.variant["options"]) == (32, {})
     assert (open_.workload["n_batch"], open_.variant["options"]) == (None, {"rate": 2.0})
+
+
+def test_a_time_of_zero_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    text = BLOCK.replace("Median TTFT", "Median TPOT (ms):   -0.00\nMedian TTFT")
+    (record,) = records(text, tmp_path, model="llama-3.1-8b")
+    assert record.absent["tpot_s"] == "the run's tpot is 0"
+    assert record.absent["e2e_s"] == "not among the run's figures (e2el)"
