@@ -127,3 +127,51 @@ def test_a_time_of_zero_is_not_said_to_be_missing(tmp_path: Path) -> None:
     (record,) = records(text, tmp_path, model="llama-3.1-8b")
     assert record.absent["tpot_s"] == "the run's tpot is 0"
     assert record.absent["e2e_s"] == "not among the run's figures (e2el)"
+
+
+# ---- optimum-benchmark -----------------------------------------------------------------------
+
+
+def parts(**backend: Any) -> str:
+    """A report of 0.5, which has a request's two parts and no whole."""
+    table = json.loads((DATA / "optimum-benchmark" / "benchmark.json").read_text())
+    del table["report"]["generate"]
+    table["config"]["backend"] |= backend
+    return json.dumps(table)
+
+
+def test_a_whole_request_is_its_prefill_and_its_decode(tmp_path: Path) -> None:
+    (record,) = records(parts(), tmp_path)
+    report = json.loads(parts())["report"]
+    prefill, decode = (report[name]["latency"]["values"] for name in ("prefill", "decode"))
+    assert record.samples["e2e_s"] == pytest.approx(
+        [a + b for a, b in zip(prefill, decode, strict=True)]
+    )
+    assert record.reasons == ()
+
+
+def test_a_report_without_prefill_has_no_whole_request(tmp_path: Path) -> None:
+    table = json.loads(parts())
+    del table["report"]["prefill"]
+    (record,) = records(json.dumps(table), tmp_path)
+    assert list(record.samples) == ["tpot_s"]
+    assert record.absent["e2e_s"] == "no latency of the whole in the report"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "config", "name"),
+    [
+        ("gptq", {"bits": 2, "use_exllama": True}, "gptq-int2"),
+        ("awq", {"bits": 4, "version": "exllama"}, "awq-int4"),
+        ("torchao", {"quant_type": "int4_weight_only"}, "torchao-int4-weight-only"),
+        ("bnb", {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "bnb-nf4"),
+        ("bnb", {"load_in_8bit": True}, "bnb-int8"),
+        ("fbgemm_fp8", {"quant_method": "fbgemm_fp8"}, "fbgemm_fp8"),
+        (None, {}, "none"),
+    ],
+)
+def test_a_scheme_of_optimum_benchmark_has_its_width(
+    scheme: str | None, config: dict[str, Any], name: str, tmp_path: Path
+) -> None:
+    (record,) = records(parts(quantization_scheme=scheme, quantization_config=config), tmp_path)
+    assert record.variant["quant"] == name
