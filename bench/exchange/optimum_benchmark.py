@@ -38,6 +38,7 @@ JOULES: Final = {"kWh": 3.6e6, "Wh": 3600.0, "J": 1.0}
 MB: Final = 1e6
 WHOLE: Final = ("generate", "decode")
 """What only a run that generates text has; 0.3 to 0.6 time a whole request as its two parts."""
+SPREADS: Final = ("device_map", "tp_plan", "deepspeed_inference")
 WIDTHS: Final = ("bits", "nbits", "quant_type", "weights", "weights_dtype")
 """Settings of a scheme that say what its weights are."""
 
@@ -170,6 +171,8 @@ def _found(source: SourceText, config: Json, report: Json) -> ForeignRun:
     device = str(backend.get("device"))
     engine = str(backend.get("name"))
     cards = [] if device == "cpu" else _cards(backend, [str(gpu) for gpu in gpus])
+    if not _spread(config):
+        cards = cards[:1]
     if len(gpus) > len(cards) and device != "cpu" and not cards:
         absent["n_devices"] = (
             f"the file names {len(gpus)} cards but not how many were used: one is assumed; "
@@ -222,6 +225,15 @@ def _cards(backend: Json, present: list[str]) -> list[str]:
         places = [one for one in str(ids).split(",") if one.strip().isdigit()]
         return [present[int(i)] if int(i) < len(present) else present[0] for i in places if present]
     return present if len(present) == 1 else []
+
+
+def _spread(config: Json) -> bool:
+    """Whether a model may lie on several cards: PyTorch takes the first of `device_ids` unless a
+    setting or the launcher spreads it."""
+    backend, launcher = config["backend"], config.get("launcher") or {}
+    if backend.get("name") != "pytorch" or "device_map" not in backend:
+        return True
+    return any(map(backend.get, SPREADS)) or launcher.get("name") == "torchrun"
 
 
 def _samples(

@@ -175,3 +175,20 @@ def test_a_scheme_of_optimum_benchmark_has_its_width(
 ) -> None:
     (record,) = records(parts(quantization_scheme=scheme, quantization_config=config), tmp_path)
     assert record.variant["quant"] == name
+
+
+@pytest.mark.parametrize(
+    ("backend", "n"),
+    [
+        ({"device_map": None}, 1),
+        ({"device_map": "auto"}, 3),
+        ({"device_map": None, "tp_plan": "auto"}, 3),
+    ],
+)
+def test_cards_that_a_model_may_see_are_not_cards_that_hold_it(
+    backend: dict[str, Any], n: int, tmp_path: Path
+) -> None:
+    table = json.loads(parts(device="cuda", device_ids="0,1,2", **backend))
+    table["config"]["environment"]["gpu"] = ["NVIDIA A100-SXM4-80GB"] * 3
+    (record,) = records(json.dumps(table), tmp_path)
+    assert record.variant["options"].get("n_devices", 1) == n
