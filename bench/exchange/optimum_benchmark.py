@@ -36,6 +36,8 @@ PER_TOKEN = "its per-token list holds each iteration's gaps several times (0.5.0
 NO_ENERGY = "the report has no GPU energy; codecarbon models CPU and memory only"
 JOULES: Final = {"kWh": 3.6e6, "Wh": 3600.0, "J": 1.0}
 MB: Final = 1e6
+REPORT: Final = {"prefill", "load_model"}
+"""Phases at the top of `benchmark_report.json`, which names neither model nor lengths."""
 WHOLE: Final = ("generate", "decode")
 """What only a run that generates text has; 0.3 to 0.6 time a whole request as its two parts."""
 SPREADS: Final = ("device_map", "tp_plan", "deepspeed_inference")
@@ -50,7 +52,7 @@ def knows(source: SourceText) -> bool:
     """Whether a text looks like a file of this tool."""
     value = source.first()
     if isinstance(value, dict):
-        return {"config", "report"} <= value.keys()
+        return {"config", "report"} <= value.keys() or value.keys() >= REPORT
     return bool(source.columns(OLD) or source.columns(NEW))
 
 
@@ -59,11 +61,7 @@ def read(source: SourceText) -> list[ForeignRun]:
     if rows := [_old(row) for row in source.columns(OLD)] or _nested(source.columns(NEW)):
         return _of_rows(source, rows)
     value = source.values[0]
-    if (
-        isinstance(value, dict)
-        and "report" not in value
-        and {"prefill", "load_model"} & value.keys()
-    ):
+    if isinstance(value, dict) and "report" not in value and REPORT & value.keys():
         raise InputError(f"{source}: is only the report; import benchmark.json instead")
     table = expect(source, TOOL, value, ("config", "report"))
     config = expect(source, TOOL, table["config"], ("backend", "scenario", "environment"))

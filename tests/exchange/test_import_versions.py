@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bench.errors import InputError
 from bench.exchange.foreign import Given
 from bench.exchange.importing import import_file
 from bench.records import Record
@@ -192,3 +193,8 @@ def test_cards_that_a_model_may_see_are_not_cards_that_hold_it(
     table["config"]["environment"]["gpu"] = ["NVIDIA A100-SXM4-80GB"] * 3
     (record,) = records(json.dumps(table), tmp_path)
     assert record.variant["options"].get("n_devices", 1) == n
+
+
+def test_the_report_alone_is_known_as_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is only the report"):
+        records(json.dumps(json.loads(parts())["report"]), tmp_path)
