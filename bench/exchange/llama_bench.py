@@ -232,9 +232,11 @@ def _scheme(
 
 
 def _options(row: Json, device: str) -> dict[str, Any]:
-    """Settings that are not llama-bench's own. Builds of 2023 had `n_batch` 512, no `n_ubatch`."""
-    before: dict[str, tuple[Any, ...]] = {} if "n_ubatch" in row else {"n_batch": (2048, 512)}
+    """Settings that are not llama-bench's own. Builds of 2023 had `n_batch` 512, no `n_ubatch`; a
+    pasted table, which names no build, shows only what was set."""
     build = row.get("build_number")
+    of_2023 = build is not None and "n_ubatch" not in row
+    before: dict[str, tuple[Any, ...]] = {"n_batch": (2048, 512)} if of_2023 else {}
     if isinstance(build, int) and 1 < build < KNOWS_AUTO:
         before["flash_attn"] = (-1, False, 0)
     return {

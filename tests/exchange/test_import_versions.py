@@ -198,3 +198,17 @@ def test_cards_that_a_model_may_see_are_not_cards_that_hold_it(
 def test_the_report_alone_is_known_as_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is only the report"):
         records(json.dumps(json.loads(parts())["report"]), tmp_path)
+
+
+# ---- llama-bench -----------------------------------------------------------------------------
+
+
+def test_a_batch_that_a_table_shows_was_set(tmp_path: Path) -> None:
+    """Builds of 2023 had 512 by themselves, and no column of it; later ones have n_ubatch too."""
+    table = (
+        "| model | size | params | backend | ngl | n_batch | test | t/s |\n"
+        "|-------|-----:|-------:|---------|----:|--------:|-----:|----:|\n"
+        "| llama 7B Q4_0 | 3.56 GiB | 6.74 B | Vulkan | 99 | 512 | pp512 | 3290.92 ± 37.67 |\n"
+    )
+    (record,) = records(table, tmp_path)
+    assert record.variant["options"]["n_batch"] == 512
