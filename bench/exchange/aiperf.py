@@ -182,7 +182,8 @@ def _twice(
     if ttft and tpot and whole and news:
         of = "mean ttft + mean itl x (n - 1)"
         made = ttft + tpot * (news - 1)
-        yield Twice(what="mean request_latency, s", stated=whole, made=made, of=of, within=0.3)
+        within = 0.3 + _apart(source, run) / max(whole, made)
+        yield Twice(what="mean request_latency, s", stated=whole, made=made, of=of, within=within)
     for (_, key, _), block in zip(TIMES, blocks, strict=True):
         if isinstance(block, dict):
             middle, mean, std, low, high = (
@@ -192,6 +193,16 @@ def _twice(
     if n_batch and whole and rate and rate * whole > n_batch:
         of = "requests a second x mean latency"
         yield Twice(what="concurrency", stated=n_batch, made=rate * whole, of=of, within=0.25)
+
+
+def _apart(source: SourceText, run: Json) -> float:
+    """Seconds by which a mean of products may differ from the product of the means: where short
+    answers come at another pace than long ones."""
+    pace, news = run.get("inter_token_latency"), run["output_sequence_length"]
+    if not isinstance(pace, dict):
+        return 0.0
+    spread = (maybe(source, pace, "std") or 0.0) * (maybe(source, news, "std") or 0.0)
+    return spread * _unit(source, "inter_token_latency", pace)
 
 
 def _model(source: SourceText, config: Json) -> str | None:

@@ -339,7 +339,9 @@ def _twice(
     if whole and made:
         # Longer answers may come at another pace: means do not quite add up.
         of = "mean ttft + mean tpot x (n - 1)"
-        found.append(Twice(what="mean e2e, ms", stated=whole, made=made, of=of, within=0.3))
+        apart = (maybe(source, run, "std_tpot_ms") or 0.0) if n_out % completed else 0.0
+        within = 0.3 + apart * (n_out / completed - 1) / max(whole, made)
+        found.append(Twice(what="mean e2e, ms", stated=whole, made=made, of=of, within=within))
     running = (whole or made or 0.0) / 1000 * completed / duration
     if n_batch and running > n_batch:
         of = "requests a second x mean e2e"

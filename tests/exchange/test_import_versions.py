@@ -50,6 +50,21 @@ def test_the_csv_of_aiperf_says_nothing_of_how_the_load_was_set(tmp_path: Path) 
     )
 
 
+def test_aiperfs_means_may_part_as_far_as_their_spreads(tmp_path: Path) -> None:
+    table = json.loads((DATA / "aiperf" / "profile_export_aiperf.json").read_text())
+    for name, changes in (
+        ("inter_token_latency", {"avg": 24.0, "std": 47.5, "p50": 14.0, "max": 300.0}),
+        ("output_sequence_length", {"avg": 66.0, "std": 38.0}),
+        ("request_latency", {"avg": 1490.0, "std": 180.0, "p50": 1500.0, "max": 1750.0}),
+        ("time_to_first_token", {"avg": 618.0, "std": 140.0, "p50": 590.0, "max": 820.0}),
+    ):
+        table[name] |= changes
+    for std, marked in ((38.0, False), (0.0, True)):
+        table["output_sequence_length"]["std"] = std
+        (record,) = records(json.dumps(table), tmp_path / str(std))
+        assert ("mean request_latency" in record.absent.get("self_check", "")) is marked
+
+
 # ---- MLPerf ----------------------------------------------------------------------------------
 
 SERVER = """
@@ -128,6 +143,29 @@ def test_a_time_of_zero_is_not_said_to_be_missing(tmp_path: Path) -> None:
     (record,) = records(text, tmp_path, model="llama-3.1-8b")
     assert record.absent["tpot_s"] == "the run's tpot is 0"
     assert record.absent["e2e_s"] == "not among the run's figures (e2el)"
+
+
+SPREAD = {
+    "duration": 1.7738,
+    "completed": 200,
+    "total_input_tokens": 52317,
+    "total_output_tokens_retokenized": 13159,
+    "mean_e2e_latency_ms": 1491.21,
+    "mean_ttft_ms": 618.01,
+    "mean_tpot_ms": 23.81,
+    "std_tpot_ms": 47.50,
+}
+
+
+@pytest.mark.parametrize(("tokens", "marked"), [(13162, False), (13200, True)])
+def test_means_of_requests_that_differ_in_pace_and_length(
+    tokens: int, marked: bool, tmp_path: Path
+) -> None:
+    """Short answers at a slow pace: the mean of a product is not the product of the means. Where
+    all answers are of 66 tokens, the two must agree."""
+    run = SPREAD | {"total_output_tokens": tokens}
+    (record,) = records(json.dumps(run), tmp_path, model="qwen2.5-3b")
+    assert ("CONTRADICTION" in record.reasons) is marked
 
 
 # ---- optimum-benchmark -----------------------------------------------------------------------
