@@ -144,9 +144,11 @@ def _inserted(source: SourceText, names: str, values: str) -> Json:
 
 
 def _texts(row: Mapping[str, str]) -> Json:
-    """Columns of a CSV that stay text, digits or not."""
+    """Columns of a CSV that stay text, digits or not; of some `none` is a value."""
+    from bench.exchange.llama_bench_table import WORDS
+
     names = ("build_commit", "model_filename", "model_type", "cpu_info", "gpu_info", "test_time")
-    return {name: row[name] for name in names if name in row}
+    return {name: row[name] for name in (*names, *WORDS) if name in row}
 
 
 def _found(source: SourceText, row: Json, swept: frozenset[str]) -> ForeignRun:

@@ -43,6 +43,9 @@ COLUMNS: Final = {
 }
 """Its short names -> those of its JSON."""
 
+WORDS: Final = frozenset({"split_mode", "devices"})
+"""Of these `none` is a value: one card, or the CPU."""
+
 TEST: Final = re.compile(
     r"(?:pp\s?(?P<pp>\d+))?\s?\+?\s?(?:tg\s?(?P<tg>\d+))?(?:\s?@\s?d\s?(?P<depth>\d+))?", re.I
 )
@@ -91,11 +94,12 @@ def _row(source: SourceText, lines: Sequence[str], at: int, cells: dict[str, str
 def _settings(cells: dict[str, str]) -> Json:
     """The other columns, under the names of its JSON; those of a fork under their own."""
     own = {"model", "size", "params", "test", "t/s"}
-    return {
-        COLUMNS.get(name, name): typed(text)
+    each = {
+        COLUMNS.get(name, name): text
         for name, text in cells.items()
         if name not in own and name and text not in ("", "-")
     }
+    return {key: text if key in WORDS else typed(text) for key, text in each.items()}
 
 
 def _with_unit(text: str | None, units: dict[str, float] | dict[str, int]) -> float | None:

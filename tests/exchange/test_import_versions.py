@@ -250,3 +250,34 @@ def test_a_batch_that_a_table_shows_was_set(tmp_path: Path) -> None:
     )
     (record,) = records(table, tmp_path)
     assert record.variant["options"]["n_batch"] == 512
+
+
+ONE_OF_TWO = """
+ggml_cuda_init: found 2 ROCm devices:
+  Device 0: AMD Instinct MI210, gfx90a (0x90a), VMM: no, Wave Size: 64
+  Device 1: AMD Instinct MI210, gfx90a (0x90a), VMM: no, Wave Size: 64
+| model         |     size | params | backend | ngl | {head} |  test |          t/s |
+| ------------- | -------: | -----: | ------- | --: | -----: | ----: | -----------: |
+| llama 7B Q4_0 | 3.56 GiB | 6.74 B | ROCm    |  99 | {cell} | tg128 | 86.06 ± 0.13 |
+"""
+
+
+@pytest.mark.parametrize(
+    ("head", "cell", "device"),
+    [("sm", "none", "rocm"), ("sm", "layer", "rocm:0+rocm:1"), ("dev", "none", "cpu")],
+)
+def test_none_in_a_table_of_llama_bench_is_a_value(
+    head: str, cell: str, device: str, tmp_path: Path
+) -> None:
+    (record,) = records(ONE_OF_TWO.format(head=head, cell=cell), tmp_path)
+    assert record.variant["device"] == device
+
+
+def test_none_in_a_csv_of_llama_bench_is_a_value(tmp_path: Path) -> None:
+    (row, *_) = json.loads((CASES / "llama-bench-two-cards.json").read_text())
+    for mode, n in (("none", 1), ("layer", 2)):
+        cells = {key: str(value) for key, value in row.items() if not isinstance(value, list)}
+        cells |= {"split_mode": mode, "tensor_split": "0.00"}
+        text = "\n".join(",".join(f'"{one}"' for one in line) for line in (cells, cells.values()))
+        (record,) = records(text, tmp_path / mode)
+        assert record.variant["options"].get("n_devices", 1) == n
