@@ -37,6 +37,7 @@ LABELS: Final[Mapping[str, str]] = {
     "failed requests": "failed",
     "maximum request concurrency": "max_concurrency",
     "max request concurrency": "max_concurrency",
+    "max reqeuest concurrency": "max_concurrency",
     "traffic request rate": "request_rate",
     "request rate configured (rps)": "request_rate",
     "benchmark duration (s)": "duration",
@@ -73,6 +74,7 @@ MEASURED: Final = re.compile(
 )
 """Keys that are measured, or say how much was; other plain keys are settings of a sweep."""
 
+ROUTED: Final = "a router names one server of each kind, however many there are: --n-gpus N"
 NOT_AMONG: Final = "not among the run's figures ({})"
 FULL: Final = 4
 """Requests for each stream, from which on the streams are seldom idle."""
@@ -160,13 +162,17 @@ def served(source: SourceText, run: Json, engine: str | None) -> ForeignRun:
     dated = run.get("date") is not None
     if dated:
         absent["started_at"] = "local time of the client, taken as UTC"
-    info = run.get("server_info") if isinstance(run.get("server_info"), dict) else {}
+    info, routed = _server(run)
+    if routed:
+        absent["n_devices"] = ROUTED
     rate = _rate(run)
     options: dict[str, Any] = {} if rate is None else {"rate": rate}
+    if routed:
+        options["disagg"] = True
     return ForeignRun(
-        model=run.get("model_id") or (info or {}).get("model_path") or None,
+        model=run.get("model_id") or info.get("model_path") or None,
         engine=engine,
-        n_gpus=cards(source, run | (info or {})),
+        n_gpus=None if routed else cards(source, run | info),
         options=options | settings(run),
         n_prompt=round(n_in),
         n_gen=max(round(n_out), 1),
@@ -187,6 +193,19 @@ def served(source: SourceText, run: Json, engine: str | None) -> ForeignRun:
         },
         state={"requests": completed, "failed": failed, "duration_s": duration},
     )
+
+
+def _server(run: Json) -> tuple[Json, bool]:
+    """What the server says of itself, and whether a router says it of servers that prefill and
+    decode apart."""
+    info = run.get("server_info")
+    if not isinstance(info, dict):
+        return {}, False
+    names = ("decode", "prefill", "internal_states")
+    each = {name: info[name] for name in names if isinstance(info.get(name), list)}
+    first = next((one for many in each.values() for one in many if isinstance(one, dict)), {})
+    routed = bool(each.get("decode") and each.get("prefill"))
+    return (info if "model_path" in info else first), routed
 
 
 def _said(completed: int, failed: int, empty: int) -> str | None:

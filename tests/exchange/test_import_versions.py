@@ -126,6 +126,9 @@ def test_a_concurrency_that_was_not_set_is_none(tmp_path: Path) -> None:
     (record,) = records(text, tmp_path, model="llama-3.1-8b")
     assert record.workload["n_batch"] is None
     assert "--max-concurrency was not set" in record.absent["n_batch"]
+    text = text.replace("request concurrency: not set", "reqeuest concurrency: 8")
+    (record,) = records(text, tmp_path / "as-0.4-spells-it", model="llama-3.1-8b")
+    assert record.workload["n_batch"] == 8
 
 
 def test_what_is_printed_before_a_block_is_of_that_block(tmp_path: Path) -> None:
@@ -166,6 +169,16 @@ def test_means_of_requests_that_differ_in_pace_and_length(
     run = SPREAD | {"total_output_tokens": tokens}
     (record,) = records(json.dumps(run), tmp_path, model="qwen2.5-3b")
     assert ("CONTRADICTION" in record.reasons) is marked
+
+
+def test_servers_behind_a_router_name_the_model_and_not_the_cards(tmp_path: Path) -> None:
+    each = {"model_path": "Qwen/Qwen2.5-3B-Instruct", "tp_size": 1, "dp_size": 1}
+    info = {"internal_states": [each], "prefill": [each], "decode": [each]}
+    run = SPREAD | {"total_output_tokens": 13162, "server_info": info}
+    (record,) = records(json.dumps(run), tmp_path)
+    assert record.variant["model"] == "Qwen/Qwen2.5-3B-Instruct"
+    assert record.variant["options"] == {"disagg": True}
+    assert "a router names one server of each kind" in record.absent["n_devices"]
 
 
 # ---- optimum-benchmark -----------------------------------------------------------------------
