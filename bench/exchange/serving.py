@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bench.errors import InputError
+from bench.exchange import naming
 from bench.exchange.foreign import (
     NOT_READ,
     SERVED,
@@ -172,6 +173,7 @@ def served(source: SourceText, run: Json, engine: str | None) -> ForeignRun:
     return ForeignRun(
         model=run.get("model_id") or info.get("model_path") or None,
         engine=engine,
+        usual_quant=naming.scheme_in_hub_name(str(info.get("quantization")).replace("_", "-")),
         n_gpus=None if routed else cards(source, run | info),
         options=options | settings(run),
         n_prompt=round(n_in),

@@ -181,6 +181,27 @@ def test_servers_behind_a_router_name_the_model_and_not_the_cards(tmp_path: Path
     assert "a router names one server of each kind" in record.absent["n_devices"]
 
 
+@pytest.mark.parametrize(
+    ("model", "quantization", "scheme"),
+    [
+        ("Qwen/Qwen3-8B", "fp8", "fp8"),
+        ("Qwen/Qwen3-8B", "w8a8_int8", "w8a8"),
+        ("nvidia/Llama-3.3-70B-Instruct", "modelopt_fp4", "nvfp4"),
+        ("some/Qwen3-8B-GPTQ-Int8", "gptq_marlin", "gptq-int8"),
+        ("Qwen/Qwen3-8B", "compressed-tensors", "unknown"),
+        ("Qwen/Qwen3-8B", None, "unknown"),
+    ],
+)
+def test_sglangs_server_says_its_scheme(
+    model: str, quantization: str | None, scheme: str, tmp_path: Path
+) -> None:
+    info = {"model_path": model, "quantization": quantization}
+    run = SPREAD | {"total_output_tokens": 13162, "server_info": info}
+    (record,) = records(json.dumps(run), tmp_path)
+    assert record.variant["quant"] == scheme
+    assert ("quant" in record.absent) is (scheme == "unknown")
+
+
 # ---- optimum-benchmark -----------------------------------------------------------------------
 
 
