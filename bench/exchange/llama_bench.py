@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from bench.errors import InputError
 from bench.exchange import naming
-from bench.exchange.foreign import NOT_READ, ForeignRun, Twice
+from bench.exchange.foreign import NOT_READ, UNKNOWN, ForeignRun, Twice
 from bench.exchange.reading import SourceText
 from bench.exchange.values import (
     Json,
@@ -168,7 +168,7 @@ def _found(source: SourceText, row: Json, swept: frozenset[str]) -> ForeignRun:
         engine="llama.cpp",
         forks=True,
         quant=scheme,
-        device=device,
+        device=None if device == UNKNOWN else device,
         backend="RPC" if device == "remote" else backends if not on_cpu(device) else None,
         gpu=" + ".join(dict.fromkeys(cards)) or None,
         n_gpus=1 if on_cpu(device) else None if elsewhere else len(cards) or None,
@@ -326,7 +326,7 @@ def _twice(source: SourceText, row: Json, tokens: int) -> list[Twice]:
 
 def _device(row: Json) -> tuple[str, str]:
     """The backends as the file names them, and the device that held the layers: the CPU where none
-    was given away, `remote` where servers have them."""
+    was given away, `remote` where servers have them; unknown where a table lost its column."""
     backends = str(row.get("backends") or "").strip()
     if not backends:
         backends = ",".join(name for flag, name in FLAGS.items() if row.get(flag))
@@ -334,6 +334,8 @@ def _device(row: Json) -> tuple[str, str]:
     away = [name for name in names if name not in NOT_GPU]
     if row.get("n_gpu_layers") == 0 or str(row.get("devices", "")).lower() == "none":
         return backends, "cpu"
+    if "backends" not in row and not FLAGS.keys() & row.keys():
+        return "", UNKNOWN
     if away:
         return backends, away[0].split()[0]
     return backends, "remote" if "rpc" in names else "cpu"

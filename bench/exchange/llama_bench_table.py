@@ -43,6 +43,8 @@ COLUMNS: Final = {
 }
 """Its short names -> those of its JSON."""
 
+CLIENTS: Final = frozenset({"ttfr (ms)", "est_ppt (ms)", "e2e_ttft (ms)"})
+"""Columns of llama-benchy: a client of any server, whose tests have the same names."""
 WORDS: Final = frozenset({"split_mode", "devices"})
 """Of these `none` is a value: one card, or the CPU."""
 
@@ -65,7 +67,8 @@ def rows(source: SourceText) -> list[Json]:
     """The tests of every table, by the keys of its JSON; [] without a table of this tool."""
     lines = source.text.splitlines()
     found = list(tables(source.text, WANTED))
-    return [row for at, cells in found if (row := _row(source, lines, at, cells))]
+    own = [(at, cells) for at, cells in found if not CLIENTS & cells.keys()]
+    return [row for at, cells in own if (row := _row(source, lines, at, cells))]
 
 
 def _row(source: SourceText, lines: Sequence[str], at: int, cells: dict[str, str]) -> Json | None:
@@ -92,12 +95,13 @@ def _row(source: SourceText, lines: Sequence[str], at: int, cells: dict[str, str
 
 
 def _settings(cells: dict[str, str]) -> Json:
-    """The other columns, under the names of its JSON; those of a fork under their own."""
+    """The other columns, under the names of its JSON; those of a fork under their own. What has a
+    spread was measured."""
     own = {"model", "size", "params", "test", "t/s"}
     each = {
         COLUMNS.get(name, name): text
         for name, text in cells.items()
-        if name not in own and name and text not in ("", "-")
+        if name not in own and name and text not in ("", "-") and "±" not in text
     }
     return {key: text if key in WORDS else typed(text) for key, text in each.items()}
 

@@ -315,3 +315,25 @@ def test_none_in_a_csv_of_llama_bench_is_a_value(tmp_path: Path) -> None:
         text = "\n".join(",".join(f'"{one}"' for one in line) for line in (cells, cells.values()))
         (record,) = records(text, tmp_path / mode)
         assert record.variant["options"].get("n_devices", 1) == n
+
+
+def test_a_table_without_a_backend_names_no_device(tmp_path: Path) -> None:
+    table = "| model | test | t/s |\n|-|-|-|\n| llama 7B Q4_0 | tg128 | 86.06 ± 0.13 |\n"
+    (record,) = records(table, tmp_path)
+    assert record.variant["device"] == "unknown"
+    (record,) = records(table, tmp_path / "with", gpu="NVIDIA H200")
+    assert record.variant["device"] == "gpu"
+
+
+def test_a_column_of_spreads_is_no_setting(tmp_path: Path) -> None:
+    text = ONE_OF_TWO.format(head="peak t/s", cell="98.33 ± 5.44")
+    (record,) = records(text, tmp_path)
+    assert record.variant["options"] == {"n_devices": 2, "backend": "ROCm"}
+
+
+def test_llama_benchys_table_is_not_llama_benchs(tmp_path: Path) -> None:
+    """A client of any server, whose table has the same tests and another meaning."""
+    row = "| Qwen3-8B-AWQ | pp2048 | 2265.07 ± 142.42 | 979.34 ± 59.72 |"
+    table = f"| model | test | t/s | ttfr (ms) |\n|-|-|-|-|\n{row}\n"
+    with pytest.raises(InputError, match="not a known tool's result"):
+        records(table, tmp_path)
