@@ -112,6 +112,15 @@ def bits(scheme: str) -> float | None:
     return float(found[1]) if found else None
 
 
+def fits(scheme: str, size: float, n_params: float) -> bool | None:
+    """Whether weights of that many bytes may be of a scheme, with its scales and what it leaves as
+    it was; None where the scheme's name has no width."""
+    width = bits(scheme)
+    return (
+        None if width is None else 0.9 * width <= 8 * size / n_params <= max(2.2 * width, width + 5)
+    )
+
+
 def base(name: str) -> str:
     """A name without folders or an organisation."""
     return name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]

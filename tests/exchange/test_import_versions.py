@@ -337,3 +337,16 @@ def test_llama_benchys_table_is_not_llama_benchs(tmp_path: Path) -> None:
     table = f"| model | test | t/s | ttfr (ms) |\n|-|-|-|-|\n{row}\n"
     with pytest.raises(InputError, match="not a known tool's result"):
         records(table, tmp_path)
+
+
+def test_the_size_of_the_weights_decides_between_a_name_and_a_flag(tmp_path: Path) -> None:
+    text = ONE_OF_TWO.format(head="sm", cell="none")
+    text = text.replace(
+        "llama 7B Q4_0 | 3.56 GiB | 6.74 B", "gpt-oss 20B F16 | 12.83 GiB | 20.91 B"
+    )
+    (record,) = records(text, tmp_path)
+    assert "5.27 bits each" in record.absent["self_check"]
+    (record,) = records(text, tmp_path / "said", quant="mxfp4")
+    assert (record.variant["quant"], record.reasons) == ("mxfp4", ())
+    with pytest.raises(InputError, match="the file says f16"):
+        records(text, tmp_path / "wrong", quant="int8")
