@@ -202,6 +202,15 @@ def test_sglangs_server_says_its_scheme(
     assert ("quant" in record.absent) is (scheme == "unknown")
 
 
+def test_vllms_throughput_of_2024_prints_two_rates(tmp_path: Path) -> None:
+    line = "Throughput: 81.74 requests/s, 20926.37 tokens/s"
+    (record,) = records(line, tmp_path, model="llama-3.1-8b", n_prompt=128)
+    assert record.workload["n_gen"] == 128
+    assert record.samples["output_tok_s"] == pytest.approx([20926.37 / 2])
+    with pytest.raises(InputError, match="only 256"):
+        records(line, tmp_path / "alone", model="llama-3.1-8b")
+
+
 # ---- optimum-benchmark -----------------------------------------------------------------------
 
 
