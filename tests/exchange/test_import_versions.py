@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bench.errors import InputError
+from bench.exchange import naming
 from bench.exchange.foreign import Given
 from bench.exchange.importing import import_file
 from bench.records import Record
@@ -359,3 +360,22 @@ def test_the_size_of_the_weights_decides_between_a_name_and_a_flag(tmp_path: Pat
     assert (record.variant["quant"], record.reasons) == ("mxfp4", ())
     with pytest.raises(InputError, match="the file says f16"):
         records(text, tmp_path / "wrong", quant="int8")
+
+
+# ---- every tool ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "scheme"),
+    [
+        ("/hub/models--Qwen--Qwen3-8B-AWQ/snapshots/c1d2f0", "Qwen3-8B-AWQ", "awq-int4"),
+        ("/home/me/models/openai--gpt-oss-120b", "gpt-oss-120b", None),
+        ("Qwen/Qwen3-8B-FP8/", "Qwen3-8B-FP8", "fp8"),
+        ("gguf/Qwen3-8B--Q4_K_M.gguf", "Qwen3-8B--Q4_K_M.gguf", "q4_k_m"),
+    ],
+)
+def test_a_path_into_the_hubs_cache_names_its_model(
+    model: str, name: str, scheme: str | None
+) -> None:
+    assert naming.base(model) == name
+    assert naming.scheme_in_hub_name(model) == scheme
