@@ -21,6 +21,8 @@ TOOL: Final = "aiperf"
 MAJOR: Final = 1
 UNITS: Final = {"ms": 1e-3, "sec": 1.0, "s": 1.0, "us": 1e-6, "ns": 1e-9}
 JOULES: Final = {"J": 1.0, "kJ": 1e3, "MJ": 1e6, "mJ": 1e-3, "Wh": 3600.0, "kWh": 3.6e6}
+RATED = "the load was not set by concurrency, so the number of requests at once is unknown"
+UNSAID = "the CSV does not say how many requests ran at once; --n-batch does"
 MEDIANS = "aiperf's summary holds medians, no single requests"
 TIMES: Final = (
     ("ttft_s", "time_to_first_token", "ttft"),
@@ -72,9 +74,7 @@ def _found(source: SourceText, run: Json) -> ForeignRun:
     if n_batch and made_all:
         n_batch = min(n_batch, round(number(source, "request_count", made_all)))
     if n_batch is None:
-        absent["n_batch"] = (
-            "the load was not set by concurrency, so the number of requests at once is unknown"
-        )
+        absent["n_batch"] = RATED if config else UNSAID
     failed = _average(run, "error_request_count") or _average(run, "request_error_rate")
     good = _average(run, "request_count")
     if failed:
@@ -182,7 +182,8 @@ def _twice(
     if ttft and tpot and whole and news:
         of = "mean ttft + mean itl x (n - 1)"
         made = ttft + tpot * (news - 1)
-        yield Twice(what="mean request_latency, s", stated=whole, made=made, of=of, within=0.3)
+        within = 0.3 + _apart(source, run) / max(whole, made)
+        yield Twice(what="mean request_latency, s", stated=whole, made=made, of=of, within=within)
     for (_, key, _), block in zip(TIMES, blocks, strict=True):
         if isinstance(block, dict):
             middle, mean, std, low, high = (
@@ -192,6 +193,16 @@ def _twice(
     if n_batch and whole and rate and rate * whole > n_batch:
         of = "requests a second x mean latency"
         yield Twice(what="concurrency", stated=n_batch, made=rate * whole, of=of, within=0.25)
+
+
+def _apart(source: SourceText, run: Json) -> float:
+    """Seconds by which a mean of products may differ from the product of the means: where short
+    answers come at another pace than long ones."""
+    pace, news = run.get("inter_token_latency"), run["output_sequence_length"]
+    if not isinstance(pace, dict):
+        return 0.0
+    spread = (maybe(source, pace, "std") or 0.0) * (maybe(source, news, "std") or 0.0)
+    return spread * _unit(source, "inter_token_latency", pace)
 
 
 def _model(source: SourceText, config: Json) -> str | None:
@@ -207,7 +218,10 @@ def _model(source: SourceText, config: Json) -> str | None:
 
 
 def _concurrency(config: Json) -> int | None:
-    phases = [p for p in config.get("phases") or [] if p.get("kind") == "profiling"]
+    """Requests at once in the phase that counts; its `kind` is missing in schema 1.3."""
+    phases = [
+        p for p in config.get("phases") or [] if "profiling" in (p.get("kind"), p.get("name"))
+    ]
     found = [phase.get("concurrency") for phase in phases if phase.get("type") == "concurrency"]
     load = config.get("loadgen") or {}
     mode = load.get("request_rate_mode")

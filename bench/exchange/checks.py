@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from bench.errors import InputError
 from bench.exchange.foreign import ForeignRun, Twice
-from bench.exchange.naming import bits, shape_name
+from bench.exchange.naming import fits, shape_name
 from bench.exchange.values import spread_of
 from bench.records import Record
 from bench.summary.replicate import speeds
@@ -97,14 +97,11 @@ def _figures(record: Record, found: ForeignRun) -> Iterator[str]:
 def _size(found: ForeignRun) -> Iterator[str]:
     """A scheme that the size of the weights excludes."""
     size, n_params = found.loaded.get("weights_bytes"), found.loaded.get("n_params")
-    width = bits(found.quant or "")
-    if size and n_params and width:
-        held = 8 * size / n_params
-        if not 0.9 * width <= held <= max(2.2 * width, width + 5):
-            yield (
-                f"the scheme is {found.quant}, but {size / 1e9:.3g} GB for {n_params / 1e9:.3g} B "
-                f"parameters are {held:.3g} bits each"
-            )
+    if size and n_params and fits(found.quant or "", size, n_params) is False:
+        yield (
+            f"the scheme is {found.quant}, but {size / 1e9:.3g} GB for {n_params / 1e9:.3g} B "
+            f"parameters are {8 * size / n_params:.3g} bits each"
+        )
 
 
 def one_model_an_arm(records: Sequence[Record]) -> None:

@@ -86,9 +86,18 @@ def _quant(
         found = said or one.usual_quant
         why = {} if found else {"quant": f"{tool} does not name the scheme; --quant does"}
         return found or UNKNOWN, why
-    if said and not _alike(said, given.quant):
+    if said and not _alike(said, given.quant) and not _by_size(one, said, given.quant):
         raise InputError(f"{source}: --quant {given.quant}: the file says {said}")
     return given.quant, {}
+
+
+def _by_size(one: ForeignRun, said: str, given: str) -> bool:
+    """Whether the size of the weights excludes what the file calls them, and not what the user
+    does: gpt-oss in F16 holds most of them in mxfp4."""
+    size, n_params = one.loaded.get("weights_bytes"), one.loaded.get("n_params")
+    if not size or not n_params or naming.fits(said, size, n_params) is not False:
+        return False
+    return naming.fits(given, size, n_params) is True
 
 
 def _alike(said: str, given: str) -> bool:

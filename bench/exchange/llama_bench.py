@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from bench.errors import InputError
 from bench.exchange import naming
-from bench.exchange.foreign import NOT_READ, ForeignRun, Twice
+from bench.exchange.foreign import NOT_READ, UNKNOWN, ForeignRun, Twice
 from bench.exchange.reading import SourceText
 from bench.exchange.values import (
     Json,
@@ -144,9 +144,11 @@ def _inserted(source: SourceText, names: str, values: str) -> Json:
 
 
 def _texts(row: Mapping[str, str]) -> Json:
-    """Columns of a CSV that stay text, digits or not."""
+    """Columns of a CSV that stay text, digits or not; of some `none` is a value."""
+    from bench.exchange.llama_bench_table import WORDS
+
     names = ("build_commit", "model_filename", "model_type", "cpu_info", "gpu_info", "test_time")
-    return {name: row[name] for name in names if name in row}
+    return {name: row[name] for name in (*names, *WORDS) if name in row}
 
 
 def _found(source: SourceText, row: Json, swept: frozenset[str]) -> ForeignRun:
@@ -166,7 +168,7 @@ def _found(source: SourceText, row: Json, swept: frozenset[str]) -> ForeignRun:
         engine="llama.cpp",
         forks=True,
         quant=scheme,
-        device=device,
+        device=None if device == UNKNOWN else device,
         backend="RPC" if device == "remote" else backends if not on_cpu(device) else None,
         gpu=" + ".join(dict.fromkeys(cards)) or None,
         n_gpus=1 if on_cpu(device) else None if elsewhere else len(cards) or None,
@@ -232,9 +234,11 @@ def _scheme(
 
 
 def _options(row: Json, device: str) -> dict[str, Any]:
-    """Settings that are not llama-bench's own. Builds of 2023 had `n_batch` 512, no `n_ubatch`."""
-    before: dict[str, tuple[Any, ...]] = {} if "n_ubatch" in row else {"n_batch": (2048, 512)}
+    """Settings that are not llama-bench's own. Builds of 2023 had `n_batch` 512, no `n_ubatch`; a
+    pasted table, which names no build, shows only what was set."""
     build = row.get("build_number")
+    of_2023 = build is not None and "n_ubatch" not in row
+    before: dict[str, tuple[Any, ...]] = {"n_batch": (2048, 512)} if of_2023 else {}
     if isinstance(build, int) and 1 < build < KNOWS_AUTO:
         before["flash_attn"] = (-1, False, 0)
     return {
@@ -322,7 +326,7 @@ def _twice(source: SourceText, row: Json, tokens: int) -> list[Twice]:
 
 def _device(row: Json) -> tuple[str, str]:
     """The backends as the file names them, and the device that held the layers: the CPU where none
-    was given away, `remote` where servers have them."""
+    was given away, `remote` where servers have them; unknown where a table lost its column."""
     backends = str(row.get("backends") or "").strip()
     if not backends:
         backends = ",".join(name for flag, name in FLAGS.items() if row.get(flag))
@@ -330,6 +334,8 @@ def _device(row: Json) -> tuple[str, str]:
     away = [name for name in names if name not in NOT_GPU]
     if row.get("n_gpu_layers") == 0 or str(row.get("devices", "")).lower() == "none":
         return backends, "cpu"
+    if "backends" not in row and not FLAGS.keys() & row.keys():
+        return "", UNKNOWN
     if away:
         return backends, away[0].split()[0]
     return backends, "remote" if "rpc" in names else "cpu"

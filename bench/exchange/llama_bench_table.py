@@ -43,6 +43,11 @@ COLUMNS: Final = {
 }
 """Its short names -> those of its JSON."""
 
+CLIENTS: Final = frozenset({"ttfr (ms)", "est_ppt (ms)", "e2e_ttft (ms)"})
+"""Columns of llama-benchy: a client of any server, whose tests have the same names."""
+WORDS: Final = frozenset({"split_mode", "devices"})
+"""Of these `none` is a value: one card, or the CPU."""
+
 TEST: Final = re.compile(
     r"(?:pp\s?(?P<pp>\d+))?\s?\+?\s?(?:tg\s?(?P<tg>\d+))?(?:\s?@\s?d\s?(?P<depth>\d+))?", re.I
 )
@@ -62,7 +67,8 @@ def rows(source: SourceText) -> list[Json]:
     """The tests of every table, by the keys of its JSON; [] without a table of this tool."""
     lines = source.text.splitlines()
     found = list(tables(source.text, WANTED))
-    return [row for at, cells in found if (row := _row(source, lines, at, cells))]
+    own = [(at, cells) for at, cells in found if not CLIENTS & cells.keys()]
+    return [row for at, cells in own if (row := _row(source, lines, at, cells))]
 
 
 def _row(source: SourceText, lines: Sequence[str], at: int, cells: dict[str, str]) -> Json | None:
@@ -89,13 +95,15 @@ def _row(source: SourceText, lines: Sequence[str], at: int, cells: dict[str, str
 
 
 def _settings(cells: dict[str, str]) -> Json:
-    """The other columns, under the names of its JSON; those of a fork under their own."""
+    """The other columns, under the names of its JSON; those of a fork under their own. What has a
+    spread was measured."""
     own = {"model", "size", "params", "test", "t/s"}
-    return {
-        COLUMNS.get(name, name): typed(text)
+    each = {
+        COLUMNS.get(name, name): text
         for name, text in cells.items()
-        if name not in own and name and text not in ("", "-")
+        if name not in own and name and text not in ("", "-") and "±" not in text
     }
+    return {key: text if key in WORDS else typed(text) for key, text in each.items()}
 
 
 def _with_unit(text: str | None, units: dict[str, float] | dict[str, int]) -> float | None:

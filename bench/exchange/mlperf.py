@@ -1,7 +1,8 @@
 """MLPerf Inference (mlcommons/inference): `mlperf_log_summary.txt` of a language model.
 
-`Tokens per second` counts new tokens. The log names neither model, card nor the length of prompts;
-all queries of the offline scenario are there at once, so that its latencies are waiting.
+`Tokens per second` counts new tokens; `(inferred)` where they were counted after the run. The log
+names neither model, card nor the length of prompts. All queries of the offline scenario are there
+at once, so that its latencies are waiting.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ LINE: Final = re.compile(r"^\s*([^:\n]+?)\s*:\s*(.+?)\s*$")
 RATES: Final = (
     "completed tokens per second",
     "tokens per second",
+    "completed tokens per second (inferred)",
     "tokens per second (inferred)",
 )
 SAMPLES: Final = ("completed samples per second", "samples per second")
 TTFT: Final = "50.00 percentile first token latency (ns)"
 TPOT: Final = "50.00 percentile time to output token (ns)"
+E2E: Final = "50.00 percentile latency (ns)"
+WAITS: Final = "all queries wait from the start: no time of a request"
 
 
 def knows(source: SourceText) -> bool:
@@ -51,13 +55,14 @@ def _found(source: SourceText, text: str) -> ForeignRun:
     n_gen = max(round(rate / each), 1) if each else None
     scenario = said.get("scenario", "")
     absent = {**NOT_READ, **SERVED} | {"samples": "the summary holds no single requests"}
-    waits = "all queries wait from the start: no time of a request"
-    absent |= dict.fromkeys(("ttft_s", "tpot_s", "e2e_s"), waits)
+    offline = scenario.lower() == "offline"
     samples: dict[str, list[float]] = {"output_tok_s": [rate]}
-    for name, key in (("ttft_s", TTFT), ("tpot_s", TPOT)):
-        if value := _first(source, said, (key,)):
+    for name, key in (("ttft_s", TTFT), ("tpot_s", TPOT), ("e2e_s", E2E)):
+        value = None if offline else _first(source, said, (key,))
+        if value:
             samples[name] = [value * 1e-9]
-            absent.pop(name)
+        else:
+            absent[name] = WAITS if offline else f"the summary has no {key!r}"
     absent["n_batch"] = "how many requests ran at once is not in the file"
     reasons: tuple[str, ...] = ()
     if not said.get("result is", "VALID").startswith("VALID"):

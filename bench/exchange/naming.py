@@ -46,6 +46,8 @@ IN_HUB_NAME: Final[Mapping[str, str]] = {
 }
 """A scheme in the name of a checkpoint on a hub; the first that fits."""
 
+IN_CACHE: Final = re.compile(r"models--[^/]*?--([^/]+)/snapshots/\w+$")
+"""A checkpoint in the hub's cache, whose folder is named by its commit."""
 PART: Final = re.compile(r"(-\d{5}-of-\d{5})?\.gguf$", re.IGNORECASE)
 SIZE: Final = re.compile(r"(?<![\w.])(?:(\d+)x)?(\d+(?:\.\d+)?)\s?([BM])(?![a-z])", re.IGNORECASE)
 TALK: Final = re.compile(r"[-_](instruct|chat|it|hf|base|gguf|v\d(\.\d+)?)(?=$|[-_])")
@@ -112,9 +114,22 @@ def bits(scheme: str) -> float | None:
     return float(found[1]) if found else None
 
 
+def fits(scheme: str, size: float, n_params: float) -> bool | None:
+    """Whether weights of that many bytes may be of a scheme, with its scales and what it leaves as
+    it was; None where the scheme's name has no width."""
+    width = bits(scheme)
+    return (
+        None if width is None else 0.9 * width <= 8 * size / n_params <= max(2.2 * width, width + 5)
+    )
+
+
 def base(name: str) -> str:
-    """A name without folders or an organisation."""
-    return name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+    """A name without folders or an organisation, also as the hub's cache has them."""
+    text = name.replace("\\", "/").rstrip("/")
+    if cached := IN_CACHE.search(text):
+        return cached[1]
+    last = text.rsplit("/", 1)[-1]
+    return last if last.lower().endswith(".gguf") else last.rpartition("--")[2] or last
 
 
 def model_of_file(name: str) -> str:

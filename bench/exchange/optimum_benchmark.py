@@ -36,7 +36,13 @@ PER_TOKEN = "its per-token list holds each iteration's gaps several times (0.5.0
 NO_ENERGY = "the report has no GPU energy; codecarbon models CPU and memory only"
 JOULES: Final = {"kWh": 3.6e6, "Wh": 3600.0, "J": 1.0}
 MB: Final = 1e6
-
+REPORT: Final = {"prefill", "load_model"}
+"""Phases at the top of `benchmark_report.json`, which names neither model nor lengths."""
+WHOLE: Final = ("generate", "decode")
+"""What only a run that generates text has; 0.3 to 0.6 time a whole request as its two parts."""
+SPREADS: Final = ("device_map", "tp_plan", "deepspeed_inference")
+WIDTHS: Final = ("bits", "nbits", "quant_type", "weights", "weights_dtype")
+"""Settings of a scheme that say what its weights are."""
 
 OLD: Final = ("backend.name", "generate.latency(s)")
 NEW: Final = ("config.backend.name", "report.prefill.latency.mean")
@@ -46,7 +52,7 @@ def knows(source: SourceText) -> bool:
     """Whether a text looks like a file of this tool."""
     value = source.first()
     if isinstance(value, dict):
-        return {"config", "report"} <= value.keys()
+        return {"config", "report"} <= value.keys() or value.keys() >= REPORT
     return bool(source.columns(OLD) or source.columns(NEW))
 
 
@@ -55,11 +61,7 @@ def read(source: SourceText) -> list[ForeignRun]:
     if rows := [_old(row) for row in source.columns(OLD)] or _nested(source.columns(NEW)):
         return _of_rows(source, rows)
     value = source.values[0]
-    if (
-        isinstance(value, dict)
-        and "report" not in value
-        and {"prefill", "load_model"} & value.keys()
-    ):
+    if isinstance(value, dict) and "report" not in value and REPORT & value.keys():
         raise InputError(f"{source}: is only the report; import benchmark.json instead")
     table = expect(source, TOOL, value, ("config", "report"))
     config = expect(source, TOOL, table["config"], ("backend", "scenario", "environment"))
@@ -68,7 +70,7 @@ def read(source: SourceText) -> list[ForeignRun]:
 
 def _of_rows(source: SourceText, rows: list[Json]) -> list[ForeignRun]:
     """The rows that finished; how many did not is said."""
-    done = [row for row in rows if (row["report"].get("generate") or {}).get("latency")]
+    done = [row for row in rows if any(_phase(row["report"], name) for name in WHOLE)]
     if not done:
         raise InputError(f"{source}: no row of the table has a latency")
     if len(done) < len(rows):
@@ -153,10 +155,11 @@ def _old(row: dict[str, str]) -> Json:
 
 def _found(source: SourceText, config: Json, report: Json) -> ForeignRun:
     backend, scenario = config["backend"], config["scenario"]
-    if scenario.get("name") != "inference" or not report.get("generate"):
+    if scenario.get("name") != "inference" or not any(map(report.get, WHOLE)):
         raise InputError(f"{source}: does not generate text, so it has no time per token")
     shapes, asked = scenario.get("input_shapes") or {}, scenario.get("generate_kwargs") or {}
-    n_gen = count(source, "max_new_tokens", asked.get("max_new_tokens"))
+    most = asked.get("max_new_tokens") or scenario.get("new_tokens")
+    n_gen = count(source, "max_new_tokens", most)
     samples, absent = _samples(source, report, n_gen)
     memory = _memory(report)
     if not memory:
@@ -166,6 +169,8 @@ def _found(source: SourceText, config: Json, report: Json) -> ForeignRun:
     device = str(backend.get("device"))
     engine = str(backend.get("name"))
     cards = [] if device == "cpu" else _cards(backend, [str(gpu) for gpu in gpus])
+    if not _spread(config):
+        cards = cards[:1]
     if len(gpus) > len(cards) and device != "cpu" and not cards:
         absent["n_devices"] = (
             f"the file names {len(gpus)} cards but not how many were used: one is assumed; "
@@ -175,7 +180,7 @@ def _found(source: SourceText, config: Json, report: Json) -> ForeignRun:
         layered=not backend.get("tp_plan"),
         model=str(backend.get("model")).rstrip("/").rsplit("/", 1)[-1],
         engine=ENGINES.get(engine, engine),
-        quant=backend.get("quantization_scheme") or None,
+        quant=_scheme(backend),
         usual_quant="none",
         dtype=str(backend.get("torch_dtype") or "auto"),
         device=device,
@@ -197,6 +202,20 @@ def _found(source: SourceText, config: Json, report: Json) -> ForeignRun:
     )
 
 
+def _scheme(backend: Json) -> str | None:
+    """The scheme, and what its weights are where the settings say it: `gptq-int2`."""
+    scheme, config = backend.get("quantization_scheme"), backend.get("quantization_config")
+    if not scheme or not isinstance(config, dict):
+        return scheme or None
+    said = next((config[name] for name in WIDTHS if isinstance(config.get(name), int | str)), None)
+    if config.get("load_in_8bit"):
+        said = 8
+    elif config.get("load_in_4bit"):
+        said = config.get("bnb_4bit_quant_type") or 4
+    width = f"int{said}" if isinstance(said, int) else str(said or "").replace("_", "-")
+    return "-".join(part for part in (str(scheme), width) if part)
+
+
 def _cards(backend: Json, present: list[str]) -> list[str]:
     """The cards that were used: those of `device_ids`, or the one that there is."""
     ids = backend.get("device_ids")
@@ -206,22 +225,34 @@ def _cards(backend: Json, present: list[str]) -> list[str]:
     return present if len(present) == 1 else []
 
 
+def _spread(config: Json) -> bool:
+    """Whether a model may lie on several cards: PyTorch takes the first of `device_ids` unless a
+    setting or the launcher spreads it."""
+    backend, launcher = config["backend"], config.get("launcher") or {}
+    if backend.get("name") != "pytorch" or "device_map" not in backend:
+        return True
+    return any(map(backend.get, SPREADS)) or launcher.get("name") == "torchrun"
+
+
 def _samples(
     source: SourceText, report: Json, n_gen: int
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Seconds of each iteration, and why some are missing."""
     absent = {"itl_s": PER_TOKEN}
     steps = n_gen - 1
-    samples = {
-        "prefill_s": _latencies(source, report, "prefill"),
-        "e2e_s": _latencies(source, report, "generate"),
-    }
-    decode = _latencies(source, report, "decode")
+    prefill, decode, whole = (
+        _latencies(source, report, phase) for phase in ("prefill", "decode", "generate")
+    )
+    if not whole and len(prefill) == len(decode):
+        whole = [sum(parts) for parts in zip(prefill, decode, strict=True)]
+    samples = {"prefill_s": prefill, "e2e_s": whole}
     if steps and decode:
         samples["tpot_s"] = [seconds / steps for seconds in decode]
     samples = {name: values for name, values in samples.items() if values}
-    if "e2e_s" not in samples:
+    if not whole and not decode:
         raise InputError(f"{source}: report.generate.latency: is empty; was latency tracked?")
+    if not whole:
+        absent["e2e_s"] = absent["output_tok_s"] = "no latency of the whole in the report"
     if "prefill_s" not in samples:
         absent["ttft_s"] = absent["prefill_tok_s"] = "no prefill latency in the report"
     if "tpot_s" not in samples:
@@ -229,8 +260,13 @@ def _samples(
     return samples, absent
 
 
+def _phase(report: Json, phase: str) -> Json:
+    """The latency of a phase; {} where it was not tracked."""
+    return (report.get(phase) or {}).get("latency") or {}
+
+
 def _latencies(source: SourceText, report: Json, phase: str) -> list[float]:
-    latency = (report.get(phase) or {}).get("latency") or {}
+    latency = _phase(report, phase)
     if latency and latency.get("unit") != "s":
         raise InputError(
             f"{source}: report.{phase}.latency.unit: {latency.get('unit')!r} is not 's'"
@@ -255,7 +291,7 @@ def _twice(
             what, of = f"{phase} throughput", f"{unit.partition('/')[0]} / mean latency"
             found.append(Twice(what=what, stated=stated, made=made, of=of, within=0.05))
     each = [samples.get(name) for name in ("prefill_s", "tpot_s", "e2e_s")]
-    if all(each):
+    if all(each) and _phase(report, "generate"):
         prefill, step, whole = (median(values) for values in each if values)
         made, of = prefill + step * (n_gen - 1), "prefill + decode"
         found.append(Twice(what="generate", stated=whole, made=made, of=of, within=0.15))

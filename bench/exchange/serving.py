@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bench.errors import InputError
+from bench.exchange import naming
 from bench.exchange.foreign import (
     NOT_READ,
     SERVED,
@@ -37,6 +38,7 @@ LABELS: Final[Mapping[str, str]] = {
     "failed requests": "failed",
     "maximum request concurrency": "max_concurrency",
     "max request concurrency": "max_concurrency",
+    "max reqeuest concurrency": "max_concurrency",
     "traffic request rate": "request_rate",
     "request rate configured (rps)": "request_rate",
     "benchmark duration (s)": "duration",
@@ -51,6 +53,14 @@ LABELS: Final[Mapping[str, str]] = {
 """Labels of the printed block -> keys of the files; times are made of their names."""
 
 TIME: Final = re.compile(r"(mean|median|p\d+) (ttft|tpot|itl|e2el|e2e latency) \(ms\)")
+END: Final = re.compile(r"\s*={10,}\s*")
+"""The last line of a block."""
+AHEAD: Final = frozenset({"max_concurrency", "request_rate"})
+"""What vLLM's client prints before its run, and in older versions nowhere else."""
+UNSET: Final = frozenset({"none", "not set"})
+PRINTED: Final = 0.005
+"""What two decimals may hide."""
+
 MODEL: Final = re.compile(r"Namespace\(.*\bmodel='([^']+)'")
 """What both clients print of their arguments before they begin."""
 
@@ -65,6 +75,8 @@ MEASURED: Final = re.compile(
 )
 """Keys that are measured, or say how much was; other plain keys are settings of a sweep."""
 
+ROUTED: Final = "a router names one server of each kind, however many there are: --n-gpus N"
+NOT_AMONG: Final = "not among the run's figures ({})"
 FULL: Final = 4
 """Requests for each stream, from which on the streams are seldom idle."""
 
@@ -98,21 +110,32 @@ ABOUT: Final = frozenset(
 def blocks(source: SourceText) -> list[Json]:
     """The printed results in a text, as tables with the keys of the files."""
     found: list[Json] = []
-    model: str | None = None
+    ahead: Json = {}
+    inside = False
     for line in source.text.splitlines():
         if named := MODEL.search(line):
-            model = named[1]
+            ahead["model_id"] = named[1]
         if TITLE in line:
-            found.append({"model_id": model} if model else {})
-        label, colon, value = line.partition(":")
-        name = " ".join(label.lower().split())
-        if found and colon:
-            key = LABELS.get(name)
-            if time := TIME.fullmatch(name):
-                key = f"{time[1]}_{time[2].replace(' ', '_')}_ms"
-            if key and value.strip():
-                found[-1].setdefault(key, typed(value.replace(",", "")))
+            found.append(dict(ahead))
+            ahead = {key: value for key, value in ahead.items() if key == "model_id"}
+        inside = TITLE in line or (inside and not END.fullmatch(line))
+        key, value = _labelled(line)
+        if key and inside:
+            found[-1].setdefault(key, value)
+        elif key in AHEAD:
+            ahead[str(key)] = value
     return [block for block in found if {"completed", "duration"} <= block.keys()]
+
+
+def _labelled(line: str) -> tuple[str | None, Any]:
+    """The key of a printed line and its value; None where there is none."""
+    label, _, text = line.partition(":")
+    name = " ".join(label.lower().split())
+    key = LABELS.get(name)
+    if time := TIME.fullmatch(name):
+        key = f"{time[1]}_{time[2].replace(' ', '_')}_ms"
+    known = text.strip() and text.strip().lower() not in UNSET
+    return (key, typed(text.replace(",", ""))) if known else (None, None)
 
 
 def served(source: SourceText, run: Json, engine: str | None) -> ForeignRun:
@@ -140,13 +163,18 @@ def served(source: SourceText, run: Json, engine: str | None) -> ForeignRun:
     dated = run.get("date") is not None
     if dated:
         absent["started_at"] = "local time of the client, taken as UTC"
-    info = run.get("server_info") if isinstance(run.get("server_info"), dict) else {}
+    info, routed = _server(run)
+    if routed:
+        absent["n_devices"] = ROUTED
     rate = _rate(run)
     options: dict[str, Any] = {} if rate is None else {"rate": rate}
+    if routed:
+        options["disagg"] = True
     return ForeignRun(
-        model=run.get("model_id") or (info or {}).get("model_path") or None,
+        model=run.get("model_id") or info.get("model_path") or None,
         engine=engine,
-        n_gpus=cards(source, run | (info or {})),
+        usual_quant=naming.scheme_in_hub_name(str(info.get("quantization")).replace("_", "-")),
+        n_gpus=None if routed else cards(source, run | info),
         options=options | settings(run),
         n_prompt=round(n_in),
         n_gen=max(round(n_out), 1),
@@ -167,6 +195,19 @@ def served(source: SourceText, run: Json, engine: str | None) -> ForeignRun:
         },
         state={"requests": completed, "failed": failed, "duration_s": duration},
     )
+
+
+def _server(run: Json) -> tuple[Json, bool]:
+    """What the server says of itself, and whether a router says it of servers that prefill and
+    decode apart."""
+    info = run.get("server_info")
+    if not isinstance(info, dict):
+        return {}, False
+    names = ("decode", "prefill", "internal_states")
+    each = {name: info[name] for name in names if isinstance(info.get(name), list)}
+    first = next((one for many in each.values() for one in many if isinstance(one, dict)), {})
+    routed = bool(each.get("decode") and each.get("prefill"))
+    return (info if "model_path" in info else first), routed
 
 
 def _said(completed: int, failed: int, empty: int) -> str | None:
@@ -228,7 +269,8 @@ def requests(source: SourceText, run: Json) -> tuple[dict[str, list[Any]], dict[
         if value:
             samples[name] = [value]
         else:
-            absent[name] = f"not among the run's figures ({keys[0]})"
+            zero = any(run.get(f"median_{key}_ms") is not None for key in keys)
+            absent[name] = f"the run's {keys[0]} is 0" if zero else NOT_AMONG.format(keys[0])
     return samples, absent, _lengths_vary(run)
 
 
@@ -288,9 +330,11 @@ def _twice(
 ) -> list[Twice]:
     """Rates and totals that the file gives beside what they are made of."""
     found: list[Twice] = []
+    hidden = PRINTED if TITLE in source.text else 0.0
 
-    def add(key: str, made: float, of: str, within: float = 0.02) -> None:
+    def add(key: str, made: float, of: str) -> None:
         if (stated := maybe(source, run, key)) is not None:
+            within = 0.02 + hidden / max(abs(stated), abs(made), PRINTED)
             found.append(Twice(what=key, stated=stated, made=made, of=of, within=within))
 
     n_in, n_out = float(run["total_input_tokens"]), float(run["total_output_tokens"])
@@ -316,7 +360,9 @@ def _twice(
     if whole and made:
         # Longer answers may come at another pace: means do not quite add up.
         of = "mean ttft + mean tpot x (n - 1)"
-        found.append(Twice(what="mean e2e, ms", stated=whole, made=made, of=of, within=0.3))
+        apart = (maybe(source, run, "std_tpot_ms") or 0.0) if n_out % completed else 0.0
+        within = 0.3 + apart * (n_out / completed - 1) / max(whole, made)
+        found.append(Twice(what="mean e2e, ms", stated=whole, made=made, of=of, within=within))
     running = (whole or made or 0.0) / 1000 * completed / duration
     if n_batch and running > n_batch:
         of = "requests a second x mean e2e"

@@ -21,9 +21,9 @@ SERVE: Final = ("model_id", *KEYS)
 THROUGHPUT: Final = ("elapsed_time", "num_requests", "total_num_tokens")
 LATENCY: Final = ("avg_latency", "latencies")
 PRINTED: Final = re.compile(
-    r"Throughput: ([\d.]+) requests/s, ([\d.]+) total tokens/s, ([\d.]+) output tokens/s"
+    r"Throughput: ([\d.]+) requests/s, ([\d.]+) (?:total )?tokens/s(?:, ([\d.]+) output tokens/s)?"
 )
-"""The line that `throughput` prints."""
+"""The line that `throughput` prints; before 0.6.4 without the output."""
 SERVERS: Final = frozenset(
     {"vllm", "sglang", "tgi", "tensorrt-llm", "lmdeploy", "deepspeed-mii", "llama.cpp"}
 )
@@ -45,7 +45,7 @@ def read(source: SourceText) -> list[ForeignRun]:
     if printed := blocks(source):
         return answered(source, printed, _serve)
     if rates := PRINTED.findall(source.text):
-        return [_printed(source, *map(float, one)) for one in rates]
+        return [_printed(source, *one) for one in rates]
     if rows := source.columns(SERVE):
         each = [{key: typed(value) for key, value in row.items()} for row in rows]
         return answered(source, each, _serve)
@@ -93,21 +93,26 @@ def _throughput(source: SourceText, run: Json) -> ForeignRun:
     )
 
 
-def _printed(source: SourceText, requests_s: float, total: float, output: float) -> ForeignRun:
-    """What `throughput` prints: its three rates give the lengths."""
-    for name, value in (("requests/s", requests_s), ("output tokens/s", output)):
-        number(source, name, value)
+def _printed(source: SourceText, requests: str, total: str, output: str) -> ForeignRun:
+    """What `throughput` prints: its three rates give the lengths, two their sum."""
+    a_second = number(source, "requests/s", float(requests))
+    rates = {"total_tok_s": [number(source, "total tokens/s", float(total))]}
+    each = rates["total_tok_s"][0] / a_second
+    new = number(source, "output tokens/s", float(output)) / a_second if output else None
+    if new is not None:
+        rates["output_tok_s"] = [float(output)]
     whole = "only the whole run was timed"
     names = ("ttft_s", "tpot_s", "e2e_s", "prefill_tok_s", "decode_tok_s")
     scheduled = "vllm's scheduler chose how many requests ran at once"
     return ForeignRun(
         engine="vllm",
-        n_prompt=round(max(total - output, 0) / requests_s),
-        n_gen=max(round(output / requests_s), 1),
+        n_prompt=None if new is None else round(max(each - new, 0)),
+        n_gen=None if new is None else max(round(new), 1),
+        tokens_each=each if new is None else None,
         mean_lengths=True,
         started_at=source.date,
         dated=False,
-        samples={"total_tok_s": [number(source, "total", total)], "output_tok_s": [output]},
+        samples=rates,
         absent={**NOT_READ, **dict.fromkeys(names, whole), "n_batch": scheduled},
     )
 
