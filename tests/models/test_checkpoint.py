@@ -170,6 +170,55 @@ def test_modules_that_gptqmodel_leaves_out_are_counted_as_floats() -> None:
     assert left_in_floats(config, 2)["mlp"] == pytest.approx(1 / 3)
 
 
+@pytest.mark.parametrize("place", ["model", "model.language_model", "language_model.model"])
+def test_layers_of_a_model_that_also_sees_are_known_by_their_names(place: str) -> None:
+    """transformers 4 and 5 and vLLM put the language model's layers in different places."""
+    listed = [f"{place}.layers.{i}.mlp" for i in range(3)] + ["language_model.lm_head", "visual"]
+    for config in (
+        {"quant_method": "awq", "bits": 4, "modules_to_not_convert": listed},
+        compressed(INT4, None, ignore=[f"re:{place}.*layers.[0-2].mlp.*", *listed[3:]]),
+    ):
+        left = left_in_floats({"quantization_config": config, "text_config": {}}, 12)
+        assert left["mlp"] == pytest.approx(1 / 4)
+        assert left["head"] == 1
+        assert not left.get("attention")
+
+
+QWEN_NEXT = {
+    "model_type": "qwen3_5_text",
+    "hidden_size": 512,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 64,
+    "vocab_size": 1000,
+    "layer_types": ["linear_attention"] * 3 + ["full_attention"],
+    "linear_num_key_heads": 4,
+    "linear_num_value_heads": 8,
+    "linear_key_head_dim": 64,
+    "linear_value_head_dim": 64,
+    "linear_conv_kernel_dim": 4,
+}
+
+
+def test_linear_attention_is_left_by_its_own_names_and_weights() -> None:
+    linear = 3 * 512 * (2 * 256 + 2 * 512 + 2 * 8 + 512)
+    share = linear / (linear + 512 * (2 * 256 + 2 * 64 + 256))
+    for ignored, left in (
+        ("re:.*linear_attn.*", share),
+        ("re:.*self_attn.*", 1 - share),
+        ("re:.*attn.*", 1),
+        ("re:.*in_proj_[ab]$", 0),
+    ):
+        config = compressed(INT4, None, ignore=["lm_head", ignored])
+        card = replace(
+            load_card(model_cards()["llama-3.1-8b"]),
+            architecture=QWEN_NEXT | {"quantization_config": config},
+        )
+        assert shape(card).left["attention"] == pytest.approx(left)
+
+
 JUNK: list[Any] = [None, 0, -1, 3, 4.5, True, "", "int8", [], {}, [1, "a"], {"_type": 7}, "\0" * 60]
 
 
