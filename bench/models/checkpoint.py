@@ -31,6 +31,8 @@ class Checkpoint:
     """`quant_method`, as the loader knows it."""
     left: tuple[str, ...] = ()
     """Modules that are not quantized, as the config names them: names, parts of names or `re:`."""
+    only: tuple[str, ...] = ()
+    """The modules that are quantized, where the config names these; empty: all that are linear."""
 
 
 def checkpoint_of(model: Model) -> Checkpoint | None:
@@ -138,7 +140,8 @@ def _of(table: Any, key: str) -> Checkpoint:
     name = named(table)
     if find(name) is None:
         raise _unknown(str(method), name)
-    return Checkpoint(scheme=name, method=str(method), left=tuple(_left(table)))
+    left, only = tuple(_left(table)), tuple(_only(table, str(method)))
+    return Checkpoint(scheme=name, method=str(method), left=left, only=only)
 
 
 def _left(table: Mapping[str, Any]) -> Iterator[str]:
@@ -152,6 +155,24 @@ def _left(table: Mapping[str, Any]) -> Iterator[str]:
         yield from names
     if table.get("quant_method") == "gptq":
         yield from (f"re:.*{name}" for name in _excluding(table.get("dynamic")))
+
+
+def _only(table: Mapping[str, Any], method: str) -> Iterator[str]:
+    """The modules that are quantized, by name or `re:`. Nothing where all of a class are."""
+    listed: Any = []
+    if method == "gptq":
+        key = "modules_in_block_to_quantize"
+        listed = table.get(key) or []
+    if method == "compressed-tensors":
+        key, groups = "config_groups.targets", table["config_groups"].values()
+        listed = [g if isinstance(g, list) else g.get("targets") or [] for g in groups]
+    if not isinstance(listed, list):
+        raise _wrong(key, listed, "a list of names")
+    names = [name for part in listed for name in (part if isinstance(part, list) else [part])]
+    if not all(isinstance(name, str) for name in names):
+        raise _wrong(key, names, "names")
+    if not any(name[:1].isupper() for name in names):  # a class, as `Linear`
+        yield from names
 
 
 def _bitsandbytes(table: Mapping[str, Any]) -> str:

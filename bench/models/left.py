@@ -82,6 +82,7 @@ class _Told:
 
     def __init__(self, found: Checkpoint, *, nested: bool) -> None:
         self._left = [_pattern(name) for name in found.left]
+        self._only = [_pattern(name) for name in found.only]
         self._places = PLACES if nested else PLACES[:1]
 
     def share(self, probes: Sequence[str], layer: int | None) -> float:
@@ -94,6 +95,8 @@ class _Told:
             names = [f"{place}.layers.{layer}.{name}" for place in self._places for name in names]
         elif len(self._places) > 1:
             names = [*names, *(f"language_model.{name}" for name in names)]
+        if self._only and not _any(self._only, names):
+            return True
         return _any(self._left, names)
 
 

@@ -22,7 +22,6 @@ from bench.models.checkpoint import (
     refusal,
     stated,
 )
-from bench.models.left import left_in_floats
 from bench.models.shapes import shape
 from bench.models.tokenizers import same_tokens
 from bench.runner.naming import named
@@ -87,7 +86,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "quant_type": {"default": {"_type": "Int4WeightOnlyConfig", "_data": {"group_size": 128}}},
     },
     "gptq-int4-g128": {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False},
-    "gptq-int8-channel": {"quant_method": "gptq", "bits": 8, "group_size": -1},
+    "gptq-int8-channel": {
+        "quant_method": "gptq",
+        "bits": 8,
+        "group_size": -1,
+        "modules_in_block_to_quantize": [["self_attn.q_proj"], ["mlp.up_proj"]],
+    },
     "awq-int4-g128": {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm"},
     "mxfp4": {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]},
     "quanto-int8": {"quant_method": "quanto", "weights": "int8", "activations": None},
@@ -140,6 +144,7 @@ MXFP8 = {"num_bits": 8, "type": "float", "strategy": "group", "group_size": 32}
         (GPTQ | {"dynamic": {"+:.*mlp.*": {"bits": 8}}}, "dynamic: '+:.*mlp.*' with bits of its"),
         (GPTQ | {"dynamic": {".*mlp.*": {"bits": 8}}}, "dynamic: '.*mlp.*' with bits of its own"),
         (GPTQ | {"dynamic": "x"}, "dynamic: x is not measured here; expected a table of modules"),
+        (GPTQ | {"modules_in_block_to_quantize": [[7]]}, "[7] is not measured here; expected nam"),
         (GPTQ | {"lm_head": True}, "lm_head: true is not measured here"),
         (GPTQ | {"checkpoint_format": "marlin"}, "checkpoint_format: marlin is not measured"),
         (compressed(MXFP8, MXFP8 | {"dynamic": True}), "8 bits 'float', 'group' is not a scheme"),
@@ -160,63 +165,6 @@ def test_a_quantization_stated_elsewhere_is_never_floats(place: str) -> None:
         table = {name: table}
     with pytest.raises(UnsupportedError, match=f"json: {place}.quantization_config: no loader"):
         stated({"model_type": "llama"} | table)
-
-
-def test_modules_that_gptqmodel_leaves_out_are_counted_as_floats() -> None:
-    config = {"quantization_config": GPTQ | {"dynamic": {"-:.*down_proj": {}, "-:lm_head": {}}}}
-    found = stated(config)
-    assert found is not None
-    assert found.scheme == "gptq-int4-g128"
-    assert left_in_floats(config, 2)["mlp"] == pytest.approx(1 / 3)
-
-
-@pytest.mark.parametrize("place", ["model", "model.language_model", "language_model.model"])
-def test_layers_of_a_model_that_also_sees_are_known_by_their_names(place: str) -> None:
-    """transformers 4 and 5 and vLLM put the language model's layers in different places."""
-    listed = [f"{place}.layers.{i}.mlp" for i in range(3)] + ["language_model.lm_head", "visual"]
-    for config in (
-        {"quant_method": "awq", "bits": 4, "modules_to_not_convert": listed},
-        compressed(INT4, None, ignore=[f"re:{place}.*layers.[0-2].mlp.*", *listed[3:]]),
-    ):
-        left = left_in_floats({"quantization_config": config, "text_config": {}}, 12)
-        assert left["mlp"] == pytest.approx(1 / 4)
-        assert left["head"] == 1
-        assert not left.get("attention")
-
-
-QWEN_NEXT = {
-    "model_type": "qwen3_5_text",
-    "hidden_size": 512,
-    "intermediate_size": 1024,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 1,
-    "head_dim": 64,
-    "vocab_size": 1000,
-    "layer_types": ["linear_attention"] * 3 + ["full_attention"],
-    "linear_num_key_heads": 4,
-    "linear_num_value_heads": 8,
-    "linear_key_head_dim": 64,
-    "linear_value_head_dim": 64,
-    "linear_conv_kernel_dim": 4,
-}
-
-
-def test_linear_attention_is_left_by_its_own_names_and_weights() -> None:
-    linear = 3 * 512 * (2 * 256 + 2 * 512 + 2 * 8 + 512)
-    share = linear / (linear + 512 * (2 * 256 + 2 * 64 + 256))
-    for ignored, left in (
-        ("re:.*linear_attn.*", share),
-        ("re:.*self_attn.*", 1 - share),
-        ("re:.*attn.*", 1),
-        ("re:.*in_proj_[ab]$", 0),
-    ):
-        config = compressed(INT4, None, ignore=["lm_head", ignored])
-        card = replace(
-            load_card(model_cards()["llama-3.1-8b"]),
-            architecture=QWEN_NEXT | {"quantization_config": config},
-        )
-        assert shape(card).left["attention"] == pytest.approx(left)
 
 
 JUNK: list[Any] = [None, 0, -1, 3, 4.5, True, "", "int8", [], {}, [1, "a"], {"_type": 7}, "\0" * 60]
@@ -341,30 +289,6 @@ def test_arms_are_named_after_what_the_folder_holds(tmp_path: Path) -> None:
     assert named(asked).baselines == tuple(v.name for v in named(asked).variants[:2])
     alone = replace(asked, baseline="none", grid=Grid(model=(str(awq),)))
     assert named(alone).baselines == (f"{awq}/transformers/awq-int4-g128",)
-
-
-def test_layers_that_a_checkpoint_leaves_are_counted_as_floats() -> None:
-    card = load_card(model_cards()["llama-3.1-8b"])
-    config = compressed(FLOAT8, TOKEN8) | {
-        "ignore": ["lm_head", r"re:.*self_attn\.q_proj", "model.layers.0.mlp.up_proj"]
-    }
-    made = shape(replace(card, architecture={**card.architecture, "quantization_config": config}))
-    assert made.left == {
-        "head": 1.0,
-        "attention": 0.25,
-        "mlp": 1 / 96,
-        "expert": 0.0,
-        "router": 0.0,
-    }
-    low = held(made, "compressed-tensors/fp8-dynamic")
-    plain = held(shape(card), "compressed-tensors/fp8-dynamic")
-    assert low.weights_bytes > plain.weights_bytes
-    assert 0.7 < low.quantized_fraction < plain.quantized_fraction
-    # Another scheme of the same shape knows nothing of the list.
-    assert held(made, "int8-weight-only") == held(shape(card), "int8-weight-only")
-    whole = config | {"ignore": []}
-    made = shape(replace(card, architecture={**card.architecture, "quantization_config": whole}))
-    assert held(made, "compressed-tensors/fp8-dynamic").quantized_fraction > 0.93
 
 
 def test_published_sizes_of_8b_folders() -> None:
