@@ -97,8 +97,10 @@ def stated(config: Mapping[str, Any]) -> Checkpoint | None:
     nested = config.get("text_config")
     for table in (config, nested if isinstance(nested, Mapping) else {}):
         for key in KEYS:
-            if table.get(key) is not None:
-                return _of(table[key], key)
+            if (found := table.get(key)) is not None:
+                if isinstance(found, Mapping) and "expert_dtype" in table:  # DeepSeek V4's
+                    found = {"expert_dtype": table["expert_dtype"], **found}
+                return _of(found, key)
         if "quantization" in table and table["quantization"] is not None:
             raise UnsupportedError("config.json: 'quantization' is MLX's; no engine here loads it")
     for place in _elsewhere(config):
@@ -196,6 +198,8 @@ def _fp8(table: Mapping[str, Any]) -> str:
     activations = _word(table, "activation_scheme", "dynamic")
     if activations not in ("dynamic", "static"):
         raise _wrong("activation_scheme", activations, "dynamic or static")
+    if (experts := table.get("expert_dtype") or "fp8") != "fp8":
+        raise _wrong("expert_dtype", experts, "fp8: experts in the format of the other layers")
     size = table.get("weight_block_size", [128, 128])
     if size is None:
         return "fp8-per-tensor" + ("-static" if activations == "static" else "")

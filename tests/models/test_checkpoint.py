@@ -158,6 +158,21 @@ def test_what_is_not_known_is_refused_in_one_line(config: Any, said: str) -> Non
     assert "\n" not in str(error.value)
 
 
+def test_experts_in_another_format_are_not_the_scheme_of_the_rest() -> None:
+    """DeepSeek V4 states it beside the quantization, V4.1 in it."""
+    fp8 = CONFIGS["fp8-block128"]
+    for config in (
+        {"expert_dtype": "fp4", "quantization_config": fp8},
+        {"quantization_config": fp8 | {"expert_dtype": "fp4"}},
+        {"text_config": {"expert_dtype": "fp4", "quantization_config": fp8}},
+    ):
+        with pytest.raises(UnsupportedError, match="expert_dtype: fp4 is not measured here"):
+            stated(config)
+    found = stated({"expert_dtype": "fp8", "quantization_config": fp8})
+    assert found is not None
+    assert found.scheme == "fp8-block128"
+
+
 @pytest.mark.parametrize("place", ["llm_config", "language_config", "thinker_config.text_config"])
 def test_a_quantization_stated_elsewhere_is_never_floats(place: str) -> None:
     table: dict[str, Any] = {"quantization_config": GPTQ}
