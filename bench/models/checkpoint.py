@@ -200,7 +200,7 @@ def _fp8(table: Mapping[str, Any]) -> str:
         raise _wrong("activation_scheme", activations, "dynamic or static")
     if (experts := table.get("expert_dtype") or "fp8") != "fp8":
         raise _wrong("expert_dtype", experts, "fp8: experts in the format of the other layers")
-    size = table.get("weight_block_size", [128, 128])
+    size = table.get("weight_block_size")
     if size is None:
         return "fp8-per-tensor" + ("-static" if activations == "static" else "")
     square = isinstance(size, list) and len(size) == 2 and size[0] == size[1]

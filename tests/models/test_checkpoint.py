@@ -69,6 +69,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "weight_block_size": [128, 128],
         "modules_to_not_convert": ["lm_head", "model.layers.0.mlp.gate"],
     },
+    "fp8-per-tensor": {"quant_method": "fp8", "ignored_layers": ["lm_head"]},
+    "fp8-per-tensor-static": {
+        "quant_method": "fp8",
+        "activation_scheme": "static",
+        "kv_cache_scheme": "static",
+    },
     "bnb-nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "quant_method": "bitsandbytes"},
     "bnb-nf4-nested": {
         "load_in_4bit": True,
