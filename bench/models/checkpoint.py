@@ -96,18 +96,23 @@ def stated(config: Mapping[str, Any]) -> Checkpoint | None:
     """What a config.json states; None where it states no quantization."""
     nested = config.get("text_config")
     for table in (config, nested if isinstance(nested, Mapping) else {}):
+        if table.get("quantization") is not None and not _names_method(table):
+            raise UnsupportedError("config.json: 'quantization' is MLX's; no engine here loads it")
         for key in KEYS:
             if (found := table.get(key)) is not None:
                 if isinstance(found, Mapping) and "expert_dtype" in table:  # DeepSeek V4's
                     found = {"expert_dtype": table["expert_dtype"], **found}
                 return _of(found, key)
-        if "quantization" in table and table["quantization"] is not None:
-            raise UnsupportedError("config.json: 'quantization' is MLX's; no engine here loads it")
     for place in _elsewhere(config):
         raise UnsupportedError(
             f"config.json: {place}: no loader here reads a quantization that is stated there"
         )
     return None
+
+
+def _names_method(table: Mapping[str, Any]) -> bool:
+    """Whether a quantization_config has a method; MLX writes its `quantization` there once more."""
+    return any(isinstance(table.get(k), Mapping) and "quant_method" in table[k] for k in KEYS)
 
 
 def _elsewhere(table: Mapping[str, Any], at: str = "", depth: int = 4) -> Iterator[str]:

@@ -285,9 +285,14 @@ def test_other_tools_files_are_named(tmp_path: Path) -> None:
     (place / "hf_quant_config.json").write_text("{}")
     with pytest.raises(UnsupportedError, match="folder of NVIDIA ModelOpt"):
         checkpoint_of(resolve_model(str(place)))
-    mlx = folder(tmp_path / "mlx", {"quantization": {"bits": 4}}, {"lm_head.weight": "BF16"})
-    with pytest.raises(UnsupportedError, match="MLX"):
-        checkpoint_of(resolve_model(str(mlx)))
+    bits = {"group_size": 64, "bits": 4}
+    for name, config in (
+        ("one", {"quantization": bits}),
+        ("both", {"quantization": bits, "quantization_config": bits}),
+    ):
+        mlx = folder(tmp_path / name, config, {"lm_head.weight": "BF16"})
+        with pytest.raises(UnsupportedError, match="'quantization' is MLX's; no engine"):
+            checkpoint_of(resolve_model(str(mlx)))
 
 
 def test_arms_are_named_after_what_the_folder_holds(tmp_path: Path) -> None:
