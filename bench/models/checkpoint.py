@@ -312,9 +312,8 @@ def _compressed(table: Mapping[str, Any]) -> str:
     if table.get("transform_config"):
         raise _wrong("transform_config", "a transform", "none: rotated weights are not measured")
     if _word(table, "quantization_status", "compressed") != "compressed":
-        raise _wrong(
-            "quantization_status", table["quantization_status"], "compressed: it holds floats"
-        )
+        status = table["quantization_status"]
+        raise _wrong("quantization_status", status, "compressed: others are loaded as floats")
     groups = table.get("config_groups")
     if not isinstance(groups, Mapping) or not groups:
         raise _wrong("config_groups", groups, "a table of groups")

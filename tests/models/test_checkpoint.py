@@ -145,7 +145,10 @@ MXFP8 = {"num_bits": 8, "type": "float", "strategy": "group", "group_size": 32}
         ({"quant_method": "bitsandbytes"}, "exactly one of them has to be true"),
         (compressed(INT4, None, kv_cache_scheme={"num_bits": 8}), "quantized caches"),
         (compressed(INT8 | {"num_bits": 3}, None), "3 bits 'int', 'channel' is not a scheme"),
-        (compressed(INT8, None, quantization_status="frozen"), "it holds floats"),
+        (
+            compressed(INT8, None, quantization_status="frozen"),
+            "frozen is not measured here; expected compressed: others are loaded as floats",
+        ),
         ({"quant_algo": "FP8", "config_groups": {"a": {}}}, "NVIDIA ModelOpt's; no engine here"),
         (GPTQ | {"dynamic": {"+:.*mlp.*": {"bits": 8}}}, "dynamic: '+:.*mlp.*' with bits of its"),
         (GPTQ | {"dynamic": {".*mlp.*": {"bits": 8}}}, "dynamic: '.*mlp.*' with bits of its own"),
