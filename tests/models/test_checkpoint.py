@@ -57,6 +57,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     ),
     "compressed-tensors/w8a8-dynamic": compressed(INT8, TOKEN8 | {"type": "int"}),
     "compressed-tensors/w4a16-g128": compressed(INT4, None),
+    "compressed-tensors/w8a16-g32": compressed(INT4 | {"num_bits": 8, "group_size": 32}, None),
     "compressed-tensors/w4a16-channel": compressed(
         INT4 | {"strategy": "channel", "group_size": None}, None
     ),
@@ -328,6 +329,7 @@ def test_published_sizes_of_8b_folders() -> None:
         ("compressed-tensors/w8a8-dynamic", 9.08),
         ("compressed-tensors/w4a16-g128", 5.70),
         ("awq-int4-g128", 5.73),
+        ("compressed-tensors/w8a16-g32", 9.08 * 1.048),  # a scale each 32 in place of each row
     ):
         assert held(shape(card), name).weights_bytes / 1e9 == pytest.approx(size, rel=0.01)
 
