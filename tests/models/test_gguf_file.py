@@ -186,6 +186,8 @@ def of_types(path: Path, file_type: int | None, types: dict[str, int]) -> gguf_f
         ("new.gguf", 999, {"q4_k": 100}, "q4_k"),
         ("plain-F16.gguf", 1, {"f16": 90, "f32": 10}, "none"),
         ("Qwen3-4B-Q4.gguf", 15, {"q4_k": 100}, "q4_k_m"),
+        ("mistral-7b.Q3_K.gguf", 12, {"q3_k": 70, "q4_k": 30}, "q3_k_m"),
+        ("Qwen3-4B-Q2_K.gguf", 10, {"q2_k": 70, "q3_k": 30}, "q2_k"),
     ],
 )
 def test_a_mix_has_a_name_of_its_own(name, file_type, types, scheme) -> None:
