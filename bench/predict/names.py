@@ -160,8 +160,9 @@ def stored_scheme(card: ModelCard, quant: str, engine: str, *, asked: bool) -> s
     except UnsupportedError as error:
         raise UnsupportedError(f"model '{card.name}': {error}") from None
     if found is not None:
-        if quant in ("none", "f16", found.scheme):
-            return found.scheme
+        named = meant(found.scheme, engine)
+        if quant in ("none", "f16", found.scheme, named):
+            return named
         raise InputError(f"{card.name} is quantized already, in '{found.scheme}': remove -q")
     if asked or not card.published_in:
         return quant

@@ -66,6 +66,20 @@ def of_config(folder: Path, card: str, **more: Any) -> str:
     return str(folder)
 
 
+def test_a_config_that_is_quantized_already_is_called_as_its_engine_calls_it(
+    capsys, tmp_path
+) -> None:
+    stored = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+    asked = ("-m", of_config(tmp_path, "gpt-oss-20b", quantization_config=stored))
+    (row,) = found(capsys, *asked, "--gpu", "rtx-4070")
+    (card,) = found(capsys, "-m", "gpt-oss-20b", "--gpu", "rtx-4070")
+    assert (row["quant"], row["decode_tok_s"]) == ("mxfp4_moe", card["decode_tok_s"])
+    (row,) = found(capsys, *asked, "--gpu", "rtx-4070", "-q", "mxfp4")
+    assert row["quant"] == "mxfp4_moe"
+    (row,) = found(capsys, *asked, "--gpu", "h100-sxm", "-e", "vllm")
+    assert row["quant"] == "mxfp4"
+
+
 def test_a_config_in_a_format_that_is_not_known_is_named(capsys, tmp_path) -> None:
     config = of_config(tmp_path, "llama-3.1-8b", quantization_config={"quant_method": "quark"})
     code, out, err = run(capsys, "-m", config, "--gpu", "rtx-4070")
