@@ -272,6 +272,9 @@ def folder(place: Path, config: dict[str, Any], tensors: dict[str, str]) -> Path
         {"model.layers.0.mlp.up_proj.q_weight": "I32"},
         {"model.layers.0.mlp.up_proj.trellis": "I16"},
         {"model.layers.0.mlp.up_proj.W_q": "U8"},
+        {"model.layers.0.mlp.up_proj.weight._data": "I8"},
+        {"model.layers.0.mlp.up_proj.weight._data._data": "U8"},
+        {"model.layers.0.mlp.up_proj.Qidxs": "I64"},
         {"model.layers.0.mlp.up_proj.input_scale": "F32"},
     ],
 )
