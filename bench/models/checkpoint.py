@@ -31,6 +31,8 @@ class Checkpoint:
     """`quant_method`, as the loader knows it."""
     left: tuple[str, ...] = ()
     """Modules that are not quantized, as the config names them: names, parts of names or `re:`."""
+    only: tuple[str, ...] = ()
+    """The modules that are quantized, where the config names these; empty: all that are linear."""
 
 
 def checkpoint_of(model: Model) -> Checkpoint | None:
@@ -94,16 +96,23 @@ def stated(config: Mapping[str, Any]) -> Checkpoint | None:
     """What a config.json states; None where it states no quantization."""
     nested = config.get("text_config")
     for table in (config, nested if isinstance(nested, Mapping) else {}):
-        for key in KEYS:
-            if table.get(key) is not None:
-                return _of(table[key], key)
-        if "quantization" in table and table["quantization"] is not None:
+        if table.get("quantization") is not None and not _names_method(table):
             raise UnsupportedError("config.json: 'quantization' is MLX's; no engine here loads it")
+        for key in KEYS:
+            if (found := table.get(key)) is not None:
+                if isinstance(found, Mapping) and "expert_dtype" in table:  # DeepSeek V4's
+                    found = {"expert_dtype": table["expert_dtype"], **found}
+                return _of(found, key)
     for place in _elsewhere(config):
         raise UnsupportedError(
             f"config.json: {place}: no loader here reads a quantization that is stated there"
         )
     return None
+
+
+def _names_method(table: Mapping[str, Any]) -> bool:
+    """Whether a quantization_config has a method; MLX writes its `quantization` there once more."""
+    return any(isinstance(table.get(k), Mapping) and "quant_method" in table[k] for k in KEYS)
 
 
 def _elsewhere(table: Mapping[str, Any], at: str = "", depth: int = 4) -> Iterator[str]:
@@ -138,7 +147,8 @@ def _of(table: Any, key: str) -> Checkpoint:
     name = named(table)
     if find(name) is None:
         raise _unknown(str(method), name)
-    return Checkpoint(scheme=name, method=str(method), left=tuple(_left(table)))
+    left, only = tuple(_left(table)), tuple(_only(table, str(method)))
+    return Checkpoint(scheme=name, method=str(method), left=left, only=only)
 
 
 def _left(table: Mapping[str, Any]) -> Iterator[str]:
@@ -152,6 +162,24 @@ def _left(table: Mapping[str, Any]) -> Iterator[str]:
         yield from names
     if table.get("quant_method") == "gptq":
         yield from (f"re:.*{name}" for name in _excluding(table.get("dynamic")))
+
+
+def _only(table: Mapping[str, Any], method: str) -> Iterator[str]:
+    """The modules that are quantized, by name or `re:`. Nothing where all of a class are."""
+    listed: Any = []
+    if method == "gptq":
+        key = "modules_in_block_to_quantize"
+        listed = table.get(key) or []
+    if method == "compressed-tensors":
+        key, groups = "config_groups.targets", table["config_groups"].values()
+        listed = [g if isinstance(g, list) else g.get("targets") or [] for g in groups]
+    if not isinstance(listed, list):
+        raise _wrong(key, listed, "a list of names")
+    names = [name for part in listed for name in (part if isinstance(part, list) else [part])]
+    if not all(isinstance(name, str) for name in names):
+        raise _wrong(key, names, "names")
+    if not any(name[:1].isupper() for name in names):  # a class, as `Linear`
+        yield from names
 
 
 def _bitsandbytes(table: Mapping[str, Any]) -> str:
@@ -175,7 +203,9 @@ def _fp8(table: Mapping[str, Any]) -> str:
     activations = _word(table, "activation_scheme", "dynamic")
     if activations not in ("dynamic", "static"):
         raise _wrong("activation_scheme", activations, "dynamic or static")
-    size = table.get("weight_block_size", [128, 128])
+    if (experts := table.get("expert_dtype") or "fp8") != "fp8":
+        raise _wrong("expert_dtype", experts, "fp8: experts in the format of the other layers")
+    size = table.get("weight_block_size")
     if size is None:
         return "fp8-per-tensor" + ("-static" if activations == "static" else "")
     square = isinstance(size, list) and len(size) == 2 and size[0] == size[1]
@@ -282,9 +312,8 @@ def _compressed(table: Mapping[str, Any]) -> str:
     if table.get("transform_config"):
         raise _wrong("transform_config", "a transform", "none: rotated weights are not measured")
     if _word(table, "quantization_status", "compressed") != "compressed":
-        raise _wrong(
-            "quantization_status", table["quantization_status"], "compressed: it holds floats"
-        )
+        status = table["quantization_status"]
+        raise _wrong("quantization_status", status, "compressed: others are loaded as floats")
     groups = table.get("config_groups")
     if not isinstance(groups, Mapping) or not groups:
         raise _wrong("config_groups", groups, "a table of groups")

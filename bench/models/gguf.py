@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench.errors import InputError
+from bench.errors import InputError, UnsupportedError
 from bench.schemes import find
 from bench.schemes.gguf import BY_NAME, FILE_TYPES, FLOATS, TENSOR_TYPES, WHOLE, WORDS
 
@@ -81,13 +81,23 @@ class GgufFile:
 
         llama.cpp numbers only its own recipes: a mix of others (`UD-Q4_K_XL`, `Q4_K_L`) carries the
         number of the nearest, so the file's name counts where the tensors are of as many bits.
+        `Q3_K` is short for the file's q3_k_m. Raises UnsupportedError for weights that llama.cpp
+        does not know: forks have types of their own, and give its numbers to recipes of their own.
         """
+        most = next(iter(self.tensor_types))
+        if most not in BY_NAME:
+            raise UnsupportedError(
+                f"{self.path}: most weights are of ggml's {most}, which is not known here: a fork "
+                "of llama.cpp or another version has it"
+            )
         if self.file_type in FLOATS:
             return "none"
-        told = WORDS.findall(self.path.name.lower())
-        bits = {_digit(self.file_type), _digit(next(iter(self.tensor_types)))}
+        told: list[str] = WORDS.findall(self.path.name.lower())
+        bits = {_digit(self.file_type), _digit(most)}
         named = [name for name in told if find(name) is not None and _digit(name) in bits]
-        return named[-1] if named else self.file_type
+        if not named or (named[-1].endswith("_k") and self.file_type.startswith(named[-1])):
+            return self.file_type
+        return named[-1]
 
     @property
     def mean_bits(self) -> float:

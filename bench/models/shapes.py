@@ -171,7 +171,7 @@ def _shape(card: _Frozen) -> Shape:
     a = settings(card.architecture)
     try:
         made = _count(a, card.name)
-        return replace(made, left=left_in_floats(card.architecture, made.n_layers))
+        return replace(made, left=_left(card.architecture, made.n_layers))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise InputError(f"model '{card.name}': config: {_what(error)}") from error
 
@@ -182,8 +182,21 @@ def _read(answer: Mapping[str, Any], card: _Frozen) -> Shape | None:
     made: Shape | None = fields.convert(Shape, answer.get("shape"), "", problems)
     if made is None or problems or not any(m.part == "head" for m in made.matrices):
         return None
-    left = left_in_floats(card.architecture, made.n_layers)
-    return replace(made, left=left, name=card.name)
+    return replace(made, left=_left(card.architecture, made.n_layers), name=card.name)
+
+
+def _left(architecture: Mapping[str, Any], n_layers: int) -> dict[Part, float]:
+    """What a checkpoint leaves in floats; each layer by its weights, where its kind is known."""
+    try:
+        a = settings(architecture)
+        mixers = [(_mixer(a, layer), _mixing(a, layer)) for layer in _plan(a)]
+    except (KeyError, TypeError, ValueError, IndexError):
+        mixers = []  # a worker counted it
+    return left_in_floats(architecture, n_layers, mixers)
+
+
+def _mixer(a: Mapping[str, Any], layer: Layer) -> str:
+    return "latent" if layer.mixer == "full" and is_latent(a) else layer.mixer
 
 
 def _what(error: Exception) -> str:
@@ -286,6 +299,11 @@ def _mixer_matrices(a: Mapping[str, Any], plan: Sequence[Layer]) -> Iterator[Mat
             yield from mamba_matrices(a, n)
         if mixer == "conv":
             yield from conv_matrices(a, n)
+
+
+def _mixing(a: Mapping[str, Any], layer: Layer) -> int:
+    """Weights of one layer that mix its tokens."""
+    return sum(m.n_params for m in _mixer_matrices(a, [layer]) if m.part == "attention")
 
 
 def _mlp_matrices(a: Mapping[str, Any], plan: Sequence[Layer]) -> Iterator[Matrix]:

@@ -29,7 +29,7 @@ WHOLE: Final = re.compile(r"[IU](8|16|32|64)")
 PARTS: Final = re.compile(
     r"(.*\.)?(qweight|qzeros|g_idx|weight_packed|weight_scale|weight_scale_inv|weight_scale_2|SCB|"
     r"input_scale|scale_weight|absmax|weight\.absmax|\w+_blocks|weight_qdata|weight__data|"
-    r"_weight_\w*qdata|q_weight|trellis|codes|codebooks|W_q)"
+    r"_weight_\w*qdata|weight\._data(\._data)?|q_weight|trellis|codes|codebooks|W_q|Qidxs)"
 )
 """Names of tensors that stand beside or for a quantized weight."""
 

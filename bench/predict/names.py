@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from bench.errors import InputError
+from bench.errors import InputError, UnsupportedError
 from bench.models import ModelCard, load_card, model_cards
 from bench.models.checkpoint import stated
 from bench.models.shapes import shape
@@ -155,10 +155,14 @@ def card_of_size(n_bytes: int, quant: str) -> ModelCard:
 def stored_scheme(card: ModelCard, quant: str, engine: str, *, asked: bool) -> str:
     """The scheme that a folder is quantized in already, or that a model is published in, where
     none was `asked` for."""
-    found = stated(card.architecture)
+    try:
+        found = stated(card.architecture)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"model '{card.name}': {error}") from None
     if found is not None:
-        if quant in ("none", "f16", found.scheme):
-            return found.scheme
+        named = meant(found.scheme, engine)
+        if quant in ("none", "f16", found.scheme, named):
+            return named
         raise InputError(f"{card.name} is quantized already, in '{found.scheme}': remove -q")
     if asked or not card.published_in:
         return quant

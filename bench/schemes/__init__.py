@@ -84,6 +84,9 @@ def find(name: str) -> Scheme | None:
 
 
 def _in_groups(row: Scheme, name: str, group: int) -> Scheme | None:
+    if row.layout is not None and row.name in checkpoints.ALSO_GROUPS:
+        layout = replace(row.layout, group=group, group_bytes=row.layout.row_bytes, row_bytes=0)
+        return replace(row, name=name, layout=layout)
     if row.layout is None or row.layout.group is None:
         return None
     if row.layout.group == group:

@@ -137,6 +137,9 @@ COMPRESSED_ROWS: Final = (
     ),
 )
 
+ALSO_GROUPS: Final = frozenset({"compressed-tensors/w8a16"})
+"""Schemes of one scale a row that are published in groups too: `w8a16-g32`."""
+
 NVFP4: Final = Scheme(
     name="nvfp4",
     summary="NVIDIA ModelOpt: fp4 weights and activations in groups of 16, fp8 scales",

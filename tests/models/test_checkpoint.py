@@ -22,7 +22,6 @@ from bench.models.checkpoint import (
     refusal,
     stated,
 )
-from bench.models.left import left_in_floats
 from bench.models.shapes import shape
 from bench.models.tokenizers import same_tokens
 from bench.runner.naming import named
@@ -58,6 +57,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     ),
     "compressed-tensors/w8a8-dynamic": compressed(INT8, TOKEN8 | {"type": "int"}),
     "compressed-tensors/w4a16-g128": compressed(INT4, None),
+    "compressed-tensors/w8a16-g32": compressed(INT4 | {"num_bits": 8, "group_size": 32}, None),
     "compressed-tensors/w4a16-channel": compressed(
         INT4 | {"strategy": "channel", "group_size": None}, None
     ),
@@ -69,6 +69,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "fmt": "e4m3",
         "weight_block_size": [128, 128],
         "modules_to_not_convert": ["lm_head", "model.layers.0.mlp.gate"],
+    },
+    "fp8-per-tensor": {"quant_method": "fp8", "ignored_layers": ["lm_head"]},
+    "fp8-per-tensor-static": {
+        "quant_method": "fp8",
+        "activation_scheme": "static",
+        "kv_cache_scheme": "static",
     },
     "bnb-nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "quant_method": "bitsandbytes"},
     "bnb-nf4-nested": {
@@ -87,7 +93,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "quant_type": {"default": {"_type": "Int4WeightOnlyConfig", "_data": {"group_size": 128}}},
     },
     "gptq-int4-g128": {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False},
-    "gptq-int8-channel": {"quant_method": "gptq", "bits": 8, "group_size": -1},
+    "gptq-int8-channel": {
+        "quant_method": "gptq",
+        "bits": 8,
+        "group_size": -1,
+        "modules_in_block_to_quantize": [["self_attn.q_proj"], ["mlp.up_proj"]],
+    },
     "awq-int4-g128": {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm"},
     "mxfp4": {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]},
     "quanto-int8": {"quant_method": "quanto", "weights": "int8", "activations": None},
@@ -135,11 +146,15 @@ MXFP8 = {"num_bits": 8, "type": "float", "strategy": "group", "group_size": 32}
         ({"quant_method": "bitsandbytes"}, "exactly one of them has to be true"),
         (compressed(INT4, None, kv_cache_scheme={"num_bits": 8}), "quantized caches"),
         (compressed(INT8 | {"num_bits": 3}, None), "3 bits 'int', 'channel' is not a scheme"),
-        (compressed(INT8, None, quantization_status="frozen"), "it holds floats"),
+        (
+            compressed(INT8, None, quantization_status="frozen"),
+            "frozen is not measured here; expected compressed: others are loaded as floats",
+        ),
         ({"quant_algo": "FP8", "config_groups": {"a": {}}}, "NVIDIA ModelOpt's; no engine here"),
         (GPTQ | {"dynamic": {"+:.*mlp.*": {"bits": 8}}}, "dynamic: '+:.*mlp.*' with bits of its"),
         (GPTQ | {"dynamic": {".*mlp.*": {"bits": 8}}}, "dynamic: '.*mlp.*' with bits of its own"),
         (GPTQ | {"dynamic": "x"}, "dynamic: x is not measured here; expected a table of modules"),
+        (GPTQ | {"modules_in_block_to_quantize": [[7]]}, "[7] is not measured here; expected nam"),
         (GPTQ | {"lm_head": True}, "lm_head: true is not measured here"),
         (GPTQ | {"checkpoint_format": "marlin"}, "checkpoint_format: marlin is not measured"),
         (compressed(MXFP8, MXFP8 | {"dynamic": True}), "8 bits 'float', 'group' is not a scheme"),
@@ -153,6 +168,21 @@ def test_what_is_not_known_is_refused_in_one_line(config: Any, said: str) -> Non
     assert "\n" not in str(error.value)
 
 
+def test_experts_in_another_format_are_not_the_scheme_of_the_rest() -> None:
+    """DeepSeek V4 states it beside the quantization, V4.1 in it."""
+    fp8 = CONFIGS["fp8-block128"]
+    for config in (
+        {"expert_dtype": "fp4", "quantization_config": fp8},
+        {"quantization_config": fp8 | {"expert_dtype": "fp4"}},
+        {"text_config": {"expert_dtype": "fp4", "quantization_config": fp8}},
+    ):
+        with pytest.raises(UnsupportedError, match="expert_dtype: fp4 is not measured here"):
+            stated(config)
+    found = stated({"expert_dtype": "fp8", "quantization_config": fp8})
+    assert found is not None
+    assert found.scheme == "fp8-block128"
+
+
 @pytest.mark.parametrize("place", ["llm_config", "language_config", "thinker_config.text_config"])
 def test_a_quantization_stated_elsewhere_is_never_floats(place: str) -> None:
     table: dict[str, Any] = {"quantization_config": GPTQ}
@@ -160,14 +190,6 @@ def test_a_quantization_stated_elsewhere_is_never_floats(place: str) -> None:
         table = {name: table}
     with pytest.raises(UnsupportedError, match=f"json: {place}.quantization_config: no loader"):
         stated({"model_type": "llama"} | table)
-
-
-def test_modules_that_gptqmodel_leaves_out_are_counted_as_floats() -> None:
-    config = {"quantization_config": GPTQ | {"dynamic": {"-:.*down_proj": {}, "-:lm_head": {}}}}
-    found = stated(config)
-    assert found is not None
-    assert found.scheme == "gptq-int4-g128"
-    assert left_in_floats(config, 2)["mlp"] == pytest.approx(1 / 3)
 
 
 JUNK: list[Any] = [None, 0, -1, 3, 4.5, True, "", "int8", [], {}, [1, "a"], {"_type": 7}, "\0" * 60]
@@ -250,6 +272,9 @@ def folder(place: Path, config: dict[str, Any], tensors: dict[str, str]) -> Path
         {"model.layers.0.mlp.up_proj.q_weight": "I32"},
         {"model.layers.0.mlp.up_proj.trellis": "I16"},
         {"model.layers.0.mlp.up_proj.W_q": "U8"},
+        {"model.layers.0.mlp.up_proj.weight._data": "I8"},
+        {"model.layers.0.mlp.up_proj.weight._data._data": "U8"},
+        {"model.layers.0.mlp.up_proj.Qidxs": "I64"},
         {"model.layers.0.mlp.up_proj.input_scale": "F32"},
     ],
 )
@@ -267,9 +292,14 @@ def test_other_tools_files_are_named(tmp_path: Path) -> None:
     (place / "hf_quant_config.json").write_text("{}")
     with pytest.raises(UnsupportedError, match="folder of NVIDIA ModelOpt"):
         checkpoint_of(resolve_model(str(place)))
-    mlx = folder(tmp_path / "mlx", {"quantization": {"bits": 4}}, {"lm_head.weight": "BF16"})
-    with pytest.raises(UnsupportedError, match="MLX"):
-        checkpoint_of(resolve_model(str(mlx)))
+    bits = {"group_size": 64, "bits": 4}
+    for name, config in (
+        ("one", {"quantization": bits}),
+        ("both", {"quantization": bits, "quantization_config": bits}),
+    ):
+        mlx = folder(tmp_path / name, config, {"lm_head.weight": "BF16"})
+        with pytest.raises(UnsupportedError, match="'quantization' is MLX's; no engine"):
+            checkpoint_of(resolve_model(str(mlx)))
 
 
 def test_arms_are_named_after_what_the_folder_holds(tmp_path: Path) -> None:
@@ -294,30 +324,6 @@ def test_arms_are_named_after_what_the_folder_holds(tmp_path: Path) -> None:
     assert named(alone).baselines == (f"{awq}/transformers/awq-int4-g128",)
 
 
-def test_layers_that_a_checkpoint_leaves_are_counted_as_floats() -> None:
-    card = load_card(model_cards()["llama-3.1-8b"])
-    config = compressed(FLOAT8, TOKEN8) | {
-        "ignore": ["lm_head", r"re:.*self_attn\.q_proj", "model.layers.0.mlp.up_proj"]
-    }
-    made = shape(replace(card, architecture={**card.architecture, "quantization_config": config}))
-    assert made.left == {
-        "head": 1.0,
-        "attention": 0.25,
-        "mlp": 1 / 96,
-        "expert": 0.0,
-        "router": 0.0,
-    }
-    low = held(made, "compressed-tensors/fp8-dynamic")
-    plain = held(shape(card), "compressed-tensors/fp8-dynamic")
-    assert low.weights_bytes > plain.weights_bytes
-    assert 0.7 < low.quantized_fraction < plain.quantized_fraction
-    # Another scheme of the same shape knows nothing of the list.
-    assert held(made, "int8-weight-only") == held(shape(card), "int8-weight-only")
-    whole = config | {"ignore": []}
-    made = shape(replace(card, architecture={**card.architecture, "quantization_config": whole}))
-    assert held(made, "compressed-tensors/fp8-dynamic").quantized_fraction > 0.93
-
-
 def test_published_sizes_of_8b_folders() -> None:
     """GB of the safetensors of RedHatAI's and hugging-quants' Llama 3.1 8B."""
     card = load_card(model_cards()["llama-3.1-8b"])
@@ -326,6 +332,7 @@ def test_published_sizes_of_8b_folders() -> None:
         ("compressed-tensors/w8a8-dynamic", 9.08),
         ("compressed-tensors/w4a16-g128", 5.70),
         ("awq-int4-g128", 5.73),
+        ("compressed-tensors/w8a16-g32", 9.08 * 1.048),  # a scale each 32 in place of each row
     ):
         assert held(shape(card), name).weights_bytes / 1e9 == pytest.approx(size, rel=0.01)
 

@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 import pytest
 
-from bench.errors import InputError
+from bench.errors import InputError, UnsupportedError
 from bench.experiment import Variant
 from bench.models import gguf as gguf_file
 from bench.models import resolve_model
@@ -186,12 +186,22 @@ def of_types(path: Path, file_type: int | None, types: dict[str, int]) -> gguf_f
         ("new.gguf", 999, {"q4_k": 100}, "q4_k"),
         ("plain-F16.gguf", 1, {"f16": 90, "f32": 10}, "none"),
         ("Qwen3-4B-Q4.gguf", 15, {"q4_k": 100}, "q4_k_m"),
+        ("mistral-7b.Q3_K.gguf", 12, {"q3_k": 70, "q4_k": 30}, "q3_k_m"),
+        ("Qwen3-4B-Q2_K.gguf", 10, {"q2_k": 70, "q3_k": 30}, "q2_k"),
     ],
 )
 def test_a_mix_has_a_name_of_its_own(name, file_type, types, scheme) -> None:
     found = of_types(Path(name), file_type, types)
     assert found.scheme == scheme
     assert scheme_of(scheme).name == scheme
+
+
+@pytest.mark.parametrize("file_type", [40, 145, None])
+def test_weights_of_a_fork_of_llama_cpp_are_refused(file_type: int | None) -> None:
+    """BitNet's I2_S has the number that llama.cpp gave Q1_0; ik_llama.cpp's numbers are unknown."""
+    found = of_types(Path("m-I2_S.gguf"), file_type, {"type 36": 90, "f16": 10})
+    with pytest.raises(UnsupportedError, match=r"m-I2_S.gguf: most weights are of ggml's type 36"):
+        _ = found.scheme
 
 
 def test_mean_bits_are_those_of_the_tensors() -> None:

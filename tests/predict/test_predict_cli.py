@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +57,34 @@ def test_a_model_that_is_published_in_a_scheme_is_predicted_in_it(capsys) -> Non
     assert (row["quant"], row["fit"]) == ("f16", "offload")
     (row,) = found(capsys, "-m", "llama-3.1-8b", "--gpu", "rtx-4070")
     assert row["quant"] == "f16"
+
+
+def of_config(folder: Path, card: str, **more: Any) -> str:
+    """A folder with the config.json of a card, as a model to predict."""
+    table = load_card(model_cards()[card]).architecture | more
+    (folder / "config.json").write_text(json.dumps(table))
+    return str(folder)
+
+
+def test_a_config_that_is_quantized_already_is_called_as_its_engine_calls_it(
+    capsys, tmp_path
+) -> None:
+    stored = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+    asked = ("-m", of_config(tmp_path, "gpt-oss-20b", quantization_config=stored))
+    (row,) = found(capsys, *asked, "--gpu", "rtx-4070")
+    (card,) = found(capsys, "-m", "gpt-oss-20b", "--gpu", "rtx-4070")
+    assert (row["quant"], row["decode_tok_s"]) == ("mxfp4_moe", card["decode_tok_s"])
+    (row,) = found(capsys, *asked, "--gpu", "rtx-4070", "-q", "mxfp4")
+    assert row["quant"] == "mxfp4_moe"
+    (row,) = found(capsys, *asked, "--gpu", "h100-sxm", "-e", "vllm")
+    assert row["quant"] == "mxfp4"
+
+
+def test_a_config_in_a_format_that_is_not_known_is_named(capsys, tmp_path) -> None:
+    config = of_config(tmp_path, "llama-3.1-8b", quantization_config={"quant_method": "quark"})
+    code, out, err = run(capsys, "-m", config, "--gpu", "rtx-4070")
+    assert (code, out) == (3, "")
+    assert f"model '{tmp_path.name}': config.json: quantization_config" in err
 
 
 def test_where_nothing_is_fast_and_cheap_enough_the_nearest_are_named(capsys) -> None:
