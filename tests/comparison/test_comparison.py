@@ -641,6 +641,13 @@ def test_every_row_has_the_same_keys(capsys: pytest.CaptureFixture[str]) -> None
     assert len({tuple(one) for one in rows}) == 1
 
 
+@pytest.mark.parametrize("flag", ["--fail-below", "--fail-above"])
+def test_a_gate_is_never_dropped_in_silence(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shipped = Path(__file__).parents[2] / "results" / "quickstart-cpu"
+    assert main(["compare", str(shipped), "--pareto", flag, "1.1"]) == 2
+    assert f"{flag}: cannot be combined with --pareto" in capsys.readouterr().err
+
+
 def test_a_gate_does_not_pass_on_records_that_are_no_evidence(tmp_path: Path) -> None:
     results = arms(1.5, change=lambda i, q: {"reasons": ("FOREIGN_PROCESS",)})
     assert row(results)["ci_low"] > 1.4
