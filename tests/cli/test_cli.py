@@ -266,6 +266,27 @@ def test_validate_lists_every_problem(tmp_path: Path, capsys: pytest.CaptureFixt
     assert f"- {path}: grid.n_gen: 0 must be at least 1" in out
 
 
+@pytest.mark.parametrize(
+    ("grid", "problem"),
+    [
+        ("engine = ['transformer']", "unknown engine 'transformer'; did you mean 'transformers'?"),
+        ("quant = ['int8-dynamik']", "unknown scheme"),
+        ("model = ['smolm2-135m-instruct']", "did you mean 'smollm2-135m-instruct'?"),
+        ("mode = ['fast']", "unknown mode 'fast'"),
+        ("dtype = 'float3'", "unknown dtype 'float3'"),
+    ],
+)
+def test_validate_knows_the_names_of_an_experiment(
+    grid: str, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f"name = 'mine'\nquestion = 'q'\n[grid]\n{grid}\n")
+    assert main(["validate", str(path)]) == 2
+    out = capsys.readouterr().out
+    assert f"- {path}: " in out
+    assert problem in out
+
+
 def test_output_into_a_closed_pipe_is_no_error() -> None:
     command = f"{sys.executable} -m bench models -d cpu -o jsonl | head -n 1"
     done = subprocess.run(
