@@ -106,7 +106,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """One line for a name that is not known, with those that begin so, or the nearest."""
     from difflib import get_close_matches
 
-    names = sorted(known)
+    names = sorted(set(known))
     shown = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
     shown = shown.replace("\r", "\\r").replace("\n", "\\n")
     begun = [one for one in names if len(name) > 1 and one.startswith(name.lower())]

@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -111,17 +112,19 @@ COMMANDS: Final = frozenset({"serve", "option"})
 def check_names(args: argparse.Namespace, words: Sequence[str]) -> None:
     """Refuse a path or name with a line break, which no message and no table can show, an empty one
     (an unset variable of a shell), and `--flag=--`, of which argparse makes an empty list."""
-    for word in words:
-        if word.startswith("-") and word.endswith("=--"):
-            raise InputError(f"{word[:-3]}: expected a value")
+    for before, word in pairwise(("bench", *words)):
+        flag, equals, value = word.partition("=")
+        if flag.startswith("-") and value == "--":
+            raise InputError(f"{flag}: expected a value")
+        if not word or (flag.startswith("--") and equals and not value):
+            after = flag or before
+            raise InputError(f"the value after {after} is empty; is a shell variable not set?")
     for flag, value in vars(args).items():
         for one in value if isinstance(value, list | tuple) else [value]:
             if not isinstance(one, str | Path) or flag in COMMANDS:
                 continue
             if set("\n\r\0") & set(str(one)):
                 raise InputError(f"{one_line(str(one))}: a name must not contain a line break")
-            if one == "" and flag in ("experiment", "model"):
-                raise InputError(f"{flag}: is empty; give a name or leave it out")
 
 
 def _told(error: Exception) -> tuple[int, str] | None:

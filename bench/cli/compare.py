@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from bench.cli import add_output, progress
 from bench.cli.grid import texts
@@ -116,6 +116,7 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"--{name.replace('_', '-')}: {value} is not a number above 0")
     if args.pareto:
+        _refuse(args, "--pareto", ("across", *PAIRED, "pool"))
         return _pareto(args)
     rules = Rules(
         margin=args.margin,
@@ -149,6 +150,27 @@ def run(args: argparse.Namespace) -> int:
     return _gate(args, rows)
 
 
+PAIRED: Final = (
+    "against",
+    "baseline",
+    "candidate",
+    "metric",
+    "fail_below",
+    "fail_above",
+    "plot",
+)
+"""Flags of a table of ratios: a table without them would drop a gate in silence."""
+
+
+def _refuse(args: argparse.Namespace, flag: str, others: Sequence[str]) -> None:
+    """InputError for a flag that has no effect beside `flag`."""
+    from bench.errors import InputError
+
+    for name in others:
+        if getattr(args, name) not in (None, False):
+            raise InputError(f"--{name.replace('_', '-')}: cannot be combined with {flag}")
+
+
 def _compared(args: argparse.Namespace, results: Summary, rules: Rules) -> list[Compared]:
     """With --baseline, or the baseline of the experiment, or the unquantized arm; the arms in the
     experiment's order."""
@@ -180,14 +202,11 @@ def _gate(args: argparse.Namespace, rows: Sequence[Compared]) -> int:
 
 def _across(args: argparse.Namespace, rules: Rules) -> int:
     from bench.comparison.machines import across
-    from bench.errors import InputError
     from bench.report.tables import render
     from bench.report.tables.across import columns, words
     from bench.report.tables.compare import table
 
-    for flag in ("against", "plot"):
-        if getattr(args, flag) is not None:
-            raise InputError(f"--{flag}: cannot be combined with --across")
+    _refuse(args, "--across", ("against", "plot"))
     summary = _read(*args.results)
     rows = across(summary, rules, args.baseline, args.candidate, _prices(args.rent, summary))
     print(render(rows, columns(rows, rules), args.output, table), end="")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cli import add_output, amounts, progress
-from bench.cli.rivals import against, cached_share
+from bench.cli.rivals import against, cached_share, check
 from bench.errors import InputError
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ def run(args: argparse.Namespace) -> int:
     """Price the results and print one table; old prices are warned about on stderr."""
     from bench.report.tables.cost import old_prices
 
+    _check(args)
     items, models = _measured(args.results, args.slo)
     scenarios = _scenarios(args, items)
     groups: Groups = _of_models(items, models) if "hosted" in args.against else [("", items)]
@@ -158,6 +159,21 @@ def run(args: argparse.Namespace) -> int:
     for line in old_prices(rows):
         print(f"bench: {line}", file=sys.stderr)
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """InputError for flags without effect, and for amounts that cannot be."""
+    check(args)
+    for name in ("tokens_per_day", "co2", "mix"):
+        if args.tornado and getattr(args, name) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(f"{flag}: cannot be combined with --tornado")
+    if args.tornado and args.currency != "USD":
+        raise InputError("--currency: cannot be combined with --tornado")
+    if args.co2 is not None and amounts.number("--co2", args.co2) < 0:
+        raise InputError(f"--co2: {args.co2} must not be negative")
+    if args.gpus is not None and args.gpus < 1:
+        raise InputError(f"--gpus: {args.gpus} must be at least 1")
 
 
 def _priced(

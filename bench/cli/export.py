@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     from bench.saving import save
     from bench.summary import Summary
 
+    _check(args)
     if args.share is not None:
         return _share(args.results, args.share)
     price = stated(args.rent, args.utilization)
@@ -91,6 +92,24 @@ def run(args: argparse.Namespace) -> int:
     for line in made.dropped:
         print(f"bench: not in {args.to}: {line}", file=sys.stderr)
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """InputError for a flag without effect, and for a target that holds the results themselves."""
+    from bench.errors import InputError
+    from bench.experiment.kept import AS_RUN, BY_HAND
+    from bench.records.file import results_file
+
+    flag, target = ("share", args.share) if args.share is not None else ("out", args.out)
+    for name in ("out", "rent", "utilization") if flag == "share" else ():
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name}: cannot be combined with --share")
+    if target is None or not target.is_file():
+        return
+    for file in map(results_file, args.results):
+        held = (file, file.with_name(AS_RUN), file.with_name(BY_HAND))
+        if any(one.is_file() and target.samefile(one) for one in held):
+            raise InputError(f"--{flag}: {target} belongs to the results; choose another file")
 
 
 def _read(paths: list[Path], to: str) -> Results | Summary:

@@ -374,27 +374,12 @@ def _why_lines(row: dict[str, Any]) -> list[str]:
 
 def _add_energy(row: dict[str, Any], found: Prediction, gpu: Gpu) -> None:
     """Joules of the boards for each new token, in decode: what they draw, and at most."""
-    from bench.predict.board_power import expected_share
+    from bench.predict.board_power import joules
 
-    rate = found.decode_tok_s
-    if gpu.tdp_w is None or rate is None or found.low is None or found.high is None:
-        return
-    limit_w = gpu.tdp_w * found.n_gpus
-    read = None if found.host_bytes else rate / found.bound_decode_tok_s
-    share = expected_share(gpu, found.n_batch, read)
-    row["energy_per_output_token_j_max"] = limit_w / found.low
-    for key in ("power_w", "energy_per_output_token_j", "energy_low_j", "energy_high_j"):
-        row[key] = None
-    if share is None:
-        why = (
-            f"energy_per_output_token_j: no published power at this load of a card like {gpu.title}"
-        )
-        row["absent"] = [*row["absent"], why]
-        return
-    row["power_w"] = limit_w * share.median
-    row["energy_per_output_token_j"] = limit_w * share.median / rate
-    row["energy_low_j"] = limit_w * share.low / found.high
-    row["energy_high_j"] = limit_w * share.high / found.low
+    figures, why = joules(gpu, found)
+    row |= figures
+    if why:
+        row["absent"] = [*row["absent"], f"energy_per_output_token_j: {why}"]
 
 
 def _columns(args: argparse.Namespace) -> list[Any]:

@@ -15,6 +15,18 @@ if TYPE_CHECKING:
     from bench.cost.throughput import Throughput
 
 
+def check(args: argparse.Namespace) -> None:
+    """InputError for a flag of an API without an API, and for a share that is none."""
+    for name in ("cached", "batch", "batch_discount"):
+        flag, given = f"--{name.replace('_', '-')}", getattr(args, name)
+        if given in (None, False):
+            continue
+        if not args.against:
+            raise InputError(f"{flag}: needs --against PROVIDER/MODEL")
+        if given is not True and given != "measured" and not 0 <= amounts.number(flag, given) <= 1:
+            raise InputError(f"{flag}: {given} must be between 0 and 1")
+
+
 def against(
     text: str,
     args: argparse.Namespace,

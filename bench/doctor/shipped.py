@@ -19,6 +19,7 @@ from bench.predict.board_power import power_rows, validate_power
 from bench.predict.published import validate_published
 from bench.records.check import ResultsCheck
 from bench.roofline.gpus import gpus, validate_gpus
+from bench.runner.arms import unknown_names
 from bench.summary import checking
 from bench.summary.copies import Say
 
@@ -73,9 +74,13 @@ def _card(path: Path) -> Shape:
 
 
 def _experiment(path: Path) -> Experiment:
+    """An experiment whose names are known too."""
     found = load_experiment(str(path))
-    if not found.baselines:
-        raise InputError(f"{path}: baseline: {found.baseline!r} is none of the arms")
+    problems = unknown_names(found)
+    if not problems and not found.baselines:
+        problems = [f"baseline: {found.baseline!r} is none of the arms"]
+    if problems:
+        raise InputError(*(f"{path}: {problem}" for problem in problems))
     return found
 
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from bench.records.file import Results
-from bench.summary import METRICS, Doubt, Host, Replicate, summarise
+from bench.summary import METRICS, Doubt, Host, Replicate, Row, summarise
 from bench.summary.columns import FIGURE
 from bench.summary.quality import QualityScores
 from bench.summary.replicate import LoadedFigures, against
@@ -279,9 +279,14 @@ def series(column: FrameColumn, values: Sequence[Any]) -> pandas.Series:
     return pandas.Series(values, dtype=column.type)
 
 
+def _measured(row: Row) -> Sequence[Row]:
+    """Rows whose replicates are records: of a search its probes, else the row itself."""
+    return (row,) if row.level is None else row.level.probes
+
+
 def _lines(results: Results) -> list[Line]:
     found: dict[int, Line] = {}
-    for row in summarise(results):
+    for row in (part for each in summarise(results) for part in _measured(each)):
         for one in row.replicates:
             served = tails([one.record]) if one.ok and one.served else NO_TAILS
             found[id(one.record)] = Line(one, row.host, row.quality, served, one.loaded)

@@ -286,7 +286,7 @@ class Experiment:
     grid: Grid = field(default_factory=Grid)
     arm: tuple[ArmEntry, ...] = ()
     """`[[arm]]` tables that stand in for the grid's engines, schemes and modes."""
-    measure: Mapping[str, int | float] = field(default_factory=dict)
+    measure: Mapping[str, Any] = field(default_factory=dict)
     """Overrides of the level's `Measure`."""
     quality: Quality = field(default_factory=Quality)
     cost: CostAssumption | None = None

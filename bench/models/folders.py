@@ -37,8 +37,8 @@ def faults(folder: Path) -> Iterator[str]:
     except FileNotFoundError:
         yield f"{folder}: no such folder, so no config.json there"
         return
-    except OSError as error:
-        yield f"{folder}: {error.strerror or error}"
+    except (OSError, ValueError) as error:  # ValueError: a name that this locale cannot encode
+        yield f"{folder}: {getattr(error, 'strerror', None) or error}"
         return
     if "config.json" not in names:
         yield _without_config(folder, names)

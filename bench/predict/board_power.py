@@ -12,12 +12,15 @@ import statistics
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from bench.errors import InputError
 from bench.predict.published import FOLDER, POSTED, card, rows, sized
 from bench.roofline import decode_work
 from bench.roofline.gpus import Gpu, gpus
+
+if TYPE_CHECKING:
+    from bench.predict import Prediction
 
 FILE: Final = FOLDER / "power.csv"
 OTHER_CARDS: Final = 0.3
@@ -142,3 +145,33 @@ def validate_power(path: Path = FILE) -> list[str]:
     except InputError as error:
         return list(error.problems)
     return []
+
+
+def joules(gpu: Gpu, found: Prediction) -> tuple[dict[str, float | None], str]:
+    """Power and joules for each new token of all boards, None where there is no figure, and why."""
+    figures: dict[str, float | None] = dict.fromkeys(FIGURES)
+    rate = found.decode_tok_s
+    if rate is None or found.low is None or found.high is None:
+        return figures, "there is no decode rate"
+    if gpu.tdp_w is None:
+        return figures, f"the catalog has no power limit of {gpu.title}"
+    limit_w = gpu.tdp_w * found.n_gpus
+    figures["energy_per_output_token_j_max"] = limit_w / found.low
+    read = None if found.host_bytes else rate / found.bound_decode_tok_s
+    share = expected_share(gpu, found.n_batch, read)
+    if share is None:
+        return figures, f"no published power at this load of a card like {gpu.title}"
+    figures["power_w"] = limit_w * share.median
+    figures["energy_per_output_token_j"] = limit_w * share.median / rate
+    figures["energy_low_j"] = limit_w * share.low / found.high
+    figures["energy_high_j"] = limit_w * share.high / found.low
+    return figures, ""
+
+
+FIGURES: Final = (
+    "energy_per_output_token_j_max",
+    "power_w",
+    "energy_per_output_token_j",
+    "energy_low_j",
+    "energy_high_j",
+)

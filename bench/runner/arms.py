@@ -126,15 +126,35 @@ def check_names(experiment: Experiment) -> None:
         names = {name for v in variants for name in (v.name, v.model, v.engine, v.quant, v.mode)}
         raise InputError(unknown("baseline", experiment.baseline, names))
     for variant in variants:
-        engine = spec(variant.engine)
-        if variant.mode not in engine.modes:
-            raise InputError(unknown("mode", variant.mode, engine.modes))
-        if variant.dtype not in DTYPES:
-            raise InputError(unknown("dtype", variant.dtype, DTYPES))
+        _check_mode(variant)
         check_weights(variant, model_of(variant))
         check_scheme(variant)
+        engine = spec(variant.engine)
         if engine.check is not None:
             attribute(engine.check)(variant.options)
+
+
+def _check_mode(variant: Variant) -> None:
+    """Refuse an unknown engine, mode or dtype."""
+    engine = spec(variant.engine)
+    if variant.mode not in engine.modes:
+        raise InputError(unknown("mode", variant.mode, engine.modes))
+    if variant.dtype not in DTYPES:
+        raise InputError(unknown("dtype", variant.dtype, DTYPES))
+
+
+def unknown_names(experiment: Experiment) -> list[str]:
+    """What an experiment names that exists on no machine, a line each; no file is looked for."""
+    found: list[str] = []
+    for variant in experiment.variants:
+        try:
+            _check_mode(variant)
+            check_scheme(variant)
+            if not variant.model.endswith(".gguf") and not {"/", "\\"} & set(variant.model):
+                model_of(variant)
+        except InputError as error:
+            found += error.problems
+    return list(dict.fromkeys(found))
 
 
 def check_scheme(variant: Variant) -> None:

@@ -162,7 +162,10 @@ def test_an_empty_name_is_refused() -> None:
         (["plan", "--gpu", "rtx-4080-supr"], 2, "did you mean 'rtx-4080-super'"),
         (["models", "-d", "cuda:99"], 3, "no device 'cuda:99'"),
         (["validate", "nowhere"], 2, "nowhere"),
-        (["run", ""], 2, "experiment: is empty; give a name or leave it out"),
+        (["run", ""], 2, "the value after run is empty; is a shell variable not set?"),
+        (["cost", "results", "--rent", "1", "--on", ""], 2, "the value after --on is empty"),
+        (["compare", "results", "--against="], 2, "the value after --against is empty"),
+        (["report", "results", "--to", ""], 2, "the value after --to is empty"),
         (["compare", "two\nlines"], 2, "two lines: a name must not contain a line break"),
         (["run", "--pairs", "9" * 20], 2, "measure.pairs: must be at least 1 and at most 10,000"),
         (["run", "x" * 5000], 2, "File name too long"),
@@ -261,6 +264,27 @@ def test_validate_lists_every_problem(tmp_path: Path, capsys: pytest.CaptureFixt
     assert f"- {path}: basline: unknown key; did you mean 'baseline'?" in out
     assert f"- {path}: question: missing" in out
     assert f"- {path}: grid.n_gen: 0 must be at least 1" in out
+
+
+@pytest.mark.parametrize(
+    ("grid", "problem"),
+    [
+        ("engine = ['transformer']", "unknown engine 'transformer'; did you mean 'transformers'?"),
+        ("quant = ['int8-dynamik']", "unknown scheme"),
+        ("model = ['smolm2-135m-instruct']", "did you mean 'smollm2-135m-instruct'?"),
+        ("mode = ['fast']", "unknown mode 'fast'"),
+        ("dtype = 'float3'", "unknown dtype 'float3'"),
+    ],
+)
+def test_validate_knows_the_names_of_an_experiment(
+    grid: str, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f"name = 'mine'\nquestion = 'q'\n[grid]\n{grid}\n")
+    assert main(["validate", str(path)]) == 2
+    out = capsys.readouterr().out
+    assert f"- {path}: " in out
+    assert problem in out
 
 
 def test_output_into_a_closed_pipe_is_no_error() -> None:

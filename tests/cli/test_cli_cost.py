@@ -252,7 +252,15 @@ def test_csv_has_the_same_keys(bench_cost) -> None:
         ("--rent 1 --utilization 0", "--utilization: 0 must be above 0 and at most 1"),
         ("--rent 1 --utilization 1.1", "--utilization: 1.1 must be above 0 and at most 1"),
         ("--rent 1 --years 3", "--years: does not belong"),
-        ("--rent 1 --gpus 0", "gpus: must be at least 1"),
+        ("--rent 1 --gpus 0", "--gpus: 0 must be at least 1"),
+        ("--rent 1 --cached 0.5", "--cached: needs --against"),
+        ("--rent 1 --batch", "--batch: needs --against"),
+        ("--rent 1 --batch-discount 0.5", "--batch-discount: needs --against"),
+        ("--against 1:2 --batch-discount -1", "--batch-discount: -1 must be between 0 and 1"),
+        ("--rent 1 --co2 -5", "--co2: -5 must not be negative"),
+        ("--rent 1:2:3 --tornado --mix 3:1", "--mix: cannot be combined with --tornado"),
+        ("--rent 1:2:3 --tornado --tokens-per-day 1M", "--tokens-per-day: cannot be combined"),
+        ("--rent 1:2:3 --tornado --currency JPY", "--currency: cannot be combined"),
         ("--rent 1 --on soon", "--on: 'soon' is not a date"),
         ("--rent 1 --mix 3", "--mix: '3' is not IN:OUT"),
         ("--rent 1 --mix 0:0", "--mix: '0:0' is not IN:OUT"),
@@ -260,7 +268,7 @@ def test_csv_has_the_same_keys(bench_cost) -> None:
         ("--rent 1 --against openai/o9", "unknown API model 'openai/o9'"),
         ("--rent 1 --against 0:0", "--against: '0:0' is not IN:OUT"),
         ("--rent 1 --against openai/o1-pro --cached 0.5", "no price for cached input"),
-        ("--rent 1 --against openai/o1 --cached 2", "cached_share: 2 must be between 0 and 1"),
+        ("--rent 1 --against openai/o1 --cached 2", "--cached: 2 must be between 0 and 1"),
         ("--rent 1 --against openai/o1 --on 2024-01-01", "no price of openai/o1 is in force"),
         ("--rent 1 --currency JPY", "give --rate JPY=USD"),
         ("--rent 1 --rate yen", "--rate: '' is not a number"),
@@ -284,6 +292,13 @@ def test_csv_has_the_same_keys(bench_cost) -> None:
 def test_bad_input_is_refused_with_the_line_that_helps(bench_cost, flags, said) -> None:
     with pytest.raises(InputError, match=said):
         bench_cost(*flags.split())
+
+
+def test_a_name_that_is_listed_twice_is_shown_once(bench_cost) -> None:
+    with pytest.raises(InputError) as raised:
+        bench_cost("--rent", "1", "--against", "-")
+    names = str(raised.value).partition("known: ")[2].partition(" and ")[0].split(", ")
+    assert len(names) == len(set(names)) > 1
 
 
 def test_results_without_a_measurement_are_refused(tmp_path, capsys) -> None:

@@ -633,6 +633,21 @@ def test_what_is_judged_together_is_adjusted_for() -> None:
     assert together["p_adjusted"] > 0.05
 
 
+def test_every_row_has_the_same_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    shipped = Path(__file__).parents[2] / "results" / "quickstart-cpu"
+    assert main(["compare", str(shipped), "-o", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {one["metric"] for one in rows} > {"decode", "quality"}
+    assert len({tuple(one) for one in rows}) == 1
+
+
+@pytest.mark.parametrize("flag", ["--fail-below", "--fail-above"])
+def test_a_gate_is_never_dropped_in_silence(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shipped = Path(__file__).parents[2] / "results" / "quickstart-cpu"
+    assert main(["compare", str(shipped), "--pareto", flag, "1.1"]) == 2
+    assert f"{flag}: cannot be combined with --pareto" in capsys.readouterr().err
+
+
 def test_a_gate_does_not_pass_on_records_that_are_no_evidence(tmp_path: Path) -> None:
     results = arms(1.5, change=lambda i, q: {"reasons": ("FOREIGN_PROCESS",)})
     assert row(results)["ci_low"] > 1.4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -323,6 +324,7 @@ def test_stdout_is_the_file_and_stderr_what_is_not_in_it(
         (["--to", "parquet"], "--to parquet is a binary format; give --out FILE"),
         (["--to", "csv", "--rent", "-1"], "--rent: -1 must be a number above 0"),
         (["--to", "csv", "--utilization", "2"], "--utilization: 2 must be above 0"),
+        (["--share", "x.tar.gz", "--rent", "1"], "--rent: cannot be combined with --share"),
     ],
 )
 def test_bad_flags_are_one_line(
@@ -350,6 +352,21 @@ def test_a_file_is_written_whole_or_not(tmp_path: Path) -> None:
     blocked.write_text("")
     assert main(["export", str(QUICKSTART), "--to", "csv", "--out", str(blocked / "x")]) == 2
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    "flags", [("--to", "csv", "--out"), ("--to", "jsonl", "--out"), ("--share",)]
+)
+@pytest.mark.parametrize("name", ["records.jsonl", "experiments.jsonl", "link"])
+def test_results_are_never_written_over(
+    flags: tuple[str, ...], name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(QUICKSTART, tmp_path / "mine")
+    (folder / "link").symlink_to("records.jsonl")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert main(["export", str(folder), *flags, str(folder / name)]) == 2
+    assert "belongs to the results; choose another file" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_servers_record_is_exported_and_comes_back(tmp_path: Path) -> None:

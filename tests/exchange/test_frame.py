@@ -17,7 +17,7 @@ from bench.errors import InputError
 from bench.exchange.frame import COLUMNS, frame
 from bench.experiment import load_experiment
 from bench.records import FILE, Environment
-from bench.records.file import Results, Writer
+from bench.records.file import Results, Writer, read
 from tests.summary.test_summary import quality, record
 
 ROOT = Path(__file__).parents[2]
@@ -125,6 +125,12 @@ def test_a_shipped_folder_is_read() -> None:
     assert plain["decode_tok_s"].between(1, 100).all()
     assert plain["ppl"].iloc[0] == pytest.approx(32.23, abs=0.01)
     assert plain["started_at"].dt.year.eq(2026).all()
+
+
+def test_a_search_has_a_row_for_each_probe() -> None:
+    results = read(ROOT / "results" / "serving-slots-cpu")
+    assert {record.workload.get("slo") for record in results.records} != {None}
+    assert list(frame(results)["key"]) == [record.key for record in results.records]
 
 
 def test_a_record_becomes_its_row() -> None:

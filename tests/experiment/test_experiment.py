@@ -176,6 +176,8 @@ def test_a_misspelt_experiment_is_named() -> None:
         ("[gate]\nmax_ppl_ratio = -1", "gate.max_ppl_ratio: must be above 0"),
         ("[gate]\nmin_same_top1 = 2", "gate.min_same_top1: must be at least 0 and at most 1"),
         ("[measure]\npears = 3", "measure.pears: unknown key; did you mean 'pairs'?"),
+        ("[measure]\nlevel = 'strict'", "measure.level: unknown key; known: pairs, iterations"),
+        ("[measure]\nwindow_s = 'x'", "measure.window_s: expected a number, got 'x'"),
         ("[measure]\npairs = 2.5", "measure.pairs: expected a whole number, got 2.5"),
         ("[cost]\nusd_per_hour = 0.0\nsource = 's'", "cost.usd_per_hour: must be above 0"),
         ("[cost]\nusd_per_hour = 1.0", "cost.source: missing"),

@@ -116,3 +116,7 @@ def test_a_folder_without_a_slash_is_pointed_to(
     monkeypatch.chdir(tmp_path)
     assert main(["plan", "-m", "mine"]) == 2
     assert "./mine names the folder" in capsys.readouterr().err
+
+
+def test_a_name_that_no_file_can_have_is_a_fault() -> None:
+    assert list(folders.faults(Path("a\0b"))) == ["a\0b: embedded null byte"]

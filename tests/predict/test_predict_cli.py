@@ -175,6 +175,16 @@ def test_energy_has_an_interval_where_power_was_measured(capsys) -> None:
     assert row["energy_low_j"] < 2.87 < row["energy_high_j"]
 
 
+def test_rows_have_the_same_keys_and_say_why_there_is_no_energy(capsys) -> None:
+    cards = "apple-m1,h200-sxm,rtx-4060"
+    rows = found(capsys, "-m", "llama-3.3-70b", "-e", "vllm", "--gpu", cards)
+
+    assert len({tuple(sorted(row)) for row in rows}) == 1
+    lacking = [row for row in rows if row["energy_per_output_token_j"] is None]
+    assert {row["gpu"] for row in lacking} >= {"rtx-4060"}
+    assert all("energy_per_output_token_j: " in "\n".join(row["absent"]) for row in lacking)
+
+
 def test_the_reverse_finds_cards_that_are_fast_enough_the_cheapest_first(capsys) -> None:
     rows = found(
         capsys,

@@ -33,12 +33,11 @@ def table(row: Compared) -> dict[str, Any]:
         "n_left_out": row.n_left_out,
         "better": row.better,
         "p_value": row.p_value,
+        "p_adjusted": row.p_adjusted,
         "t_p_value": row.t_p_value,
         "t_agrees": row.t_agrees,
         "reasons": list(row.reasons),
     }
-    if row.sizes is not None and REASON not in row.reasons:  # what was tested in pairs
-        made["p_adjusted"] = row.p_adjusted
     if row.across is not None:
         made |= _of_machines(row.across, row.unpaired)
     return made | {"significant": row.significant, "verdict": row.verdict}
