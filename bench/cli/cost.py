@@ -256,12 +256,16 @@ def _show(
 
 
 def _measured(paths: Sequence[Path], slo: str | None) -> tuple[list[Throughput], dict[str, str]]:
-    """What the results hold, and the model of each variant; unreadable lines go to stderr."""
+    """What the results hold, in the experiment's order, and the model of each variant; unreadable
+    lines go to stderr."""
     from bench.cost.throughput import throughputs
+    from bench.experiment.kept import kept
+    from bench.experiment.selectors import arm_order
     from bench.summary import load
     from bench.summary.service import unheld
 
     summary = load(*paths, say=progress) if slo is None else _at_limits(paths, slo)
+    summary = summary.in_order(arm_order(kept(paths)[0].values()))
     for problem in summary.problems:
         print(f"bench: {problem}", file=sys.stderr)
     items = throughputs(summary)

@@ -77,7 +77,7 @@ def _list(args: argparse.Namespace) -> int:
     from bench.report.tables import Column, column, render
 
     if args.names:
-        raise InputError(f"bench engines list: takes no name, got {args.names[0]!r}")
+        raise InputError(f"engines list: takes no name, got {args.names[0]!r}")
     columns = [
         column("engine"),
         column("environment", missing="bench's own"),

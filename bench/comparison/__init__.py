@@ -133,6 +133,8 @@ def opponents(
     if candidate is not None:
         known, others = others, [n for n in others if selects(candidate, arms[n].settings)]
         if not others:
+            if any(selects(candidate, arms[base].settings) for base in bases):
+                raise InputError(f"candidate '{candidate}' is the baseline; name another arm")
             raise InputError(unknown("candidate", candidate, known))
     return {name: _most_like(name, bases, arms) for name in others}
 

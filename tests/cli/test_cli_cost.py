@@ -17,6 +17,7 @@ from bench.cli import cost as verb
 from bench.cost.scenario import RULES
 from bench.cost.throughput import Throughput
 from bench.errors import InputError
+from bench.experiment import load_experiment
 from tests.cost_results import write_results
 
 
@@ -334,3 +335,14 @@ def test_the_throughput_type_is_usable_without_records() -> None:
     one = Throughput(variant="v", n_prompt=10, n_gen=10, total_tok_s=5.0)
 
     assert one.request_s == 4.0
+
+
+def test_arms_are_in_the_experiments_order_not_in_that_of_measuring(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = Path(__file__).parents[2] / "results/quickstart-standard-cpu"
+    parser = verb.add(argparse.ArgumentParser().add_subparsers())
+    assert verb.run(parser.parse_args([str(folder), "--rent", "1", "-o", "json"])) == 0
+    rows = json.loads(capsys.readouterr().out)
+    arms = load_experiment(str(folder / "experiment.toml")).variants
+    assert [row["variant"].split("/")[2] for row in rows] == [arm.quant for arm in arms]

@@ -293,6 +293,13 @@ def test_bad_figures_of_flags_are_refused(
     assert "--confidence: 95.0 is not between 0 and 1" in capsys.readouterr().err
 
 
+def test_a_candidate_that_is_the_baseline_is_said_to_be_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", saved(arms(), tmp_path), "--candidate", "none"]) == 2
+    assert "candidate 'none' is the baseline" in capsys.readouterr().err
+
+
 def failed(index: int, quant: str) -> dict[str, Any]:
     """Every replicate of the candidate ran out of memory."""
     return (
