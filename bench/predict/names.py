@@ -5,22 +5,39 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Final
 
-from bench.errors import InputError
+from bench.errors import InputError, unknown
 from bench.models import ModelCard, load_card, model_cards
 from bench.models.checkpoint import stated
 from bench.models.shapes import shape
+from bench.predict.artefact import shipped
 from bench.predict.placement import Spilled
-from bench.predict.published import card, ollama_of, rows
-from bench.predict.terms import Build
+from bench.predict.published import card, ollama_of
+from bench.predict.terms import LIKE, Build
 from bench.roofline.memory import OFFLOADING
 from bench.schemes import meant
 from bench.schemes.bytes import held
 
-ON_LLAMA_CPP: Final = frozenset({"ollama", "lm-studio", "lmstudio", "koboldcpp"})
+ON_LLAMA_CPP: Final = frozenset({"ollama", "lm-studio", "koboldcpp"})
 """What is built on llama.cpp."""
+SPELLED: Final = {
+    "lmstudio": "lm-studio",
+    "llamaserver": "llama.cpp",
+    "llamacli": "llama.cpp",
+    "llamabench": "llama.cpp",
+    "llamacpppython": "llama.cpp",
+    "trtllm": "tensorrt-llm",
+    "tensorrt": "tensorrt-llm",
+    "hf": "transformers",
+    "huggingface": "transformers",
+    "mlxlm": "mlx",
+    "ikllama": "ik_llama.cpp",
+}
+"""Letters and digits of what users call an engine -> its name."""
 TODAY: Final = "2026-12"
 """The age of an Ollama whose version is not said."""
 
@@ -61,21 +78,38 @@ NAMED: Final = re.compile(r"(ollama)-v?\d+\.\d+[.\w]*|(llama\.?cpp)-(?:vulkan|ro
 
 
 def _plain(name: str) -> str:
-    """A user's name of an engine without what it says of its build."""
+    """The name of the engine that a user means, without what it says of its build."""
     said = name.strip().lower()
-    found = NAMED.fullmatch(said)
-    return (found[1] or found[2]) if found else said
+    if found := NAMED.fullmatch(said):
+        said = found[1] or found[2]
+    return {**{_letters(one): one for one in _engines()}, **SPELLED}.get(_letters(said), said)
 
 
 def engine_for(name: str) -> str:
-    """The engine's name in lower case."""
-    plain = {"llamacpp": "llama.cpp", "trt-llm": "tensorrt-llm", "hf": "transformers"}
-    plain |= dict.fromkeys(ON_LLAMA_CPP, "llama.cpp") | dict.fromkeys(("mlx-lm", "mlx_lm"), "mlx")
-    lowered = _plain(name)
-    if not lowered:
-        known = sorted({row.engine for row in rows()})
-        raise InputError(f"engine: empty; known: {', '.join(known)}")
-    return plain.get(lowered, lowered)
+    """The engine's name in lower case. InputError for one that is nearly an engine's name."""
+    plain = _plain(name)
+    if not plain:
+        raise InputError(f"engine: empty; known: {', '.join(sorted(_engines()))}")
+    if plain not in _engines() and _misspelt(plain):
+        raise InputError(unknown("engine", plain, _engines()))
+    return "llama.cpp" if plain in ON_LLAMA_CPP else plain
+
+
+@cache
+def _engines() -> frozenset[str]:
+    """Engines that the fit has rows of, or whose kernels another has."""
+    return frozenset({*shipped().seen.kernels, *LIKE, *ON_LLAMA_CPP})
+
+
+def _misspelt(engine: str) -> bool:
+    """Whether a name is a known one with a slip or an addition: `vlllm`, `llama.cpp-sycl`.
+
+    Another number makes another engine: `exllamav3` is one that nobody measured.
+    """
+    words = {re.sub(r"\d", "", _letters(one)) for one in _engines()}
+    said = re.sub(r"\d", "", _letters(engine))
+    added = any(engine.startswith((f"{one}-", f"{one} ", f"{one}_")) for one in _engines())
+    return added or (said not in words and bool(get_close_matches(said, words, n=1, cutoff=0.8)))
 
 
 TUNED: Final = re.compile(

@@ -545,6 +545,36 @@ def test_names_that_people_use() -> None:
     assert engine_for("ollama-0.24") == engine_for("llama.cpp-rocm") == "llama.cpp"
 
 
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("llama-cpp", "llama.cpp"),
+        ("llama-server", "llama.cpp"),
+        ("LM Studio", "llama.cpp"),
+        ("llamacpp-cuda", "llama.cpp"),
+        ("ik-llama.cpp", "ik_llama.cpp"),
+        ("TensorRT-LLM", "tensorrt-llm"),
+        ("trtllm", "tensorrt-llm"),
+        ("mlx_lm", "mlx"),
+        ("exllamav3", "exllamav3"),
+        ("lmdeploy", "lmdeploy"),
+    ],
+)
+def test_an_engine_is_known_in_other_spelling(said: str, name: str) -> None:
+    assert engine_for(said) == name
+
+
+@pytest.mark.parametrize(
+    ("said", "meant_name"),
+    [("vlllm", "vllm"), ("vllm-0.11", "vllm"), ("olama", "ollama"), ("mlx-vlm", "mlx")],
+)
+def test_a_slip_in_an_engine_s_name_is_no_engine_that_nobody_measured(
+    said: str, meant_name: str
+) -> None:
+    with pytest.raises(InputError, match=f"unknown engine '{said}'; did you mean .*'{meant_name}'"):
+        engine_for(said)
+
+
 def test_builds_are_read_from_names_and_rows() -> None:
     assert build_of("ollama") == Build(ollama="server")
     assert build_of("Ollama-0.24.1") == Build(ollama="own", fused=False)
