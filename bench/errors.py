@@ -109,8 +109,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     shown = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
     shown = shown.replace("\r", "\\r").replace("\n", "\\n")
-    begun = [one for one in names if len(name) > 1 and one.startswith(name.lower())]
-    near = begun[:3] or get_close_matches(name, names, n=3)
+    said = "-".join(name.lower().split())
+    begun = [one for one in names if len(said) > 1 and one.startswith(said)]
+    within = [one for one in names if len(said) > 3 and said in one]
+    near = (begun or within)[:3] or get_close_matches(said, names, n=3)
     if near:
         hint = f"did you mean {' or '.join(repr(one) for one in near)}?"
     elif len(names) > MANY:
