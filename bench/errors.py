@@ -109,10 +109,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     shown = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
     shown = shown.replace("\r", "\\r").replace("\n", "\\n")
-    said = "-".join(name.lower().split())
-    begun = [one for one in names if len(said) > 1 and one.startswith(said)]
-    within = [one for one in names if len(said) > 3 and said in one]
-    near = (begun or within)[:3] or get_close_matches(said, names, n=3)
+    said = _signs(name)
+    begun = [one for one in names if len(said) > 1 and _signs(one).startswith(said)]
+    within = [one for one in names if len(said) > 3 and said in _signs(one)]
+    near = (begun or within)[:3] or get_close_matches(name.lower(), names, n=3)
     if near:
         hint = f"did you mean {' or '.join(repr(one) for one in near)}?"
     elif len(names) > MANY:
@@ -120,3 +120,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     else:
         hint = f"known: {', '.join(names)}"
     return f"unknown {kind} '{shown}'; {hint}"
+
+
+def _signs(name: str) -> str:
+    """Letters and digits alone: `RTX 4050` begins `rtx-4050-laptop`."""
+    return "".join(sign for sign in name.lower() if sign.isalnum())

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.errors import InputError, unknown
-from bench.models import ModelCard, load_card, model_cards
+from bench.models import ModelCard, gguf, hub, load_card, model_cards
 from bench.models.checkpoint import stated
 from bench.models.shapes import shape
 from bench.predict.artefact import shipped
@@ -19,8 +19,9 @@ from bench.predict.placement import Spilled
 from bench.predict.published import card, ollama_of
 from bench.predict.terms import LIKE, Build
 from bench.roofline.memory import OFFLOADING
-from bench.schemes import meant
+from bench.schemes import find, meant
 from bench.schemes.bytes import held
+from bench.schemes.gguf import WORDS
 
 ON_LLAMA_CPP: Final = frozenset({"ollama", "lm-studio", "koboldcpp"})
 """What is built on llama.cpp."""
@@ -40,6 +41,10 @@ SPELLED: Final = {
 """Letters and digits of what users call an engine -> its name."""
 TODAY: Final = "2026-12"
 """The age of an Ollama whose version is not said."""
+
+
+HOSTS: Final = ("hf.co/", "huggingface.co/")
+"""What Ollama's names of the hub's models begin with."""
 
 
 def left_on_host(said: Spilled | None, engines: Sequence[str]) -> Spilled | None:
@@ -113,37 +118,101 @@ def _misspelt(engine: str) -> bool:
 
 
 TUNED: Final = re.compile(
-    r"(?:[-:](?:it|chat|latest|qat|reasoning|(?:instruct|thinking)(?:-\d{4})?))+$"
+    r"(?:[-:](?:it|chat|latest|qat|reasoning|base|hf|pt|v0\.\d|\d{4}|"
+    r"(?:instruct|thinking)(?:-\d{4})?))+$"
 )
 """What names of fine-tuned models end with: the shape is the same."""
+FILE: Final = re.compile(r"(?:-\d{5}-of-\d{5})?\.gguf$|[-_.](?:gguf|bf16|fp?16)$")
+"""Ends of files and of folders of files."""
+VENDOR: Final = re.compile(r"(?:(?:meta|nvidia|google|openai|microsoft)-|[a-z0-9.-]+_)(?=[a-z])")
+"""A maker before the model: `Meta-Llama-3.1-8B`, `google_gemma-3-27b-it`."""
 NOTHING: Final = re.compile(r"$")
 ACTIVE: Final = re.compile(r"-a\d+b$")
 SIZE: Final = re.compile(r"(?:-mini)?(?:-[\d.]+b)?(?:-a\d+b)?$")
 """Ends of the catalog's names that others leave out."""
+STATED_SIZE: Final = re.compile(r"(.+?)[-:]([\d.]+)b")
+"""A name and billions of parameters, which the catalog's name may leave out: `phi4:14b`."""
 
 
 def catalogued(name: str) -> str:
-    """The catalog's name of a model in other spelling: `gpt-oss:20b`, `gemma4:26b`, `Qwen3-8B`.
+    """The catalog's name of a model in other spelling: `gpt-oss:20b`, `Qwen3-8B-Q4_K_M.gguf`.
 
-    A name that is a path, of the hub, or of no single card is returned as it is.
+    What is here by that name, or of no single card, is returned as it is; so is a name of the hub
+    that was looked up, or whose model the catalog does not have.
     """
-    if name in model_cards() or "/" in name or "@" in name or Path(name).exists():
+    if name in model_cards() or "@" in name or _is_here(name):
         return name
-    wanted = _letters(TUNED.sub("", name.lower()))
+    said = _without_recipe(name)
+    for spelt in (said, TUNED.sub("", said), TUNED.sub("", VENDOR.sub("", said, count=1))):
+        if found := _card_called(spelt):
+            return found
+    return name
+
+
+def in_its_scheme(model: ModelCard, name: str) -> ModelCard:
+    """The card, published in the recipe of a GGUF file, or in the one that a name states.
+
+    `Qwen3-8B-Q4_K_M.gguf` is of `q4_k_m`; of a file that is here its tensors decide.
+    """
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        scheme = gguf.read(path).scheme
+        recipe = None if scheme == "none" else scheme
+    else:
+        recipe = None if path.exists() else recipe_in(name)
+    return replace(model, published_in=recipe) if recipe else model
+
+
+def recipe_in(name: str) -> str | None:
+    """GGUF's recipe in the name of a file or in a tag, the last one."""
+    known = [word for word in WORDS.findall(name.lower()) if find(word) is not None]
+    return known[-1] if known else None
+
+
+def _is_here(name: str) -> bool:
+    """Whether a name is a path that is there, or one of the hub that was looked up."""
+    ref = hub.parse(name)
+    path = "/" in name and ref is None and not name.startswith(HOSTS)
+    return path or Path(name).exists() or (ref is not None and hub.known(ref) is not None)
+
+
+def _without_recipe(name: str) -> str:
+    """A name in lower case without owner, recipe and the ends of files."""
+    plain = name.lower().rpartition("/")[2]
+    if plain.endswith(".gguf"):
+        plain = plain.rpartition(":")[2]
+    recipe = recipe_in(plain)
+    for end in ("", f"-{recipe}", f"_{recipe}", f".{recipe}", f":{recipe}"):
+        plain = FILE.sub("", plain).removesuffix(end)
+    return FILE.sub("", plain)
+
+
+def _card_called(name: str) -> str | None:
+    """The one card of that name, if what others leave out is left out."""
+    wanted = _letters(name)
     # Tags leave the active parameters out, `qwen3.6:35b` is `qwen3.6-35b-a3b`, or the size where
     # there is one: `mistral-nemo`.
     for left_out in (NOTHING, ACTIVE, SIZE):
         found = [one for one in model_cards() if _letters(left_out.sub("", one)) == wanted]
         if len(found) == 1:
             return found[0]
-    return next(
-        (
-            known
-            for known, path in model_cards().items()
-            if wanted in map(_letters, load_card(path).same_shape)
-        ),
-        name,
-    )
+    for known, path in model_cards().items():
+        if wanted in map(_letters, load_card(path).same_shape):
+            return known
+    return _of_stated_size(name)
+
+
+def _of_stated_size(name: str) -> str | None:
+    """The card of a name that adds the size, if the card has about that size."""
+    sized = STATED_SIZE.fullmatch(name)
+    if sized is None or not re.search(r"[a-z]", sized[1]):
+        return None
+    for known, path in model_cards().items():
+        card = load_card(path)
+        if _letters(sized[1]) in map(_letters, (known, *card.same_shape)):
+            near = abs(shape(card).n_params / 1e9 / float(sized[2]) - 1) < 0.1
+            return known if near else None
+    return None
 
 
 def _letters(name: str) -> str:

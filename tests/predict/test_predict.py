@@ -9,12 +9,20 @@ import numpy as np
 import pytest
 
 from bench.errors import InputError
+from bench.models import load_card, model_cards
 from bench.models.shapes import shape
 from bench.predict import Predictor
 from bench.predict.artefact import LEAST, shipped
 from bench.predict.calibration import Calibration, owner
 from bench.predict.fitting import Design, fit, parameters
-from bench.predict.names import build_of, card_of_size, catalogued, engine_for
+from bench.predict.names import (
+    build_of,
+    card_of_size,
+    catalogued,
+    engine_for,
+    in_its_scheme,
+    recipe_in,
+)
 from bench.predict.placement import (
     PIECE,
     TAKEN,
@@ -58,6 +66,7 @@ from bench.schemes import meant
 from bench.schemes.cache import TYPES
 from scripts.held_out import held, p90, table
 from scripts.predictor_report import BEGIN, END, spliced
+from tests.split_gguf import llama
 
 LLAMA = card("llama-3.1-8b")
 
@@ -546,6 +555,50 @@ def test_names_that_people_use() -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "name", "recipe"),
+    [
+        ("Qwen3-8B-Q4_K_M.gguf", "qwen3-8b", "q4_k_m"),
+        ("unsloth/Qwen3-8B-GGUF", "qwen3-8b", None),
+        (
+            "hf.co/unsloth/Qwen3-30B-A3B-Instruct-2507-GGUF:UD-Q4_K_XL",
+            "qwen3-30b-a3b",
+            "ud-q4_k_xl",
+        ),
+        ("Qwen3-235B-A22B-UD-Q2_K_XL-00001-of-00002.gguf", "qwen3-235b-a22b", "ud-q2_k_xl"),
+        ("ggml-org/gpt-oss-20b-GGUF:gpt-oss-20b-mxfp4.gguf", "gpt-oss-20b", "mxfp4"),
+        ("meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b", None),
+        ("Meta-Llama-3.1-8B-Instruct-f16.gguf", "llama-3.1-8b", None),
+        ("llama3.1:8b-instruct-q4_K_M", "llama-3.1-8b", "q4_k_m"),
+        ("google_gemma-3-27b-it-Q4_0.gguf", "gemma-3-27b", "q4_0"),
+        ("Mixtral-8x7B-Instruct-v0.1", "mixtral-8x7b", None),
+        ("phi4:14b", "phi-4", None),
+        ("deepseek-r1:671b", "deepseek-r1", None),
+    ],
+)
+def test_a_model_is_known_by_files_tags_and_names_of_the_hub(
+    said: str, name: str, recipe: str | None
+) -> None:
+    assert catalogued(said) == name
+    assert recipe_in(said) == recipe
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["phi4:4b", "deepseek-r1:8b", "./Qwen3-8B.gguf", "casperhansen/llama-3-8b-instruct-awq", "x/y"],
+)
+def test_another_model_is_not_taken_for_one_of_the_catalog(said: str) -> None:
+    assert catalogued(said) == said
+
+
+def test_a_file_that_is_here_says_its_recipe_itself(tmp_path) -> None:
+    path = llama(tmp_path / "tiny-Q8_0.gguf")
+    model = load_card(model_cards()["qwen3-8b"])
+    assert in_its_scheme(model, str(path)).published_in == ""
+    assert in_its_scheme(model, "tiny-Q8_0.gguf").published_in == "q8_0"
+    assert in_its_scheme(model, "qwen3-8b").published_in == ""
+
+
+@pytest.mark.parametrize(
     ("said", "name"),
     [
         ("llama-cpp", "llama.cpp"),
@@ -621,8 +674,8 @@ def test_a_narrow_cache_leaves_the_constant_state_as_wide() -> None:
         ("llama3.2:3b", "llama-3.2-3b"),
         ("gemma4:26b", "gemma-4-26b-a4b"),
         ("qwen3:30b-a3b-instruct-2507", "qwen3-30b-a3b"),
-        ("qwen3:8b-q4_K_M", "qwen3:8b-q4_K_M"),  # its scheme is -q's to say
-        ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
+        ("qwen3:8b-q4_K_M", "qwen3-8b"),
+        ("Qwen/Qwen3-8B", "qwen3-8b"),
         ("Llama-3.3-70B-Instruct", "llama-3.1-70b"),
         ("deepseek-r1-distill-llama-8b", "llama-3.1-8b"),
         ("gemma-3-27b-it-qat", "gemma-3-27b"),
