@@ -682,6 +682,13 @@ def test_a_narrow_cache_leaves_the_constant_state_as_wide() -> None:
         ("mistral-nemo", "mistral-nemo-12b"),
         ("phi3.5", "phi-3.5-mini"),
         ("QwQ-32B", "qwen2.5-32b"),
+        ("Qwen2.5-Coder-32B-Instruct", "qwen2.5-32b"),
+        ("deepseek-v3.1:671b", "deepseek-r1"),
+        ("devstral:24b", "mistral-small-24b"),
+        ("Mistral-Small-3.2-24B-Instruct-2506", "mistral-small-24b"),
+        ("Devstral-2-123B", "Devstral-2-123B"),
+        ("GLM-4.7", "glm-4.5-355b-a32b"),
+        ("kimi-k2.5", "kimi-k2"),
         ("llama3", "llama3"),  # of several sizes
         ("gemma-2-2", "gemma-2-2"),  # no part of 27b
         ("deepseek-r1:14b", "deepseek-r1:14b"),  # a distillation, which the tag does not say
