@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bench.errors import InputError, unknown
 from bench.models import ModelCard, gguf, hub, load_card, model_cards
@@ -16,7 +16,7 @@ from bench.models.checkpoint import stated
 from bench.models.shapes import shape
 from bench.predict.artefact import shipped
 from bench.predict.placement import Spilled
-from bench.predict.published import card, ollama_of
+from bench.predict.published import card, ollama_of, sized
 from bench.predict.terms import LIKE, Build
 from bench.roofline.memory import OFFLOADING
 from bench.schemes import find, meant
@@ -196,23 +196,28 @@ def _card_called(name: str) -> str | None:
         found = [one for one in model_cards() if _letters(left_out.sub("", one)) == wanted]
         if len(found) == 1:
             return found[0]
-    for known, path in model_cards().items():
-        if wanted in map(_letters, load_card(path).same_shape):
+    for known, others in _same_shapes().items():
+        if wanted in map(_letters, others):
             return known
     return _of_stated_size(name)
 
 
 def _of_stated_size(name: str) -> str | None:
     """The card of a name that adds the size, if the card has about that size."""
-    sized = STATED_SIZE.fullmatch(name)
-    if sized is None or not re.search(r"[a-z]", sized[1]):
+    told = STATED_SIZE.fullmatch(name)
+    if told is None or not re.search(r"[a-z]", told[1]):
         return None
-    for known, path in model_cards().items():
-        card = load_card(path)
-        if _letters(sized[1]) in map(_letters, (known, *card.same_shape)):
-            near = abs(shape(card).n_params / 1e9 / float(sized[2]) - 1) < 0.1
-            return known if near else None
+    for known, others in _same_shapes().items():
+        if _letters(told[1]) in map(_letters, (known, *others)):
+            billions = shape(load_card(model_cards()[known])).n_params / 1e9
+            return known if abs(billions / float(told[2]) - 1) < 0.1 else None
     return None
+
+
+@cache
+def _same_shapes() -> dict[str, tuple[str, ...]]:
+    """Card -> other models of its shape."""
+    return {name: load_card(path).same_shape for name, path in model_cards().items()}
 
 
 def _letters(name: str) -> str:
@@ -258,11 +263,25 @@ def card_of_size(n_bytes: int, quant: str) -> ModelCard:
 def stored_scheme(card: ModelCard, quant: str, engine: str, *, asked: bool) -> str:
     """The scheme that a folder is quantized in already, or that a model is published in, where
     none was `asked` for."""
-    found = stated(card.architecture)
-    if found is not None:
-        if quant in ("none", "f16", found.scheme):
-            return found.scheme
-        raise InputError(f"{card.name} is quantized already, in '{found.scheme}': remove -q")
+    scheme = _mlx(card.architecture)
+    if scheme is None and (found := stated(card.architecture)) is not None:
+        scheme = found.scheme
+    if scheme is not None:
+        if quant in ("none", "f16", scheme):
+            return scheme
+        raise InputError(f"{card.name} is quantized already, in '{scheme}': remove -q")
     if asked or not card.published_in:
         return quant
     return meant(card.published_in, engine)
+
+
+def _mlx(config: Mapping[str, Any]) -> str | None:
+    """The scheme of a folder of MLX's, whose groups have a scale and a bias of 16 bits each."""
+    table = config.get("quantization")
+    if not isinstance(table, Mapping) or table.get("mode", "affine") != "affine":
+        return None
+    bits, group = table.get("bits"), table.get("group_size")
+    if not (isinstance(bits, int) and isinstance(group, int) and group > 0):
+        return None
+    name = f"mlx-{bits}bit"
+    return name if group == 64 and sized(name) != name else f"{bits + 32 / group:g}bpw"

@@ -182,6 +182,22 @@ def test_a_config_file_is_a_model(tmp_path, capsys) -> None:
 
 
 @pytest.mark.parametrize(
+    ("bits", "group", "scheme"), [(4, 64, "mlx-4bit"), (4, 32, "5bpw"), (3, 64, "3.5bpw")]
+)
+def test_a_config_of_mlx_says_its_scheme(tmp_path, capsys, bits, group, scheme) -> None:
+    stated = {"bits": bits, "group_size": group}
+    card = load_card(model_cards()["qwen3-8b"])
+    file = tmp_path / "config.json"
+    both = {"quantization": stated, "quantization_config": stated}
+    file.write_text(json.dumps({**card.architecture, **both}))
+
+    (row,) = found(capsys, "-m", str(file), "-e", "mlx", "--gpu", "apple-m4-max")
+    assert row["quant"] == scheme
+    code, _, err = run(capsys, "-m", str(file), "-q", "q4_k_m", "--gpu", "apple-m4-max")
+    assert (code, f"in '{scheme}': remove -q" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [("[]", "no model_type"), ("{", "not valid JSON"), ('{"model_type": "bert"}', "no arithmetic")],
 )
