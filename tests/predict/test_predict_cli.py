@@ -387,13 +387,19 @@ def test_ollama_before_030_costs_time_of_its_own(capsys) -> None:
     assert 1 < dense < 1.05 < experts
 
 
+def test_a_host_s_memory_is_known_without_its_prefix(capsys) -> None:
+    asked = ("-m", "qwen2.5-32b", "-q", "q4_k_m", "--gpu", "rtx-5070", "--host-bandwidth")
+    assert found(capsys, *asked, "DDR5-6000-2ch") == found(capsys, *asked, "cpu-ddr5-6000-2ch")
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (["--on-host", "half"], "'half' is not like 'experts 14/40'"),
         (["--on-host", "layers 50/49"], "is not like"),
         (["--on-host", "layers 9/49", "-e", "vllm"], "--on-host: vllm leaves nothing on the host"),
-        (["--host-bandwidth", "cpu-ddr9"], "no memory 'cpu-ddr9' in the catalog; known: cpu-"),
+        (["--host-bandwidth", "cpu-ddr9"], "unknown memory 'cpu-ddr9'"),
+        (["--host-bandwidth", "ddr5-6000"], "did you mean 'cpu-ddr5-6000-12ch' or 'cpu-ddr5-6"),
         (["--host-bandwidth", "0"], "'0' is not a number above 0"),
     ],
 )
