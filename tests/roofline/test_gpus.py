@@ -221,3 +221,26 @@ def test_a_card_behind_vulkan_is_the_same_card(reported: str, name: str) -> None
     assert card is not None
     assert card.name == name
     assert match(reported.replace("(", "(Laptop ")) is None
+
+
+OPERATIONS = {"8.0": 2048, "9.0": 4096}
+"""Dense 16-bit operations that an SM of a large chip does in a clock."""
+
+
+def test_peaks_are_those_of_the_chip_not_of_a_smaller_kin() -> None:
+    """An H100 NVL, an H200 NVL and an A30 had the operations a clock of smaller chips."""
+    cards = [card for card in gpus().values() if card.compute_capability in OPERATIONS]
+    assert {"h100-nvl", "h200-nvl", "a30"} <= {card.name for card in cards}
+    for card in cards:
+        assert card.bf16_tflops is not None
+        assert card.sms is not None
+        assert card.boost_mhz is not None
+        most = card.sms * card.boost_mhz * OPERATIONS[str(card.compute_capability)] / 1e6
+        assert 0.8 < card.bf16_tflops / most < 1.02, card.name
+
+
+def test_stacks_of_memory_have_the_bandwidth_of_their_kind() -> None:
+    """An MI325X, of eight stacks of HBM3E, had 10.3 TB/s; a stack gives at most 1.2."""
+    card = gpus()["mi325x"]
+    assert (card.vram_gib, card.bandwidth_gb_s) == (256, 6000)
+    assert all(c.bandwidth_gb_s < 8 * 1200 for c in gpus().values())
