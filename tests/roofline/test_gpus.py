@@ -77,6 +77,10 @@ def test_a_card_is_known_without_its_series(said: str, name: str) -> None:
         ("m4 max 36 GB", "apple-m4-max-32c", 36),
         ("Mac Studio M3 Ultra", "apple-m3-ultra", 512),
         ("strix halo 64gb", "strix-halo", 64),
+        ("AI Max 395", "strix-halo", 128),
+        ("Arc Pro B60", "arc-pro-b60", 24),
+        ("5090D", "rtx-5090-d", 32),
+        ("a5500", "rtx-a5500", 24),
     ],
 )
 def test_a_card_is_known_in_short_and_with_its_memory(said: str, name: str, gib: int) -> None:
