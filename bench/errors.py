@@ -112,7 +112,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     said = _signs(name)
     begun = [one for one in names if len(said) > 1 and _signs(one).startswith(said)]
     within = [one for one in names if len(said) > 3 and said in _signs(one)]
-    near = (begun or within)[:3] or get_close_matches(name.lower(), names, n=3)
+    lowered = {one.lower(): one for one in names}
+    near = (begun or within)[:3] or [
+        lowered[one] for one in get_close_matches(name.lower(), lowered, n=3)
+    ]
     if near:
         hint = f"did you mean {' or '.join(repr(one) for one in near)}?"
     elif len(names) > MANY:
