@@ -109,8 +109,13 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     names = sorted(set(known))
     shown = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
     shown = shown.replace("\r", "\\r").replace("\n", "\\n")
-    begun = [one for one in names if len(name) > 1 and one.startswith(name.lower())]
-    near = begun[:3] or get_close_matches(name, names, n=3)
+    said = _signs(name)
+    begun = [one for one in names if len(said) > 1 and _signs(one).startswith(said)]
+    within = [one for one in names if len(said) > 3 and said in _signs(one)]
+    lowered = {one.lower(): one for one in names}
+    near = (begun or within)[:3] or [
+        lowered[one] for one in get_close_matches(name.lower(), lowered, n=3)
+    ]
     if near:
         hint = f"did you mean {' or '.join(repr(one) for one in near)}?"
     elif len(names) > MANY:
@@ -118,3 +123,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     else:
         hint = f"known: {', '.join(names)}"
     return f"unknown {kind} '{shown}'; {hint}"
+
+
+def _signs(name: str) -> str:
+    """Letters and digits alone: `RTX 4050` begins `rtx-4050-laptop`."""
+    return "".join(sign for sign in name.lower() if sign.isalnum())

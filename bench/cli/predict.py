@@ -54,7 +54,8 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     what.add_argument(
         "-m",
         "--model",
-        help="comma-separated models (see `bench models`), `all`, a config.json or its folder",
+        help="comma-separated models (see `bench models`; also names of the hub, of GGUF files, "
+        "tags), `all`, a config.json or its folder",
     )
     what.add_argument(
         "--weights-bytes",
@@ -65,7 +66,7 @@ def add(verbs: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "-q",
         "--quant",
-        help="comma-separated schemes (default: what the model is published in, mostly none)",
+        help="comma-separated schemes (default: the one in the name, or published, mostly none)",
     )
     parser.add_argument(
         "-e",
@@ -267,7 +268,7 @@ def _cards(names: str, memory_gib: float | None) -> list[Gpu]:
 
 def _models(args: argparse.Namespace, quant: str) -> list[ModelCard]:
     from bench.models import load_card, model_cards
-    from bench.predict.names import card_of_size, catalogued
+    from bench.predict.names import card_of_size, catalogued, in_its_scheme
     from bench.predict.published import sized
     from bench.runner.counting import card_of
 
@@ -276,7 +277,8 @@ def _models(args: argparse.Namespace, quant: str) -> list[ModelCard]:
     if args.model == "all":
         return [load_card(path) for path in model_cards().values()]
     say = partial(print, file=sys.stderr)
-    return [card_of(catalogued(name.strip()), say) for name in args.model.split(",")]
+    names = [name.strip() for name in args.model.split(",")]
+    return [in_its_scheme(card_of(catalogued(name), say), name) for name in names]
 
 
 def _row(

@@ -32,16 +32,19 @@ def amount(text: str) -> float:
 
 
 def host_rate(text: str) -> float:
-    """GB/s, stated or of a processor of the catalog."""
-    if not text.startswith("cpu-"):
+    """GB/s, stated or of a processor of the catalog, whose name may lack `cpu-`."""
+    name = text.strip().lower()
+    if "ddr" not in name and not name.startswith("cpu-"):
         return amount(text)
+    from bench.errors import unknown
     from bench.predict.placement import host_of
     from bench.roofline.gpus import gpus
 
-    if text not in gpus():
-        known = ", ".join(name for name, card in gpus().items() if card.kind == "cpu")
-        raise argparse.ArgumentTypeError(f"no memory {text!r} in the catalog; known: {known}")
-    return host_of(gpus()[text]).bandwidth / 1e9
+    known = {name: card for name, card in gpus().items() if card.kind == "cpu"}
+    card = known.get(name) or known.get(f"cpu-{name}")
+    if card is None:
+        raise argparse.ArgumentTypeError(unknown("memory", text, known))
+    return host_of(card).bandwidth / 1e9
 
 
 def spilled(text: str) -> Spilled:

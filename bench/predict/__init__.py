@@ -337,7 +337,7 @@ def _explain(
     texts = {
         "engine": f"no measurement of {engine}",
         "kernel": f"almost no measurement of {quant}, or of a scheme like it, on {engine}",
-        "arch": f"no measurement of {engine} on a {gpu.arch} card",
+        "arch": f"no measurement of {engine} on {gpu.arch} cards",
     }
     found = [texts[fold] for fold in new]
     if s.n_experts and s.latent:

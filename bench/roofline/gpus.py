@@ -18,6 +18,7 @@ from bench import fields
 from bench.data import DATA
 from bench.errors import InputError, unknown
 from bench.models import NAME
+from bench.roofline.said import count_of, size_of, spelled_out
 
 FILE: Final = DATA / "gpus.toml"
 GIB: Final = 2**30
@@ -193,15 +194,46 @@ def validate_gpus(path: Path = FILE) -> list[str]:
 
 def resolve_gpu(name: str) -> Gpu:
     """The card a user means: a catalog name, a title, what a driver reports, or one of these
-    without its series (`4060 Ti`, `5090`)."""
-    card = gpus().get(name) or match(name) or match(f"{_series(name)}{name}")
+    without its series (`4060 Ti`, `5090`), in short (`4080S`) or with its memory (`M4 Max 64GB`).
+    """
+    said = name.strip().lower()
+    card = _named(name) or _named(spelled_out(said)) or _with_size(name)
     if card is None:
-        if several := re.fullmatch(r"(\d+)\s*x\s*(\D.*|\d{4}.*)", name.strip().lower()):
+        if several := count_of(said):
             raise InputError(
-                f"gpu '{name}': name one card, and their number by --n-gpus {several[1]}"
+                f"gpu '{name}': name one card, and their number by --n-gpus {several[0]}"
             )
         raise InputError(unknown("gpu", name, gpus()))
     return card
+
+
+def _named(name: str) -> Gpu | None:
+    return gpus().get(name) or match(name) or match(f"{_series(name)}{name}")
+
+
+def _with_size(name: str) -> Gpu | None:
+    """The card of a name that ends with a size of memory; None for no such name.
+
+    InputError for a size that the card is not sold with.
+    """
+    found = size_of(name.strip().lower())
+    if found is None:
+        return None
+    base, gib = spelled_out(found[0]), found[1]
+    card = _named(base)
+    if card is None:
+        return None
+    if exact := _named(f"{base} {gib}gb"):
+        return exact
+    fewer_cores = re.compile(rf"{re.escape(card.name)}-\d+c")
+    for one in (card, *(c for c in gpus().values() if fewer_cores.fullmatch(c.name))):
+        if gib in (one.vram_gib, *one.memory_choices_gib):
+            return one.with_memory(gib)
+    sizes = ", ".join(f"{size:g}" for size in card.memory_choices_gib or (card.vram_gib,))
+    raise InputError(
+        f"gpu '{name}': {card.name} is sold with {sizes} GiB; for another size, "
+        f"`bench predict --gpu {card.name} --memory {gib}`"
+    )
 
 
 def _series(name: str) -> str:

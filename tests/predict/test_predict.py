@@ -9,12 +9,20 @@ import numpy as np
 import pytest
 
 from bench.errors import InputError
+from bench.models import load_card, model_cards
 from bench.models.shapes import shape
 from bench.predict import Predictor
 from bench.predict.artefact import LEAST, shipped
 from bench.predict.calibration import Calibration, owner
 from bench.predict.fitting import Design, fit, parameters
-from bench.predict.names import build_of, card_of_size, catalogued, engine_for
+from bench.predict.names import (
+    build_of,
+    card_of_size,
+    catalogued,
+    engine_for,
+    in_its_scheme,
+    recipe_in,
+)
 from bench.predict.placement import (
     PIECE,
     TAKEN,
@@ -58,6 +66,7 @@ from bench.schemes import meant
 from bench.schemes.cache import TYPES
 from scripts.held_out import held, p90, table
 from scripts.predictor_report import BEGIN, END, spliced
+from tests.split_gguf import llama
 
 LLAMA = card("llama-3.1-8b")
 
@@ -290,7 +299,7 @@ def test_what_was_not_measured_widens_the_interval_and_says_so(predictor) -> Non
         "almost no measurement of bnb-nf4, or of a scheme like it, on vllm",
     )
     assert predictor.predict(LLAMA, gpus()["mi300x"], "none", "vllm").extrapolates == (
-        "no measurement of vllm on a CDNA3 card",
+        "no measurement of vllm on CDNA3 cards",
     )
 
 
@@ -545,6 +554,80 @@ def test_names_that_people_use() -> None:
     assert engine_for("ollama-0.24") == engine_for("llama.cpp-rocm") == "llama.cpp"
 
 
+@pytest.mark.parametrize(
+    ("said", "name", "recipe"),
+    [
+        ("Qwen3-8B-Q4_K_M.gguf", "qwen3-8b", "q4_k_m"),
+        ("unsloth/Qwen3-8B-GGUF", "qwen3-8b", None),
+        (
+            "hf.co/unsloth/Qwen3-30B-A3B-Instruct-2507-GGUF:UD-Q4_K_XL",
+            "qwen3-30b-a3b",
+            "ud-q4_k_xl",
+        ),
+        ("Qwen3-235B-A22B-UD-Q2_K_XL-00001-of-00002.gguf", "qwen3-235b-a22b", "ud-q2_k_xl"),
+        ("ggml-org/gpt-oss-20b-GGUF:gpt-oss-20b-mxfp4.gguf", "gpt-oss-20b", "mxfp4"),
+        ("meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b", None),
+        ("Meta-Llama-3.1-8B-Instruct-f16.gguf", "llama-3.1-8b", None),
+        ("llama3.1:8b-instruct-q4_K_M", "llama-3.1-8b", "q4_k_m"),
+        ("google_gemma-3-27b-it-Q4_0.gguf", "gemma-3-27b", "q4_0"),
+        ("Mixtral-8x7B-Instruct-v0.1", "mixtral-8x7b", None),
+        ("phi4:14b", "phi-4", None),
+        ("deepseek-r1:671b", "deepseek-r1", None),
+    ],
+)
+def test_a_model_is_known_by_files_tags_and_names_of_the_hub(
+    said: str, name: str, recipe: str | None
+) -> None:
+    assert catalogued(said) == name
+    assert recipe_in(said) == recipe
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["phi4:4b", "deepseek-r1:8b", "./Qwen3-8B.gguf", "casperhansen/llama-3-8b-instruct-awq", "x/y"],
+)
+def test_another_model_is_not_taken_for_one_of_the_catalog(said: str) -> None:
+    assert catalogued(said) == said
+
+
+def test_a_file_that_is_here_says_its_recipe_itself(tmp_path) -> None:
+    path = llama(tmp_path / "tiny-Q8_0.gguf")
+    model = load_card(model_cards()["qwen3-8b"])
+    assert in_its_scheme(model, str(path)).published_in == ""
+    assert in_its_scheme(model, "tiny-Q8_0.gguf").published_in == "q8_0"
+    assert in_its_scheme(model, "qwen3-8b").published_in == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("llama-cpp", "llama.cpp"),
+        ("llama-server", "llama.cpp"),
+        ("LM Studio", "llama.cpp"),
+        ("llamacpp-cuda", "llama.cpp"),
+        ("ik-llama.cpp", "ik_llama.cpp"),
+        ("TensorRT-LLM", "tensorrt-llm"),
+        ("trtllm", "tensorrt-llm"),
+        ("mlx_lm", "mlx"),
+        ("exllamav3", "exllamav3"),
+        ("lmdeploy", "lmdeploy"),
+    ],
+)
+def test_an_engine_is_known_in_other_spelling(said: str, name: str) -> None:
+    assert engine_for(said) == name
+
+
+@pytest.mark.parametrize(
+    ("said", "meant_name"),
+    [("vlllm", "vllm"), ("vllm-0.11", "vllm"), ("olama", "ollama"), ("mlx-vlm", "mlx")],
+)
+def test_a_slip_in_an_engine_s_name_is_no_engine_that_nobody_measured(
+    said: str, meant_name: str
+) -> None:
+    with pytest.raises(InputError, match=f"unknown engine '{said}'; did you mean .*'{meant_name}'"):
+        engine_for(said)
+
+
 def test_builds_are_read_from_names_and_rows() -> None:
     assert build_of("ollama") == Build(ollama="server")
     assert build_of("Ollama-0.24.1") == Build(ollama="own", fused=False)
@@ -591,14 +674,21 @@ def test_a_narrow_cache_leaves_the_constant_state_as_wide() -> None:
         ("llama3.2:3b", "llama-3.2-3b"),
         ("gemma4:26b", "gemma-4-26b-a4b"),
         ("qwen3:30b-a3b-instruct-2507", "qwen3-30b-a3b"),
-        ("qwen3:8b-q4_K_M", "qwen3:8b-q4_K_M"),  # its scheme is -q's to say
-        ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
+        ("qwen3:8b-q4_K_M", "qwen3-8b"),
+        ("Qwen/Qwen3-8B", "qwen3-8b"),
         ("Llama-3.3-70B-Instruct", "llama-3.1-70b"),
         ("deepseek-r1-distill-llama-8b", "llama-3.1-8b"),
         ("gemma-3-27b-it-qat", "gemma-3-27b"),
         ("mistral-nemo", "mistral-nemo-12b"),
         ("phi3.5", "phi-3.5-mini"),
         ("QwQ-32B", "qwen2.5-32b"),
+        ("Qwen2.5-Coder-32B-Instruct", "qwen2.5-32b"),
+        ("deepseek-v3.1:671b", "deepseek-r1"),
+        ("devstral:24b", "mistral-small-24b"),
+        ("Mistral-Small-3.2-24B-Instruct-2506", "mistral-small-24b"),
+        ("Devstral-2-123B", "Devstral-2-123B"),
+        ("GLM-4.7", "glm-4.5-355b-a32b"),
+        ("kimi-k2.5", "kimi-k2"),
         ("llama3", "llama3"),  # of several sizes
         ("gemma-2-2", "gemma-2-2"),  # no part of 27b
         ("deepseek-r1:14b", "deepseek-r1:14b"),  # a distillation, which the tag does not say

@@ -222,6 +222,22 @@ def test_a_config_file_is_a_model(tmp_path, capsys) -> None:
 
 
 @pytest.mark.parametrize(
+    ("bits", "group", "scheme"), [(4, 64, "mlx-4bit"), (4, 32, "5bpw"), (3, 64, "3.5bpw")]
+)
+def test_a_config_of_mlx_says_its_scheme(tmp_path, capsys, bits, group, scheme) -> None:
+    stated = {"bits": bits, "group_size": group}
+    card = load_card(model_cards()["qwen3-8b"])
+    file = tmp_path / "config.json"
+    both = {"quantization": stated, "quantization_config": stated}
+    file.write_text(json.dumps({**card.architecture, **both}))
+
+    (row,) = found(capsys, "-m", str(file), "-e", "mlx", "--gpu", "apple-m4-max")
+    assert row["quant"] == scheme
+    code, _, err = run(capsys, "-m", str(file), "-q", "q4_k_m", "--gpu", "apple-m4-max")
+    assert (code, f"in '{scheme}': remove -q" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [("[]", "no model_type"), ("{", "not valid JSON"), ('{"model_type": "bert"}', "no arithmetic")],
 )
@@ -411,13 +427,19 @@ def test_ollama_before_030_costs_time_of_its_own(capsys) -> None:
     assert 1 < dense < 1.05 < experts
 
 
+def test_a_host_s_memory_is_known_without_its_prefix(capsys) -> None:
+    asked = ("-m", "qwen2.5-32b", "-q", "q4_k_m", "--gpu", "rtx-5070", "--host-bandwidth")
+    assert found(capsys, *asked, "DDR5-6000-2ch") == found(capsys, *asked, "cpu-ddr5-6000-2ch")
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (["--on-host", "half"], "'half' is not like 'experts 14/40'"),
         (["--on-host", "layers 50/49"], "is not like"),
         (["--on-host", "layers 9/49", "-e", "vllm"], "--on-host: vllm leaves nothing on the host"),
-        (["--host-bandwidth", "cpu-ddr9"], "no memory 'cpu-ddr9' in the catalog; known: cpu-"),
+        (["--host-bandwidth", "cpu-ddr9"], "unknown memory 'cpu-ddr9'"),
+        (["--host-bandwidth", "ddr5-6000"], "did you mean 'cpu-ddr5-6000-12ch' or 'cpu-ddr5-6"),
         (["--host-bandwidth", "0"], "'0' is not a number above 0"),
     ],
 )

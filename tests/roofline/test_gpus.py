@@ -64,8 +64,42 @@ def test_a_card_is_known_without_its_series(said: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "name", "gib"),
+    [
+        ("4080S", "rtx-4080-super", 16),
+        ("RTX 4070 Ti S", "rtx-4070-ti-super", 16),
+        ("4090 mobile", "rtx-4090-laptop", 16),
+        ("RTX 4070M", "rtx-4070-laptop", 8),
+        ("4060 ti 16g", "rtx-4060-ti-16gb", 16),
+        ("Arc A770 (16GB)", "arc-a770", 16),
+        ("H100 80GB", "h100-sxm", 80),
+        ("MacBook Pro M4 Max 64GB", "apple-m4-max", 64),
+        ("m4 max 36 GB", "apple-m4-max-32c", 36),
+        ("Mac Studio M3 Ultra", "apple-m3-ultra", 512),
+        ("strix halo 64gb", "strix-halo", 64),
+        ("AI Max 395", "strix-halo", 128),
+        ("Arc Pro B60", "arc-pro-b60", 24),
+        ("5090D", "rtx-5090-d", 32),
+        ("a5500", "rtx-a5500", 24),
+    ],
+)
+def test_a_card_is_known_in_short_and_with_its_memory(said: str, name: str, gib: int) -> None:
+    card = resolve_gpu(said)
+    assert (card.name, card.vram_gib) == (name, gib)
+    assert match("NVIDIA GeForce 4080S") is None
+
+
+@pytest.mark.parametrize(
     ("said", "hint"),
     [
+        ("3090 x 2", "name one card, and their number by --n-gpus 2"),
+        ("t4x2", "name one card, and their number by --n-gpus 2"),
+        ("dual RTX 3090", "name one card, and their number by --n-gpus 2"),
+        ("2080 Ti 22GB", "rtx-2080-ti is sold with 11 GiB; for another size, `bench predict "),
+        ("RTX 3050 4GB", "rtx-3050 is sold with 8 GiB"),
+        ("m3 128 gb", "apple-m3 is sold with 8, 16, 24 GiB"),
+        ("r9700", "did you mean 'ai-pro-r9700'"),
+        ("RTX 4050", "did you mean 'rtx-4050-laptop'"),
         ("2x3090", "name one card, and their number by --n-gpus 2"),
         ("8 x h100-sxm", "name one card, and their number by --n-gpus 8"),
         ("a100", "did you mean 'a100-pcie-40gb' or "),
@@ -191,3 +225,26 @@ def test_a_card_behind_vulkan_is_the_same_card(reported: str, name: str) -> None
     assert card is not None
     assert card.name == name
     assert match(reported.replace("(", "(Laptop ")) is None
+
+
+OPERATIONS = {"8.0": 2048, "9.0": 4096}
+"""Dense 16-bit operations that an SM of a large chip does in a clock."""
+
+
+def test_peaks_are_those_of_the_chip_not_of_a_smaller_kin() -> None:
+    """An H100 NVL, an H200 NVL and an A30 had the operations a clock of smaller chips."""
+    cards = [card for card in gpus().values() if card.compute_capability in OPERATIONS]
+    assert {"h100-nvl", "h200-nvl", "a30"} <= {card.name for card in cards}
+    for card in cards:
+        assert card.bf16_tflops is not None
+        assert card.sms is not None
+        assert card.boost_mhz is not None
+        most = card.sms * card.boost_mhz * OPERATIONS[str(card.compute_capability)] / 1e6
+        assert 0.8 < card.bf16_tflops / most < 1.02, card.name
+
+
+def test_stacks_of_memory_have_the_bandwidth_of_their_kind() -> None:
+    """An MI325X, of eight stacks of HBM3E, had 10.3 TB/s; a stack gives at most 1.2."""
+    card = gpus()["mi325x"]
+    assert (card.vram_gib, card.bandwidth_gb_s) == (256, 6000)
+    assert all(c.bandwidth_gb_s < 8 * 1200 for c in gpus().values())

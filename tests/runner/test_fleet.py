@@ -217,7 +217,7 @@ def test_an_experiment_on_several_cards_reserves_as_many(
 
 def test_per_machine_is_a_number_of_a_clusters_cards(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--per-machine", "2"]) == 2
-    assert "--on ray names the cluster" in capsys.readouterr().err
+    assert "--per-machine: needs a cluster" in capsys.readouterr().err
     assert main(["plan", "--on", "ray", "--per-machine", "0"]) == 2
     assert "must be at least 1" in capsys.readouterr().err
 
