@@ -75,7 +75,11 @@ def test_tokens_that_only_one_arm_tells_are_in_the_rest() -> None:
 
 @pytest.mark.parametrize(
     ("positions", "says"),
-    [([], "tell 2 tokens"), ([{1: -1.0}], "tell 2 tokens"), ([{2: -1.0, 3: -2.0}], "of the text")],
+    [
+        ([], "return 2 tokens"),
+        ([{1: -1.0}], "return 2 tokens"),
+        ([{2: -1.0, 3: -2.0}], "of the text"),
+    ],
 )
 def test_what_is_missing_is_said(positions: Any, says: str) -> None:
     with pytest.raises(UnsupportedError, match=says):

@@ -194,7 +194,7 @@ def test_a_server_that_is_not_ours_is_not_measured(
         assert main(arguments(tmp_path, command(tmp_path, "--other-port"))) == 3
         assert other.asked == []
     (record,) = records(tmp_path)
-    assert f"another process answers on port {taken}" in str(record.message)
+    assert f"another process already uses port {taken}" in str(record.message)
     assert left(tmp_path) == []
 
 
