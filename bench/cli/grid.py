@@ -181,6 +181,8 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
         sys.stderr.write(f"{line}\n")
     if args.experiment is None and not asks:
         changed = _each_its_schemes(changed, args.quant)
+    if args.experiment is not None and not NAMES & set(grid):
+        _check_file(args.experiment, changed)
     changed = named(changed)
     if name == "quickstart" and {"model", "engine", "quant", "mode"} & set(grid):
         changed = replace(changed, question=_question(changed))
@@ -188,6 +190,18 @@ def wanted_experiment(args: argparse.Namespace) -> Experiment:
         # The file's baseline is not among what was asked for: the first arm takes its place.
         changed = replace(changed, baseline=changed.variants[0].name)
     return changed
+
+
+NAMES: Final = frozenset({"model", "engine", "quant", "mode", "dtype"})
+"""Flags that name what must exist."""
+
+
+def _check_file(file: str, experiment: Experiment) -> None:
+    """InputError with the file for what it names and nobody has; flags are checked later."""
+    from bench.runner.arms import unknown_names
+
+    if problems := unknown_names(experiment):
+        raise InputError(*(f"{file}: {problem}" for problem in problems))
 
 
 def _server(args: argparse.Namespace) -> dict[str, str]:

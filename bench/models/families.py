@@ -249,6 +249,8 @@ def layer_kinds(a: Mapping[str, Any], n: int) -> list[str]:
 
 ALSO_CALLED: Final = {"deepseek_sparse_attention": "full_attention"}
 PATTERN_LETTERS: Final = {"M": "mamba", "E": "moe", "*": "attention", "-": "mlp"}
+WINDOW_LETTERS: Final = {"L": "sliding_attention", "G": "full_attention"}
+"""Of EXAONE's `sliding_window_pattern = "LLLG"`."""
 
 
 def _given_kinds(a: Mapping[str, Any], n: int, family: Family) -> list[str]:
@@ -258,6 +260,10 @@ def _given_kinds(a: Mapping[str, Any], n: int, family: Family) -> list[str]:
     named = a.get("layers_block_type") or a.get("layer_types")
     if isinstance(named, list) and named:
         return [ALSO_CALLED.get(str(kind), str(kind)) for kind in named]
+    letters = a.get("sliding_window_pattern")
+    if isinstance(letters, str) and letters and set(letters) <= WINDOW_LETTERS.keys():
+        kinds = [WINDOW_LETTERS[letters[i % len(letters)]] for i in range(n)]
+        return [*kinds[:-1], "full_attention"] if window_of(a) else ["full_attention"] * n
     if a["model_type"].startswith("lfm2"):
         full = a.get("full_attn_idxs")
         attends = set(range(n)) if full is None else set(full)

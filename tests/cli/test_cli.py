@@ -276,7 +276,7 @@ def test_validate_lists_every_problem(tmp_path: Path, capsys: pytest.CaptureFixt
         ("dtype = 'float3'", "unknown dtype 'float3'"),
     ],
 )
-def test_validate_knows_the_names_of_an_experiment(
+def test_unknown_names_of_an_experiment_are_said_with_its_file(
     grid: str, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "mine.toml"
@@ -285,6 +285,10 @@ def test_validate_knows_the_names_of_an_experiment(
     out = capsys.readouterr().out
     assert f"- {path}: " in out
     assert problem in out
+    assert main(["plan", str(path)]) == 2
+    err = capsys.readouterr().err
+    assert f"{path}: " in err
+    assert problem in err
 
 
 def test_output_into_a_closed_pipe_is_no_error() -> None:

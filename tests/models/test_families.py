@@ -12,7 +12,7 @@ import pytest
 
 from bench.errors import InputError, UnsupportedError
 from bench.models import ModelCard, Weights
-from bench.models.families import DEFAULTS_FILE, FAMILIES, defaults
+from bench.models.families import DEFAULTS_FILE, FAMILIES, defaults, layer_kinds
 from bench.models.shapes import Shape, shape
 from bench.roofline.memory import STATE_BYTES, cache_bytes
 
@@ -260,3 +260,10 @@ def test_a_config_that_cannot_be_counted_is_refused_in_one_line(keys, error) -> 
 
     with pytest.raises(error, match="odd"):
         shape(card)
+
+
+def test_windows_in_letters_repeat_and_the_last_layer_sees_all() -> None:
+    config = {"model_type": "exaone4", "sliding_window": 4096, "sliding_window_pattern": "LLLG"}
+    kinds = layer_kinds(config, 6)
+    assert [kind[0] for kind in kinds] == list("sssfsf")
+    assert layer_kinds(config | {"sliding_window": None}, 3) == ["full_attention"] * 3
