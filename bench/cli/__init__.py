@@ -127,6 +127,13 @@ def check_names(args: argparse.Namespace, words: Sequence[str]) -> None:
                 raise InputError(f"{one_line(str(one))}: a name must not contain a line break")
 
 
+def refuse(args: argparse.Namespace, beside: str, *names: str) -> None:
+    """InputError for a flag that is given and has no effect beside another."""
+    for name in names:
+        if getattr(args, name) not in (None, False):
+            raise InputError(f"--{name.replace('_', '-')}: cannot be combined with {beside}")
+
+
 def _told(error: Exception) -> tuple[int, str] | None:
     """The exit code and what to say of an error that a user can meet; None of a fault of ours."""
     if isinstance(error, BenchError):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from bench.cli import add_output, progress
+from bench.cli import add_output, progress, refuse
 from bench.cli.grid import texts
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"--{name.replace('_', '-')}: {value} is not a number above 0")
     if args.pareto:
-        _refuse(args, "--pareto", ("across", *PAIRED, "pool"))
+        refuse(args, "--pareto", "across", *PAIRED, "pool")
         return _pareto(args)
     rules = Rules(
         margin=args.margin,
@@ -162,15 +162,6 @@ PAIRED: Final = (
 """Flags of a table of ratios: a table without them would drop a gate in silence."""
 
 
-def _refuse(args: argparse.Namespace, flag: str, others: Sequence[str]) -> None:
-    """InputError for a flag that has no effect beside `flag`."""
-    from bench.errors import InputError
-
-    for name in others:
-        if getattr(args, name) not in (None, False):
-            raise InputError(f"--{name.replace('_', '-')}: cannot be combined with {flag}")
-
-
 def _compared(args: argparse.Namespace, results: Summary, rules: Rules) -> list[Compared]:
     """With --baseline, or the baseline of the experiment, or the unquantized arm; the arms in the
     experiment's order."""
@@ -206,7 +197,7 @@ def _across(args: argparse.Namespace, rules: Rules) -> int:
     from bench.report.tables.across import columns, words
     from bench.report.tables.compare import table
 
-    _refuse(args, "--across", ("against", "plot"))
+    refuse(args, "--across", "against", "plot")
     summary = _read(*args.results)
     rows = across(summary, rules, args.baseline, args.candidate, _prices(args.rent, summary))
     print(render(rows, columns(rows, rules), args.output, table), end="")

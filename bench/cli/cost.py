@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli import add_output, amounts, progress
+from bench.cli import add_output, amounts, progress, refuse
 from bench.cli.rivals import against, cached_share, check
 from bench.errors import InputError
 
@@ -164,12 +164,10 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     """InputError for flags without effect, and for amounts that cannot be."""
     check(args)
-    for name in ("tokens_per_day", "co2", "mix"):
-        if args.tornado and getattr(args, name) is not None:
-            flag = f"--{name.replace('_', '-')}"
-            raise InputError(f"{flag}: cannot be combined with --tornado")
-    if args.tornado and args.currency != "USD":
-        raise InputError("--currency: cannot be combined with --tornado")
+    if args.tornado:
+        refuse(args, "--tornado", "tokens_per_day", "co2", "mix")
+        if args.currency != "USD":
+            raise InputError("--currency: cannot be combined with --tornado")
     if args.co2 is not None and amounts.number("--co2", args.co2) < 0:
         raise InputError(f"--co2: {args.co2} must not be negative")
     if args.gpus is not None and args.gpus < 1:

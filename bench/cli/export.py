@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli import progress
+from bench.cli import progress, refuse
 
 if TYPE_CHECKING:
     from bench.records.file import Results
@@ -101,9 +101,8 @@ def _check(args: argparse.Namespace) -> None:
     from bench.records.file import results_file
 
     flag, target = ("share", args.share) if args.share is not None else ("out", args.out)
-    for name in ("out", "rent", "utilization") if flag == "share" else ():
-        if getattr(args, name) is not None:
-            raise InputError(f"--{name}: cannot be combined with --share")
+    if flag == "share":
+        refuse(args, "--share", "out", "rent", "utilization")
     if target is None or not target.is_file():
         return
     for file in map(results_file, args.results):

@@ -50,7 +50,17 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         "interval and the physical bound.",
         epilog=EPILOG,
     )
-    what = parser.add_mutually_exclusive_group(required=True)
+    _add_what(parser.add_argument_group("what to predict"))
+    _add_host(parser.add_argument_group("what stays on the host"))
+    _add_work(parser.add_argument_group("the work"))
+    _add_asked(parser.add_argument_group("what to show"))
+    add_output(parser)
+    return parser
+
+
+def _add_what(group: argparse._ArgumentGroup) -> None:
+    """Models, schemes, engines and cards."""
+    what = group.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "-m",
         "--model",
@@ -63,77 +73,71 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         metavar="N",
         help="instead of -m: bytes of a dense model's weights in this scheme",
     )
-    parser.add_argument(
+    group.add_argument(
         "-q",
         "--quant",
         help="comma-separated schemes (default: the one in the name, or published, mostly none)",
     )
-    parser.add_argument(
+    group.add_argument(
         "-e",
         "--engine",
         default="llama.cpp",
         help="engines, some with their build: ollama-0.24, llama.cpp-vulkan, llama.cpp-rocm "
         "(default: llama.cpp)",
     )
-    parser.add_argument("--gpu", default="all", help="comma-separated cards (default: all)")
-    parser.add_argument(
+    group.add_argument("--gpu", default="all", help="comma-separated cards (default: all)")
+    group.add_argument(
         "--memory",
         type=quantities.amount,
         metavar="GIB",
         help="memory of the device, if it is sold in several sizes",
     )
-    parser.add_argument(
-        "--host-memory",
-        type=quantities.amount,
-        default=64.0,
-        metavar="GIB",
-        help="memory of the host, for offloaded weights (default: 64)",
-    )
-    parser.add_argument(
-        "--host-bandwidth",
-        type=quantities.host_rate,
-        metavar="GB_S",
-        help="rate at which the host reads offloaded weights, or its memory's name in `bench "
-        "gpus`, such as cpu-ddr5-6000-2ch (default: a typical desktop's)",
-    )
-    parser.add_argument(
-        "--on-host",
-        type=quantities.spilled,
-        metavar="PART",
-        help="what stays on the host: 'experts 14/40' (--n-cpu-moe 14 of 40 "
-        "layers) or 'layers 9/41' (default: as few experts as possible; of Ollama before 0.30: "
-        "'layers', as few as possible)",
-    )
-    parser.add_argument(
-        "--num-ctx",
-        type=quantities.whole,
-        metavar="N",
-        help="tokens that Ollama reserves the cache for (default: 4096; 32768 from 24 GiB of the "
-        "card on, 262144 from 48 GiB on)",
-    )
-    parser.add_argument(
-        "--min-tok-s",
-        type=quantities.amount,
-        metavar="TOK_S",
-        help="show only what is at least this fast",
-    )
-    parser.add_argument(
-        "--max-usd-per-mtok",
-        type=quantities.amount,
-        metavar="USD",
-        help="show only what costs at most this, at --rent or the listed rent of each card",
-    )
-    parser.add_argument("-p", "--n-prompt", type=quantities.whole, default=512, metavar="N")
-    parser.add_argument("-n", "--n-gen", type=quantities.whole, default=128, metavar="N")
-    parser.add_argument("-b", "--n-batch", type=quantities.wholes, default=[1], metavar="N,...")
-    parser.add_argument(
+    group.add_argument(
         "--n-gpus",
         type=quantities.whole,
         default=1,
         metavar="N",
         help="number of cards that share the model",
     )
-    parser.add_argument(
+
+
+def _add_host(group: argparse._ArgumentGroup) -> None:
+    """The host's memory, and what is left there."""
+    group.add_argument(
+        "--host-memory",
+        type=quantities.amount,
+        default=64.0,
+        metavar="GIB",
+        help="memory of the host, for offloaded weights (default: 64)",
+    )
+    group.add_argument(
+        "--host-bandwidth",
+        type=quantities.host_rate,
+        metavar="GB_S",
+        help="rate at which the host reads offloaded weights, or its memory's name in `bench "
+        "gpus`, such as cpu-ddr5-6000-2ch (default: a typical desktop's)",
+    )
+    group.add_argument(
+        "--on-host",
+        type=quantities.spilled,
+        metavar="PART",
+        help="'experts 14/40' (--n-cpu-moe 14 of 40 layers) or 'layers 9/41' (default: as few "
+        "experts as possible; of Ollama before 0.30: 'layers', as few as possible)",
+    )
+    group.add_argument(
+        "--num-ctx",
+        type=quantities.whole,
+        metavar="N",
+        help="tokens of cache that Ollama reserves (default, by memory: 4096, 32768 or 262144)",
+    )
+
+
+def _add_work(group: argparse._ArgumentGroup) -> None:
+    """Lengths, sequences at once, and the cache."""
+    group.add_argument("-p", "--n-prompt", type=quantities.whole, default=512, metavar="N")
+    group.add_argument("-n", "--n-gen", type=quantities.whole, default=128, metavar="N")
+    group.add_argument("-b", "--n-batch", type=quantities.wholes, default=[1], metavar="N,...")
+    group.add_argument(
         "--option",
         action="append",
         type=option,
@@ -142,16 +146,32 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         help="type of the key-value cache in the engine's terms: kv_cache_dtype=fp8, or type_k "
         "and type_v for llama.cpp",
     )
-    parser.add_argument(
+
+
+def _add_asked(group: argparse._ArgumentGroup) -> None:
+    """Which predictions are shown, and what they are held against."""
+    group.add_argument(
+        "--min-tok-s",
+        type=quantities.amount,
+        metavar="TOK_S",
+        help="show only what is at least this fast",
+    )
+    group.add_argument(
+        "--max-usd-per-mtok",
+        type=quantities.amount,
+        metavar="USD",
+        help="show only what costs at most this, at --rent or the listed rent of each card",
+    )
+    group.add_argument(
         "--measured",
         type=float,
         metavar="TOK_S",
         help="a decode rate: say whether it is possible, or why it is low",
     )
-    parser.add_argument(
+    group.add_argument(
         "--rent", type=float, metavar="USD_PER_HOUR", help="price of all the cards, for $/Mtok"
     )
-    parser.add_argument(
+    group.add_argument(
         "--with",
         dest="results",
         action="append",
@@ -160,8 +180,6 @@ def add(verbs: Any) -> argparse.ArgumentParser:
         metavar="RESULTS",
         help="add these results to the fit",
     )
-    add_output(parser)
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

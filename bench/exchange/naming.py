@@ -118,9 +118,9 @@ def fits(scheme: str, size: float, n_params: float) -> bool | None:
     """Whether weights of that many bytes may be of a scheme, with its scales and what it leaves as
     it was; None where the scheme's name has no width."""
     width = bits(scheme)
-    return (
-        None if width is None else 0.9 * width <= 8 * size / n_params <= max(2.2 * width, width + 5)
-    )
+    if width is None:
+        return None
+    return 0.9 * width <= 8 * size / n_params <= max(2.2 * width, width + 5)
 
 
 def base(name: str) -> str:
